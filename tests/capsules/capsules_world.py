@@ -40,9 +40,10 @@ HOST_TOOLS = {
     "poll": ("ipc-subscribe", "poll", 2),
     "connect": ("uplink", "register-connector", 3),
     "bring": ("uplink", "send", 0),
+    "sleep": ("clock", "sleep", 1),
 }
 _COUNTS = {"fs-write.write": 2, "call": 2, "request": 2, "publish": 2, "register-connector": 3}
-_NUMBERS = {"unsubscribe": 1, "poll": 2}
+_NUMBERS = {"unsubscribe": 1, "poll": 2, "sleep": 1}
 """Tool to the host function that it calls: with so many texts of its arguments, in their order, or with (0) all of them. What is
 missing to the function's two parameters is all arguments, too."""
 
@@ -158,10 +159,10 @@ def wat(*, imports: str = "", top: str = "", memory: str = "2", more: str | None
   {top})"""
 
 
-def host_wat(*interfaces: str) -> str:
+def host_wat(*interfaces: str, imports: str = "", top: str = "") -> str:
     """A module with a tool for each host function of the interfaces, which gives what the function gave."""
     tools = {tool: found for tool, found in HOST_TOOLS.items() if found[0] in interfaces}
-    imports, branches = "", ""
+    branches = ""
     for tool, (interface, function, texts) in tools.items():
         index = list(HOST_TOOLS).index(tool)
         numbers = _NUMBERS.get(function, 0)
@@ -178,7 +179,7 @@ def host_wat(*interfaces: str) -> str:
         branches += f"""(if (i32.eq (local.get $tool) (i32.const {index})) (then
           (return (call $done (call ${tool} {" ".join(given)})))))"""
     handlers = "" if "ipc-publish" not in interfaces else HANDLERS
-    return wat(imports=imports, top=FIND + handlers, more=branches)
+    return wat(imports=imports, top=FIND + handlers + top, more=branches)
 
 
 HANDLERS = """
@@ -284,10 +285,14 @@ class World:
         self.capsules.append(name)
         return directory
 
-    def add_host(self, name: str, declared: str, *interfaces: str, **options: str) -> Path:
+    def add_host(
+        self, name: str, declared: str, *interfaces: str, imports: str = "", top: str = "", **options: str
+    ) -> Path:
         """Write a capsule with a tool for each host function of some interfaces. `declared` are capabilities."""
         tools = [tool for tool, found in HOST_TOOLS.items() if found[0] in interfaces]
-        return self.add(name, host_wat(*interfaces), tools, kv="false", declared=declared, **options)
+        return self.add(
+            name, host_wat(*interfaces, imports=imports, top=top), tools, kv="false", declared=declared, **options
+        )
 
     def configure(self, more: str = "") -> None:
         """Write and trust the configuration, with every capsule locked as it is now."""

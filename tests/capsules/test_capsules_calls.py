@@ -8,7 +8,7 @@ import json
 
 import psutil
 import pytest
-from capsules_world import call, name_of, wat
+from capsules_world import FIND, call, name_of, wat
 
 
 @pytest.fixture
@@ -108,9 +108,60 @@ def test_memory_lasts_for_a_capsule_that_says_so_until_a_trap(world):
     world.configure()
     runtime = world.open()
     assert [call(runtime, "count").output for _ in range(3)] == [1, 2, 3]
-    assert call(runtime, "unreachable").reason == "capsule_trapped"
-    assert call(runtime, "count").output == 1
+    assert [call(runtime, tool).reason for tool in ("fail", "much", "words")] == [
+        "tool_failed", "invalid_output", "invalid_output"
+    ]  # fmt: skip
+    assert call(runtime, "count").output == 4  # those were errors of its own
     assert call(runtime, "count", agent="other").output == 1  # another agent has another store
+    trapped = call(runtime, "unreachable")
+    (reset,) = [event for event in events(runtime, trapped) if event["kind"] == "capsule_reset"]
+    assert (reset["capsule"], reset["reason"], reset["agent"]) == ("c", "capsule_trapped", "agent")
+    assert reset["instance"] in trapped.posture["capsule"]
+    assert call(runtime, "count").output == 1
+    assert call(runtime, "count", agent="other").output == 2
+    for worker in workers():
+        worker.kill()
+    lost = call(runtime, "count")
+    assert lost.output == 1
+    (reset,) = [event for event in events(runtime, lost) if event["kind"] == "capsule_reset"]
+    assert reset["reason"] == "process_lost"
+
+
+def test_stores_that_last_are_not_ended_for_others_that_are_idle(world):
+    names = [f"c{number}" for number in range(6)]
+    for name in names:
+        world.add(name, lifetime="capsule", tools=["count"])
+    world.configure()
+    runtime = world.open()
+    assert [call(runtime, "count", capsule=name).output for name in names] == [1] * 6
+    assert [call(runtime, "count", capsule=name).output for name in names] == [2] * 6
+
+
+PRINTS = """
+  (data (i32.const 120) "one\\0atwo, hunter22\\0athree") (data (i32.const 160) "x\\0a")
+  (func $print (param $stream i32) (param $at i32) (param $length i32)
+    (i32.store (i32.const 400) (local.get $at)) (i32.store (i32.const 404) (local.get $length))
+    (drop (call $write (local.get $stream) (i32.const 400) (i32.const 1) (i32.const 408))))
+"""
+
+
+def test_what_a_capsule_prints_is_in_the_log_also_when_it_is_ended(world):
+    write = '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
+    body = "(call $print (i32.const 1) (i32.const 120) (i32.const 8))"
+    body += "(drop (call $log (i64.const 1) (i32.const 65) (i32.const 8)))"
+    body += "(call $print (i32.const 2) (i32.const 128) (i32.const 15)) (unreachable)"
+    world.add(source=wat(imports=write, top=FIND + PRINTS, more=body), tools=["echo"])
+    flood = "(loop $l (call $print (i32.const 1) (i32.const 160) (i32.const 2)) (br $l))"
+    world.add("flood", source=wat(imports=write, top=FIND + PRINTS, more=flood), tools=["echo"], timeout_ms="600")
+    world.configure()
+    runtime = world.open()
+    set_config(runtime, "TOKEN", b"hunter22")
+    got = call(runtime, "echo")
+    assert got.reason == "capsule_trapped"
+    assert logged(runtime, got) == ["c: one", "c: is wrong", "c: two, [secret]", "c: three"]
+    got = call(runtime, "echo", capsule="flood")
+    assert got.reason == "timeout"
+    assert len(logged(runtime, got)) == 101
 
 
 def test_values_are_of_one_capsule_and_one_agent(world):

@@ -219,6 +219,29 @@ def test_loading_refusing_and_unloading_are_in_the_journal_with_the_instance(wor
     assert len(events(runtime, again.run_id, "capsule_loaded")) == 1
 
 
+def test_what_a_host_function_refuses_is_in_the_journal_with_capsule_and_agent(world):
+    world.add_host("c", 'fs_read = ["open/*"]\ntools = ["fs.*"]', "fs-read", "tools")
+    world.configure("[grants.narrow]\ntools = ['c/*']\nunscoped = ['*']\n")
+    runtime = world.open()
+    for tool, parameters, function, reason in (
+        ("fs_read", {"p": "secret"}, "fs-read.read", "path_denied"),
+        ("call_tool", {"t": "shell"}, "tools.call", "not_declared"),
+        ("call_tool", {"t": "fs.list"}, "tools.call", "capability_denied"),
+    ):
+        result = call(runtime, tool, parameters, agent="narrow")
+        (event,) = events(runtime, result.run_id, "capsule_denied")
+        assert (event["capsule"], event["agent"], event["function"], event["reason"]) == (
+            "c",
+            "narrow",
+            function,
+            reason,
+        )
+        assert event["instance"] in result.posture["capsule"]
+        assert event["detail"]
+    missing = call(runtime, "fs_read", {"p": "open/none"})
+    assert (missing.reason, events(runtime, missing.run_id, "capsule_denied")) == ("tool_failed", [])
+
+
 def test_unloading_ends_calls_takes_the_tools_away_and_releases_workers(world):
     world.add(timeout_ms="60000")
     world.configure()
@@ -229,7 +252,7 @@ def test_unloading_ends_calls_takes_the_tools_away_and_releases_workers(world):
 
     async def unloaded():
         running = asyncio.ensure_future(runtime.call(f"c/{name_of('loop')}", {}))
-        while not (started.is_set() and runtime.services.capsules._calls.get("c")):
+        while not (started.is_set() and runtime.services.capsules._calls._calls.get("c")):
             await asyncio.sleep(0.01)
         assert runtime.capsules.unload("c") == 1
         return await running

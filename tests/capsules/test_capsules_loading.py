@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import socket
+import tempfile
+from pathlib import Path
 
 import pytest
 import wasmtime
 from capsules_world import KV, call, wat
 
+from interlock.engine.inspect import capsule_files
+from interlock.executors.capsules import worker
+from interlock.executors.capsules.interfaces import INTERFACES
 from interlock.model.errors import ToolError
 
 
@@ -165,6 +172,27 @@ def test_no_agent_may_write_what_a_capsule_is_made_of(world):
     for name in ("interlock.toml", "c/module.wasm", "c/capsule.toml"):
         assert runtime.call_sync("fs.write", {"path": name, "content": "x"}).reason == "path_denied"
     assert runtime.call_sync("fs.write", {"path": "c/other", "content": "x"}).ok
+
+
+def test_a_worker_that_has_too_many_modules_drops_one_and_says_so(monkeypatch):
+    monkeypatch.setattr(worker, "_LOADED_MAX", 2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        held = worker.Worker(theirs)
+        code = bytes(wasmtime.Module(wasmtime.Engine(worker.configuration("core", fuel=False)), "(module)").serialize())
+        with tempfile.NamedTemporaryFile() as file:
+            Path(file.name).write_bytes(code)
+            load = {"abi": "core", "fuel": False, "path": file.name}
+            dropped = [held._load({"key": key, **load})[0]["dropped"] for key in ("a", "b", "c")]
+    assert dropped == [[], [], ["a"]]
+
+
+def test_the_world_of_components_has_every_host_function():
+    text = re.sub(r"///?.*", "", capsule_files.WORLD.read_text())
+    found = {}
+    for interface, body in re.findall(r"interface ([a-z-]+) \{\n(.*?)\n\}", text, re.DOTALL):
+        found[interface] = set(re.findall(r"^  %?([a-z-]+): func", body, re.MULTILINE))
+    assert found == {name: set(one.functions) for name, one in INTERFACES.items()}
 
 
 def test_wasi_is_there_with_nothing_behind_it(world):

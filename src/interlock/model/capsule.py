@@ -17,6 +17,7 @@ SEPARATOR: Final = "/"
 
 ON_MESSAGE: Final = "on-message"
 ON_OUTBOUND: Final = "on-outbound"
+RUN: Final = "run"
 EVENT_TOOLS: Final = (ON_MESSAGE, ON_OUTBOUND)
 """Second parts of the names of the tools by which the host has messages handled; a manifest has no tool of that name."""
 
@@ -123,6 +124,13 @@ class Behavior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             description="Topics of which each message has the capsule's `on-message` called; `ipc_subscribe` has them."
         ),
     ] = ()
+    run: Annotated[
+        bool,
+        Meta(
+            description="It exports `run`, which a program keeps running to bring in messages by its uplinks; then no tool has "
+            "that name."
+        ),
+    ] = False
     dependencies: Annotated[
         dict[CapsuleName, Text], Meta(description="Capsules that are loaded before it, and the versions that will do.")
     ] = {}
@@ -149,6 +157,13 @@ class LockedCapsule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """SHA-256 of `capsule.toml`."""
     component: Sha256
     """SHA-256 of the WebAssembly file."""
+
+
+def handlers_of(manifest: Manifest) -> tuple[str, ...]:
+    """Second parts of the names of the tools by which the host calls functions of this capsule."""
+    own = manifest.behavior
+    offered = ((ON_MESSAGE, bool(own.on_message)), (ON_OUTBOUND, bool(manifest.uplinks)), (RUN, own.run))
+    return tuple(name for name, offers in offered if offers)
 
 
 def topic_matches(pattern: str, topic: str) -> bool:

@@ -49,9 +49,38 @@ class CapsuleRefused(Event, kw_only=True, tag="capsule_refused"):
     agent: str
 
 
+class CapsuleDenied(Event, kw_only=True, tag="capsule_denied"):
+    """A host function was refused to a capsule during the action, which was given the error. At most 100 a call."""
+
+    capsule: str
+    instance: str
+    function: str
+    """`interface.function`, such as `fs-read.read`."""
+    reason: str
+    detail: str
+    agent: str
+
+
+class CapsuleReset(Event, kw_only=True, tag="capsule_reset"):
+    """The memory of a capsule with `lifetime = "capsule"` is gone, because the action ended in it for this reason.
+
+    The agent's next call has a new store.
+    """
+
+    capsule: str
+    instance: str
+    reason: str
+    agent: str
+
+
 class CapsuleUnloaded(Event, kw_only=True, tag="capsule_unloaded"):
     """A capsule was unloaded: `cancelled` calls of it were ended, and its memory is released."""
 
     capsule: str
     instance: str
     cancelled: int = 0
+
+
+CapsuleEvent = (
+    ToolCalled | ToolReturned | CapsuleLoaded | CapsuleRefused | CapsuleDenied | CapsuleReset | CapsuleUnloaded
+)

@@ -16,11 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.model.capsule_events import CapsuleLoaded as CapsuleLoaded
-from interlock.model.capsule_events import CapsuleRefused as CapsuleRefused
-from interlock.model.capsule_events import CapsuleUnloaded as CapsuleUnloaded
-from interlock.model.capsule_events import ToolCalled as ToolCalled
-from interlock.model.capsule_events import ToolReturned as ToolReturned
+from interlock.model.capsule_events import CapsuleEvent
 from interlock.model.event import APART as APART
 from interlock.model.event import Event as Event
 from interlock.model.event import Kept as Kept
@@ -573,7 +569,7 @@ class Unknown(msgspec.Struct, kw_only=True):
 AnyEvent = (
     RunStarted | RunResumed | ConfigurationChanged | StopRequested | RunFinished | ProposalReceived | ProposalRejected
     | MachineSampled | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ToolAsked | ToolAnswered
-    | ActionDeduplicated | ActionWaiting | ToolCalled | ToolReturned | CapsuleLoaded | CapsuleRefused | CapsuleUnloaded
+    | ActionDeduplicated | ActionWaiting | CapsuleEvent
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
     | ActionRecorded

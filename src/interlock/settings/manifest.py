@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from interlock.detect import find_unseen
-from interlock.model.capsule import EVENT_TOOLS, Manifest, Variable, topic_matches
+from interlock.model.capsule import EVENT_TOOLS, RUN, Manifest, Variable, topic_matches
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
 from interlock.model.hosts import parse_pattern
@@ -53,6 +53,13 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     for index, topic in enumerate(manifest.behavior.on_message):
         if not any(topic_matches(allowed, topic) for allowed in manifest.capabilities.ipc_subscribe):
             raise error("the topic is not one of `capabilities.ipc_subscribe`", "capsule", "on_message", index)
+    if manifest.behavior.run and not manifest.uplinks:
+        raise error(
+            "a capsule that runs by itself brings in messages, and it has no uplink",
+            "capsule",
+            "run",
+            hint="declare one with `[[uplink]]`, or leave `run` out",
+        )
     names = [uplink.name for uplink in manifest.uplinks]
     for index, uplink in enumerate(names):
         if uplink in names[:index]:
@@ -140,7 +147,7 @@ def _check_tools(manifest: Manifest, error: Raise) -> None:
     for index, tool in enumerate(manifest.tools):
         if tool.name in names:
             raise error("there is a second tool of that name", "tool", index, "name")
-        if tool.name in EVENT_TOOLS:
+        if tool.name in EVENT_TOOLS or (tool.name == RUN and manifest.behavior.run):
             raise error("the host calls a function of the capsule by that name", "tool", index, "name")
         names.add(tool.name)
         if tool.read_only and manifest.capabilities.fs_write:

@@ -23,18 +23,10 @@ from interlock.executors.capsules.code_cache import CodeCache
 from interlock.executors.capsules.loading import Installed
 from interlock.executors.capsules.workers import WalledStart
 from interlock.model.capsule import LockedCapsule, Manifest
+from interlock.model.capsule_events import CapsuleLoaded, CapsuleRefused, CapsuleUnloaded
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
-from interlock.model.events import (
-    ActionHeld,
-    CapsuleLoaded,
-    CapsuleRefused,
-    CapsuleUnloaded,
-    Event,
-    HoldResolved,
-    RunFinished,
-    RunStarted,
-)
+from interlock.model.events import ActionHeld, Event, HoldResolved, RunFinished, RunStarted
 from interlock.settings import Loaded
 from interlock.settings.named import MANIFEST
 from interlock.state.capsule_values import CapsuleValues

@@ -20,8 +20,8 @@ from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.watchdog import Alone, Slot, Watchdog
 from interlock.engine.tools.registry import Registered
+from interlock.model.capsule_events import ToolCalled, ToolReturned
 from interlock.model.errors import ToolError
-from interlock.model.events import ToolCalled, ToolReturned
 from interlock.model.proposal import Action
 
 _ALONE: Final = frozenset({"undo"})

@@ -18,12 +18,12 @@ from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.services import Services
-from interlock.executors.capsules.rights import FILE_TOOLS, Access, FileTool
+from interlock.executors.capsules.rights import FILE_TOOLS, Access, Denied, FileTool
 from interlock.isolation.egress.client import Policy, Traffic
 from interlock.isolation.egress.wire import Record
+from interlock.model.capsule_events import CapsuleDenied, CapsuleLoaded, CapsuleRefused, CapsuleReset
 from interlock.model.decision import Refusal
 from interlock.model.errors import HeldError, ToolError
-from interlock.model.events import CapsuleLoaded, CapsuleRefused
 from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action
 from interlock.model.tool import Context
@@ -82,6 +82,28 @@ class CallerRights:
         """See `Rights`."""
         own = _own(ctx)
         event = CapsuleLoaded(capsule=capsule, version=version, instance=instance, component=component, agent=own.agent)
+        own.run.record(9, own.index, lambda _: event)
+
+    def record_denied(self, ctx: Context, about: Denied) -> None:
+        """See `Rights`."""
+        own = _own(ctx)
+        own.run.record(
+            9,
+            own.index,
+            lambda recorder: CapsuleDenied(
+                capsule=about.capsule,
+                instance=about.instance,
+                function=about.function,
+                reason=about.reason,
+                detail=recorder.text(about.detail),
+                agent=own.agent,
+            ),
+        )
+
+    def record_reset(self, ctx: Context, capsule: str, instance: str, reason: str) -> None:
+        """See `Rights`."""
+        own = _own(ctx)
+        event = CapsuleReset(capsule=capsule, instance=instance, reason=reason, agent=own.agent)
         own.run.record(9, own.index, lambda _: event)
 
     def record_refused(self, ctx: Context, capsule: str, detail: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -12,15 +13,18 @@ from interlock.engine.kit import calls
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
 from interlock.executors.capsules.bus import HOST, Owner
-from interlock.executors.capsules.capsules import Capsules
+from interlock.executors.capsules.capsules import DRIVEN, Capsules
 from interlock.executors.capsules.uplinks import Connector, Inbound
-from interlock.model.capsule import ON_OUTBOUND, SEPARATOR
+from interlock.model.capsule import ON_OUTBOUND, RUN, SEPARATOR
+from interlock.model.capsule_events import CapsuleUnloaded
 from interlock.model.errors import ToolError, UsageError
-from interlock.model.events import CapsuleUnloaded
 from interlock.model.result import CallResult
 from interlock.model.tool import Binding
 
 _PROGRAM: Final = Owner("", "")
+_PAUSE_S: Final = 0.5
+"""Half of the first pause before a `run` that failed is started again."""
+_PAUSE_MAX_S: Final = 60.0
 
 
 class CapsuleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +120,35 @@ class CapsuleParts:
         tool = f"{capsule}{SEPARATOR}{ON_OUTBOUND}"
         return await calls.call(self._services, tool, {"message": message}, caller, call_id=None)
 
+    async def run(self, name: str) -> None:
+        """Keep a capsule's `run` running, as the runtime's own agent, until it ends by itself or is stopped; cancel it to end it.
+
+        One that fails is started again after a second, and after up to a minute if it fails again at once; the notices are
+        given the reason. Each start is a run of its own.
+
+        Raises: UsageError `not_found`, also for a capsule without `run`; ToolError if a rule or grant refuses it, or it runs
+        already; HeldError, StoreError.
+        """
+        capsules = self._require(name)
+        if not capsules.manifest(name).behavior.run:
+            raise UsageError(f"the capsule `{name}` has no `run`", code="not_found", hint="`run = true` in `[capsule]`")
+        caller, pause_s = calls.Caller(self._services.agent, None), _PAUSE_S
+        token = DRIVEN.set(True)
+        try:
+            while True:
+                begun = asyncio.get_running_loop().time()
+                result = await calls.call(self._services, f"{name}{SEPARATOR}{RUN}", {}, caller, call_id=None)
+                if result.ok or "cancelled" in (result.status, result.reason):
+                    return
+                if result.status == "rejected" or result.reason == "conflict":
+                    raise ToolError(f"{result.reason}: {result.error}", code=str(result.reason), retryable=False)
+                long = asyncio.get_running_loop().time() - begun > _PAUSE_MAX_S
+                pause_s = _PAUSE_S if long else min(pause_s * 2, _PAUSE_MAX_S)
+                self._services.hooks.notify(f"{name}: `run` is started again in {pause_s:g} s: {result.error}")
+                await asyncio.sleep(pause_s)
+        finally:
+            DRIVEN.reset(token)
+
     async def load(self, name: str) -> CapsuleState:
         """Have a capsule ready: check its build, compile it if need be, check its imports and its configuration."""
         capsules = self._require(name)
@@ -141,7 +174,9 @@ class CapsuleParts:
         Recorded in a run of its own. Returns how many calls were ended. Raises: UsageError `not_found`, StoreError.
         """
         capsules, registry = self._require(name), self._services.registry
-        tools = [f"{name}{SEPARATOR}{tool.name}" for tool in capsules.manifest(name).tools]
+        tools = [
+            binding.tool.name for binding in capsules.bindings() if binding.tool.name.startswith(f"{name}{SEPARATOR}")
+        ]
         found = [known.binding for tool in tools if (known := registry.find(tool)) is not None]
         self._taken.setdefault(name, []).extend(found)
         for binding in found:

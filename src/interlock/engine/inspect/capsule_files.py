@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 OPTIONAL_EXPORTS: Final = {
     "init": "func() -> result<_, string>",
+    "run": "func() -> result<_, string>",
     "on-message": "func(message: string) -> result<_, string>",
     "on-outbound": "func(message: string) -> result<_, string>",
 }

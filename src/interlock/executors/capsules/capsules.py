@@ -1,42 +1,35 @@
-"""The capsules of a runtime: their tools as the engine calls them, and one call."""
+"""The capsules of a runtime: their tools as the engine calls them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-import msgspec
-
-from interlock.executors.capsules import interfaces
 from interlock.executors.capsules.bus import Bus
+from interlock.executors.capsules.calls import Called, Calls
 from interlock.executors.capsules.code_cache import CodeCache
 from interlock.executors.capsules.delivery import Delivery, handler_tools
-from interlock.executors.capsules.host import LATE_S, Caller, Host
+from interlock.executors.capsules.host import Caller, Host
 from interlock.executors.capsules.host_messages import Post
-from interlock.executors.capsules.loading import Installed, Loaded, Loader, Values, no_host
+from interlock.executors.capsules.loading import Installed, Loaded, Loader, Values
 from interlock.executors.capsules.rights import Rights
 from interlock.executors.capsules.uplinks import Uplinks
-from interlock.executors.capsules.workers import Reply, WalledStart, Worker, WorkerLostError, Workers
-from interlock.model.capsule import (
-    EVENT_TOOLS,
-    SEPARATOR,
-    CapsuleTool,
-    Manifest,
-)
+from interlock.executors.capsules.workers import WalledStart, Workers
+from interlock.model.capsule import RUN, SEPARATOR, CapsuleTool, Manifest
 from interlock.model.clock import Clock
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.tool import Binding, Context, Tool, Writes
 from interlock.model.values import check_value, parse_json
 
-_CHAIN: Final[ContextVar[tuple[str, ...]]] = ContextVar("capsules", default=())
-"""The capsules whose calls have led to this one."""
 TAG: Final = "capsule"
 """The tag of every tool of a capsule."""
+DRIVEN: Final[ContextVar[bool]] = ContextVar("driven", default=False)
+"""True in what the program does to keep a capsule running."""
+RUN_MS: Final = DEFAULT_LIMITS.timeout_ms
+"""How long a capsule's `run` runs at most; it is then started again."""
 _LOADING_MS: Final = 90_000
 """Added to the time-out of a tool: the first call may have to compile the module and to start a worker. The call itself has the
 time of the manifest, which its worker keeps."""
@@ -64,10 +57,9 @@ class Capsules:
         self._values = values
         self._rights = rights
         self._clock = clock
-        self._calls: dict[str, set[_Running]] = {}
-        self._lock = threading.Lock()
         self._workers = Workers(start, str(cache.directory), workers_max)
         self._loader = Loader(cache, self._workers, values, tell=tell, new_instance=new_instance)
+        self._calls = Calls(self._workers, self._loader, rights, clock)
         self.post = Post(Bus(clock.mono_ns), Uplinks(clock.now_us))
         self.delivery = Delivery({name: one.manifest for name, one in installed.items()}, rights)
         for name, one in self._installed.items():
@@ -108,18 +100,15 @@ class Capsules:
         Returns the instance that was loaded, if any, and how many calls were ended.
         """
         loaded = self._loader.unload(name)
-        with self._lock:
-            calls = tuple(self._calls.get(name, ()))
-        for call in calls:
-            call.end()
+        ended = self._calls.end(name)
         self.post.bus.drop(name)
         self.post.uplinks.forget(name)
         if loaded is not None:
             self._workers.drop(loaded.key, f"{name}\0")
-        return None if loaded is None else loaded.instance, len(calls)
+        return None if loaded is None else loaded.instance, ended
 
     def _binding(self, name: str, manifest: Manifest, declared: CapsuleTool) -> Binding:
-        own = manifest.capabilities
+        own, runs = manifest.capabilities, declared.name == RUN and manifest.behavior.run
         tool = Tool(
             name=f"{name}{SEPARATOR}{declared.name}",
             description=declared.description,
@@ -132,7 +121,7 @@ class Capsules:
             if own.fs_write and not (own.kv or own.net or own.tools or own.ipc_publish or manifest.uplinks)
             else "irreversible",
             idempotent=declared.idempotent,
-            timeout_ms=manifest.limits.timeout_ms + _LOADING_MS,
+            timeout_ms=RUN_MS if runs else manifest.limits.timeout_ms + _LOADING_MS,
             tags=(TAG,),
         )
 
@@ -141,73 +130,36 @@ class Capsules:
 
         # What a tool that it calls writes is not known either. A capsule that only reads files is to see the layer's.
         writes: Writes = "anywhere" if own.fs_write or own.tools else "marked" if own.fs_read else "nothing"
+        if runs:  # which has no files: it would keep others from writing for as long as it runs
+            writes = "nothing"
         return Binding(tool=tool, function=call, mode="async", writes=writes, in_layer=True)
 
     async def _call(self, name: str, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
         one = self._installed[name]
+        if tool == RUN and one.manifest.behavior.run and not DRIVEN.get():
+            raise ToolError("only the program runs it: `runtime.capsules.run`", code="not_available", retryable=False)
         loaded = await self._load_for(ctx, name, one)
-        secrets = {key: text for key, text in loaded.config.items() if one.manifest.env[key].secret}
-        caller = Caller(name, ctx, one.manifest, secrets)
-        host = Host(caller, self._values.of(name, ctx.agent), self._rights, self._clock, self.post)
+        call = Called(name, one, loaded, tool, parameters)
+        host = self._host(call, ctx)
         version = one.manifest.package.version
         ctx.posture(**self._start.posture(), capsule=f"active({name} {version}, {loaded.instance})")
-        reply = await self._in_worker(name, one, loaded, tool, parameters, host, ctx)
+        lasts = self.delivery.as_published(host.messages, ctx) if call.runs else contextlib.nullcontext()
+        async with lasts:
+            reply = await self._calls.in_worker(call, host, ctx)
         if reply.header["done"] == "error":
             code = str(reply.header["code"])
             raise ToolError(str(reply.header["message"]), code=code, retryable=code in ("tool_failed", "timeout"))
         await self.delivery.deliver(host.messages.published, ctx)
         return _value(name, reply.body)
 
-    async def _in_worker(
-        self, name: str, one: Installed, loaded: Loaded, tool: str, parameters: dict[str, Any], host: Host, ctx: Context
-    ) -> Reply:
-        limits, keeps = one.manifest.limits, one.manifest.behavior.lifetime == "capsule"
-        event = tool if tool in EVENT_TOOLS else None
-        request = {
-            "do": "call",
-            "key": loaded.key,
-            "tool": tool,
-            "event": event,
-            "config": loaded.config,
-            "allowed": [each for each in interfaces.INTERFACES if interfaces.is_declared(each, one.manifest)],
-            "memory_bytes": limits.memory_mb * 1024 * 1024,
-            "fuel": limits.fuel,
-            "output_bytes": limits.output_bytes_max,
-            "keep": keeps,
-        }
-        body = msgspec.json.encode(parameters if event is None else parameters["message"])
-        async with self._called(name) as depth:
-            group = f"{name}\0" if one.manifest.behavior.trust == "none" else ""
-            group = f"{name}\0{ctx.agent}" if keeps else f"{group}{depth}"  # a kept store is one, whoever calls
-            async with self._workers.lend(group, 1 if keeps else None) as worker:
-                if not keeps:  # a kept store serves one call after the other
-                    host.parked = lambda: self._workers.parked(group)
-                try:
-                    loaded = await self._load_into(worker, name, one, loaded)
-                    left_ms = (ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
-                    request |= {"key": loaded.key, "timeout_ms": max(1, min(limits.timeout_ms, left_ms))}
-                    return await self._request(name, worker, request, body, host, ctx)
-                except WorkerLostError:
-                    raise ToolError(
-                        f"the worker of the capsule `{name}` ended during the call",
-                        code="process_lost",
-                        hint="a crash inside of WebAssembly, or its memory was used up; the next call has another worker",
-                    ) from None
-
-    @contextlib.asynccontextmanager
-    async def _called(self, name: str) -> AsyncIterator[str]:
-        """The block is a call of a capsule; gives what parts workers of calls that calls make, which would else wait for theirs.
-
-        Raises: ToolError for a capsule that is called by itself.
-        """
-        chain = _CHAIN.get()
-        if name in chain:
-            raise ToolError(f"`{' -> '.join((*chain, name))}`: a capsule cannot call itself", code="not_available")
-        token = _CHAIN.set((*chain, name))
-        try:
-            yield f"\0\0{len(chain)}" if chain else ""
-        finally:
-            _CHAIN.reset(token)
+    def _host(self, call: Called, ctx: Context) -> Host:
+        manifest, loaded = call.one.manifest, call.loaded
+        secrets = {key: text for key, text in loaded.config.items() if manifest.env[key].secret}
+        caller = Caller(call.name, loaded.instance, ctx, manifest, secrets)
+        host = Host(caller, self._values.of(call.name, ctx.agent), self._rights, self._clock, self.post)
+        if call.runs:
+            host.step_s = manifest.limits.timeout_ms / 1000
+        return host
 
     async def _load_for(self, ctx: Context, name: str, one: Installed) -> Loaded:
         """The loaded capsule; what is loaded, or refused, because of a call is written down with it. Raises: ToolError."""
@@ -222,68 +174,6 @@ class Capsules:
             self._rights.record_loaded(ctx, name, version, loaded.instance, one.locked.component)
         return loaded
 
-    async def _request(
-        self, name: str, worker: Worker, request: dict[str, Any], body: bytes, host: Host, ctx: Context
-    ) -> Reply:
-        """One request of a call. At its time-out the worker ends the call itself; only if it does not, it is killed.
-
-        Raises: ToolError `timeout`, and `cancelled` if the capsule is unloaded meanwhile; WorkerLostError.
-        """
-        running = asyncio.ensure_future(worker.request(request, body, host.answer))
-        call = _Running(asyncio.get_running_loop(), running)
-        with self._lock:
-            self._calls.setdefault(name, set()).add(call)
-        try:
-            return await self._limited(running, request["timeout_ms"], host, ctx)
-        except asyncio.CancelledError:
-            if not call.ended:
-                raise
-            raise ToolError(f"the capsule `{name}` was unloaded", code="cancelled", retryable=False) from None
-        finally:
-            with self._lock:
-                self._calls[name].discard(call)
-
-    async def _limited(self, running: asyncio.Future[Reply], timeout_ms: int, host: Host, ctx: Context) -> Reply:
-        try:
-            async with asyncio.timeout(timeout_ms / 1000 + LATE_S) as host.limit:
-                return await asyncio.shield(running)
-        except TimeoutError:
-            pass
-        except asyncio.CancelledError:
-            if self._clock.mono_ns() < ctx.deadline_ns:
-                await _give_up(running)
-                raise
-            await asyncio.wait({running}, timeout=LATE_S)
-        if not running.done():
-            await _give_up(running)
-            raise ToolError("stopped at its time-out", code="timeout")
-        return running.result()
-
-    async def _load_into(self, worker: Worker, name: str, one: Installed, loaded: Loaded) -> Loaded:
-        """See that the worker has the module. Raises: ToolError, WorkerLostError."""
-        for again in (False, True):
-            if loaded.key in worker.loaded:
-                return loaded
-            request = {
-                "do": "load",
-                "key": loaded.key,
-                "abi": one.manifest.component.abi,
-                "path": str(loaded.code.path),
-                "fuel": one.manifest.limits.fuel is not None,
-            }
-            reply = await worker.request(request, b"", no_host)
-            if reply.header["done"] == "ok":
-                worker.loaded.add(loaded.key)
-                return loaded
-            if again:
-                raise ToolError(
-                    f"the compiled code of the capsule `{name}` cannot be loaded: {reply.header['message']}",
-                    code="capsule_invalid",
-                    retryable=False,
-                )
-            loaded = await self._loader.load(name, one, anew=True)  # made by another processor, or removed meanwhile
-        return loaded
-
 
 def _value(name: str, body: bytes) -> Any:
     try:
@@ -294,24 +184,3 @@ def _value(name: str, body: bytes) -> Any:
             f"the result of the capsule `{name}` is not JSON: {error.message}", code="invalid_output", retryable=False
         ) from None
     return value
-
-
-class _Running:
-    """A call that can be ended from any thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, running: asyncio.Future[Reply]) -> None:
-        self._loop = loop
-        self._running = running
-        self.ended = False
-
-    def end(self) -> None:
-        """Stop waiting for it; its worker is then broken."""
-        self.ended = True
-        with contextlib.suppress(RuntimeError):  # its loop has ended
-            self._loop.call_soon_threadsafe(self._running.cancel)
-
-
-async def _give_up(running: asyncio.Future[Reply]) -> None:
-    """Stop waiting for a worker, which is then broken."""
-    running.cancel()
-    await asyncio.wait({running})

@@ -1,8 +1,8 @@
 """One call of a component, in a worker: link the world `interlock:capsule`, instantiate, call, read the result.
 
 WASI is linked with nothing behind it (components made from Python import all of it): no directories, no environment, no
-arguments, no sockets; what is printed is dropped. Functions of the host give values of their WIT types, in which an error is
-`err` with one line of text.
+arguments, no sockets; what is printed becomes lines of the log. Functions of the host give values of their WIT types, in which an
+error is `err` with one line of text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from wasmtime import component
 
 from interlock.executors.capsules import interfaces
 from interlock.executors.capsules.core_module import TABLE_ELEMENTS_MAX, Answers, Bounds, CallError, run_guarded
+from interlock.executors.capsules.printed import Printed
 
 ENTRY: Final = "call-tool"
 INIT: Final = "init"
@@ -41,6 +42,7 @@ class ComponentInstance:
         code: component.Component,
         linker: component.Linker,
         bounds: Bounds,
+        printed: Printed,
         *,
         memories: int = 1,
     ) -> None:
@@ -50,7 +52,7 @@ class ComponentInstance:
         """
         self._bounds = bounds
         self.store = wasmtime.Store(engine)
-        self.store.set_wasi(wasmtime.WasiConfig())
+        self.store.set_wasi(printed.configuration())
         self.store.set_limits(
             memory_size=bounds.memory_bytes // memories,  # wasmtime bounds each memory, not their sum
             table_elements=TABLE_ELEMENTS_MAX,
@@ -58,7 +60,7 @@ class ComponentInstance:
             tables=TABLES_MAX,
             memories=memories,
         )
-        self._begin()
+        self.begin()
         try:
             self._instance: Any = run_guarded(lambda: linker.instantiate(self.store, code))
         except CallError as error:
@@ -74,7 +76,7 @@ class ComponentInstance:
 
     def call(self, tool: str, arguments: bytes) -> bytes:
         """The result of a tool, as JSON text. Raises: CallError."""
-        self._begin()
+        self.begin()
         result = run_guarded(lambda: self._entry(self.store, tool, arguments.decode()))
         if not isinstance(result, component.Variant) or not isinstance(result.payload, str):
             raise CallError("capsule_invalid", f"`{ENTRY}` does not give a `result<string, string>`")
@@ -86,17 +88,19 @@ class ComponentInstance:
         return data
 
     def handle(self, event: str, message: bytes) -> bytes:
-        """Have a message handled by `on-message` or `on-outbound`. Raises: CallError."""
-        self._begin()
+        """Call `on-message` or `on-outbound` with a message, or `run`. Raises: CallError."""
+        self.begin()
         function = self._instance.get_func(self.store, event)
         if function is None:
             raise CallError("capsule_invalid", f"the component does not export `{event}`")
-        failed = run_guarded(lambda: function(self.store, message.decode()))
+        given = () if event == interfaces.RUN else (message.decode(),)
+        failed = run_guarded(lambda: function(self.store, *given))
         if isinstance(failed, str):
             raise CallError("tool_failed", failed[:2000] or f"`{event}` reported a failure")
         return b"null"
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Give the store all that a call may use."""
         self.store.set_epoch_deadline(1)
         if self._bounds.fuel is not None:
             self.store.set_fuel(self._bounds.fuel)

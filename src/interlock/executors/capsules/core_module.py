@@ -2,8 +2,9 @@
 
 The module exports `memory`, `interlock_alloc(length: i32) -> i32`, and `interlock_call(name, name_length, arguments,
 arguments_length: i32) -> i64`, whose result is a reply like that of a host function (see `interfaces`): the result as JSON, or an
-error with the module's own words. Optional are `interlock_init()`, which runs once for each store, and
-`interlock_on_message(message, length: i32) -> i64` and `interlock_on_outbound`, which handle messages.
+error with the module's own words. Optional are `interlock_init()`, which runs once for each store,
+`interlock_on_message(message, length: i32) -> i64` and `interlock_on_outbound`, which handle messages, and
+`interlock_run() -> i64`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import wasmtime
 
 from interlock.executors.capsules import interfaces
+from interlock.executors.capsules.printed import Printed
 
 EXPORTS: Final = ("memory", "interlock_alloc", "interlock_call")
 TABLES_MAX: Final = 4
@@ -61,6 +63,7 @@ class Answers:
         """`config` are the values of the capsule's configuration."""
         self._host = host
         self.config = config
+        self.printed = Printed()
 
     def reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
         """The kind of the reply, and its bytes."""
@@ -108,11 +111,11 @@ class CoreInstance:
             tables=TABLES_MAX,
             memories=1,
         )
-        self._begin()
+        self.begin()
         linker = wasmtime.Linker(engine)
         imported = {one.module for one in module.imports}
         if interfaces.WASI_CORE in imported:
-            self.store.set_wasi(wasmtime.WasiConfig())
+            self.store.set_wasi(answers.printed.configuration())
             linker.define_wasi()
         for name in allowed:
             if interfaces.module_name(name) in imported:  # to link what is not used would take longer than a short call
@@ -132,7 +135,7 @@ class CoreInstance:
 
     def call(self, tool: str, arguments: bytes) -> bytes:
         """The result of a tool, as JSON text. Raises: CallError."""
-        self._begin()
+        self.begin()
         name = tool.encode()
         places = [
             run_guarded(lambda data=data: _write(self.store, self._memory, self._alloc, data))  # type: ignore[misc]
@@ -142,16 +145,19 @@ class CoreInstance:
         return self._result(packed)
 
     def handle(self, event: str, message: bytes) -> bytes:
-        """Have a message handled by `interlock_on_message` or `interlock_on_outbound`. Raises: CallError."""
-        self._begin()
+        """Call `interlock_on_message` or `interlock_on_outbound` with a message, or `interlock_run`. Raises: CallError."""
+        self.begin()
         export = "interlock_" + event.replace("-", "_")
         function: Any = self._exports.get(export)
         if not isinstance(function, wasmtime.Func):
             raise CallError("capsule_invalid", f"the module does not export `{export}`")
-        at = run_guarded(lambda: _write(self.store, self._memory, self._alloc, message))
-        return self._result(run_guarded(lambda: function(self.store, at, len(message)))) or b"null"
+        given: tuple[int, ...] = ()
+        if event != interfaces.RUN:
+            given = (run_guarded(lambda: _write(self.store, self._memory, self._alloc, message)), len(message))
+        return self._result(run_guarded(lambda: function(self.store, *given))) or b"null"
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Give the store all that a call may use."""
         self.store.set_epoch_deadline(1)
         if self._bounds.fuel is not None:
             self.store.set_fuel(self._bounds.fuel)

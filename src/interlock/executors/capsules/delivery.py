@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
 from interlock.executors.capsules.bus import Message
+from interlock.executors.capsules.host_messages import Messages
 from interlock.executors.capsules.rights import Rights
-from interlock.model.capsule import ON_MESSAGE, ON_OUTBOUND, SEPARATOR, CapsuleTool, Manifest, topic_matches
+from interlock.model.capsule import (
+    ON_MESSAGE,
+    ON_OUTBOUND,
+    RUN,
+    SEPARATOR,
+    CapsuleTool,
+    Manifest,
+    handlers_of,
+    topic_matches,
+)
 from interlock.model.tool import Context
 
 _HOPS: Final[ContextVar[int]] = ContextVar("hops", default=0)
@@ -32,6 +44,30 @@ class Delivery:
             if any(topic_matches(topic, message.topic) for topic in manifest.behavior.on_message)
         ]
 
+    @contextlib.asynccontextmanager
+    async def as_published(self, messages: Messages, ctx: Context) -> AsyncIterator[None]:
+        """In the block messages are handled when they are published, for a call that is not to end."""
+        ended = False
+
+        async def handle() -> None:
+            while not ended or messages.published:
+                messages.arrived.clear()
+                while messages.published:
+                    await self.deliver([messages.published.pop(0)], ctx)
+                if not ended:
+                    await messages.arrived.wait()
+
+        handling = asyncio.ensure_future(handle())
+        try:
+            yield
+        except BaseException:
+            messages.published.clear()
+            raise
+        finally:
+            ended = True
+            messages.arrived.set()
+            await handling
+
     async def deliver(self, published: Sequence[Message], ctx: Context) -> None:
         """Have what a call has published handled, before its result is given. What goes wrong there is only logged."""
         if not published:
@@ -50,15 +86,14 @@ class Delivery:
 
 
 def handler_tools(manifest: Manifest) -> list[CapsuleTool]:
-    """The tools by which the host has messages handled, through the gate like every call."""
-    schema = {"type": "object", "properties": {"message": {"type": "object"}}, "required": ["message"]}
-    found = []
-    if manifest.behavior.on_message:
-        found.append(
-            CapsuleTool(name=ON_MESSAGE, description="Handles a message of the event bus.", input_schema=schema)
-        )
-    if manifest.uplinks:
-        found.append(
-            CapsuleTool(name=ON_OUTBOUND, description="Sends a message out by an uplink.", input_schema=schema)
-        )
-    return found
+    """The tools by which the host has functions of a capsule called, through the gate like every call."""
+    message = {"type": "object", "properties": {"message": {"type": "object"}}, "required": ["message"]}
+    known: dict[str, tuple[str, dict[str, Any]]] = {
+        ON_MESSAGE: ("Handles a message of the event bus.", message),
+        ON_OUTBOUND: ("Sends a message out by an uplink.", message),
+        RUN: ("Brings in messages by its uplinks until it is stopped.", {"type": "object", "maxProperties": 0}),
+    }
+    return [
+        CapsuleTool(name=name, description=known[name][0], input_schema=known[name][1])
+        for name in handlers_of(manifest)
+    ]

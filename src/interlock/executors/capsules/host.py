@@ -14,7 +14,7 @@ from interlock.executors.capsules.bus import Owner
 from interlock.executors.capsules.host_files import Files
 from interlock.executors.capsules.host_http import Http
 from interlock.executors.capsules.host_messages import Messages, Post
-from interlock.executors.capsules.rights import Rights
+from interlock.executors.capsules.rights import Denied, Rights
 from interlock.model.capsule import Manifest
 from interlock.model.clock import Clock
 from interlock.model.errors import InterlockError, ProposalError
@@ -35,6 +35,46 @@ LATE_S: Final = 0.25
 QUESTION_CHARS_MAX: Final = 2_000
 TOOL_CALLS_MAX: Final = 100
 """Tools that one call may call."""
+REFUSALS: Final = frozenset(
+    {
+        "access_denied",
+        "approval_required",
+        "budget_exceeded",
+        "capability_denied",
+        "file_too_large",
+        "grant_expired",
+        "grant_missing",
+        "grant_revoked",
+        "grant_used_up",
+        "host_denied",
+        "key_invalid",
+        "kv_full",
+        "limit_exceeded",
+        "not_available",
+        "not_declared",
+        "path_denied",
+        "path_outside_workspace",
+        "path_protected",
+        "policy_denied",
+        "policy_error",
+        "private_address",
+        "rate_limited",
+        "special_file",
+        "state_key_denied",
+        "symlink_loop",
+        "unknown_function",
+        "unscoped_denied",
+        "value_too_large",
+    }
+)
+"""Codes of errors that say that a capsule may not do something, rather than that it went wrong."""
+REFUSALS_MAX: Final = 100
+"""Refusals of one call that are written down."""
+_NAME_CHARS: Final = 100
+_OF_PROPOSALS: Final = frozenset({"fs-read", "fs-write", "tools"})
+"""Interfaces whose effects belong to a proposal."""
+_RENEWED_S: Final = 60
+"""After so long a call that is not to end may log and ask as much again."""
 _SECRET_CHARS_MIN: Final = 4
 """A secret that is shorter is not looked for in log lines: it would occur in ordinary words."""
 T = TypeVar("T")
@@ -64,6 +104,8 @@ class Caller(NamedTuple):
     """Whose call it is."""
 
     capsule: str
+    instance: str
+    """The loading of the capsule."""
     ctx: Context
     manifest: Manifest
     secrets: Mapping[str, str]
@@ -76,6 +118,7 @@ class Host:
     def __init__(self, caller: Caller, values: KeyValues, rights: Rights, clock: Clock, post: Post) -> None:
         """Nothing is answered before `limit` is set."""
         self._capsule = caller.capsule
+        self._instance = caller.instance
         self._ctx = caller.ctx
         self._manifest = caller.manifest
         capabilities = caller.manifest.capabilities
@@ -90,16 +133,37 @@ class Host:
         self.messages = Messages(Owner(caller.capsule, caller.ctx.agent), caller.manifest, post)
         self._lines = 0
         self._tool_calls = 0
+        self._refusals = 0
+        self.step_s: float | None = None
+        """For a call that is not to end: how long a host function may take, and the capsule from one to the next."""
+        self._renewed = 0.0
         self.limit: asyncio.Timeout | None = None
         """When the call ends; it is moved while people are asked."""
         self.parked: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         """Gives the context in which another call may have the place of this one."""
 
     async def answer(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-        """The kind of the reply, and its bytes, by the end of the call."""
+        """The kind of the reply, and its bytes, by the end of the call. What is refused is written down."""
+        self._begin_step()
+        try:
+            kind, data = await self._answered(function, arguments, body)
+        finally:
+            self._begin_step()
+        if kind == interfaces.ERROR:
+            error = json.loads(data)
+            if error["code"] in REFUSALS and self._refusals < REFUSALS_MAX:
+                self._refusals += 1
+                detail = self._masked(error["message"])
+                denied = Denied(self._capsule, self._instance, function[:_NAME_CHARS], error["code"], detail)
+                self._rights.record_denied(self._ctx, denied)
+        return kind, data
+
+    async def _answered(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
         interface = function.partition(".")[0]
         if interface not in interfaces.INTERFACES or not interfaces.is_declared(interface, self._manifest):
             return _error("not_declared", f"the manifest does not declare `{interface}`")
+        if self.step_s is not None and interface in _OF_PROPOSALS:
+            return _error("not_available", f"`run` belongs to no proposal, so it has no `{interface}`")
         try:
             if function == "approval.request":
                 return await self._ask(arguments)
@@ -114,6 +178,9 @@ class Host:
         match function, arguments:
             case "log.write", [int(), str(text)]:
                 return self._log(text)
+            case "clock.sleep", [int(milliseconds)]:
+                await asyncio.sleep(milliseconds / 1000)
+                return interfaces.OK, b""
             case (("kv.get" | "kv.set" | "kv.delete" | "kv.list"), [str(key)]):
                 return self._key_values(function, key, body)
             case "fs-read.read", [str(path)]:
@@ -228,6 +295,17 @@ class Host:
             if not limit.expired():
                 limit.reschedule(loop.time() + left)
         return interfaces.OK, json.dumps(bool(given)).encode()
+
+    def _begin_step(self) -> None:
+        """Give a call that is not to end its time anew, and once a minute all that a call may have."""
+        if self.step_s is None or self.limit is None:
+            return
+        now = asyncio.get_running_loop().time()
+        with contextlib.suppress(RuntimeError):  # it is just ending
+            self.limit.reschedule(now + self.step_s + LATE_S)
+        if now > self._renewed + _RENEWED_S:
+            self._renewed, self._lines, self._tool_calls, self._refusals = now, 0, 0, 0
+            self._http.renew()
 
     def _until(self) -> float:
         """When a host function ends at the latest (the loop's time): before a worker that does not answer is killed."""

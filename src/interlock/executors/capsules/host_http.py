@@ -58,6 +58,10 @@ class Http:
         self._clock = clock
         self._made = 0
 
+    def renew(self) -> None:
+        """Allow as many requests again."""
+        self._made = 0
+
     def fetch(self, request: str, ctx: Context, bounded: Context) -> Fetched:
         """Make a request. `bounded` has the deadline of the call. Raises: ToolError for one that cannot be made at all."""
         self._made += 1

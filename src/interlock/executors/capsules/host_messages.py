@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -12,6 +13,9 @@ from interlock.executors.capsules.uplinks import Uplinks
 from interlock.model import typed
 from interlock.model.capsule import Manifest, topic_matches
 from interlock.model.errors import ToolError
+
+UNHANDLED_MAX: Final = 10_000
+"""Messages of one call that wait for those that handle them."""
 
 
 class Post(NamedTuple):
@@ -37,12 +41,17 @@ class Messages:
         self._manifest = manifest
         self._post = post
         self.published: list[Message] = []
+        """Those that have yet to be handled."""
+        self.arrived = asyncio.Event()
 
     def publish(self, topic: str, data: bytes) -> None:
         """Raises: ToolError."""
         if topic not in self._manifest.capabilities.ipc_publish:
             raise _undeclared(topic, "ipc_publish")
+        if len(self.published) >= UNHANDLED_MAX:
+            raise ToolError(f"{UNHANDLED_MAX} messages of this call are not handled yet", code="limit_exceeded")
         self.published.append(self._post.bus.publish(self._owner, topic, data))
+        self.arrived.set()
 
     def subscribe(self, pattern: str) -> int:
         """Raises: ToolError."""

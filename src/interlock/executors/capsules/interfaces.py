@@ -1,8 +1,8 @@
 """The host functions of capsules: their interfaces, signatures, and what a manifest has to declare for each.
 
 The world `interlock:capsule` is the same set for components. In a core module a function is imported from the interface's
-name; `text` and `bytes` are passed as two `i32` (pointer, length) and `number` as an `i64`. Every function but those of the clock
-returns an `i64`, the pointer (high half) and the length of a reply that is in memory from the module's own
+name; `text` and `bytes` are passed as two `i32` (pointer, length) and `number` as an `i64`. Every function but `now` and
+`monotonic` returns an `i64`, the pointer (high half) and the length of a reply that is in memory from the module's own
 `interlock_alloc`: one byte that says which kind it is, then what belongs to it. Standard library only.
 """
 
@@ -24,6 +24,11 @@ ERROR: Final = 1
 """A JSON object with `code` and `message` follows."""
 NONE: Final = 2
 """There is no such thing, which is not an empty one."""
+
+RUN: Final = "run"
+"""The function that is called without a message."""
+STORE_GOES_ON: Final = frozenset({"tool_failed", "invalid_output"})
+"""Codes of failures after which a store that lasts is as good as before: the capsule has ended its call itself."""
 
 
 class HostFunction(NamedTuple):
@@ -51,7 +56,13 @@ class Interface(NamedTuple):
 INTERFACES: Final = {
     "log": Interface({"write": HostFunction(("number", "text"))}),
     "config": Interface({"get": HostFunction(("text",), "text?")}),
-    "clock": Interface({"now": HostFunction((), plain=True), "monotonic": HostFunction((), plain=True)}),
+    "clock": Interface(
+        {
+            "now": HostFunction((), plain=True),
+            "monotonic": HostFunction((), plain=True),
+            "sleep": HostFunction(("number",)),
+        }
+    ),
     "kv": Interface(
         {
             "get": HostFunction(("text",), "bytes?"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from interlock.isolation.egress.client import Policy
 from interlock.isolation.egress.wire import Record
@@ -16,6 +16,16 @@ FILE_TOOLS: Final[dict[FileTool, Access]] = {
     "fs.read": "read", "fs.list": "read", "fs.write": "write", "fs.delete": "write",
 }  # fmt: skip
 """The built-in tools that do what a host function does, and what for they reach a path."""
+
+
+class Denied(NamedTuple):
+    """A host function that was refused."""
+
+    capsule: str
+    instance: str
+    function: str
+    reason: str
+    detail: str
 
 
 class Rights(Protocol):
@@ -52,6 +62,14 @@ class Rights(Protocol):
 
     def record_loaded(self, ctx: Context, capsule: str, version: str, instance: str, component: str) -> None:
         """Write down that the call had a capsule loaded: its instance, and the SHA-256 of its component."""
+        ...
+
+    def record_denied(self, ctx: Context, about: Denied) -> None:
+        """Write down that a host function was refused to the call."""
+        ...
+
+    def record_reset(self, ctx: Context, capsule: str, instance: str, reason: str) -> None:
+        """Write down that a store that lasted was given up, because a call ended in it for this reason."""
         ...
 
     def record_refused(self, ctx: Context, capsule: str, detail: str) -> None:

@@ -61,9 +61,9 @@ class Alarm:
             self._engine = None
 
     @contextlib.contextmanager
-    def stopped(self, stop: bool) -> Iterator[None]:
-        """The block is not time of the call, if `stop`."""
-        engine, left = self._engine, self._deadline - time.monotonic()
+    def stopped(self, stop: bool, then: float | None = None) -> Iterator[None]:
+        """The block is not time of the call, if `stop`; the call has what was left, or `then` seconds."""
+        engine, left = self._engine, self._deadline - time.monotonic() if then is None else then
         if not stop or engine is None:
             yield
             return
@@ -100,6 +100,9 @@ class Worker:
         self._linkers: dict[tuple[int, tuple[str, ...]], component.Linker] = {}
         self._several: set[str] = set()
         """Keys of components with several memories."""
+        self._step_s: float | None = None
+        """How long the call that runs has from one host function to the next, if it is one that is not to end."""
+        self._running: CoreInstance | ComponentInstance | None = None
         self._kept: dict[str, CoreInstance | ComponentInstance] = {}
 
     def serve(self) -> None:
@@ -118,16 +121,20 @@ class Worker:
                     {"done": "error", "code": "memory_limit", "message": "the worker's memory is used up"},
                     b"",
                 )
-            self._link.sendall(frames.encode(answer, data))
+            self._link.sendall(frames.encode({**answer, "printed": self._answers.printed.lines(rest=True)}, data))
 
     def call(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
         """Ask the runtime for a host function, which it answers by the end of the call."""
         interface, _, name = function.partition(".")
-        with self._alarm.stopped(interfaces.INTERFACES[interface].functions[name].untimed):
-            self._link.sendall(frames.encode({"host": function, "arguments": arguments}, body))
+        untimed = interfaces.INTERFACES[interface].functions[name].untimed
+        with self._alarm.stopped(untimed or self._step_s is not None, self._step_s):
+            printed = self._answers.printed.lines(rest=False)
+            self._link.sendall(frames.encode({"host": function, "arguments": arguments, "printed": printed}, body))
             message = self._receive()
         if message is None:
             os._exit(0)  # the runtime has ended
+        if self._step_s is not None and self._running is not None:
+            self._running.begin()
         return int(message[0]["kind"]), message[1]
 
     def _answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
@@ -159,20 +166,23 @@ class Worker:
         return {"done": "ok", "imports": imports}, bytes(module.serialize())
 
     def _load(self, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        while len(self._modules) >= _LOADED_MAX:
-            self._modules.pop(next(iter(self._modules)))
+        dropped = list(self._modules)[: max(0, len(self._modules) - _LOADED_MAX + 1)]
+        for key in dropped:
+            del self._modules[key]
         kind = component.Component if header["abi"] == "component" else wasmtime.Module
         self._modules[header["key"]] = kind.deserialize_file(
             self._engine(header["abi"], header["fuel"]), header["path"]
         )
-        return {"done": "ok"}, b""
+        return {"done": "ok", "dropped": dropped}, b""
 
     def _call(self, header: dict[str, Any], body: bytes) -> bytes:
         key, fuel = header["key"], header["fuel"]
         code = self._modules[key]
         engine = self._engine("component" if isinstance(code, component.Component) else "core", fuel is not None)
         self._answers.config = header["config"]
-        self._alarm.arm(engine, header["timeout_ms"] / 1000)
+        seconds = header["timeout_ms"] / 1000
+        self._step_s = seconds if header["steps"] else None
+        self._alarm.arm(engine, seconds)
         try:
             instance = self._kept.pop(key, None)
             if instance is None:
@@ -182,13 +192,19 @@ class Worker:
                     instance = self._component(key, engine, code, self._linker(engine, allowed), bounds)
                 else:
                     instance = CoreInstance(engine, code, allowed, self._answers, bounds)
-            event = header["event"]
-            result = instance.call(header["tool"], body) if event is None else instance.handle(event, body)
+            self._running, event = instance, header["event"]
+            try:
+                result = instance.call(header["tool"], body) if event is None else instance.handle(event, body)
+            except CallError as error:
+                if header["keep"] and error.code in interfaces.STORE_GOES_ON:
+                    self._kept = {key: instance}
+                raise
             if header["keep"]:
-                self._kept[key] = instance  # after an error it is not kept
+                self._kept = {key: instance}
             return result
         finally:
             self._alarm.disarm()
+            self._running = None
 
     def _component(
         self, key: str, engine: wasmtime.Engine, code: component.Component, linker: component.Linker, bounds: Bounds
@@ -196,10 +212,10 @@ class Worker:
         """An instance with as many memories as the component has, which is known after the first try."""
         if key not in self._several:
             try:
-                return ComponentInstance(engine, code, linker, bounds)
+                return ComponentInstance(engine, code, linker, bounds, self._answers.printed)
             except TooManyMemoriesError:
                 self._several.add(key)
-        return ComponentInstance(engine, code, linker, bounds, memories=MEMORIES_MAX)
+        return ComponentInstance(engine, code, linker, bounds, self._answers.printed, memories=MEMORIES_MAX)
 
     def _linker(self, engine: wasmtime.Engine, allowed: list[str]) -> component.Linker:
         """The linker of components with these interfaces; its functions answer for the call that runs."""

@@ -23,8 +23,12 @@ from interlock.server_process import module_command
 
 _STDERR_BYTES: Final = 16 * 1024
 _CHUNK: Final = 256 * 1024
+_PRINTED: Final = 1
+"""The level of what a capsule prints."""
 _IDLE_MAX: Final = 4
-"""Idle workers that are kept for the next call."""
+"""Idle workers that are kept for the next call, whose memory is fresh anyway."""
+_LASTING_MAX: Final = 32
+"""Idle workers that hold a store that lasts. Beyond, the one that was used least recently is ended, and its store is lost."""
 
 Answer = Callable[[str, list[Any], bytes], Awaitable[tuple[int, bytes]]]
 """Answers a host function: its name, its arguments and its bytes give the kind of the reply and its bytes."""
@@ -109,6 +113,8 @@ class Worker:
         self.loaded: set[str] = set()
         """Keys of the modules that it has."""
         self.broken = False
+        self.lasting = False
+        """True if it holds a store that lasts."""
         self.unwanted = False
         """True once it is not to serve another call."""
 
@@ -123,6 +129,8 @@ class Worker:
             await loop.sock_sendall(self._link, frames.encode(header, body))
             while True:
                 message, data = await self._receive(loop)
+                for line in message.get("printed", ()):
+                    await answer("log.write", [_PRINTED, str(line)], b"")
                 if "done" in message:
                     self.broken = False
                     return Reply(message, data)
@@ -183,13 +191,17 @@ class Workers:
         self._closed = False
 
     @contextlib.asynccontextmanager
-    async def lend(self, group: str, most: int | None = None) -> AsyncIterator[Worker]:
-        """A worker of the group for one call. Raises: ToolError if none can be started."""
+    async def lend(self, group: str, most: int | None = None, *, lasting: bool = False) -> AsyncIterator[Worker]:
+        """A worker of the group for one call, which is kept with its store if that is `lasting`.
+
+        Raises: ToolError if none can be started.
+        """
         worker = await self._take(group, self._most if most is None else most)
         while worker.ended:  # while it was idle: nothing was lost
             await asyncio.shield(worker.close())
             self._give_back(group, None)
             worker = await self._take(group, self._most if most is None else most)
+        worker.lasting = lasting
         with self._lock:
             self._lent.append((group, worker))
         try:
@@ -277,9 +289,12 @@ class Workers:
                 worker = None
             else:
                 self._running[group] -= 1
-            while len(self._idle) > _IDLE_MAX:
-                surplus.append(self._idle.pop(0))
-                self._running[surplus[-1][0]] -= 1
+            for lasting, most in ((False, _IDLE_MAX), (True, _LASTING_MAX)):
+                those = [pair for pair in self._idle if pair[1].lasting is lasting]
+                surplus += those[: max(0, len(those) - most)]
+            for pair in surplus:
+                self._idle.remove(pair)
+                self._running[pair[0]] -= 1
         self._wake(group)
         for one in (*(pair[1] for pair in surplus), *([worker] if worker is not None else [])):
             threading.Thread(target=one.end, daemon=True).start()

@@ -1,0 +1,258 @@
+"""One call of a capsule in a worker: which worker has it, how it is stopped, and what became of a store that lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from interlock.executors.capsules import interfaces
+from interlock.executors.capsules.host import LATE_S, Host
+from interlock.executors.capsules.loading import Installed, Loaded, Loader, no_host
+from interlock.executors.capsules.rights import Rights
+from interlock.executors.capsules.workers import Reply, Worker, WorkerLostError, Workers
+from interlock.model.capsule import RUN, handlers_of
+from interlock.model.clock import Clock
+from interlock.model.errors import ToolError
+from interlock.model.tool import Context
+
+_CHAIN: Final[ContextVar[tuple[str, ...]]] = ContextVar("capsules", default=())
+"""The capsules whose calls have led to this one."""
+
+
+class Called(NamedTuple):
+    """What is called."""
+
+    name: str
+    one: Installed
+    loaded: Loaded
+    tool: str
+    parameters: dict[str, Any]
+
+    @property
+    def keeps(self) -> bool:
+        """True if its store lasts from call to call."""
+        return self.one.manifest.behavior.lifetime == "capsule" and not self.runs
+
+    @property
+    def runs(self) -> bool:
+        """True for `run`, which has a store and a worker of its own, and no time-out but that of its steps."""
+        return self.tool == RUN and self.one.manifest.behavior.run
+
+
+class Calls:
+    """The calls of a runtime's capsules. Safe to use from several event loops."""
+
+    def __init__(self, workers: Workers, loader: Loader, rights: Rights, clock: Clock) -> None:
+        """Call nothing."""
+        self._workers = workers
+        self._loader = loader
+        self._rights = rights
+        self._clock = clock
+        self._calls: dict[str, set[_Running]] = {}
+        self._stores: dict[tuple[str, str], str] = {}
+        """The code of each store that lasts, by capsule and agent."""
+        self._runs: set[tuple[str, str]] = set()
+        """The capsules and agents whose `run` runs."""
+        self._lock = threading.Lock()
+
+    def end(self, name: str) -> int:
+        """End the calls of a capsule that run, and forget its stores; returns how many calls. Any thread."""
+        with self._lock:
+            calls = tuple(self._calls.get(name, ()))
+            self._stores = {owner: key for owner, key in self._stores.items() if owner[0] != name}
+        for call in calls:
+            call.end()
+        return len(calls)
+
+    async def in_worker(self, call: Called, host: Host, ctx: Context) -> Reply:
+        """Make a call. Raises: ToolError."""
+        async with self._chained(call.name) as depth, self._once(call, ctx):
+            group = self._group(call, ctx, depth)
+            alone = call.keeps or call.runs
+            async with self._workers.lend(group, 1 if alone else None, lasting=call.keeps) as worker:
+                if not alone:  # a store that lasts serves one call after the other
+                    host.parked = lambda: self._workers.parked(group)
+                if not call.keeps:
+                    return await self._call(call, worker, host, ctx)
+                self._look_for_store(call, worker, ctx)
+                try:
+                    reply = await self._call(call, worker, host, ctx)
+                except BaseException as error:
+                    self._store_ended(call, ctx, error.code if isinstance(error, ToolError) else "cancelled")
+                    raise
+                code = str(reply.header.get("code", ""))
+                if not code or code in interfaces.STORE_GOES_ON:
+                    with self._lock:
+                        self._stores[call.name, ctx.agent] = call.loaded.key
+                else:
+                    self._store_ended(call, ctx, code)
+                return reply
+
+    def _look_for_store(self, call: Called, worker: Worker, ctx: Context) -> None:
+        """Write down that a store is gone which should be in this worker."""
+        with self._lock:
+            known = self._stores.get((call.name, ctx.agent))
+        if known == call.loaded.key and known not in worker.loaded:
+            self._store_ended(call, ctx, "process_lost")
+
+    def _store_ended(self, call: Called, ctx: Context, reason: str) -> None:
+        with self._lock:
+            self._stores.pop((call.name, ctx.agent), None)
+        self._rights.record_reset(ctx, call.name, call.loaded.instance, reason)
+
+    def _group(self, call: Called, ctx: Context, depth: str) -> str:
+        """Which workers serve the call."""
+        if call.runs:
+            return f"{call.name}\0{ctx.agent}\0{RUN}"
+        if call.keeps:
+            return f"{call.name}\0{ctx.agent}"  # whoever calls, the store is one
+        return f"{call.name}\0{depth}" if call.one.manifest.behavior.trust == "none" else depth
+
+    async def _call(self, call: Called, worker: Worker, host: Host, ctx: Context) -> Reply:
+        manifest, limits = call.one.manifest, call.one.manifest.limits
+        event = call.tool if call.tool in handlers_of(manifest) else None
+        try:
+            loaded = await self._load_into(worker, call.name, call.one, call.loaded)
+            left_ms = (ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
+            request = {
+                "do": "call",
+                "key": loaded.key,
+                "tool": call.tool,
+                "event": event,
+                "config": loaded.config,
+                "allowed": [each for each in interfaces.INTERFACES if interfaces.is_declared(each, manifest)],
+                "memory_bytes": limits.memory_mb * 1024 * 1024,
+                "fuel": limits.fuel,
+                "output_bytes": limits.output_bytes_max,
+                "keep": call.keeps,
+                "steps": call.runs,
+                "timeout_ms": max(1, min(limits.timeout_ms, left_ms)),
+            }
+            parameters = call.parameters if event is None else call.parameters.get("message")
+            return await self._request(call.name, worker, request, msgspec.json.encode(parameters), host, ctx)
+        except WorkerLostError:
+            raise ToolError(
+                f"the worker of the capsule `{call.name}` ended during the call",
+                code="process_lost",
+                hint="a crash inside of WebAssembly, or its memory was used up; the next call has another worker",
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _once(self, call: Called, ctx: Context) -> AsyncIterator[None]:
+        """The block is the only `run` of the capsule and agent, if it is one. Raises: ToolError `conflict`."""
+        owner = (call.name, ctx.agent)
+        with self._lock:
+            if call.runs and owner in self._runs:
+                raise ToolError(f"the capsule `{call.name}` runs already", code="conflict", retryable=False)
+            if call.runs:
+                self._runs.add(owner)
+        try:
+            yield
+        finally:
+            if call.runs:
+                self._runs.discard(owner)
+
+    @contextlib.asynccontextmanager
+    async def _chained(self, name: str) -> AsyncIterator[str]:
+        """The block is a call of a capsule; gives what parts workers of calls that calls make, which would else wait for theirs.
+
+        Raises: ToolError for a capsule that is called by itself.
+        """
+        chain = _CHAIN.get()
+        if name in chain:
+            raise ToolError(f"`{' -> '.join((*chain, name))}`: a capsule cannot call itself", code="not_available")
+        token = _CHAIN.set((*chain, name))
+        try:
+            yield f"\0\0{len(chain)}" if chain else ""
+        finally:
+            _CHAIN.reset(token)
+
+    async def _request(
+        self, name: str, worker: Worker, request: dict[str, Any], body: bytes, host: Host, ctx: Context
+    ) -> Reply:
+        """One request of a call. At its time-out the worker ends the call itself; only if it does not, it is killed.
+
+        Raises: ToolError `timeout`, and `cancelled` if the capsule is unloaded meanwhile; WorkerLostError.
+        """
+        running = asyncio.ensure_future(worker.request(request, body, host.answer))
+        call = _Running(asyncio.get_running_loop(), running)
+        with self._lock:
+            self._calls.setdefault(name, set()).add(call)
+        try:
+            return await self._limited(running, request["timeout_ms"], host, ctx)
+        except asyncio.CancelledError:
+            if not call.ended:
+                raise
+            raise ToolError(f"the capsule `{name}` was unloaded", code="cancelled", retryable=False) from None
+        finally:
+            with self._lock:
+                self._calls[name].discard(call)
+
+    async def _limited(self, running: asyncio.Future[Reply], timeout_ms: int, host: Host, ctx: Context) -> Reply:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000 + LATE_S) as host.limit:
+                return await asyncio.shield(running)
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            if self._clock.mono_ns() < ctx.deadline_ns:
+                await _give_up(running)
+                raise
+            await asyncio.wait({running}, timeout=LATE_S)
+        if not running.done():
+            await _give_up(running)
+            raise ToolError("stopped at its time-out", code="timeout")
+        return running.result()
+
+    async def _load_into(self, worker: Worker, name: str, one: Installed, loaded: Loaded) -> Loaded:
+        """See that the worker has the module. Raises: ToolError, WorkerLostError."""
+        for again in (False, True):
+            if loaded.key in worker.loaded:
+                return loaded
+            request = {
+                "do": "load",
+                "key": loaded.key,
+                "abi": one.manifest.component.abi,
+                "path": str(loaded.code.path),
+                "fuel": one.manifest.limits.fuel is not None,
+            }
+            reply = await worker.request(request, b"", no_host)
+            if reply.header["done"] == "ok":
+                worker.loaded.difference_update(map(str, reply.header.get("dropped", ())))
+                worker.loaded.add(loaded.key)
+                return loaded
+            if again:
+                raise ToolError(
+                    f"the compiled code of the capsule `{name}` cannot be loaded: {reply.header['message']}",
+                    code="capsule_invalid",
+                    retryable=False,
+                )
+            loaded = await self._loader.load(name, one, anew=True)  # made by another processor, or removed meanwhile
+        return loaded
+
+
+class _Running:
+    """A call that can be ended from any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, running: asyncio.Future[Reply]) -> None:
+        self._loop = loop
+        self._running = running
+        self.ended = False
+
+    def end(self) -> None:
+        """Stop waiting for it; its worker is then broken."""
+        self.ended = True
+        with contextlib.suppress(RuntimeError):  # its loop has ended
+            self._loop.call_soon_threadsafe(self._running.cancel)
+
+
+async def _give_up(running: asyncio.Future[Reply]) -> None:
+    """Stop waiting for a worker, which is then broken."""
+    running.cancel()
+    await asyncio.wait({running})
