@@ -10,7 +10,7 @@ from msgspec import Meta
 from interlock.model.hosts import endpoint
 from interlock.model.limits import INTEGER_MAX
 
-Provider = Literal["openai-compatible", "anthropic", "google"]
+Provider = Literal["openai-compatible", "anthropic", "google", "local"]
 ModelTool = Literal["infer", "classify", "embed"]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Price = Annotated[float, Meta(ge=0)]
@@ -20,6 +20,7 @@ ENDPOINTS: Final[dict[Provider, str]] = {
     "google": "https://generativelanguage.googleapis.com",
 }
 """Where providers answer if `endpoint` is left out."""
+_DEFAULT_TOOLS: Final[dict[Provider, tuple[ModelTool, ...]]] = {"local": ("classify", "embed")}
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +35,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     provider: Annotated[
         Provider,
-        Meta(description="The shape of its requests. `openai-compatible`: vLLM, llama.cpp, Ollama and gateways too."),
+        Meta(
+            description="The shape of its requests. `openai-compatible`: vLLM, llama.cpp, Ollama and gateways too. `local`: no "
+            "requests, but vectors of words that the extra `infer` installs; for `classify` and `embed`."
+        ),
     ]
     endpoint: Annotated[
         _Name | None,
@@ -52,10 +56,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     output_tokens: Annotated[
         int, Meta(ge=1, le=INTEGER_MAX, description="The most tokens of one answer; reserved before each call.")
     ] = 4096
-    tools: Annotated[tuple[ModelTool, ...], Meta(description="The tools that may ask it.")] = (
-        "infer",
-        "classify",
-    )
+    tools: Annotated[
+        tuple[ModelTool, ...] | None,
+        Meta(
+            description="The tools that may ask it: `infer` and `classify` unless set, `classify` and `embed` of a `local` one."
+        ),
+    ] = None
     structured: Annotated[
         bool,
         Meta(description="The endpoint takes JSON Schemas for answers. Otherwise the schema is a part of the prompt."),
@@ -64,9 +70,18 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         bool, Meta(description="Ask for a stream, for endpoints that close connections on which nothing is sent.")
     ] = False
 
+    @property
+    def usable_by(self) -> tuple[ModelTool, ...]:
+        """The tools that may ask it."""
+        return _DEFAULT_TOOLS.get(self.provider, ("infer", "classify")) if self.tools is None else self.tools
+
 
 def problem_of(model: ModelSettings) -> tuple[str, str] | None:
     """What is wrong with a model that types cannot express: the setting, and a sentence; None if nothing is."""
+    if not model.usable_by:
+        return "tools", "name at least one tool"
+    if model.provider == "local":
+        return _problem_of_local(model)
     url = model.endpoint or ENDPOINTS.get(model.provider)
     if url is None:
         return "endpoint", "an `openai-compatible` model needs its address, such as `https://api.openai.com/v1`"
@@ -81,10 +96,17 @@ def problem_of(model: ModelSettings) -> tuple[str, str] | None:
         return "endpoint", "the key would cross the network unencrypted: use https"
     if model.key_env is not None and not (model.key_env.isidentifier() and model.key_env.isascii()):
         return "key_env", "expected the name of an environment variable"
-    if not model.tools:
-        return "tools", "name at least one tool"
-    if "embed" in model.tools and model.provider == "anthropic":
+    if "embed" in model.usable_by and model.provider == "anthropic":
         return "tools", "this provider has no embeddings"
+    return None
+
+
+def _problem_of_local(model: ModelSettings) -> tuple[str, str] | None:
+    for name, value in (("endpoint", model.endpoint), ("key_env", model.key_env), ("prices", model.prices)):
+        if value is not None:
+            return name, "a `local` model sends nothing, so it has none"
+    if "infer" in model.usable_by:
+        return "tools", "a `local` model compares words: it has `classify` and `embed` only"
     return None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from importlib.util import find_spec
+from typing import Any, Final, Protocol
 
 from interlock.engine.tools.registry import Registry
 from interlock.executors.inference import MODEL_TOOLS
-from interlock.executors.inference.models import Model, Prices
+from interlock.executors.inference.models import LOCAL, Model, Prices
 from interlock.executors.inference.tools import bindings
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
@@ -16,6 +17,8 @@ from interlock.settings import Settings
 from interlock.settings.decode import decode
 from interlock.settings.models import ENDPOINTS, ModelSettings
 
+PACKAGES: Final = ("numpy", "safetensors", "tokenizers", "wordllama")
+"""What the extra `infer` installs."""
 Adjust = Callable[[Binding, Settings], Binding]
 """A tool as `[tools."NAME"]` wants it."""
 
@@ -115,7 +118,20 @@ def _replace(registry: Registry, name: str, binding: Binding | None) -> None:
         registry.add_built_in(binding)
 
 
+def _prices(one: ModelSettings) -> Prices | None:
+    if one.provider == LOCAL:
+        return Prices(0.0, 0.0)
+    return None if one.prices is None else Prices(one.prices.input, one.prices.output)
+
+
 def _model(name: str, one: ModelSettings, settings: Settings, env: Mapping[str, str]) -> Model:
+    if one.provider == LOCAL and (missing := [name for name in PACKAGES if find_spec(name) is None]):
+        raise ConfigurationError(
+            f"a model of the provider `local` needs the package `{missing[0]}`, which is not installed",
+            code="extra_missing",
+            path=f"models.{name}.provider",
+            hint="run `pip install 'interlock[infer]'`, or remove the model",
+        )
     key = None if one.key_env is None else env.get(one.key_env) or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigurationError(
@@ -125,13 +141,13 @@ def _model(name: str, one: ModelSettings, settings: Settings, env: Mapping[str, 
     return Model(
         name=name,
         provider=one.provider,
-        endpoint=(one.endpoint or ENDPOINTS[one.provider]).rstrip("/"),
+        endpoint="" if one.provider == LOCAL else (one.endpoint or ENDPOINTS[one.provider]).rstrip("/"),
         id=one.model or name,
         key=key,
         key_env=one.key_env,
-        prices=None if one.prices is None else Prices(one.prices.input, one.prices.output),
+        prices=_prices(one),
         output_tokens=one.output_tokens,
-        tools=one.tools,
+        tools=one.usable_by,
         structured=one.structured,
         stream=one.stream,
         private=settings.network.private,

@@ -7,20 +7,26 @@ call covers it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from interlock.executors.inference import anthropic, google, metering, openai
 from interlock.executors.inference.exchange import Endpoint, Unsent
-from interlock.executors.inference.models import Answer, Message, Model, Question, ShapeError, Usage
-from interlock.executors.inference.prompts import CLASSIFY_TOKENS, classify_question, infer_question
+from interlock.executors.inference.models import LOCAL, Answer, Message, Model, Question, ShapeError, Usage
+from interlock.executors.inference.prompts import CLASSIFY_TOKENS, classify_question, classify_texts, infer_question
+from interlock.lazy import lazy
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema, SchemaError
 from interlock.model.tool import Context, MeteredContext
+
+if TYPE_CHECKING:
+    from interlock.executors.inference import local
+else:
+    local = lazy("interlock.executors.inference.local")
 
 _SHAPES: Final[dict[str, ModuleType]] = {"openai-compatible": openai, "anthropic": anthropic, "google": google}
 _FENCE: Final = re.compile(r"\s*```[a-zA-Z]{0,10}\n(.*?)\n?```\s*\Z", re.DOTALL)
@@ -34,7 +40,8 @@ class Inference:
     def __init__(self, models: Mapping[str, Model], clock: Clock) -> None:
         """Connects to nothing yet."""
         self._models = models
-        self._endpoints = {name: Endpoint(model, clock) for name, model in models.items()}
+        self._clock = clock
+        self._endpoints = {name: Endpoint(model, clock) for name, model in models.items() if model.provider != LOCAL}
 
     def infer(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """The function of `infer`. Raises: ToolError, as `Endpoint.ask` does, and `model_output_mismatch`."""
@@ -57,9 +64,13 @@ class Inference:
         """The function of `classify`: the model gives each label a score. Raises: as `infer`."""
         model = self._models[parameters["model"]]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
-        question = classify_question(parameters, min(CLASSIFY_TOKENS, model.output_tokens))
-        scores, _ = self._structured(model, question, ctx, meter)
         order = [label["name"] for label in parameters["labels"]]
+        if model.provider == LOCAL:
+            own, *others = self._local_vectors(classify_texts(parameters), ctx, meter)
+            scores = dict(zip(order, local.similarities(own, others), strict=True))
+        else:
+            question = classify_question(parameters, min(CLASSIFY_TOKENS, model.output_tokens))
+            scores, _ = self._structured(model, question, ctx, meter)
         best = max(order, key=lambda name: scores[name])  # of equals the first
         found: dict[str, Any] = {"label": best}
         if parameters.get("multi"):
@@ -70,6 +81,9 @@ class Inference:
         """The function of `embed`. Raises: ToolError, as `Endpoint.ask` does."""
         model, texts = self._models[parameters["model"]], parameters["texts"]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
+        if model.provider == LOCAL:
+            vectors = self._local_vectors(texts, ctx, meter)
+            return {"vectors": vectors, "dimensions": len(vectors[0]), "model": model.name, "usage": meter.total}
         endpoint, shape = self._endpoints[model.name], _SHAPES[model.provider]
         _begin(meter, metering.attempt_usage(metering.prompt_tokens(texts), 0, 0))
         try:
@@ -83,6 +97,25 @@ class Inference:
             raise endpoint.invalid(error) from None
         meter.end(usage)
         return {"vectors": vectors, "dimensions": len(vectors[0]), "model": model.name, "usage": meter.total}
+
+    def _local_vectors(self, texts: Sequence[str], ctx: Context, meter: metering.Meter) -> list[list[float]]:
+        """Vectors of this machine. Raises: ToolError `cancelled`, `model_unavailable`."""
+        _begin(meter, metering.attempt_usage(metering.prompt_tokens(texts), 0, 0))
+
+        def check() -> None:
+            if ctx.cancelled or self._clock.mono_ns() >= ctx.deadline_ns:
+                raise ToolError("it was stopped before all texts were read", code="cancelled", retryable=False)
+
+        try:
+            found, tokens = local.embedder().vectors(texts, check)
+        except (OSError, ImportError) as error:
+            meter.end(Usage(0, 0))
+            raise ToolError(
+                f"the files of the extra `infer` cannot be read: {type(error).__name__}: {error}",
+                code="model_unavailable", retryable=False, hint="`pip install --force-reinstall 'interlock[infer]'`",
+            ) from None  # fmt: skip
+        meter.end(Usage(tokens, 0))
+        return found
 
     def _ask(self, model: Model, question: Question, ctx: Context, meter: metering.Meter) -> Answer:
         """One answer; the meter knows that it is asked for. Raises: ToolError."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from interlock.model.limits import INTEGER_MAX
 
+LOCAL: Final = "local"
+"""The provider of models that are asked without a request."""
 FinishReason = Literal["stop", "length", "content_filter", "other"]
 
 
@@ -22,9 +24,9 @@ class Model(NamedTuple):
     name: str
     """Its name in the configuration, which calls and policies use."""
     provider: str
-    """`openai-compatible`, `anthropic` or `google`."""
+    """`openai-compatible`, `anthropic`, `google` or `LOCAL`."""
     endpoint: str
-    """URL without a slash at its end."""
+    """URL without a slash at its end; empty for `LOCAL`."""
     id: str
     """The provider's name for it."""
     key: str | None

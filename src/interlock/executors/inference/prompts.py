@@ -54,6 +54,11 @@ def classify_question(parameters: dict[str, Any], max_tokens: int) -> Question:
     return Question((Message("user", text),), _with_schema(_CLASSIFY, schema), max_tokens, schema=schema)
 
 
+def classify_texts(parameters: dict[str, Any]) -> list[str]:
+    """The text of a call of `classify`, and one for each label: what is compared where no model is asked."""
+    return [parameters["text"], *(one.get("description") or one["name"] for one in parameters["labels"])]
+
+
 def _with_schema(system: str | None, schema: dict[str, Any] | None) -> str | None:
     """The system prompt with the schema: a model that is given it by its endpoint too follows it better."""
     if schema is None:

@@ -1,7 +1,8 @@
 """The definitions of `infer`, `classify` and `embed` for the configured models. `calls.py` is loaded with the first call.
 
 They change nothing (`read_only`), and send what they are given to another place (`open_world`): a grant must name them in
-`unscoped`. Their parameter `model` lists the models, and carries the mark by which policies see `context.model`.
+`unscoped`. Where all models for a tool are of the provider `local`, nothing is sent, and it need not.
+Their parameter `model` lists the models, and carries the mark by which policies see `context.model`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from interlock.executors.inference import MODEL_TOOLS, metering
-from interlock.executors.inference.models import Model, Question
-from interlock.executors.inference.prompts import CLASSIFY_TOKENS, classify_question, infer_question
+from interlock.executors.inference.models import LOCAL, Model, Question
+from interlock.executors.inference.prompts import CLASSIFY_TOKENS, classify_question, classify_texts, infer_question
 from interlock.lazy import lazy
 from interlock.model.clock import Clock
 from interlock.model.tool import Binding, Context, Estimate, Tool
@@ -117,7 +118,12 @@ def _infer(models: Sequence[Model]) -> _Defined:
         return _estimates(model, infer_question(model, parameters))
 
     tool = _tool(
-        "infer", "Ask a language model. The answer is data: it decides nothing by itself.", properties, (), returns
+        "infer",
+        "Ask a language model. The answer is data: it decides nothing by itself.",
+        models,
+        properties,
+        (),
+        returns,
     )
     tool.parameters["oneOf"] = [{"required": ["prompt"]}, {"required": ["messages"]}]
     return tool, estimates
@@ -151,10 +157,12 @@ def _classify(models: Sequence[Model]) -> _Defined:
 
     def estimates(parameters: dict[str, Any]) -> list[Estimate]:
         model = by_name.get(parameters.get("model", models[0].name), models[0])
+        if model.provider == LOCAL:
+            return [metering.estimate(model, metering.prompt_tokens(classify_texts(parameters)), 0, 1)]
         return _estimates(model, classify_question(parameters, min(CLASSIFY_TOKENS, model.output_tokens)))
 
-    description = "Say which of some labels fits a text, by a language model."
-    return _tool("classify", description, properties, ("text", "labels"), returns), estimates
+    description = "Say which of some labels fits a text, by a language model, or by its words."
+    return _tool("classify", description, models, properties, ("text", "labels"), returns), estimates
 
 
 def _embed(models: Sequence[Model]) -> _Defined:
@@ -177,12 +185,14 @@ def _embed(models: Sequence[Model]) -> _Defined:
         model = by_name.get(parameters.get("model", models[0].name), models[0])
         return [metering.estimate(model, metering.prompt_tokens(parameters["texts"]), 0, 1)]
 
-    return _tool("embed", "Turn texts into vectors, by an embedding model.", properties, ("texts",), returns), estimates
+    description = "Turn texts into vectors, by an embedding model."
+    return _tool("embed", description, models, properties, ("texts",), returns), estimates
 
 
 def _tool(
-    name: str, description: str, properties: dict[str, Any], required: Sequence[str], returns: dict[str, Any]
-) -> Tool:
+    name: str, description: str, models: Sequence[Model], properties: dict[str, Any], required: Sequence[str],
+    returns: dict[str, Any],
+) -> Tool:  # fmt: skip
     optional = {"text", "value", "labels"}
     return Tool(
         name=name,
@@ -196,7 +206,7 @@ def _tool(
         returns={"type": "object", "properties": returns, "required": [key for key in returns if key not in optional]},
         read_only=True,
         destructive=False,
-        open_world=True,
+        open_world=any(model.provider != LOCAL for model in models),
         reversibility="reversible",
         idempotent=True,
         timeout_ms=TIMEOUT_MS,
