@@ -12,6 +12,7 @@ from cli_driving import call
 from interlock.disk import Database, Disk
 from interlock.journal import Head, scan, sign_head
 from interlock.signing import Signer
+from interlock.surfaces.cli import runs
 
 READ = call("fs.list")
 
@@ -64,6 +65,25 @@ def test_show_has_the_results(cli):
         (r["status"], r["reason"]) for r in result["results"]
     ]
     assert "exit_code" in cli("runs", "show", result["run_id"]).out
+
+
+def test_a_long_run_is_shown_up_to_a_limit_and_says_so(cli, monkeypatch):
+    run_id = cli.run(*(write("k", n) for n in range(4)), call("fs.list"))["run_id"]
+    whole = cli("runs", "show", run_id)
+    assert (whole.err, whole.out.count("state_write k")) == ("", 4)
+    cut = cli("runs", "show", run_id, "--limit", "2")
+    assert (cut.code, cut.out.count("state_write k")) == (0, 2)
+    assert "ok: 5 executed" in cut.out
+    assert "the first 2 actions, and the run has 5: `--limit` shows more" in cut.err
+    monkeypatch.setattr(runs, "SHOWN", 3)
+    assert "the first 3 actions" in cli("runs", "show", run_id).err
+    assert "there are more" in cli("runs", "show", run_id, "--tool", "state_write").err
+    assert cli("runs", "show", run_id, "--tool", "fs.list").err == ""
+    document = cli("runs", "show", run_id, "--json").json
+    assert len(document["proposals"][0]["results"]) == 5
+    assert "truncated" not in document
+    document = cli("runs", "show", run_id, "--json", "--limit", "2").json
+    assert (len(document["proposals"][0]["results"]), document["truncated"]) == (2, True)
 
 
 def test_the_log_is_the_journal(cli):

@@ -60,7 +60,7 @@ def test_a_proposal_is_given_before_the_rest_of_the_journal_is_read(past, projec
     data = bytearray(path.read_bytes())
     data[data.index(b'"p2"')] ^= 1
     path.write_bytes(data)
-    found = history.proposals(run_id)
+    found = iter(history.proposals(run_id))
     assert next(found).result.proposal_id == "p0"
     assert next(found).result.proposal_id == "p1"
     with pytest.raises(IntegrityError):
@@ -103,3 +103,67 @@ def test_a_proposal_whose_original_was_deleted_is_shown_redacted(past, project):
     (shown,) = history.proposals(run_id)
     assert [row.action_id for row in shown.result.results] == ["w", "l"]
     assert secret not in json.dumps(outputs([shown]))
+
+
+def rows(shown):
+    return [(one.result.proposal_id, row.action_id, row.status) for one in shown for row in one.result.results]
+
+
+def test_the_first_rows_are_those_of_all_of_them_and_the_total_is_known(past):
+    plans = [plan(*(write("k", n, f"w{n}") for n in range(3)), id=f"p{m}") for m in range(4)]
+    failing = plan(write("k", 1, "a"), call("nothing", "b"), id="p4")
+    history, _, run_id = past(*plans, failing)
+    whole = rows(history.proposals(run_id))
+    for limit in (1, 3, 4, 9, 13, 14, 15):
+        found = history.proposals(run_id, limit=limit)
+        assert rows(found) == whole[:limit]
+        assert found.total == len(whole) == 14
+
+
+def test_a_limit_counts_rows_of_a_proposal_that_has_not_ended(past, project):
+    changes = binding("big", big)  # its intent is on disk before it runs
+    history, _, run_id = past(plan(write("k", 1, "a"), write("k", 2, "b"), call("big", "c"), id="p"), tools=[changes])
+    path = project.run_directory(run_id) / "journal.ndjson"
+    lines = path.read_bytes().splitlines(keepends=True)
+    intent = next(at for at, line in enumerate(lines) if b'"tool":"big"' in line and b'"kind":"action_intent"' in line)
+    seal = next(at for at, line in enumerate(lines) if at > intent and b'"kind":"seal"' in line)
+    path.write_bytes(b"".join(lines[: seal + 1]))  # as it was before the proposal ended
+    whole = rows(history.proposals(run_id))
+    assert len(whole) == 3
+    assert rows(history.proposals(run_id, limit=2)) == whole[:2]
+
+
+def test_one_action_of_all_proposals(past):
+    history, _, run_id = past(*(plan(write("k", m, "w"), call("fs.list", "l"), id=f"p{m}") for m in range(2)))
+    found = list(history.proposals(run_id, action="l"))
+    assert rows(found) == [("p0", "l", "succeeded"), ("p1", "l", "succeeded")]
+    assert [one.lines["l"].tool for one in found] == ["fs.list"] * 2
+    whole = [one.result for one in history.proposals(run_id)]
+    assert [one.result.cost for one in found] == [one.cost for one in whole]
+
+
+def test_damage_behind_the_limit_is_reported(past, project):
+    history, _, run_id = past(*(plan(write("k", n), id=f"p{n}") for n in range(4)))
+    path = project.run_directory(run_id) / "journal.ndjson"
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"p2"')] ^= 1
+    path.write_bytes(data)
+    found = iter(history.proposals(run_id, limit=1))
+    assert next(found).result.proposal_id == "p0"
+    with pytest.raises(IntegrityError):
+        next(found)
+
+
+def test_a_limit_bounds_the_memory(past):
+    history, _, run_id = past(plan(*(write("k", n, f"w{n}") for n in range(3000)), id="p"))
+
+    def peak(limit):
+        tracemalloc.start()
+        count = len(rows(history.proposals(run_id, limit=limit)))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return count, most
+
+    (_, whole), (count, cut) = peak(None), peak(10)
+    assert count == 10
+    assert cut < whole / 3

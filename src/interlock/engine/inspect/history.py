@@ -116,11 +116,13 @@ class History:
         self.index.get(run_id)
         return self.place.runs / run_id
 
-    def proposals(self, run_id: str) -> Iterator[shown_run.ShownProposal]:
-        """What each proposal of a run did, and what was undone since; one at a time. Raises as `shown_proposals`."""
+    def proposals(
+        self, run_id: str, *, action: str | None = None, limit: int | None = None
+    ) -> shown_run.ShownProposals:
+        """What each proposal of a run did, and what was undone since; one at a time. Raises: UsageError `not_found`."""
         row = self.index.get(run_id)
         undos = undone.find_undos(self.place.runs, self.runs(since_us=row.started_us))
-        yield from shown_run.shown_proposals(self.place.runs / run_id, row, undos)
+        return shown_run.ShownProposals(self.place.runs / run_id, row, undos, action=action, limit=limit)
 
     def touched(self, run_id: str, action: str | None = None) -> dict[tuple[str, str], Touched]:
         """What its actions touched, by proposal and action, as kernel recorders saw it; empty if nothing was recorded.

@@ -5,7 +5,7 @@ A run may be of any length: in memory is one proposal at a time, as the journal 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from interlock.model import events as e
 from interlock.model.errors import InterlockError
 from interlock.model.result import ActionResult, ProposalResult
 
-_MARKS: Final = frozenset({"proposal_finished", "undo_done"})
+_MARKS: Final = frozenset({"proposal_received", "proposal_finished", "undo_done"})
 
 
 class ShownProposal(NamedTuple):
@@ -36,50 +36,108 @@ class ShownProposal(NamedTuple):
         return msgspec.structs.replace(row, output=self.view(kept)) if isinstance(kept, e.Kept) else row
 
 
-def shown_proposals(directory: Path, run: RunRow, undos: Undos) -> Iterator[ShownProposal]:
-    """The proposals of a run: those that have ended, in that order, then the others. `undos` are those in force.
+class ShownProposals:
+    """The proposals of a run: those that have ended, in that order, then the others.
 
-    Raises, after what could be read: IntegrityError if the journal is damaged or holds kinds that this version does not know;
-    UsageError `not_found` without a journal; StoreError.
+    With `action` they have no row of another one, and with `limit` they have at most so many rows together: the first ones. Then
+    only those rows are in memory, but for a proposal that has not ended, and what comes after the limit is not read.
     """
-    marks = _late_marks(directory)
-    replayed = ReplayedRun(directory, outputs=False, events=())
-    described = RunLines(run, directory)
-    damage: InterlockError | None = None
-    try:
-        for event in read(directory):
-            lines = described.take(event)
-            replayed.take(event)
-            if isinstance(event, e.ProposalFinished) and event.proposal in replayed.proposals:
-                for mark in marks.get(event.proposal, ()):
-                    replayed.take(mark)
-                yield _shown(replayed, event.proposal, {line.action_id: undos.mark(line) for line in lines})
-                replayed.forget(event.proposal)
-    except InterlockError as error:
-        damage = error
-    unfinished: dict[str, dict[str, ActionLine]] = {}
-    for line in described.rest():
-        unfinished.setdefault(line.proposal_id, {})[line.action_id] = undos.mark(line)
-    for proposal_id in replayed.proposals:
-        yield _shown(replayed, proposal_id, unfinished.get(proposal_id, {}))
-    if damage is not None:
-        raise damage
+
+    def __init__(
+        self, directory: Path, run: RunRow, undos: Undos, *, action: str | None = None, limit: int | None = None
+    ) -> None:
+        """`undos` are those in force. Reads nothing yet."""
+        self._directory = directory
+        self._run = run
+        self._undos = undos
+        self._action = action
+        self._left = limit
+        self.total = 0
+        """How many actions the proposals of the run have; known from the first proposal on."""
+
+    def __iter__(self) -> Iterator[ShownProposal]:
+        """Each in turn, once.
+
+        Raises, after what could be read: IntegrityError if the journal is damaged or holds kinds that this version does not know;
+        UsageError `not_found` without a journal; StoreError.
+        """
+        ends = _Ends(self._directory)
+        self.total = ends.actions
+        replayed = ReplayedRun(self._directory, outputs=False, events=())
+        described = RunLines(self._run, self._directory)
+        wanted: dict[str | None, frozenset[str]] = {}
+        damage = ends.damage
+        try:
+            for event in read(self._directory):
+                if isinstance(event, e.ProposalReceived):
+                    self._choose(wanted, event, replayed, ends)
+                elif not _is_wanted(event, wanted):
+                    continue
+                lines = described.take(event)
+                replayed.take(event)
+                if isinstance(event, e.ProposalFinished) and event.proposal in replayed.proposals:
+                    for mark in ends.marks[event.proposal]:
+                        replayed.take(mark)
+                    yield self._shown(replayed, event.proposal, lines, wanted.pop(event.proposal, None))
+                    replayed.forget(event.proposal)
+                    if self._left == 0:
+                        break
+            damage = damage if self._left == 0 else None
+        except InterlockError as error:
+            damage = error
+        unfinished: dict[str, list[ActionLine]] = {}
+        for line in described.rest():
+            unfinished.setdefault(line.proposal_id, []).append(line)
+        for proposal_id in () if self._left == 0 else replayed.proposals:
+            yield self._shown(replayed, proposal_id, unfinished.get(proposal_id, ()), None)
+        if damage is not None:
+            raise damage
+
+    def _choose(
+        self, wanted: dict[str | None, frozenset[str]], received: e.ProposalReceived, replayed: ReplayedRun, ends: _Ends
+    ) -> None:
+        """Say which rows of a proposal are wanted, if they are not all: of one that has not ended, its result needs them all."""
+        if received.proposal not in ends.marks:
+            return
+        if self._action is not None:
+            wanted[received.proposal] = frozenset({self._action})
+        elif self._left is not None and received.action_count > self._left:
+            actions = replayed.actions(received)
+            if actions is not None:
+                wanted[received.proposal] = frozenset(action.id for action in actions[: self._left])
+
+    def _shown(
+        self, replayed: ReplayedRun, proposal_id: str, lines: Iterable[ActionLine], only: frozenset[str] | None
+    ) -> ShownProposal:
+        result = replayed.result(proposal_id, only)
+        if self._left is not None:
+            del result.results[self._left :]
+            self._left -= len(result.results)
+        return ShownProposal(result, {line.action_id: self._undos.mark(line) for line in lines}, replayed.view)
 
 
-def _shown(replayed: ReplayedRun, proposal_id: str, lines: Mapping[str, ActionLine]) -> ShownProposal:
-    return ShownProposal(replayed.result(proposal_id), lines, replayed.view)
+class _Ends:
+    """The proposals of a run that have ended, and what later undos wrote into the journal after that (marks of compensations)."""
+
+    def __init__(self, directory: Path) -> None:
+        self.marks: dict[str | None, list[e.UndoDone]] = {}
+        self.actions = 0
+        """Of all proposals."""
+        self.damage: InterlockError | None = None
+        try:
+            for event in read(directory, kinds=_MARKS):
+                if isinstance(event, e.ProposalReceived):
+                    self.actions += event.action_count
+                elif isinstance(event, e.ProposalFinished):
+                    self.marks[event.proposal] = []
+                elif isinstance(event, e.UndoDone) and event.proposal in self.marks:
+                    self.marks[event.proposal].append(event)
+        except InterlockError as error:
+            self.damage = error
 
 
-def _late_marks(directory: Path) -> dict[str, list[e.UndoDone]]:
-    """What later undos wrote into the journal after the proposal in question had ended (marks of compensations)."""
-    ended: set[str | None] = set()
-    found: dict[str, list[e.UndoDone]] = {}
-    try:
-        for event in read(directory, kinds=_MARKS):
-            if isinstance(event, e.ProposalFinished):
-                ended.add(event.proposal)
-            elif isinstance(event, e.UndoDone) and event.proposal in ended:
-                found.setdefault(event.proposal or "", []).append(event)
-    except InterlockError:
-        pass  # reading all of it reports the damage
-    return found
+def _is_wanted(event: e.Event | e.Unknown, wanted: Mapping[str | None, frozenset[str]]) -> bool:
+    if not wanted or isinstance(event, e.Unknown) or event.action is None:
+        return True
+    only = wanted.get(event.proposal)
+    return only is None or event.action in only

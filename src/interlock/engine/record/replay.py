@@ -6,7 +6,7 @@ the journal has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -25,7 +25,7 @@ from interlock.model import typed
 from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.model.proposal import Action, Proposal
+from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, Cost, LayerResult, NotUndone, ProposalResult, RunStatus
 
 _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
@@ -34,6 +34,27 @@ _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_
 
 class ReplayedAction:
     """What the journal says about one action."""
+
+    __slots__ = (
+        "approval",
+        "asked",
+        "attempts",
+        "edited",
+        "interrupted",
+        "needs_person",
+        "not_undoable",
+        "open",
+        "parameters",
+        "read_only",
+        "reserved",
+        "row",
+        "settled",
+        "stopped",
+        "tool",
+        "undo_open",
+        "undone",
+        "waits",
+    )
 
     def __init__(self) -> None:
         """Nothing yet."""
@@ -93,7 +114,10 @@ class ReplayedProposal:
 
     def action(self, action_id: str | None) -> ReplayedAction:
         """The action of that id."""
-        return self.actions.setdefault(action_id or "", ReplayedAction())
+        known = self.actions.get(action_id or "")
+        if known is None:
+            known = self.actions[action_id or ""] = ReplayedAction()
+        return known
 
     def reserve(self, action: ReplayedAction, intent: e.ActionIntent) -> None:
         """Count what was reserved for an attempt as spent, until its outcome says what it was."""
@@ -123,6 +147,17 @@ class ReplayedProposal:
         """The actions that changed nothing, so that there was nothing to undo."""
         wrote = {action_id for action_id, _ in self.writes}
         return {name for name, known in self.actions.items() if known.read_only} - wrote
+
+
+class NamedAction(msgspec.Struct, frozen=True, gc=False):
+    """An action of a proposal, without all that a long one would fill the memory with."""
+
+    id: str
+    type: str
+
+
+class _Actions(msgspec.Struct):
+    actions: list[NamedAction]
 
 
 class ReplayedRun:
@@ -187,22 +222,25 @@ class ReplayedRun:
         """Forget a proposal and what the journal says about it."""
         del self.proposals[proposal_id]
 
-    def _actions(self, replayed: ReplayedProposal) -> Sequence[Action]:
-        """The actions of a proposal; those that the journal mentions, if the proposal was deleted (`[journal] keep`)."""
-        try:
-            return self.proposal(replayed).actions
-        except IntegrityError as error:
-            if error.code != "original_missing":
-                raise
-        return [
-            Action(type="tool_call" if known.tool else "assertion", id=name, tool=known.tool)
-            for name, known in replayed.actions.items()
-        ]
+    def actions(self, received: e.ProposalReceived) -> Sequence[NamedAction] | None:
+        """The actions of a proposal, in its order; None if the proposal was deleted (`[journal] keep`)."""
+        kept = received.document
+        if not kept.private:
+            return typed.convert(kept.view, _Actions).actions
+        data = self._originals.get(kept.digest)
+        return None if data is None else typed.decode(data, _Actions).actions
 
-    def result(self, proposal_id: str) -> ProposalResult:
-        """The result as far as the journal has it: what `runs show` prints."""
+    def result(self, proposal_id: str, only: Container[str] | None = None) -> ProposalResult:
+        """The result as far as the journal has it: what `runs show` prints. With `only`, it has rows for no other actions; the
+        proposal must have ended.
+        """
         replayed = self.proposals[proposal_id]
-        actions = self._actions(replayed)
+        actions = self.actions(replayed.received)
+        if actions is None:  # then those that the journal mentions
+            mentioned = replayed.actions.items()
+            actions = [NamedAction(name, "tool_call" if known.tool else "assertion") for name, known in mentioned]
+        if only is not None:
+            actions = [action for action in actions if action.id in only]
         found = [_shown_row(action.id, replayed.actions.get(action.id)) for action in actions]
         done = replayed.finished
         if done is None and self.finished is not None:

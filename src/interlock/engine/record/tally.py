@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from interlock.model.proposal import Action
 from interlock.model.result import ActionResult, Cost, RunStatus
 
 _WORST_FIRST: Final[tuple[RunStatus, ...]] = ("interrupted", "held", "cancelled", "failed", "rejected", "succeeded")
@@ -19,7 +18,15 @@ class Spending(Protocol):
     cost_unknown: int
 
 
-def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], spending: Spending) -> Cost:
+class Typed(Protocol):
+    """An action, as far as its cost depends on it."""
+
+    @property
+    def type(self) -> str:
+        """Its type."""
+
+
+def cost_of(actions: Sequence[Typed], rows: Sequence[ActionResult], spending: Spending) -> Cost:
     """What was spent. A stored or cached result costs nothing.
 
     `tool_calls` counts each try of a call that began, as the budgets do: five tries of one action are five.

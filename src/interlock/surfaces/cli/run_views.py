@@ -130,12 +130,15 @@ def lines_of(past: History, run: RunRow) -> dict[tuple[str, str], ActionLine]:
 class ShownRun:
     """A run as `runs show` presents it, as it is read: all of it, or the actions that were asked for."""
 
-    def __init__(self, past: History, run: RunRow, action: str | None, chosen: Choice) -> None:
-        """Reads nothing yet."""
+    def __init__(self, past: History, run: RunRow, action: str | None, chosen: Choice, limit: int | None) -> None:
+        """Reads nothing yet. At most `limit` rows are shown."""
         self._past = past
         self._run = run
         self._action = action
         self._chosen = chosen
+        self._limit = limit
+        self.left_out: str | None = None
+        """What the limit left out, once all is shown."""
         self.problem: InterlockError | None = None
         """What kept the journal, or the record of what was touched, from being read to its end."""
         self._touched: dict[tuple[str, str], Touched] = {}
@@ -148,13 +151,25 @@ class ShownRun:
             self._touched = self._past.touched(self._run.run_id, self._action)
         except InterlockError as error:
             damage = error
+        # What is chosen by its content has to be looked at before it can be counted.
+        within = None if self._chosen.needs_actions else self._limit
+        found = self._past.proposals(self._run.run_id, action=self._action, limit=within)
+        count = 0
         try:
-            for one in self._past.proposals(self._run.run_id):
+            for one in found:
                 rows = [row for row in one.result.results if self._wants(row, one.lines.get(row.action_id))]
+                if self._limit is not None and count + len(rows) > self._limit:
+                    rows = rows[: self._limit - count]
+                    self.left_out = "there are more"
+                count += len(rows)
                 if rows or not filtered:
                     yield Chosen(one, rows, self._touched)
+                if self.left_out is not None:
+                    break
         except InterlockError as error:
             damage = error
+        if not filtered and count < found.total:
+            self.left_out = f"the run has {found.total}"
         self.problem = damage
 
     def _wants(self, row: ActionResult, line: ActionLine | None) -> bool:
@@ -173,7 +188,8 @@ class ShownRun:
     def _tail(self) -> dict[str, Any]:
         command = self._touched.get(_COMMAND)
         touched = {} if command is None else {"touched": msgspec.to_builtins(command)}
-        return touched | ({} if self.problem is None else {"problem": self.problem.as_dict()})
+        cut = {} if self.left_out is None else {"truncated": True}
+        return touched | cut | ({} if self.problem is None else {"problem": self.problem.as_dict()})
 
     def text(self, out: Output, proposals: Iterator[Chosen]) -> Iterator[str]:
         """As lines for people."""

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 import click
 import msgspec
@@ -22,6 +22,9 @@ from interlock.surfaces.cli.open_project import history, prepare, undoing_runtim
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.report import report
 from interlock.surfaces.cli.run_views import ShownRun, described_runs, run_table
+
+SHOWN: Final = 1000
+"""Actions that `show` prints for people unless they ask for more."""
 
 
 @click.group(cls=Group)
@@ -65,15 +68,20 @@ def list_runs(
 @click.option("--action", metavar="ID", help="Only this action, with its parameters and all of its output.")
 @click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool; `git.*` are all of git.")
 @click.option("--grep", metavar="PATTERN", help="Only actions in whose tool, parameters or error this is found.")
+@click.option(
+    "--limit", type=click.IntRange(1), help=f"Maximum number of actions to show.  [default: {SHOWN}; with --json all]"
+)
 @click.pass_obj
-def show_run(out: Output, run_id: str, action: str | None, tool: str | None, grep: str | None) -> int:
+def show_run(
+    out: Output, run_id: str, action: str | None, tool: str | None, grep: str | None, limit: int | None
+) -> int:
     """Show what a run did: each proposal with the result of each action, and what was undone since.
 
     Parameters are shown as the journal has them, which is redacted; outputs as they were, while their originals are kept.
     """
     chosen = choice(None, None, tool, grep)
     with history() as past:
-        shown = ShownRun(past, past.run(run_id), action, chosen)
+        shown = ShownRun(past, past.run(run_id), action, chosen, limit or (None if out.json else SHOWN))
         found = shown.proposals()
         first = next(found, None)
         if action is not None and first is None and shown.problem is None:
@@ -84,6 +92,9 @@ def show_run(out: Output, run_id: str, action: str | None, tool: str | None, gre
             )
         proposals = found if first is None else chain([first], found)
         out.emit_object(shown.as_object(proposals), lambda: shown.text(out, proposals))
+    if shown.left_out is not None:
+        more = "" if action or chosen.needs_actions else "; `--action`, `--tool` and `--grep` choose"
+        out.note(f"these are the first {limit or SHOWN} actions, and {shown.left_out}: `--limit` shows more{more}")
     if shown.problem is None:
         return 0
     if out.quiet:
