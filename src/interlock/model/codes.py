@@ -83,6 +83,7 @@ REASONS: Final[dict[str, str]] = {
     "fuel_limit": "The call of the capsule used up the fuel that its manifest sets.",
     "server_unavailable": "The MCP server cannot be started or reached; the message says why. Nothing was called.",
     "server_lost": "The MCP server ended, or its connection broke, during the call; what the call had done is not known.",
+    "client_capability_missing": "The MCP server needs a capability that its client did not declare, or `asks` does not name.",
     "memory_scope_denied": "The agent is not in the group whose memory it would write.",
     "skill_unusable": "The skill is not in use, a tool of it changed, or the parameters do not fit it; the message says which.",
     "skill_not_alone": "`skills.run` stands for a whole proposal, so it is the only action of the proposal that was sent.",

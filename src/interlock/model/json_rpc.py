@@ -23,6 +23,8 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
+MISSING_CAPABILITY: Final = -32021
+"""Of MCP since 2026-07-28: the client did not declare what the call needs of it."""
 
 Id = int | str
 
@@ -56,6 +58,7 @@ class Fault(NamedTuple):
     id: Id | None
     code: int
     message: str
+    data: Any = None
 
 
 class Batch(NamedTuple):
@@ -118,10 +121,12 @@ def result(message_id: Id, value: dict[str, Any]) -> bytes:
     return _line({"jsonrpc": "2.0", "id": message_id, "result": value})
 
 
-def error(fault: Fault, data: dict[str, Any] | None = None) -> bytes:
+def error(fault: Fault) -> bytes:
     """The frame of an error."""
     body: dict[str, Any] = {"code": fault.code, "message": fault.message}
-    return _line({"jsonrpc": "2.0", "id": fault.id, "error": body if data is None else body | {"data": data}})
+    if fault.data is not None:
+        body["data"] = fault.data
+    return _line({"jsonrpc": "2.0", "id": fault.id, "error": body})
 
 
 def request(message_id: Id, method: str, params: dict[str, Any]) -> bytes:

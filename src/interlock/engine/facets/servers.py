@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,16 @@ class McpServers:
         """The locked definition of a tool by its own name (`files/read_file`); None if it is not of a server."""
         return None if self._servers is None else self._servers.definition(tool)
 
+    def marked_parameters(self, tool: str) -> Mapping[tuple[str, ...], str]:
+        """The parameters of a tool, by its own name, that HTTP headers repeat: paths in the arguments, and headers' names."""
+        return {} if self._servers is None else self._servers.marked_parameters(tool)
+
     def instructions(self) -> dict[str, str]:
         """What the servers say of themselves, as it is locked, by server."""
         return {} if self._servers is None else self._servers.instructions()
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `told` when tools were hidden or are shown again, on an event loop of the servers."""
+        """Call `listener` when tools were hidden or are shown again, on an event loop of the servers."""
         if self._servers is not None:
             self._servers.on_change.append(listener)
 

@@ -72,7 +72,9 @@ def _more(servers: Servers, name: str) -> dict[str, Any]:
     if locked is None:
         return {}
     title = locked.title or locked.annotations.get("title")
-    found = {"title": title, "outputSchema": locked.output_schema}
+    # Its parameters as they are locked: a client reads more in a schema than a model does.
+    parameters = {"type": "object", **locked.input_schema}
+    found = {"title": title, "outputSchema": locked.output_schema, "inputSchema": parameters}
     return {field: value for field, value in found.items() if value}
 
 

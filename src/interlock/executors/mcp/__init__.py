@@ -8,6 +8,7 @@
 | `session.py` | what the revisions of MCP differ in, for a client of a server |
 | `launch.py` | starts a server behind the walls, and speaks with it over pipes |
 | `http_link.py`, `http_wire.py` | a server that is reached over streamable HTTP |
+| `headers.py` | what HTTP headers repeat of a request |
 | `connection.py` | one server for one client: its starts, ends and questions |
 | `offers.py` | what a server offers, against what is locked |
 | `results.py` | what a call gave, within bounds |

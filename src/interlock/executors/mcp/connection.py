@@ -41,8 +41,18 @@ class Client(Protocol):
         """What it said that it can be asked, as in `initialize`."""
         ...
 
-    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Ask it. Raises: RpcError, also where it cannot be asked."""
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The trace to which the call belongs, as W3C Trace Context names its parts; empty if there is none."""
+        ...
+
+    @property
+    def is_modern(self) -> bool:
+        """True if it speaks a revision in which each request carries everything."""
+        ...
+
+    async def ask(self, method: str, params: dict[str, Any], key: str = "") -> dict[str, Any]:
+        """Ask it; `key` is the asker's own name for the question. Raises: RpcError, also where it cannot be asked."""
         ...
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
@@ -101,6 +111,8 @@ class Connection:
         locked: Callable[[], LockedServer | None],
         compared: Callable[[str, Mismatch], None],
         capabilities: dict[str, Any],
+        *,
+        newest_first: bool,
     ) -> None:
         """Start nothing yet. `compared` is told of each comparison with what is `locked`.
 
@@ -114,6 +126,7 @@ class Connection:
         self._live: _Live | None = None
         self._starting: asyncio.Task[_Live] | None = None
         self._capabilities = capabilities
+        self._newest_first = newest_first
         self._failures = 0
         self._not_before = 0.0
         self._why = ""
@@ -210,7 +223,9 @@ class Connection:
             link = await self._start(self._spec, peer, peer.receive, peer.lose)
             self._links.add(link)
             peer.connect(link.send)
-            session = await open_session(peer, self._ask, self._capabilities, CLIENT.get())
+            session = await open_session(
+                peer, self._ask, self._capabilities, CLIENT.get(), newest_first=self._newest_first
+            )
             live = _Live(peer, link, session, loop.time())
             await self._list(session, CLIENT.get())
         except (LostError, TimeoutError, NotSpokenError, RpcError) as error:
@@ -303,7 +318,7 @@ class Connection:
 
     # -- what it asks and tells
 
-    async def _ask(self, method: str, params: dict[str, Any], owners: Owners) -> dict[str, Any]:
+    async def _ask(self, method: str, params: dict[str, Any], owners: Owners, key: str = "") -> dict[str, Any]:
         if not owners:
             raise RpcError(METHOD_NOT_FOUND, "no call of a client that could be asked is under way")
         client = _one_client(owners)
@@ -315,7 +330,7 @@ class Connection:
             raise RpcError(METHOD_NOT_FOUND, "this server may not ask for that")
         if needed == "elicitation":
             params = {**params, "message": self._attributed(params.get("message"))}
-        return await client.ask(method, params)
+        return await client.ask(method, params, key)
 
     def _attributed(self, message: Any) -> str:
         """The question with the name of the server that asks: for the client, it all comes from Interlock."""

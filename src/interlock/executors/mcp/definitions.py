@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.detect import find_secrets, find_unseen
+from interlock.executors.mcp.headers import marked_parameters
 from interlock.model.canonical import CanonicalError, canonical, digest
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -119,6 +120,10 @@ def check_definition(found: Definition) -> None:
             raise UnusableDefinition(found.name, f"it holds characters that a reader does not see ({unseen[0].kind})")
     if any(text.startswith(_MARK) for text in _keys(value)):
         raise UnusableDefinition(found.name, f"it holds `{_MARK}`, which is for the operator's own tools")
+    try:
+        marked_parameters(found.input_schema)
+    except ValueError as problem:
+        raise UnusableDefinition(found.name, str(problem)) from None
     for where, schema in (("inputSchema", found.input_schema), ("outputSchema", found.output_schema)):
         if schema is None:
             continue

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from interlock.executors.mcp.headers import Path, encode_value, headers_of
 from interlock.executors.mcp.http_wire import Address, Answer, EventSplitter, HttpClient, HttpError
 from interlock.executors.mcp.launch import Lost, Receive, ServerSpec
 from interlock.executors.mcp.peer import LostError, Peer
@@ -53,14 +54,22 @@ def _refusal(status: int, headers: Mapping[str, str]) -> LostError:
 class HttpLink:
     """Messages to one address. Bound to the event loop on which it was made."""
 
-    def __init__(self, spec: ServerSpec, peer: Peer, receive: Receive, lost: Lost) -> None:
-        """Connect to nothing yet. Single requests fail through `peer`."""
+    def __init__(
+        self,
+        spec: ServerSpec,
+        peer: Peer,
+        receive: Receive,
+        lost: Lost,
+        marked: Callable[[str], Mapping[Path, str]],
+    ) -> None:
+        """Connect to nothing yet. Single requests fail through `peer`; `marked` are the parameters of a tool for headers."""
         assert spec.url is not None
         self._client = HttpClient(Address.parse(spec.url))
         self._headers = spec.headers
         self._peer = peer
         self._receive = receive
         self._lost = lost
+        self._marked = marked
         self._session: str | None = None
         self._revision: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -199,8 +208,10 @@ class HttpLink:
         if modern is not None and "method" in message:
             found["Mcp-Method"] = message["method"]
             name = params.get("name", params.get("uri"))
-            if isinstance(name, str) and name.isascii() and name.isprintable():
-                found["Mcp-Name"] = name
+            if isinstance(name, str):
+                found["Mcp-Name"] = encode_value(name)
+            if message["method"] == "tools/call" and isinstance(params.get("arguments"), dict):
+                found |= headers_of(self._marked(params["name"]), params["arguments"])
         if self._session is not None:
             found["Mcp-Session-Id"] = self._session
         return found

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from interlock.model import json_rpc
 from interlock.model.json_rpc import INTERNAL_ERROR, Batch, Fault, Notification, Request, Response
@@ -22,8 +22,17 @@ Send = Callable[[bytes], None]
 OnProgress = Callable[[Mapping[str, Any]], None]
 Owners = Sequence[Any]
 """On whose behalf the server may be speaking: the owners of the requests that are open, the latest last."""
-Ask = Callable[[str, dict[str, Any], Owners], Awaitable[dict[str, Any]]]
-"""Answers a request of the server: its method and parameters. Raises: RpcError."""
+
+
+class Ask(Protocol):
+    """Answers a request of the server."""
+
+    def __call__(
+        self, method: str, params: dict[str, Any], owners: Owners, key: str = ""
+    ) -> Coroutine[Any, Any, dict[str, Any]]:
+        """`key` is the server's own name for the question, if it has one. Raises: RpcError."""
+
+
 Notice = Callable[[str, dict[str, Any], Owners], None]
 """Takes a notification of the server."""
 
@@ -206,7 +215,7 @@ class Peer:
         try:
             self._reply(json_rpc.result(message.id, await self._ask(message.method, message.params, owners)))
         except RpcError as error:
-            self._reply(json_rpc.error(Fault(message.id, error.code, error.message), error.data))
+            self._reply(json_rpc.error(Fault(message.id, error.code, error.message, error.data)))
         except asyncio.CancelledError:
             self._reply(json_rpc.error(Fault(message.id, INTERNAL_ERROR, "the question was withdrawn")))
             raise

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
+from interlock.executors.mcp.headers import Path, marked_parameters
 from interlock.executors.mcp.http_link import HttpLink
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import Lock, LockedServer
@@ -22,7 +23,7 @@ from interlock.executors.mcp.peer import LostError, Peer, RpcError
 from interlock.executors.mcp.results import read_result, text_of
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.globs import name_matcher
-from interlock.model.json_rpc import INVALID_PARAMS
+from interlock.model.json_rpc import INVALID_PARAMS, MISSING_CAPABILITY
 from interlock.model.schema import Schema
 from interlock.model.tool import Binding, Context, Tool, Writes
 
@@ -60,8 +61,9 @@ class Servers:
         self._launcher = launcher
         self._tell = tell
         self._changing = threading.Lock()
-        self._connections: dict[tuple[int, str, str, str | None, str], Connection] = {}
+        self._connections: dict[tuple[int, str, str, str | None, str, bool], Connection] = {}
         self._schemas: dict[str, Schema] = {}
+        self._marked: dict[str, Mapping[Path, str]] = {}
         self.hidden: dict[str, str] = {}
         """Locked tools, by their full names, that their servers define otherwise by now: with the reason."""
         self.on_change: list[Callable[[], None]] = []
@@ -92,6 +94,14 @@ class Servers:
         locked = self._lock.servers.get(server)
         return None if locked is None else locked.by_name().get(own)
 
+    def marked_parameters(self, tool: str) -> Mapping[Path, str]:
+        """The parameters of a tool, by its full name, that HTTP headers repeat; see `headers.py`."""
+        found = self._marked.get(tool)
+        if found is None:
+            definition = self.definition(tool)
+            found = self._marked[tool] = {} if definition is None else marked_parameters(definition.input_schema)
+        return found
+
     def instructions(self) -> dict[str, str]:
         """What the servers say of themselves, as it is locked; of those that say something."""
         locked = self._lock.servers
@@ -102,6 +112,7 @@ class Servers:
         self._lock = lock
         self.hidden.clear()
         self._schemas.clear()
+        self._marked.clear()
         for connection in self._all():
             connection.compare()
         for listener in self.on_change:
@@ -188,13 +199,12 @@ class Servers:
         try:
             result = await connection.request(
                 "tools/call",
-                {"name": definition.name, "arguments": parameters},
+                {"name": definition.name, "arguments": parameters, **_trace(client)},
                 on_progress=lambda params: _report(params, ctx, client),
             )
             found = read_result(result)
         except RpcError as error:
-            code = "invalid_parameters" if error.code == INVALID_PARAMS else "tool_failed"
-            raise ToolError(f"the server refused the call: {error.message[:1000]}", code=code) from None
+            raise _refused(error, client) from None
         except ProposalError as error:
             raise ToolError(
                 f"the server's result cannot be used: {error.message}", code="invalid_output", retryable=False
@@ -208,9 +218,10 @@ class Servers:
         """What a definition promises of a result, a client relies on."""
         if definition.output_schema is None:
             return
-        schema = self._schemas.get(definition.digest)
+        name = f"{spec.name}{SEPARATOR}{definition.name}"
+        schema = self._schemas.get(name)
         if schema is None:
-            schema = self._schemas[definition.digest] = Schema.compile(definition.output_schema)
+            schema = self._schemas[name] = Schema.compile(definition.output_schema)
         structured = found.get("structuredContent")
         if structured is None or not schema.is_valid(structured):
             where = "$" if structured is None else schema.errors(structured)[0][0]
@@ -224,21 +235,27 @@ class Servers:
     def _connection(self, name: str, agent: str, session: str | None) -> Connection:
         loop = asyncio.get_running_loop()
         # A server is told once what it may ask: clients that can be asked different things have servers of their own.
-        capabilities = askable(self._specs[name], CLIENT.get())
-        key = (id(loop), name, agent, session, json.dumps(capabilities, sort_keys=True))
+        client = CLIENT.get()
+        capabilities = askable(self._specs[name], client)
+        # A server that speaks several revisions asks as the client's revision has it: so each has the one of its client.
+        newest_first = client is None or client.is_modern
+        key = (id(loop), name, agent, session, json.dumps(capabilities, sort_keys=True), newest_first)
         with self._changing:
             found = self._connections.get(key)
             if found is None or found.loop is not loop:  # an ended loop may have had the same id
                 spec = self._specs[name]
                 found = Connection(
-                    spec, self._start, lambda: self._lock.servers.get(name), self._compared, capabilities
-                )
+                    spec, self._start, lambda: self._lock.servers.get(name), self._compared, capabilities,
+                    newest_first=newest_first,
+                )  # fmt: skip
                 self._connections[key] = found
             return found
 
     async def _start(self, spec: ServerSpec, peer: Peer, receive: Receive, lost: Lost) -> Link:
         if spec.url is not None:
-            return HttpLink(spec, peer, receive, lost)
+            return HttpLink(
+                spec, peer, receive, lost, lambda tool: self.marked_parameters(f"{spec.name}{SEPARATOR}{tool}")
+            )
         return await self._launcher.start(spec, receive, lost)
 
     def _compared(self, server: str, mismatch: Mismatch) -> None:
@@ -263,6 +280,28 @@ class Servers:
     def _all(self) -> list[Connection]:
         with self._changing:
             return list(self._connections.values())
+
+
+def _trace(client: Client | None) -> dict[str, Any]:
+    """The part of a request that puts it into the client's trace."""
+    return {} if client is None or not client.trace else {"_meta": dict(client.trace)}
+
+
+def _refused(error: RpcError, client: Client | None) -> ToolError:
+    """The failure of a call that the server answered with an error."""
+    if error.code == MISSING_CAPABILITY and isinstance(error.data, dict):
+        required = error.data.get("requiredCapabilities")
+        lacking = sorted(str(name)[:40] for name in required) if isinstance(required, dict) else []
+        declared = {} if client is None else client.capabilities
+        return ToolError(
+            f"the server refused the call: {error.message[:1000]}",
+            code="client_capability_missing",
+            retryable=False,
+            output={"required": lacking, "declared": [name for name in lacking if name in declared]},
+            hint="a server may ask a client for what the client declares, and `asks` in the server's table allows",
+        )
+    code = "invalid_parameters" if error.code == INVALID_PARAMS else "tool_failed"
+    return ToolError(f"the server refused the call: {error.message[:1000]}", code=code)
 
 
 def _report(params: Mapping[str, Any], ctx: Context, client: Client | None) -> None:

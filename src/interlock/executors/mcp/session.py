@@ -103,16 +103,22 @@ class ServerSession:
         self._peer.notify(method, params)
 
     async def _inputs(self, result: dict[str, Any], owner: Any) -> dict[str, Any]:
-        """The answers to an `input_required`, one after the other, and the state that goes back with them."""
+        """The answers to an `input_required`, which are asked for all at once, and the state that goes back with them."""
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or len(wanted) > _ROUNDS_MAX:
             raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
-        answers: dict[str, Any] = {}
-        for key, one in wanted.items():
-            method, params = (one.get("method"), one.get("params", {})) if isinstance(one, dict) else (None, {})
-            if not isinstance(method, str) or not isinstance(params, dict):
-                raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
-            answers[key] = await self._ask(method, params, [] if owner is None else [owner])
+        owners = [] if owner is None else [owner]
+        asked: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key, one in wanted.items():
+                    method, params = (one.get("method"), one.get("params", {})) if isinstance(one, dict) else (None, {})
+                    if not isinstance(method, str) or not isinstance(params, dict):
+                        raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
+                    asked[key] = group.create_task(self._ask(method, params, owners, key))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        answers = {key: task.result() for key, task in asked.items()}
         found: dict[str, Any] = {"inputResponses": answers} if wanted else {}
         if isinstance(result.get("requestState"), str):
             found["requestState"] = result["requestState"]
@@ -124,54 +130,68 @@ class ServerSession:
         return _enveloped(params, self._client) if self.is_modern else params
 
 
-async def open_session(peer: Peer, ask: Ask, capabilities: dict[str, Any], owner: Any) -> ServerSession:
-    """Agree on a revision, for the client `owner`. Raises: NotSpokenError, LostError, TimeoutError."""
-    discover = peer.request("server/discover", _enveloped({}, capabilities), timeout_s=_START_S, owner=owner)
-    newer = asyncio.ensure_future(discover)
-    older: asyncio.Future[dict[str, Any]] | None = None
+async def open_session(
+    peer: Peer, ask: Ask, capabilities: dict[str, Any], owner: Any, *, newest_first: bool
+) -> ServerSession:
+    """Agree on a revision, for the client `owner`. Of a server that speaks several: the newest, or the newest of the older ones.
+
+    Raises: NotSpokenError, LostError, TimeoutError.
+    """
+    greetings = {"server/discover": _enveloped({}, capabilities), "initialize": _greeting(capabilities)}
+    order = list(greetings) if newest_first else list(reversed(greetings))
+    answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
     try:
-        await asyncio.wait([newer], timeout=_PROBE_S)
-        if (greeting := _succeeded(newer)) is None or MODERN not in _listed(greeting.get("supportedVersions")):
-            # It is an older server, or one that is slow to start: then the first answer counts.
-            greet = peer.request("initialize", _greeting(capabilities), timeout_s=_START_S, owner=owner)
-            older = asyncio.ensure_future(greet)
-            while (greeting := _succeeded(older)) is None and not (older.done() and newer.done()):
-                await asyncio.wait(
-                    [each for each in (newer, older) if not each.done()], return_when=asyncio.FIRST_COMPLETED
-                )
-                found = _succeeded(newer)
-                if found is not None and MODERN in _listed(found.get("supportedVersions")):
-                    return ServerSession(peer, ask, MODERN, found, capabilities)
-            return _greeted(peer, ask, capabilities, await older)
-        return ServerSession(peer, ask, MODERN, greeting, capabilities)
-    except RpcError as error:
-        raise NotSpokenError(f"it refuses `initialize`: {error.message[:200]}") from None
+        for method in order:
+            # An old server may not answer what it does not know. One that is slow to start counts by its first good answer.
+            patience = None if method == order[-1] else _PROBE_S
+            request = peer.request(method, greetings[method], timeout_s=_START_S, owner=owner)
+            answers[method] = asyncio.ensure_future(request)
+            while left := [each for each in answers.values() if not each.done()]:
+                done, _ = await asyncio.wait(left, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                agreed = _agreed(peer, ask, capabilities, answers)
+                if agreed is not None:
+                    return agreed
+                if not done:
+                    break
+        raise _refusal(answers["initialize"])
     finally:
-        for each in (newer, older):
-            if each is not None and not each.done():
+        for each in answers.values():
+            if each.done():
+                each.exception()  # retrieved
+            else:
                 each.cancel()
 
 
-def _succeeded(answer: asyncio.Future[dict[str, Any]]) -> dict[str, Any] | None:
-    """The result, if it is there. Raises: LostError."""
-    if not answer.done() or answer.cancelled():
-        return None
+def _agreed(
+    peer: Peer, ask: Ask, capabilities: dict[str, Any], answers: Mapping[str, asyncio.Future[dict[str, Any]]]
+) -> ServerSession | None:
+    """The session of the first greeting that was answered in a revision that is spoken here."""
+    for method, answer in answers.items():
+        if not answer.done() or answer.exception() is not None:
+            continue
+        said = answer.result()
+        if method == "server/discover" and MODERN in _listed(said.get("supportedVersions")):
+            return ServerSession(peer, ask, MODERN, said, capabilities)
+        revision = said.get("protocolVersion")
+        if method == "initialize" and revision in (*REVISIONS, *_ALSO):
+            peer.notify("notifications/initialized", {})
+            return ServerSession(peer, ask, str(revision), said, capabilities)
+    return None
+
+
+def _refusal(answer: asyncio.Future[dict[str, Any]]) -> Exception:
+    """Why `initialize` led to nothing."""
     error = answer.exception()
-    if isinstance(error, LostError):
-        raise error
-    return answer.result() if error is None else None
+    if isinstance(error, RpcError):
+        return NotSpokenError(f"it refuses `initialize`: {error.message[:200]}")
+    if isinstance(error, Exception):
+        return error
+    revision = answer.result().get("protocolVersion")
+    return NotSpokenError(f"it speaks revision {str(revision)[:40]!r} of MCP, which is not spoken here")
 
 
 def _greeting(capabilities: dict[str, Any]) -> dict[str, Any]:
     return {"protocolVersion": REVISIONS[-1], "capabilities": capabilities, "clientInfo": _ME}
-
-
-def _greeted(peer: Peer, ask: Ask, capabilities: dict[str, Any], greeting: dict[str, Any]) -> ServerSession:
-    revision = greeting.get("protocolVersion")
-    if revision not in (*REVISIONS, *_ALSO):
-        raise NotSpokenError(f"it speaks revision {str(revision)[:40]!r} of MCP, which is not spoken here")
-    peer.notify("notifications/initialized", {})
-    return ServerSession(peer, ask, str(revision), greeting, capabilities)
 
 
 def _enveloped(params: dict[str, Any], capabilities: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from interlock.detect import find_unseen
 from interlock.executors.mcp.peer import RpcError
 from interlock.model.canonical import CanonicalError, digest
 from interlock.model.json_rpc import INTERNAL_ERROR
@@ -25,6 +26,7 @@ from interlock.surfaces.gateway.callers import Caller
 OPEN_S: Final = 600.0
 """How long an open call waits for its client to come back."""
 OPEN_MAX: Final = 256
+_KEY_CHARS_MAX: Final = 128
 
 
 class OpenCall:
@@ -34,8 +36,9 @@ class OpenCall:
     """The call itself, once it has begun."""
     caller: Caller
 
-    def __init__(self) -> None:
-        """Not begun yet."""
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """Not begun yet. `given` are answers that came with the call, each for the question of that key."""
+        self._given = dict(given)
         self._asked: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = {}
         self._number = 0
         self._news = asyncio.Event()
@@ -46,10 +49,13 @@ class OpenCall:
         self.task = asyncio.get_running_loop().create_task(call)
         self.task.add_done_callback(lambda _: self._withdraw())
 
-    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Ask the client with its next answer, and wait for what it says."""
+    async def ask(self, method: str, params: dict[str, Any], key: str) -> dict[str, Any]:
+        """Ask the client with its next answer, and wait for what it says. `key` is the question's name, if it is free."""
+        if isinstance(said := self._given.pop(key, None), dict):
+            return said
         self._number += 1
-        key = f"q{self._number}"
+        if not key or len(key) > _KEY_CHARS_MAX or find_unseen(key) or key in self._asked:
+            key = f"q{self._number}"
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[key] = ({"method": method, "params": params}, answer)
         self._news.set()

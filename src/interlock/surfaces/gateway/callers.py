@@ -16,7 +16,7 @@ _LINK_REVISION: Final = "2025-11-25"
 """The only revision that has it."""
 Tell = Callable[[bytes], None]
 """Sends a message that belongs to a call, beside its answer."""
-Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+Ask = Callable[[str, dict[str, Any], str], Awaitable[dict[str, Any]]]
 
 
 def check_askable(capabilities: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> None:
@@ -54,10 +54,20 @@ class Caller:
         """True if a person may be there who can be shown a question."""
         return isinstance(self.capabilities.get("elicitation"), dict)
 
-    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def is_modern(self) -> bool:
+        """True if it speaks a revision in which each request carries everything."""
+        return self._envelope.is_modern
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """The trace to which the call belongs; empty if its request names none that can be read."""
+        return self._envelope.trace
+
+    async def ask(self, method: str, params: dict[str, Any], key: str = "") -> dict[str, Any]:
         """Ask the client. Raises: RpcError, also if it did not say that it can be asked this."""
         check_askable(self.capabilities, method, params)
-        return await self._ask(method, params)
+        return await self._ask(method, params, key)
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
         """Pass on that what a link was for is done. Other notifications end here: no capability of this gateway covers them."""

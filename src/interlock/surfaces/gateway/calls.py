@@ -30,12 +30,21 @@ class Agent(NamedTuple):
     session: str
 
 
+class MissingCapabilityError(Exception):
+    """A server refused the call because the client did not declare what it would be asked for."""
+
+    def __init__(self, message: str, required: list[str]) -> None:
+        """`required` are the capabilities that the client lacks."""
+        super().__init__(message)
+        self.required = required
+
+
 async def call_tool(
     runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
 ) -> dict[str, Any]:
     """The result of `tools/call`. The model is told of any failure, in the result.
 
-    Raises: StoreError, ConfigurationError: Interlock itself cannot work.
+    Raises: StoreError, ConfigurationError: Interlock itself cannot work. MissingCapabilityError, for a newer client.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
     CLIENT.set(caller)
@@ -44,6 +53,8 @@ async def call_tool(
             found = await runtime.call(
                 tool, arguments, agent=agent.name, session=agent.session, wait=False, resume_held=True
             )
+            if found.reason == "client_capability_missing" and caller.is_modern:
+                _require(found)
             return _result(runtime, found)
         except HeldError as held:
             if not await _answered(runtime, held, deadline, caller):
@@ -97,6 +108,14 @@ def _held(held: HeldError) -> str:
         f"[HELD] {held.message}. {done} A person can answer with `interlock approvals approve {held.approval}` or"
         " `deny`. Call this tool again with the same arguments: once it is approved, that call continues."
     )
+
+
+def _require(found: CallResult) -> None:
+    """Raises: MissingCapabilityError, if the client could declare more. Else it is for the operator (`asks`)."""
+    said = found.output if isinstance(found.output, dict) else {}
+    lacking = [name for name in said.get("required", []) if name not in said.get("declared", [])]
+    if lacking:
+        raise MissingCapabilityError(found.error or "the client cannot be asked for what the call needs", lacking)
 
 
 def _result(runtime: Runtime, found: CallResult) -> dict[str, Any]:

@@ -8,7 +8,6 @@ too, also by a name of its own that it lets resolve to this machine), then by th
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import hmac
 import secrets
@@ -16,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
+from interlock.executors.mcp.headers import decode_value, find_mismatch
 from interlock.model import json_rpc
 from interlock.model.json_rpc import (
     FRAME_BYTES_MAX,
@@ -41,6 +41,7 @@ _STATUS: Final = {
     json_rpc.METHOD_NOT_FOUND: 404,
     json_rpc.INVALID_PARAMS: 400,
     json_rpc.INVALID_REQUEST: 400,
+    json_rpc.MISSING_CAPABILITY: 400,
     protocol.UNSUPPORTED_REVISION: 400,
 }
 """HTTP statuses of errors; others are 200."""
@@ -171,9 +172,10 @@ class HttpApp:
     async def _modern(self, request: Request, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """A request that carries everything. The end of its connection gives it up."""
         envelope = protocol.read_envelope(request, None, required=True)
-        if isinstance(envelope, Fault):
+        if isinstance(envelope, Fault) and envelope.code != protocol.UNSUPPORTED_REVISION:
             raise Refused(400, envelope.message, code=envelope.code, message_id=request.id)
         _check_mirrored(request, headers)
+        await self._check_parameters(request, headers)
         if self._open_calls is None:
             self._open_calls = OpenCalls(f"{self._agent.name}/{self._agent.session}")
         stream = Stream("0")
@@ -192,6 +194,18 @@ class HttpApp:
         finally:
             gone.cancel()
             await session.close()
+
+    async def _check_parameters(self, request: Request, headers: dict[bytes, bytes]) -> None:
+        """The same for the parameters of a tool that its schema wants in headers. Raises: Refused."""
+        name, arguments = request.params.get("name"), request.params.get("arguments")
+        if request.method != "tools/call" or not isinstance(name, str):
+            return
+        await self._runtime.prepare()
+        tool = self._runtime.tool_named(name, "mcp")
+        marked = {} if tool is None else self._runtime.servers.marked_parameters(tool)
+        header = find_mismatch(marked, arguments if isinstance(arguments, dict) else {}, headers)
+        if header is not None:
+            raise _mismatch(request, header)
 
     async def _initialize(self, request: Request, send: Send) -> None:
         if len(self._sessions) >= SESSIONS_MAX:
@@ -344,24 +358,14 @@ def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
         **({"Mcp-Name": request.params.get("name")} if request.method == "tools/call" else {}),
     }
     for name, value in wanted.items():
-        given = _decoded(headers.get(name.lower().encode()))
-        if given is None or given != value:
-            raise Refused(
-                400, f"the header `{name}` is not what the body says", code=HEADER_MISMATCH, message_id=request.id
-            )
+        given = headers.get(name.lower().encode())
+        if given is None or decode_value(given.decode("latin-1").strip()) != value:
+            raise _mismatch(request, name)
 
 
-def _decoded(value: bytes | None) -> str | None:
-    """A header as text; what is not ASCII comes as `=?base64?...?=`."""
-    if value is None:
-        return None
-    text = value.decode("latin-1").strip()
-    if text.startswith("=?base64?") and text.endswith("?="):
-        try:
-            return base64.b64decode(text[9:-2], validate=True).decode()
-        except ValueError:
-            return None
-    return text
+def _mismatch(request: Request, header: str) -> Refused:
+    said = f"the header `{header}` is not what the body says"
+    return Refused(400, said, code=HEADER_MISMATCH, message_id=request.id)
 
 
 def _status_of(frame: bytes) -> int:

@@ -7,6 +7,7 @@ Sources: the specification at modelcontextprotocol.io, of each revision.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +36,8 @@ _NOT_OFFERED: Final = {
 UNSUPPORTED_REVISION: Final = -32022
 REVISION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
 _SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
 
 SERVER: Final = {"name": "interlock", "title": "Interlock", "version": __version__}
@@ -63,20 +66,22 @@ class Envelope(NamedTuple):
         return found if isinstance(found, dict) else {}
 
     @property
+    def trace(self) -> dict[str, str]:
+        """The trace to which the request belongs, as W3C Trace Context names its parts; empty without one that can be read."""
+        parent, state = self.meta.get("traceparent"), self.meta.get("tracestate")
+        if not isinstance(parent, str) or not _TRACEPARENT.fullmatch(parent):
+            return {}
+        kept = isinstance(state, str) and _TRACESTATE.fullmatch(state)
+        return {"traceparent": parent} | ({"tracestate": str(state)} if kept else {})
+
+    @property
     def progress_token(self) -> str | int | None:
         """Where the client wants to hear of progress, or None."""
         token = self.meta.get("progressToken")
         return token if isinstance(token, str | int) and not isinstance(token, bool) else None
 
 
-class Unsupported(NamedTuple):
-    """A request in a revision that is not spoken here, as a JSON-RPC error."""
-
-    fault: Fault
-    data: dict[str, Any]
-
-
-def read_envelope(request: Request, agreed: str | None, *, required: bool = False) -> Envelope | Fault | Unsupported:
+def read_envelope(request: Request, agreed: str | None, *, required: bool = False) -> Envelope | Fault:
     """The envelope of a request on a connection whose revision, if any, is `agreed`. `required`: the request must carry one."""
     meta = request.params.get("_meta", {})
     if not isinstance(meta, dict):
@@ -89,8 +94,8 @@ def read_envelope(request: Request, agreed: str | None, *, required: bool = Fals
     if not isinstance(revision, str):
         return Fault(request.id, INVALID_PARAMS, f"`{REVISION_KEY}` must be a string")
     if revision not in ENVELOPE:
-        fault = Fault(request.id, UNSUPPORTED_REVISION, f"revision {revision[:40]!r} is not supported")
-        return Unsupported(fault, {"requested": revision, "supported": [*HANDSHAKE, *ENVELOPE]})
+        known = {"requested": revision, "supported": [*HANDSHAKE, *ENVELOPE]}
+        return Fault(request.id, UNSUPPORTED_REVISION, f"revision {revision[:40]!r} is not supported", known)
     if not isinstance(meta.get(CAPABILITIES_KEY), dict):
         return Fault(request.id, INVALID_PARAMS, f"`_meta` lacks the object `{CAPABILITIES_KEY}`")
     return Envelope(revision, meta)

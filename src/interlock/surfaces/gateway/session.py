@@ -25,10 +25,10 @@ from interlock.model.json_rpc import (
     Response,
 )
 from interlock.surfaces.gateway import protocol
-from interlock.surfaces.gateway.asking import OpenCall, OpenCalls
-from interlock.surfaces.gateway.callers import Caller
-from interlock.surfaces.gateway.calls import Agent, call_tool
-from interlock.surfaces.gateway.protocol import Envelope, Unsupported
+from interlock.surfaces.gateway.asking import OpenCalls
+from interlock.surfaces.gateway.calls import Agent
+from interlock.surfaces.gateway.protocol import Envelope
+from interlock.surfaces.gateway.tool_requests import ToolRequests
 
 IN_FLIGHT_MAX: Final = 512
 Send = Callable[[bytes], None]
@@ -52,14 +52,13 @@ class Session:
         `open_calls` are those that other connections of the same client may take up again; its own unless given.
         """
         self._runtime = runtime
-        self._agent = agent
         self._send = send
-        self._wait_s = wait_s
         self._revision: str | None = None
         self._capabilities: dict[str, Any] = {}
         self._in_flight: dict[Id, asyncio.Task[None]] = {}
         self._own_calls = open_calls is None
         self._open_calls = open_calls or OpenCalls(f"{agent.name}/{agent.session}")
+        self._requests = ToolRequests(runtime, agent, self._open_calls, wait_s)
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._last_asked = 0
 
@@ -174,8 +173,6 @@ class Session:
         match envelope:
             case Fault():
                 reply.answer(frames.error(envelope))
-            case Unsupported():
-                reply.answer(frames.error(envelope.fault, envelope.data))
             case Envelope():
                 if request.method == "initialize" and not envelope.is_modern:
                     self._agree(request.params)  # at once: the client's next message may have been read already
@@ -202,7 +199,7 @@ class Session:
             if reply.answer == reply.tell:
                 return
         except InterlockError as error:
-            frame = frames.error(Fault(request.id, INTERNAL_ERROR, error.message), _error_data(error))
+            frame = frames.error(Fault(request.id, INTERNAL_ERROR, error.message, _error_data(error)))
         except Exception as error:  # noqa: BLE001 - a defect of ours ends this call, not the connection
             sys.excepthook(type(error), error, error.__traceback__)
             frame = frames.error(Fault(request.id, INTERNAL_ERROR, "an internal error; the gateway's log has it"))
@@ -226,71 +223,14 @@ class Session:
             case _ if envelope.revision is None:
                 return Fault(request.id, INVALID_REQUEST, "the connection was not initialized")
             case "tools/list":
-                if request.params.get("cursor") is not None:
-                    return Fault(request.id, INVALID_PARAMS, "this server gives no `cursor`: its list has one page")
-                return protocol.tool_list(await self._tools(), envelope)
+                return await self._requests.list(request, envelope)
             case "tools/call":
-                return await self._call(request, envelope, reply)
+                return await self._requests.call(
+                    request, envelope, reply.tell,
+                    origin=self, capabilities=self._capabilities, ask_older=self._ask,
+                )  # fmt: skip
             case _:
                 return Fault(request.id, METHOD_NOT_FOUND, protocol.explain_missing(request.method, envelope))
-
-    async def _tools(self) -> list[dict[str, Any]]:
-        await self._runtime.prepare()
-        self._runtime.refresh()  # so that the list is what the rules say now
-        return self._runtime.tools_for("mcp", agent=self._agent.name, session=self._agent.session)
-
-    async def _call(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
-        name, arguments = request.params.get("name"), request.params.get("arguments")
-        if not isinstance(name, str) or not name:
-            return Fault(request.id, INVALID_PARAMS, "`name` must be the name of a tool")
-        if arguments is None:
-            arguments = {}
-        if not isinstance(arguments, dict):
-            return Fault(request.id, INVALID_PARAMS, "`arguments` must be an object")
-        if envelope.is_modern and request.params.get("requestState") is not None:
-            return await self._take_up(request, envelope, reply)
-        await self._runtime.prepare()
-        tool = self._runtime.tool_named(name, "mcp")
-        if tool is None:
-            return Fault(request.id, INVALID_PARAMS, f"there is no tool `{name[:80]}`")
-        if not envelope.is_modern:
-
-            async def ask(method: str, params: dict[str, Any]) -> dict[str, Any]:
-                return await self._ask(method, params, reply.tell)
-
-            caller = Caller(self, envelope, self._capabilities, reply.tell, ask)
-            return await call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller)
-        call = OpenCall()
-        caller = Caller(self, envelope, envelope.capabilities, reply.tell, call.ask)
-        call.begin(caller, call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller))
-        return await self._continue_call(request, call)
-
-    async def _take_up(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
-        """A call that comes back with the client's answers."""
-        call = self._open_calls.take(request.params["requestState"], request.method, request.params)
-        if call is None:
-            why = "`requestState` is not one of this call: it was used, has expired, or is of another gateway"
-            return Fault(request.id, INVALID_PARAMS, f"{why}; make the call again without it")
-        responses = request.params.get("inputResponses")
-        call.caller.rebind(envelope, reply.tell)
-        call.answer(responses if isinstance(responses, dict) else {})
-        return await self._continue_call(request, call)
-
-    async def _continue_call(self, request: Request, call: OpenCall) -> dict[str, Any] | Fault:
-        """The call's result, or what it asks the client first."""
-        try:
-            questions = await call.wait_news()
-        except asyncio.CancelledError:
-            call.task.cancel()
-            await asyncio.wait([call.task])
-            raise
-        if questions is None:
-            return call.task.result()
-        state = self._open_calls.keep(call, request.method, request.params)
-        if state is None:
-            call.task.cancel()
-            return Fault(request.id, INTERNAL_ERROR, "too many calls wait for their client")
-        return {"resultType": "input_required", "inputRequests": questions, "requestState": state}
 
 
 def _error_data(error: InterlockError) -> dict[str, Any]:
