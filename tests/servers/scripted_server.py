@@ -64,6 +64,14 @@ def call(request, name, arguments):
                 params = {"progressToken": token, "progress": step, "total": 2, "message": f"step {step}"}
                 send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
             return text("done")
+        case "meta":  # what came with the call
+            return text(json.dumps(request["params"].get("_meta", {})))
+        case "several" if "inputResponses" in request["params"]:
+            return text(json.dumps(request["params"]["inputResponses"]))
+        case "several":  # asks several things at once, as a server of 2026-07-28
+            return {"resultType": "input_required", "inputRequests": arguments["questions"]}
+        case "refuse":  # an error in place of a result
+            return {"error": arguments["error"]}
         case "greeting":  # what the client said that it can be asked
             return text(json.dumps(greeting))
         case "log":
@@ -88,10 +96,10 @@ def call(request, name, arguments):
 
 def answer(request):
     match request["method"]:
-        case "server/discover" if script().get("modern"):
+        case "server/discover" if script().get("modern") or script().get("both"):
             about = {"name": "scripted", "version": "1"}
             return {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "serverInfo": about}
-        case "initialize":
+        case "initialize" if not script().get("modern"):
             said = script()
             if said.get("silent"):
                 return None
@@ -133,5 +141,7 @@ for line in sys.stdin:
     found = answer(message)
     if found is not None and isinstance(found.get("error"), str):
         send({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": found["error"]}})
+    elif found is not None and isinstance(found.get("error"), dict):
+        send({"jsonrpc": "2.0", "id": message["id"], **found})
     elif found is not None:
         send({"jsonrpc": "2.0", "id": message["id"], "result": found})

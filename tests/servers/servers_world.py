@@ -6,12 +6,16 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from interlock import Runtime
 from interlock.engine.inspect.server_tools import Difference
 from interlock.engine.trust import review, trust
+from interlock.surfaces.gateway.calls import Agent
+from interlock.surfaces.gateway.session import Session
 
 SCRIPTED = Path(__file__).parent / "scripted_server.py"
 CONFIGURATION = """
@@ -87,3 +91,55 @@ class Project:
         self.configure(rules + self.server + more)
         self.lock()
         return self.open()
+
+
+class Client:
+    """A client of one gateway session, in this process: what the gateway sends it, in order."""
+
+    def __init__(self, runtime: Any, *, modern: bool, capabilities: dict[str, Any], wait_s: float) -> None:
+        self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.session = Session(
+            runtime, Agent(None, "test"), lambda frame: self._said.put_nowait(json.loads(frame)), wait_s=wait_s
+        )
+        runtime.servers.on_change(self.session.tell_tools_changed)
+        self._modern = modern
+        self._capabilities = capabilities
+        self._last_id = 0
+
+    def send(self, **message: Any) -> None:
+        self.session.receive(json.dumps({"jsonrpc": "2.0", **message}).encode())
+
+    def ask(self, method: str, **params: Any) -> int:
+        """Send a request; its id."""
+        self._last_id += 1
+        if self._modern:
+            params["_meta"] = {
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": self._capabilities,
+                **params.get("_meta", {}),
+            }
+        self.send(id=self._last_id, method=method, params=params)
+        return self._last_id
+
+    async def read(self) -> dict[str, Any]:
+        async with asyncio.timeout(60):
+            return await self._said.get()
+
+    async def request(self, method: str, **params: Any) -> dict[str, Any]:
+        """A request and what comes next, which is its answer."""
+        number = self.ask(method, **params)
+        found = await self.read()
+        assert found.get("id") == number, found
+        return found
+
+    async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+        return await self.request("tools/call", name=name, arguments=arguments)
+
+
+@asynccontextmanager
+async def client(runtime, *, modern=False, wait_s=0.0, **capabilities) -> AsyncIterator[Client]:
+    found = Client(runtime, modern=modern, capabilities=capabilities, wait_s=wait_s)
+    if not modern:
+        await found.request("initialize", protocolVersion="2025-11-25", capabilities=capabilities, clientInfo={})
+    yield found
+    await found.session.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from servers_world import CONFIGURATION, SAME_PIDS, text_of, tool
 
-from interlock.executors.mcp import results
+from interlock.executors.mcp import connection, results
 from interlock.model.errors import HeldError
 
 ECHO = tool("echo", "text")
@@ -110,7 +110,8 @@ def test_a_program_that_is_missing_is_named(project):
     assert (failed.status, failed.reason) == ("failed", "spawn_failed")
 
 
-def test_a_server_that_hangs_is_replaced_after_the_time_out(project):
+def test_a_server_that_hangs_is_replaced_after_the_time_out(project, monkeypatch):
+    monkeypatch.setattr(connection, "_PING_S", 0.5)
     runtime = project.ready(
         ECHO, tool("hang"), tool("pid"), more='[tools."s/hang"]\ntimeout = "300ms"\n', rules=SAME_PIDS
     )

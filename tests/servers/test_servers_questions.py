@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from older_http_server import older_http_server
-from servers_world import CONFIGURATION, tool
-
-from interlock.surfaces.gateway.calls import Agent
-from interlock.surfaces.gateway.session import Session
+from servers_world import CONFIGURATION, client, tool
 
 ASK = tool("ask", "method", "params")
 ECHO = tool("echo", "text")
@@ -23,58 +18,6 @@ FORM = {
     "requestedSchema": {"type": "object", "properties": {"name": {"type": "string"}}},
 }
 URL = {"mode": "url", "message": "Sign in.", "url": "https://example.org/", "elicitationId": "e1"}
-
-
-class Client:
-    """A client of one gateway session, in this process: what the gateway sends it, in order."""
-
-    def __init__(self, runtime: Any, *, modern: bool, capabilities: dict[str, Any], wait_s: float) -> None:
-        self._said: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.session = Session(
-            runtime, Agent(None, "test"), lambda frame: self._said.put_nowait(json.loads(frame)), wait_s=wait_s
-        )
-        runtime.servers.on_change(self.session.tell_tools_changed)
-        self._modern = modern
-        self._capabilities = capabilities
-        self._last_id = 0
-
-    def send(self, **message: Any) -> None:
-        self.session.receive(json.dumps({"jsonrpc": "2.0", **message}).encode())
-
-    def ask(self, method: str, **params: Any) -> int:
-        """Send a request; its id."""
-        self._last_id += 1
-        if self._modern:
-            params["_meta"] = {
-                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientCapabilities": self._capabilities,
-                **params.get("_meta", {}),
-            }
-        self.send(id=self._last_id, method=method, params=params)
-        return self._last_id
-
-    async def read(self) -> dict[str, Any]:
-        async with asyncio.timeout(60):
-            return await self._said.get()
-
-    async def request(self, method: str, **params: Any) -> dict[str, Any]:
-        """A request and what comes next, which is its answer."""
-        number = self.ask(method, **params)
-        found = await self.read()
-        assert found.get("id") == number, found
-        return found
-
-    async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
-        return await self.request("tools/call", name=name, arguments=arguments)
-
-
-@asynccontextmanager
-async def client(runtime, *, modern=False, wait_s=0.0, **capabilities) -> AsyncIterator[Client]:
-    found = Client(runtime, modern=modern, capabilities=capabilities, wait_s=wait_s)
-    if not modern:
-        await found.request("initialize", protocolVersion="2025-11-25", capabilities=capabilities, clientInfo={})
-    yield found
-    await found.session.close()
 
 
 def told(result: dict[str, Any]) -> Any:
@@ -369,5 +312,121 @@ def test_the_instructions_of_servers_are_those_that_were_locked(project):
             said = (await one.request("server/discover"))["result"]["instructions"]
             assert "What the server `s` says of its tools: Be brief." in said
             assert "Send everything" not in said
+
+    run(use)
+
+
+SEVERAL = {
+    "name": {"method": "elicitation/create", "params": FORM},
+    "model": {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}},
+    "where": {"method": "roots/list", "params": {}},
+}
+ASKS = 'asks = ["elicitation", "sampling", "roots"]\n'
+ALL = {"elicitation": {}, "sampling": {}, "roots": {}}
+
+
+def test_what_a_newer_server_asks_at_once_is_asked_at_once(project):
+    runtime = project.ready(tool("several", "questions"), modern=True, more=ASKS)
+    answers = {"name": {"action": "decline"}, "model": {"role": "assistant"}, "where": {"roots": []}}
+
+    async def use() -> None:
+        async with client(runtime, modern=True, **ALL) as one:
+            first = (await one.call("s_several", questions=SEVERAL))["result"]
+            assert {key: asked["method"] for key, asked in first["inputRequests"].items()} == {
+                key: asked["method"] for key, asked in SEVERAL.items()
+            }
+            done = await one.request(
+                "tools/call", name="s_several", arguments={"questions": SEVERAL},
+                requestState=first["requestState"], inputResponses={**answers, "unheard of": {}},
+            )  # fmt: skip
+            assert told(done["result"]) == answers
+            # Answers that come with the call need no state.
+            ahead = await one.request(
+                "tools/call", name="s_several", arguments={"questions": SEVERAL}, inputResponses=answers
+            )
+            assert told(ahead["result"]) == answers
+        async with client(runtime, **ALL) as one:
+            number = one.ask("tools/call", name="s_several", arguments={"questions": SEVERAL})
+            by_method = {asked["method"]: key for key, asked in SEVERAL.items()}
+            for _ in SEVERAL:
+                asked = await one.read()
+                one.send(id=asked["id"], result=answers[by_method[asked["method"]]])
+            answer = await one.read()
+            assert (answer["id"], told(answer["result"])) == (number, answers)
+
+    run(use)
+
+
+def test_if_one_of_several_questions_cannot_be_asked_the_others_are_withdrawn(project):
+    runtime = project.ready(tool("several", "questions"), modern=True, more=ASKS)
+
+    async def use() -> None:
+        async with client(runtime, modern=True, elicitation={}) as one:
+            failed = (await one.call("s_several", questions=SEVERAL))["result"]
+            assert failed["isError"] is True
+            assert "cannot be asked for `sampling/createMessage`" in failed["content"][0]["text"]
+        async with client(runtime, elicitation={}) as one:
+            number = one.ask("tools/call", name="s_several", arguments={"questions": SEVERAL})
+            said = [await one.read()]
+            while said[-1].get("id") != number:
+                said.append(await one.read())
+            asked = [each["id"] for each in said if each.get("method") == "elicitation/create"]
+            withdrawn = [
+                each["params"]["requestId"] for each in said if each.get("method") == "notifications/cancelled"
+            ]
+            assert asked == withdrawn
+
+    run(use)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 200, "a\u202eb"])
+def test_a_name_of_a_question_that_cannot_be_shown_is_another_name(project, key):
+    runtime = project.ready(tool("several", "questions"), modern=True)
+    questions = {key: {"method": "elicitation/create", "params": FORM}}
+
+    async def use() -> None:
+        async with client(runtime, modern=True, elicitation={}) as one:
+            first = (await one.call("s_several", questions=questions))["result"]
+            assert list(first["inputRequests"]) == ["q1"]
+            done = await one.request(
+                "tools/call", name="s_several", arguments={"questions": questions},
+                requestState=first["requestState"], inputResponses={"q1": {"action": "decline"}},
+            )  # fmt: skip
+            assert told(done["result"]) == {key: {"action": "decline"}}
+
+    run(use)
+
+
+def test_a_server_that_speaks_several_revisions_is_spoken_to_in_that_of_its_client(project):
+    runtime = project.ready(tool("input", "method", "params"), ASK, both=True)
+    form = {"method": "elicitation/create", "params": FORM}
+
+    async def use() -> None:
+        async with client(runtime, modern=True, elicitation={}) as one:
+            assert (await one.call("s_input", **form))["result"]["resultType"] == "input_required"
+        async with client(runtime, elicitation={}) as one:
+            one.ask("tools/call", name="s_ask", arguments=form)
+            question = await one.read()
+            one.send(id=question["id"], result={"action": "decline"})
+            assert told((await one.read())["result"]) == {"action": "decline"}
+
+    run(use)
+
+
+def test_what_a_server_needs_of_its_client_is_an_error_of_its_own(project):
+    needed = {"code": -32021, "message": "it needs sampling", "data": {"requiredCapabilities": {"sampling": {}}}}
+    runtime = project.ready(tool("refuse", "error"), modern=True)
+
+    async def use() -> None:
+        async with client(runtime, modern=True) as one:
+            error = (await one.call("s_refuse", error=needed))["error"]
+            assert (error["code"], error["data"]) == (-32021, needed["data"])
+            assert "it needs sampling" in error["message"]
+        async with client(runtime, modern=True, sampling={}) as one:  # then it is for the operator to allow
+            result = (await one.call("s_refuse", error=needed))["result"]
+            assert result["isError"] is True
+            assert "`asks` in the table of `s` lacks `sampling`" in result["content"][0]["text"]
+        async with client(runtime) as one:  # whose revision has no such error
+            assert (await one.call("s_refuse", error=needed))["result"]["isError"] is True
 
     run(use)

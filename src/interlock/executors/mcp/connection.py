@@ -94,6 +94,13 @@ def _one_client(owners: Owners) -> Client | None:
     return client if client is not None and all(each.origin is client.origin for each in owners) else None
 
 
+def _attributed(server: str, message: Any) -> str:
+    """The question with the name of the server that asks: for the client, it all comes from Interlock."""
+    if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX or find_unseen(message):
+        raise RpcError(INVALID_PARAMS, "the question is too long, or holds characters that a reader does not see")
+    return f"The MCP server `{server}` asks: {message}"
+
+
 class _Live(NamedTuple):
     peer: Peer
     link: Link
@@ -329,14 +336,8 @@ class Connection:
         if needed not in self._spec.asks:
             raise RpcError(METHOD_NOT_FOUND, "this server may not ask for that")
         if needed == "elicitation":
-            params = {**params, "message": self._attributed(params.get("message"))}
+            params = {**params, "message": _attributed(self._spec.name, params.get("message"))}
         return await client.ask(method, params, key)
-
-    def _attributed(self, message: Any) -> str:
-        """The question with the name of the server that asks: for the client, it all comes from Interlock."""
-        if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX or find_unseen(message):
-            raise RpcError(INVALID_PARAMS, "the question is too long, or holds characters that a reader does not see")
-        return f"The MCP server `{self._spec.name}` asks: {message}"
 
     def _notice(self, method: str, params: dict[str, Any], owners: Owners) -> None:
         if method == _LIST_CHANGED:

@@ -204,7 +204,7 @@ class Servers:
             )
             found = read_result(result)
         except RpcError as error:
-            raise _refused(error, client) from None
+            raise _refused(error, spec, client) from None
         except ProposalError as error:
             raise ToolError(
                 f"the server's result cannot be used: {error.message}", code="invalid_output", retryable=False
@@ -287,21 +287,24 @@ def _trace(client: Client | None) -> dict[str, Any]:
     return {} if client is None or not client.trace else {"_meta": dict(client.trace)}
 
 
-def _refused(error: RpcError, client: Client | None) -> ToolError:
+def _refused(error: RpcError, spec: ServerSpec, client: Client | None) -> ToolError:
     """The failure of a call that the server answered with an error."""
-    if error.code == MISSING_CAPABILITY and isinstance(error.data, dict):
-        required = error.data.get("requiredCapabilities")
-        lacking = sorted(str(name)[:40] for name in required) if isinstance(required, dict) else []
-        declared = {} if client is None else client.capabilities
-        return ToolError(
-            f"the server refused the call: {error.message[:1000]}",
-            code="client_capability_missing",
-            retryable=False,
-            output={"required": lacking, "declared": [name for name in lacking if name in declared]},
-            hint="a server may ask a client for what the client declares, and `asks` in the server's table allows",
-        )
-    code = "invalid_parameters" if error.code == INVALID_PARAMS else "tool_failed"
-    return ToolError(f"the server refused the call: {error.message[:1000]}", code=code)
+    said = f"the server refused the call: {error.message[:1000]}"
+    required = error.data.get("requiredCapabilities") if isinstance(error.data, dict) else None
+    if error.code != MISSING_CAPABILITY or not isinstance(required, dict):
+        return ToolError(said, code="invalid_parameters" if error.code == INVALID_PARAMS else "tool_failed")
+    declared = {} if client is None else client.capabilities
+    lacking = sorted(name[:40] for name in required if name not in declared)
+    if lacking:
+        why = f"its client has not declared {_listed(lacking)}"
+    else:
+        why = f"`asks` in the table of `{spec.name}` lacks {_listed(sorted(set(required) - set(spec.asks)))}"
+    output = {"client_lacks": lacking}
+    return ToolError(f"{said} ({why})", code="client_capability_missing", retryable=False, output=output)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name[:40]}`" for name in names)
 
 
 def _report(params: Mapping[str, Any], ctx: Context, client: Client | None) -> None:

@@ -8,7 +8,7 @@ Sources: the specification at modelcontextprotocol.io, of each revision.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from interlock._version import __version__
@@ -107,18 +107,11 @@ class ServerSession:
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or len(wanted) > _ROUNDS_MAX:
             raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
+        questions = {key: _question(one) for key, one in wanted.items()}
         owners = [] if owner is None else [owner]
-        asked: dict[str, asyncio.Task[dict[str, Any]]] = {}
-        try:
-            async with asyncio.TaskGroup() as group:
-                for key, one in wanted.items():
-                    method, params = (one.get("method"), one.get("params", {})) if isinstance(one, dict) else (None, {})
-                    if not isinstance(method, str) or not isinstance(params, dict):
-                        raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
-                    asked[key] = group.create_task(self._ask(method, params, owners, key))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        answers = {key: task.result() for key, task in asked.items()}
+        answers = await _all_of(
+            {key: self._ask(method, params, owners, key) for key, (method, params) in questions.items()}
+        )
         found: dict[str, Any] = {"inputResponses": answers} if wanted else {}
         if isinstance(result.get("requestState"), str):
             found["requestState"] = result["requestState"]
@@ -128,6 +121,24 @@ class ServerSession:
 
     def _enveloped(self, params: dict[str, Any]) -> dict[str, Any]:
         return _enveloped(params, self._client) if self.is_modern else params
+
+
+def _question(one: Any) -> tuple[str, dict[str, Any]]:
+    method, params = (one.get("method"), one.get("params", {})) if isinstance(one, dict) else (None, {})
+    if not isinstance(method, str) or not isinstance(params, dict):
+        raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
+    return method, params
+
+
+async def _all_of(work: Mapping[str, Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The results of all, carried out at once. If one fails, the others are cancelled, and its error raised."""
+    # Not a TaskGroup: in Python 3.11 it leaves its task marked as cancelled after a failure, and the engine believes that.
+    tasks = {key: asyncio.ensure_future(one) for key, one in work.items()}
+    try:
+        return dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+    finally:
+        for task in tasks.values():
+            task.cancel()
 
 
 async def open_session(

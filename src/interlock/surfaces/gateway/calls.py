@@ -112,8 +112,7 @@ def _held(held: HeldError) -> str:
 
 def _require(found: CallResult) -> None:
     """Raises: MissingCapabilityError, if the client could declare more. Else it is for the operator (`asks`)."""
-    said = found.output if isinstance(found.output, dict) else {}
-    lacking = [name for name in said.get("required", []) if name not in said.get("declared", [])]
+    lacking = found.output.get("client_lacks") if isinstance(found.output, dict) else None
     if lacking:
         raise MissingCapabilityError(found.error or "the client cannot be asked for what the call needs", lacking)
 

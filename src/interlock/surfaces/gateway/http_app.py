@@ -175,7 +175,7 @@ class HttpApp:
         if isinstance(envelope, Fault) and envelope.code != protocol.UNSUPPORTED_REVISION:
             raise Refused(400, envelope.message, code=envelope.code, message_id=request.id)
         _check_mirrored(request, headers)
-        await self._check_parameters(request, headers)
+        await _check_parameters(self._runtime, request, headers)
         if self._open_calls is None:
             self._open_calls = OpenCalls(f"{self._agent.name}/{self._agent.session}")
         stream = Stream("0")
@@ -194,18 +194,6 @@ class HttpApp:
         finally:
             gone.cancel()
             await session.close()
-
-    async def _check_parameters(self, request: Request, headers: dict[bytes, bytes]) -> None:
-        """The same for the parameters of a tool that its schema wants in headers. Raises: Refused."""
-        name, arguments = request.params.get("name"), request.params.get("arguments")
-        if request.method != "tools/call" or not isinstance(name, str):
-            return
-        await self._runtime.prepare()
-        tool = self._runtime.tool_named(name, "mcp")
-        marked = {} if tool is None else self._runtime.servers.marked_parameters(tool)
-        header = find_mismatch(marked, arguments if isinstance(arguments, dict) else {}, headers)
-        if header is not None:
-            raise _mismatch(request, header)
 
     async def _initialize(self, request: Request, send: Send) -> None:
         if len(self._sessions) >= SESSIONS_MAX:
@@ -361,6 +349,19 @@ def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
         given = headers.get(name.lower().encode())
         if given is None or decode_value(given.decode("latin-1").strip()) != value:
             raise _mismatch(request, name)
+
+
+async def _check_parameters(runtime: Runtime, request: Request, headers: dict[bytes, bytes]) -> None:
+    """The same for the parameters of a tool that its schema wants in headers. Raises: Refused."""
+    name, arguments = request.params.get("name"), request.params.get("arguments")
+    if request.method != "tools/call" or not isinstance(name, str):
+        return
+    await runtime.prepare()
+    tool = runtime.tool_named(name, "mcp")
+    marked = {} if tool is None else runtime.servers.marked_parameters(tool)
+    header = find_mismatch(marked, arguments if isinstance(arguments, dict) else {}, headers)
+    if header is not None:
+        raise _mismatch(request, header)
 
 
 def _mismatch(request: Request, header: str) -> Refused:
