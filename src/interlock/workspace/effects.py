@@ -394,8 +394,14 @@ def _put(
 
 
 def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
-    """Replace the expected file, and nothing else, by the temporary: the replaced file is checked once more."""
+    """Replace the expected file, and nothing else, by the temporary: the replaced file is checked once more.
+
+    In a layer, where no one else writes, it is only replaced: a swap would copy it up, and a hard link would be another file then.
+    """
     disk = workspace.disk
+    if workspace.layer is not None:
+        disk.rename_at(directory, temporary, directory, name)
+        return
     ours = os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino
     if not disk.swap_at(directory, temporary, name):
         disk.rename_at(directory, temporary, directory, name)  # there, a concurrent save at this moment is lost
