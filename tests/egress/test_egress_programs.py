@@ -264,6 +264,33 @@ fetch("http://other.test:{port}/").then(() => console.log("GOT OUT"), e => conso
     assert refused(traffic) == {"other.test"}
 
 
+JVM = """
+import java.net.*;
+public class Fetch {
+    public static void main(String[] urls) throws Exception {
+        for (String url : urls) {
+            try { System.out.println(((HttpURLConnection) new URL(url).openConnection()).getResponseCode()); }
+            catch (java.io.IOException e) { System.out.println("refused"); }
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK on this machine")
+def test_a_jvm_fetches(walled, serve):
+    """A JVM knows no proxy variables (Gradle, Maven): it looks the name up and connects."""
+    port = serve()
+    (walled.root / "Fetch.java").write_text(JVM)
+    code, out, err, traffic = walled.sh(
+        f"javac Fetch.java 2> /dev/null; java -Xmx256m Fetch http://index.test:{port}/x http://other.test:{port}/",
+        hosts=[f"index.test:{port}"], env=ENVIRONMENT,
+    )  # fmt: skip
+    assert (code, out.split()) == (0, ["200", "refused"]), err
+    assert reached(traffic) == {f"index.test:{port}"}
+    assert refused(traffic) == {"other.test"}
+
+
 GO = """
 package main
 
