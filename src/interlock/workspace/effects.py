@@ -396,7 +396,7 @@ def _put(
 def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
     """Replace the expected file, and nothing else, by the temporary: the replaced file is checked once more.
 
-    In a layer, where no one else writes, it is only replaced: a swap would copy it up, and a hard link would be another file then.
+    In a layer, where no one else writes, it is only replaced: a swap would copy it up, and a hard link would become another file.
     """
     disk = workspace.disk
     if workspace.layer is not None:
