@@ -234,6 +234,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "layer_mismatch": "A layer is not as the journal recorded it: it was changed or cut since.",
     "secret_in_archive": "The sweep over a finished archive found a secret, so it was not written; the path names the line.",
     "archive_too_large": "A line, a document or the whole of an archive would be larger than its format allows.",
+    "archive_bad": "An evidence archive that was to be read is bad; the message has the first thing that is wrong with it.",
     "file_exists": "A file of that name exists already, and is not replaced.",
     "bad_signature": "A signature does not match the signed document.",
     "bad_grant_token": "A grant token was not issued here, was changed or cut since, or cannot be used.",

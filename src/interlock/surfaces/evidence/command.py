@@ -13,16 +13,18 @@ from interlock.engine.inspect.history import History
 from interlock.evidence.export import Exported
 from interlock.signing import DEFAULT_NAME, Signer
 from interlock.surfaces.evidence.archives import ENDING, export_run
+from interlock.surfaces.evidence.diffing import diff_command
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.surfaces.evidence.verifying import verify_command
 
 
 @click.group()
 def evidence() -> None:
-    """Write what a run can show into an archive that anyone can verify, and verify archives."""
+    """Write what a run can show into an archive that anyone can verify; verify and compare archives."""
 
 
 evidence.add_command(verify_command)
+evidence.add_command(diff_command)
 
 
 @evidence.command("export")
