@@ -193,6 +193,13 @@ def test_people_see_each_kind_with_its_values(make, capsys):
     assert capsys.readouterr().out == "no change\n"
 
 
+def test_the_guide_names_every_kind():
+    page = (Path(__file__).parents[2] / "docs/guides/evidence.md").read_text()
+    for kind in KINDS:
+        first, _, word = kind.partition("-")
+        assert f"`{kind}`" in page or (f"`{first}-X`" in page and f"`{word}`" in page), kind
+
+
 # -- what others read
 
 

@@ -31,7 +31,7 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
     metavar="KIND,...",
     help="End with 1 if there is such a change, such as `new-host,new-program`.",
 )
-@click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave out values like this, such as '/tmp/*'.")
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave out values like this, such as '/var/cache/*'.")
 @click.option(
     "--allow-unobserved",
     is_flag=True,
