@@ -1,1 +1,1 @@
-"""Says what comes next: tool registry, scheduler, the gate's ten steps, the run loop, undo, recovery, composition."""
+"""The engine decides what happens next: tool registry, scheduler, the gate's ten steps, runs, undo, recovery, assembly."""

@@ -36,9 +36,9 @@ def announce(
 
 
 def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str], warnings: list[str]) -> list[Notifier]:
-    """Those that `[[approvals.notify]]` names. Raises ConfigurationError.
+    """The notifiers that `[[approvals.notify]]` names. Raises ConfigurationError.
 
-    One whose variable is not set is left out with a warning: questions are asked all the same, and undo must not need it.
+    A notifier whose variable is not set is skipped with a warning: questions are still asked, and undo must not depend on it.
     """
     found: list[Notifier] = []
     for number, one in enumerate(settings.approvals.notify):
@@ -70,7 +70,7 @@ def _webhook(
 
 
 def _audit_sinks(loaded: Loaded, desk: Desk, env: Mapping[str, str], services: Services) -> list[audit_sinks.AuditSink]:
-    """Those that `[[approvals.audit]]` names. Raises ConfigurationError."""
+    """The audit sinks that `[[approvals.audit]]` names. Raises ConfigurationError."""
     found: list[audit_sinks.AuditSink] = []
     for number, one in enumerate(loaded.settings.approvals.audit):
         place = f"audit[{number}]"

@@ -1,4 +1,4 @@
-"""The only place where the rooms are put together."""
+"""Assembles a runtime from its parts. The only module that imports every room."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ FEATURES: Final = frozenset(
         *(f"isolation.{name}" for name in ("ns", "nons", "configuration", "record", *PROBED)),
     }
 )
-"""What this version has, of the things that a configuration can ask for."""
+"""The optional features of a configuration that this version provides."""
 
 
 class Assembled(NamedTuple):
-    """Services, and what has to be called when they are no longer needed (from the last to the first)."""
+    """Services, and the functions to call when they are no longer needed, in reverse order."""
 
     services: Services
     closing: list[Callable[[], None]]
@@ -119,11 +119,11 @@ def embedded(
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Assembled:
-    """What a runtime needs that remembers nothing beyond its own life: state, questions and (if wanted) events in memory.
+    """Assemble a runtime that keeps nothing beyond its own life: state, questions and (if configured) events are in memory.
 
-    `settings` are those of `interlock.toml`, and are read as the file is: environment and `flags` tighten them, and the files
-    that they name are read beneath `workspace`. Raises ConfigurationError, with the code `not_available` for a setting that
-    such a runtime cannot honour.
+    `settings` are those of `interlock.toml`, and are treated like the file: environment and `flags` tighten them, and the
+    files that they name are read under `workspace`. Raises ConfigurationError, with the code `not_available` for a setting
+    that such a runtime cannot honour.
     """
     env = os.environ if env is None else env
     clock = clock or SystemClock()
@@ -160,7 +160,7 @@ _NOT_EMBEDDED: Final = {
     "mcp": "the tools of MCP servers are pinned by the lock of a project",
     "capsules": "capsules are pinned by the lock of a project",
 }
-"""Sections that a runtime in memory cannot honour, and why."""
+"""The sections that an in-memory runtime cannot honour, each with the reason."""
 
 
 def _check_embedded(loaded: Loaded, workspace: Path | None) -> None:
@@ -186,7 +186,7 @@ def _check_embedded(loaded: Loaded, workspace: Path | None) -> None:
 
 
 def _durability(loaded: Loaded) -> Literal["memory", "off"] | None:
-    """What the settings of a runtime in memory say of events; None for what it cannot do."""
+    """The durability of events in an in-memory runtime; None if the setting asks for one that it does not have."""
     given = loaded.settings.journal.durability
     if ("journal", "durability") not in loaded.sources:
         return "off"
@@ -208,10 +208,10 @@ def open_project(
     unusable: ConfigurationError | None = None,
     direct: bool = False,
 ) -> Assembled:
-    """What the runtime of a project needs: the one whose configuration is found from `start` upwards (or is `explicit`).
+    """Assemble the runtime of the project whose configuration is `explicit`, or is found in `start` or a directory above it.
 
     With `direct`, `workspace.mode` is `direct` unless the file sets it.
-    With `unusable` (what this raised before) no file of the project is read: what was last trusted is in force, for undo.
+    With `unusable` (the error of an earlier call) no file of the project is read: the last trusted version is in force, for undo.
     Raises: ConfigurationError (`untrusted_configuration` among them), StoreError, IntegrityError, UsageError.
     """
     env = os.environ if env is None else env
@@ -269,14 +269,14 @@ def _check_project(settings: Settings) -> None:
 
 
 class Measured(NamedTuple):
-    """What looks at the machine; None where nothing does."""
+    """The parts that measure the machine; None where nothing is measured."""
 
     sampler: Sampler | None
     guard: ResourceGuard | None
 
 
 class Hands(NamedTuple):
-    """What works in a workspace."""
+    """The parts that act on a workspace."""
 
     workspace: Workspace
     runner: ProcessRunner
@@ -292,13 +292,13 @@ class Hands(NamedTuple):
 
     @property
     def servers(self) -> tuple[ForkServer | Egress, ...]:
-        """The processes that programs start from, and the one that connects them."""
+        """The helper processes: fork servers, and the egress proxy."""
         own = (self.runner.server, self.network.egress)
         return own if self.modules is None else (*own, self.modules.server)
 
 
 def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], None]], walls: Enclose) -> Hands:
-    """Open the workspace, and what runs programs and tool modules there."""
+    """Open the workspace, and the parts that run programs and tool modules there."""
     settings = loaded.settings
     own, limits = settings.isolation, process_limits(settings.isolation)
     workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
@@ -344,7 +344,7 @@ def _with_more(
 def _finish(
     services: Services, hands: Hands | None, closing: list[Callable[[], None]], env: Mapping[str, str] | None
 ) -> Assembled:
-    """Register the built-in tools, without those of models if `env` is None. Programs that outlive their run are ended before
+    """Register the built-in tools; the model tools only if `env` is given. Programs that outlive their run are ended before
     anything that they need is closed.
     """
     if hands is not None:
@@ -357,7 +357,7 @@ def _finish(
 
 
 def _offer_models(services: Services, env: Mapping[str, str]) -> None:
-    """Register the tools of the configured models, now and whenever an edited configuration is in force."""
+    """Register the tools of the configured models, now and whenever an edited configuration comes into force."""
 
     def prepare(settings: Settings) -> Callable[[], None]:
         if settings.models or not services.registry.by_name.keys().isdisjoint(MODEL_TOOLS):
@@ -374,9 +374,9 @@ def _foreign(env: Mapping[str, str]) -> list[str]:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    """What the configuration asks for and this version does not have.
+    """Warnings about settings that this version does not support.
 
-    Raises: ConfigurationError `not_available` if continuing without it would protect less than was asked for.
+    Raises: ConfigurationError `not_available` if continuing would protect less than the configuration asks for.
     """
     missing = settings.unavailable(FEATURES)
     for one in missing:
@@ -388,7 +388,7 @@ def _warnings(settings: Settings) -> list[str]:
 
 
 def _trusted(loaded: Loaded) -> dict[str, tuple[str, str]]:
-    """The files of the tool modules, with the digests of the bytes that were trusted."""
+    """The files of the tool modules, with the digests of their trusted bytes."""
     data = {file.name: file.data for file in loaded.files}
     return {
         module: (str(loaded.root / name), hashlib.sha256(data[name]).hexdigest())
@@ -397,7 +397,7 @@ def _trusted(loaded: Loaded) -> dict[str, tuple[str, str]]:
 
 
 def _desk(loaded: Loaded, db: Database, clock: Clock, home: Path | None, redactor: Redactor) -> Desk:
-    """Where questions are asked and grants are issued. `home` is None where nothing is kept."""
+    """The desk, which asks questions and issues grants. `home` is None if nothing is kept on disk."""
     settings, asking = loaded.settings, loaded.settings.approvals
     desk = Desk(
         db, home, clock, SystemIds(), boot=boot_id(), user=user_name(), redactor=redactor, groups=dict(asking.groups),
@@ -433,7 +433,7 @@ def _services(
     kept: KeptRuns | None = None, reload: Reloader | None = None, stops: StopListener | None = None,
     signer: Signer | None = None, checked: Checked | None = None,
 ) -> Services:  # fmt: skip
-    """The services, complete. `hands` is None without a workspace, `home` where nothing is kept."""
+    """Build the complete services. `hands` is None without a workspace, `home` is None if nothing is kept on disk."""
     settings = loaded.settings
     registry = Registry()
     has_workspace = hands is not None
@@ -489,13 +489,13 @@ def _services(
 
 
 def _maker_of(loaded: Loaded, clock: Clock, desk: Desk, checked: Checked) -> JudgeMaker:
-    """The judges of a configuration that was loaded again. Raises: ConfigurationError."""
+    """A function that builds the judges of a reloaded configuration. Raises: ConfigurationError."""
     desk.issued.count(loaded.settings.all_grants())
     return maker_of(loaded, clock, desk.issued, checked=checked)
 
 
 def _adopt(loaded: Loaded, desk: Desk) -> None:
-    """What an edit changes beside the gate."""
+    """Apply the parts of an edited configuration that are not the gate's."""
     asking = loaded.settings.approvals
     desk.configure(
         groups=dict(asking.groups), ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
@@ -509,7 +509,7 @@ def _ttl_max_ms(loaded: Loaded) -> int | None:
 
 
 def _measure(loaded: Loaded, clock: Clock, hooks: Hooks, desk: Desk, closing: list[Callable[[], None]]) -> Measured:
-    """Measure the machine; in memory only if it is wanted, because a sampler is a thread."""
+    """Start measuring the machine; in an in-memory runtime only if configured, because a sampler is a thread."""
     settings, bounds = loaded.settings, loaded.settings.guard
     wanted = desk.outlives or ("telemetry", "samples") in loaded.sources
     sampler = guard = None
@@ -550,25 +550,25 @@ def _register_builtins(services: Services, hands: Hands) -> None:
 
 
 def _judge_hook(ctx: Context, parameters: dict[str, Any]) -> Refusal | None:
-    """A git hook is a program that the agent runs by its commit: the rules and grants decide as about an `exec`."""
+    """Judge a git hook like an `exec`: it is a program that the agent runs by its commit."""
     assert isinstance(ctx, ActionContext)
     return ctx.refusal_of("exec", parameters)
 
 
 def _may_read(ctx: Context, path: Any) -> bool:
-    """True if the agent may read the file by itself: a dry run of a write shows no more than that."""
+    """True if the agent may read the file: a dry run of a write must not show more than that."""
     assert isinstance(ctx, ActionContext)
     return ctx.refusal_of("fs.read", {"path": path}) is None
 
 
 def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
-    """A redirect leads to a host that the gate has not seen: the agent's grants decide, as they did for the first one."""
+    """Judge a redirect by the agent's grants: it leads to a host that the gate has not judged."""
     assert isinstance(ctx, ActionContext)
     return ctx.reach.url(f"https://{endpoint}/") is None
 
 
 def _built_in(binding: Binding, settings: Settings) -> Binding:
-    """A built-in tool as the configuration wants it."""
+    """A built-in tool with the changes that the configuration makes to it."""
     tool = binding.tool
     process = tool.name in {"shell", "exec"} or tool.name.startswith("git.")
     if process:
@@ -578,7 +578,7 @@ def _built_in(binding: Binding, settings: Settings) -> Binding:
 
 
 def adjusted(binding: Binding, settings: Settings) -> Binding:
-    """A tool as `[tools."NAME"]` wants it: its rate limit, its time-out, its cache. Raises: ConfigurationError."""
+    """A tool with the rate limit, time-out and cache of `[tools."NAME"]`. Raises: ConfigurationError."""
     tool = binding.tool
     own = settings.tools.by_name.get(tool.name)
     changes: dict[str, Any] = {}

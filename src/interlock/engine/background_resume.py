@@ -1,10 +1,10 @@
-"""Continues runs whose process is gone, once the question they waited for is answered: what a server does in the background.
+"""Continues runs in the background of a server: runs that have no process any more, and whose question has been answered.
 
-An approval lets the run continue. A denial or an expiry ends it as its process would have: what was done is undone. A question
-that was withdrawn leaves the run alone: the run was stopped on purpose.
+After an approval the run continues. After a denial or an expiry it is rolled back, as its own process would have done. A run
+whose question was withdrawn is left alone, because it was stopped on purpose.
 
-The run's lock decides who continues it: a live process keeps it, and of two that try, one gets it. What a run asks anew is
-not waited for here; the answer brings it back.
+The run's lock decides which process continues it: a live process keeps the lock, and only one of several others gets it. If
+the run asks another question, this module does not wait for the answer; the answer starts it again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LATER: Final = ("run_locked", "workspace_busy", "database_locked")
 """Another process is at work: try again later."""
 
 Report = Callable[[str, list[ProposalResult] | Exception], None]
-"""Told of each run that was continued: its id, and what came of it. An id that is empty: no run could be looked at."""
+"""Called for each run that was continued, with its id and its results or error. With an empty id, no run could be examined."""
 
 
 class Continuing:
-    """The background work of one process for one workspace."""
+    """Continues answered runs of one workspace, in the background of one process."""
 
     def __init__(self, runtime: Runtime, report: Report) -> None:
-        """`runtime` must be one of a project; from now on it does not wait for the questions of its runs."""
+        """`runtime` must be a project's; from now on it does not wait for the answers to its runs' questions."""
         desk = runtime.approvals.desk
         assert desk.outlives, "nothing is kept, so there is nothing to continue"
         desk.wait = False
@@ -44,10 +44,10 @@ class Continuing:
         self._desk: Desk = desk
         self._report = report
         self._tried: dict[str, frozenset[str]] = {}
-        """The answered questions that a run had when it was last continued: without a new one it is not tried again."""
+        """The answered questions of a run when it was last continued: it is tried again only if there is a new one."""
 
     async def go(self) -> None:
-        """Look, whenever a question has changed and every `LOOK_S`, until cancelled. A run that is under way can be resumed."""
+        """Call `look` after each change of a question and every `LOOK_S`, until cancelled. An interrupted run can be resumed."""
         async with self._subscribed() as touched:
             while True:
                 touched.clear()
@@ -59,7 +59,7 @@ class Continuing:
                     pass
 
     async def look(self) -> None:
-        """Continue what can be continued now, one run after the other."""
+        """Continue every run that can continue now, one after the other."""
         try:
             due = await asyncio.to_thread(self._due)
         except InterlockError as error:
@@ -72,7 +72,7 @@ class Continuing:
                 if isinstance(error, InterlockError) and error.code in _LATER:
                     continue
                 if isinstance(error, InterlockError) and error.code == "client_call":
-                    self._tried[run_id] = answered  # its coding agent carries it out, when it calls again
+                    self._tried[run_id] = answered  # its coding agent executes the call, when it makes it again
                     continue
                 self._report(run_id, error)
             else:
@@ -80,7 +80,7 @@ class Continuing:
             self._tried[run_id] = answered
 
     def _due(self) -> list[tuple[str, frozenset[str]]]:
-        """Unfinished runs with an answer that no process has acted on, oldest first."""
+        """Unfinished runs that have an answer on which no process has acted, oldest first."""
         self._desk.store.expire()
         index = self._runtime.services.index
         rows = [row for status in _UNFINISHED for row in index.list_runs(status=status)]

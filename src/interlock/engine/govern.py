@@ -29,7 +29,7 @@ _NOTHING: Final = object()
 
 
 class DeniedError(ToolError):
-    """The call did not come to a result: `code` is the row's reason, `row` the whole row."""
+    """The call has no result: `code` is the row's reason, `row` the whole row."""
 
     def __init__(self, row: ActionResult) -> None:
         """From the row of the call."""
@@ -38,11 +38,11 @@ class DeniedError(ToolError):
 
 
 def govern(function: Callable[P, R], runtime: Runtime) -> Callable[P, R]:
-    """The function, behind the runtime's gate: same parameters, same result, recorded, refused with DeniedError.
+    """Put a function behind the runtime's gate: same parameters, same result, recorded; a refusal raises DeniedError.
 
     The gate judges the arguments as JSON, and the function gets them converted back to the types of its hints; an argument
-    that cannot be (a `Path` for a parameter without a hint) is a UsageError that names it. What the function returns is what
-    the caller gets; a result that was stored by an earlier call (an idempotent or cached tool) is given as JSON.
+    that cannot be converted (a `Path` for a parameter without a hint) is a UsageError that names it. The caller gets the
+    function's own return value; a result that an earlier call stored (an idempotent or cached tool) is returned as JSON.
 
     An async function stays async. A plain one runs its own event loop, so it cannot be called from a running one.
     """
@@ -94,9 +94,9 @@ def govern(function: Callable[P, R], runtime: Runtime) -> Callable[P, R]:
 
 
 def _by_name(signature: Signature, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name. What is missing is the gate's to refuse. Raises: TypeError, as a call does."""
+    """The arguments of a call by name. The gate refuses missing ones. Raises: TypeError, as a call does."""
     takes = [parameter for parameter in signature.parameters if parameter.name != signature.context]
-    # A default before a parameter that has none would be refused here, and is nothing to a call by name.
+    # A default before a parameter that has none would be refused here, but is valid in a call by name.
     bare = [parameter.replace(default=Parameter.empty, annotation=Parameter.empty) for parameter in takes]
     given = inspect.Signature(bare).bind_partial(*arguments, **named).arguments
     rest = next((parameter.name for parameter in takes if parameter.kind is Parameter.VAR_KEYWORD), None)
@@ -111,7 +111,7 @@ def _as_json(given: dict[str, Any], signature: Signature) -> dict[str, Any]:
     found = {}
     for name, value in given.items():
         shown = as_json(value)
-        # Where text is declared, a path is as good as its text.
+        # A parameter declared as text also accepts a path.
         is_text = name in own and properties[name].get("type") == "string"
         typed = is_text or name in converted or (name not in own and signature.rest is not None)
         if shown is msgspec.UNSET or not (typed or _is_same(value, shown)):
@@ -125,7 +125,7 @@ def _as_json(given: dict[str, Any], signature: Signature) -> dict[str, Any]:
 
 
 def _is_same(value: Any, shown: Any) -> bool:
-    """True if JSON gives back an equal value."""
+    """True if the value survives the round trip through JSON."""
     if isinstance(value, dict):
         return (
             isinstance(shown, dict)

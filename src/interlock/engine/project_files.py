@@ -36,14 +36,14 @@ _CHANGED: Final = "it was changed since `interlock init` wrote it; if it is not 
 
 
 class Removed(NamedTuple):
-    """What a removal did. Paths are absolute; `left` says of each why it is still there."""
+    """The result of a removal. Paths are absolute; `left` gives for each remaining path the reason."""
 
     removed: tuple[Path, ...]
     left: dict[Path, str]
     state: Path
-    """What Interlock keeps of the project."""
+    """The directory of Interlock's data about the project."""
     kept: bool
-    """True if that is still there."""
+    """True if that directory still exists."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,22 +51,22 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     configuration: str
     """Digest of `interlock.toml` as it was written."""
     schema: str | None
-    """Digest of the schema beside it; null if none was written."""
+    """Digest of the schema next to it; null if none was written."""
     directory: bool
-    """True if the schema's directory was not there before."""
+    """True if `init` created the schema's directory."""
 
 
 def init(root: Path, env: Mapping[str, str], *, agent: str = "agent", proof: Proof | None = None) -> Path:
     """Write `interlock.toml` for the project at `root`, trust it, and return its path.
 
     Raises: ConfigurationError if there is one already, or the state directory is inside the project; AccessError if an
-    approver of the project has a PIN, and the proof is not good; StoreError.
+    approver of the project has a PIN, and the proof is not valid; StoreError.
     """
     disk = Disk()
     state = state_directory(env, disk)
     check_apart(state, root.resolve())
     known = _known(root.resolve(), state, disk)
-    if known is not None and _has_pin(known):  # trusting needs a proof there, and this trusts
+    if known is not None and _has_pin(known):  # trusting needs a proof there, and `init` trusts
         _require_proof(known, proof or Proof())
     beside = root / schema.PLACE
     new = not os.path.lexists(beside.parent)
@@ -80,10 +80,10 @@ def init(root: Path, env: Mapping[str, str], *, agent: str = "agent", proof: Pro
 
 
 class Removal:
-    """Removes what `init` made in one project."""
+    """Removes the files that `init` made in one project."""
 
     def __init__(self, root: Path, env: Mapping[str, str]) -> None:
-        """Look at the project at `root`; nothing is changed. Raises: UsageError `not_found` if `init` made nothing here."""
+        """Read the project at `root`; changes nothing. Raises: UsageError `not_found` if `init` made nothing here."""
         self._disk = Disk()
         root = root.resolve()
         state = state_directory(env, self._disk)
@@ -93,7 +93,7 @@ class Removal:
         self._place = place
         self._record = self._read()
         self.pin = _has_pin(place)
-        """True if an approver has a PIN: then a proof is needed."""
+        """True if an approver has a PIN, so that a proof is needed."""
 
     @property
     def state(self) -> Path:
@@ -101,7 +101,7 @@ class Removal:
         return self._place.home
 
     def remove(self, proof: Proof, *, state: bool = False) -> Removed:
-        """Remove the files that are as `init` wrote them, and with `state` what Interlock keeps of the project.
+        """Remove the files that are unchanged since `init` wrote them, and with `state` Interlock's data about the project.
 
         Raises: UsageError `not_found`, or if a client is set up here; AccessError; StoreError `run_locked` for a live run.
         """
@@ -145,7 +145,7 @@ class Removal:
         return found
 
     def _require_no_client(self) -> None:
-        """A client that is set up here would refuse every call of its own, or have lost its tools."""
+        """Refuse if a client is set up here: it would refuse all of its calls, or lose its tools."""
         for path in sorted((self._place.home / "clients").glob("*.json")):
             raise UsageError(
                 f"`{path.stem}` is set up to work through Interlock in this project",
@@ -168,7 +168,7 @@ class Removal:
             else:
                 left[beside] = _CHANGED
         if record.directory and beside.parent.is_dir() and not beside.parent.is_symlink():
-            with contextlib.suppress(OSError):  # there is something of other people in it
+            with contextlib.suppress(OSError):  # it contains other people's files
                 beside.parent.rmdir()
                 removed.append(beside.parent)
             if beside.parent not in removed and not left:
@@ -197,7 +197,7 @@ def needs_proof(root: Path, env: Mapping[str, str]) -> bool:
 
 
 def _known(root: Path, state: Path, disk: Disk) -> Place | None:
-    """The place of a project that Interlock knows already, whether it has a configuration or not."""
+    """The place of a project that Interlock already knows, with or without a configuration."""
     registry = Registry(state, disk, SystemClock(), SystemIds())
     if not registry.knows(root):
         return None
@@ -216,7 +216,7 @@ def _require_proof(place: Place, proof: Proof) -> None:
 
 
 def _digest(path: Path) -> str | None:
-    """The digest of a file's bytes; None if there is no regular file."""
+    """The digest of a file's bytes; None if it is not a regular file."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return None

@@ -56,14 +56,14 @@ else:
 
 Parameters = Mapping[str, Any] | None
 Closing = Sequence[Callable[[], None]]
-"""What to call at the end, from the last to the first."""
+"""The functions to call at the end, in reverse order."""
 
 
 class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Runtime"]):
-    """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
+    """Takes proposals through the gate. Open one with `Runtime.open(...)` (a context manager, sync or async), then `execute`.
 
-    Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `memory`, `skills`,
-    `grants`, `rules` in code, `approvals`, MCP `servers`, and `capsules` with their `bus`.
+    Each `execute` is a run; `runs.start` starts one for several proposals. Its parts are `state`, `runs`, `checkpoints`,
+    `memory`, `skills`, `grants`, `rules` in code, `approvals`, MCP `servers`, and `capsules` with their `bus`.
     """
 
     @classmethod
@@ -77,17 +77,17 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         clock: Clock | None = None,
         on_question: OnQuestion | None = None,
     ) -> Self:
-        """Open the runtime of a project: `config` is its `interlock.toml`, else it is looked for from here upwards.
+        """Open the runtime of a project. Without `config`, `interlock.toml` is searched for in this directory and its parents.
 
-        With `settings` (the same keys as in the file) nothing is read, and nothing outlives it: state and questions are in
-        memory, and events too if `journal.durability` is `memory`; built-in tools, policies and tool modules need a `workspace`.
-        What cannot be honoured is a ConfigurationError `not_available`. `flags`, and `INTERLOCK_*` variables, tighten settings.
+        With `settings` (the same keys as in the file) no file is read, and nothing outlives the runtime: state and questions are
+        in memory, and events too if `journal.durability` is `memory`; built-in tools, policies and tool modules need a
+        `workspace`. `flags` and `INTERLOCK_*` variables tighten settings.
 
-        `on_question` is asked about held actions (`interlock.Hold`) unless a call brings its own: True approves, False denies, a
-        mapping edits the parameters (a JSON merge patch), None leaves the question to others. It may be async; a plain function
-        runs on a thread. If it raises, the question is withdrawn, the call rejected, and the caller gets the exception.
+        `on_question` is called with each held action (an `interlock.Hold`) unless a call has its own: True approves, False
+        denies, a mapping edits the parameters (a JSON merge patch), None leaves the question to others. It may be async; a plain
+        function runs on a thread. If it raises, the question is withdrawn, the call rejected, and the caller gets the exception.
 
-        Raises: ConfigurationError (`untrusted_configuration` among them), UsageError, StoreError, IntegrityError.
+        Raises: ConfigurationError (`untrusted_configuration`, `not_available` ...), UsageError, StoreError, IntegrityError.
         """
         root = None if workspace is None else Path(workspace)
         opened = cls(*_assembled(config, settings, root, flags, clock), on_question)
@@ -96,9 +96,9 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     @classmethod
     def open_for_undo(cls, workspace: str | Path | None = None, *, clock: Clock | None = None) -> Self:
-        """As `open`, for undo and for looking back: where the configuration cannot be used, what was last trusted counts.
+        """As `open`, for undo and inspection: if the configuration cannot be used, its last trusted version is in force.
 
-        So the way back does not depend on files that an agent can write; `warnings` says what is wrong with them.
+        So undo does not depend on files that an agent can write; `warnings` says what is wrong with them.
         Raises: ConfigurationError if there is no project; UsageError, StoreError, IntegrityError.
         """
         root = Path() if workspace is None else Path(workspace)
@@ -124,7 +124,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     skills = cached_property(lambda self: skills_facet.Skills(self.services, self.execute, self.runs.undo))
 
     def register(self, tool: Callable[..., Any] | Binding | Tool, definition: Tool | None = None) -> None:
-        """Add a tool, or replace its namesake: a function, a binding, or a definition alone, which `set_executor`'s performs."""
+        """Add a tool, or replace the one of that name: a function, a binding, or a definition for `set_executor`'s object."""
         if isinstance(tool, Tool):
             tool = self.services.executors.binding(tool)
         bound = tool if isinstance(tool, Binding) else self.services.isolate(tool, python.bind(tool, definition))
@@ -133,25 +133,25 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.services.registry.in_code.add(found.tool.name)
 
     def register_name(self, name: str, executor: Callable[[dict[str, Any]], Awaitable[Any]] | None = None) -> None:
-        """Add a tool by its bare name: an open schema and the most cautious traits. `executor` takes the parameters."""
+        """Add a tool by its name alone, with an open schema and the most cautious traits. `executor` gets the parameters."""
         self.register(Tool(name=name) if executor is None else python.name_only(name, executor))
 
     def set_executor(self, executor: ToolExecutor | None) -> None:
-        """Who performs calls of tools without a function, or that are not registered; None removes it. An unregistered name is
-        then a tool with an open schema and the most cautious traits, under the rules. `execute(..., executor=)` comes first.
+        """Set the object that performs calls of tools without a function, or (with an open schema and the most cautious
+        traits, under the rules) of unregistered names; None removes it. `execute(..., executor=)` takes precedence.
         """
         self.services.executors.default = executor
 
     def with_inference(self, models: Mapping[str, Mapping[str, Any]]) -> Self:
         """Register `infer`, `classify` and `embed` for these models (by name, with the keys of `[models.NAME]`), before those
-        of the configuration. What `key_env` names is read from this process's environment. Raises: ConfigurationError.
+        of the configuration. `key_env` names a variable of this process's environment. Raises: ConfigurationError.
         """
         model_tools.register_in_code(self.services, models, os.environ, adjusted)
         learning.offer_grounded(self.services, adjusted)
         return self
 
     def with_learning(self, *, memory: bool = True, auto_distill: bool = False) -> Self:
-        """Offer agents a memory (the tools `memory.*`, under rules and grants), and look for `skills` in what succeeds."""
+        """Offer agents a memory (the tools `memory.*`, under rules and grants), and look for `skills` in successful proposals."""
         if memory or auto_distill:
             self._closing += learning.attach(self, adjusted, memory=memory, auto_distill=auto_distill)
         return self
@@ -161,7 +161,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return self.services.registry.definitions()
 
     def tools_for(self, form: Format, *, agent: str | None = None, session: str | None = None) -> list[dict[str, Any]]:
-        """The tools that the agent may reach, as definitions for a model: what its grants and the policies can ever allow.
+        """Definitions, for a model, of the tools that the agent's grants and the policies could allow.
 
         `form` is `openai` (Chat Completions), `openai-responses`, `anthropic` or `mcp`. Names are safe for every vendor
         (`fs_read` for `fs.read`), schemas are slim, paths are plain text. Raises: UsageError if the configured tool modules
@@ -170,11 +170,11 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return definitions(self.services, form, agent=agent or self.services.agent, session=session)
 
     def tool_named(self, name: str, form: Format) -> str | None:
-        """The own name of what `tools_for(form)` calls `name`; None if there is no such tool."""
+        """The name of the tool that `tools_for(form)` calls `name`; None if there is no such tool."""
         return own_name(self.services, name, form)
 
     async def prepare(self) -> None:
-        """Load the tool modules that the configuration names. `execute` does it when it is first called."""
+        """Load the tool modules that the configuration names. The first `execute` does this too."""
         await self.services.load_tools()
 
     def prepare_sync(self) -> None:
@@ -182,11 +182,11 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self._sync.run("prepare", self.prepare)
 
     def set_budget(self, budget: Budget | None) -> None:
-        """What each proposal may spend at most; its own budget can only be smaller."""
+        """Set the maximum budget of each proposal; a proposal's own budget can only be smaller."""
         self.services.bounds.budget = budget
 
     def set_limits(self, limits: Limits) -> None:
-        """The upper bounds on what an agent or a tool may hand over, from here on."""
+        """Set the upper bounds on the input of agents and tools, from now on."""
         self.services.bounds.limits = limits
 
     def set_rate_limit(self, tool: str, calls: int, per_ms: int) -> None:
@@ -194,58 +194,58 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.services.change_tool(tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
 
     def enable_cache(self, tool: str, ttl_ms: int | None) -> None:
-        """Keep a tool's successes for so long, for the same call of the same agent; None for no longer. Raises UsageError."""
+        """Cache a tool's successes for `ttl_ms`, per call and agent; None turns the cache off. Raises UsageError."""
         self.services.change_tool(tool, cache_ttl_ms=ttl_ms)
 
     def fork(self, agent: str, grant: Grant | None = None) -> Runtime:
-        """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on. With a `grant`
-        it has at most what this runtime's agent has: the intersection of both (if that has no grant of its own, of the first one
-        that its groups have). Raises ConfigurationError.
+        """A runtime for another agent: state, journals and policy are shared; from now on it has its own tools. With a `grant`
+        it has the intersection of that grant and the grant of this runtime's agent (if that agent has none, the first grant of
+        its groups). Raises ConfigurationError.
         """
         return Runtime(forks.fork(self.services, agent, grant), on_question=self._on_question)
 
     def with_shared(self, agent: str | None = None) -> Runtime:
-        """A runtime over the same state, policies, grants, journals and questions. It begins without tools: they, executor,
-        budget, rate limits and cached results are its own. Rules may name the tools of either.
+        """A runtime over the same state, policies, grants, journals and questions, with its own tools (none at first), executor,
+        budget, rate limits and cached results. Rules may name the tools of either.
         """
         return Runtime(forks.share(self.services, agent or self.services.agent), on_question=self._on_question)
 
     def subscribe(self, **listeners: Unpack[Listeners]) -> None:
-        """Be told, on the event loop, of things as they happen: `events` of every run (run id and event; none with durability
-        `off`), `progress`, `waits`, `notices` for people, `questions`. The functions must return at once and not raise.
+        """Add listeners, which are called on the event loop: `events` of every run (run id and event; none with durability
+        `off`), `progress`, `waits`, `notices` for people, `questions`. They must return at once and not raise.
         """
         self.services.subscribe(**listeners)
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What the configuration asks for and is not there."""
+        """Warnings about parts of the configuration that have no effect."""
         return tuple(self.services.hooks.warnings)
 
     def refresh(self) -> None:
-        """Take an edited and trusted configuration into force, if there is one; a few `stat` calls."""
+        """Put an edited and trusted configuration into force, if there is one. Costs a few `stat` calls."""
         self.services.refresh()
 
     def verify(self, proposal: ProposalLike) -> plans.Report:
-        """All that is wrong with a proposal, at the state as it is now; runs nothing. Raises: ProposalError."""
+        """Report every problem of a proposal, given the current state; runs nothing. Raises: ProposalError."""
         return plans.verify(self.services, proposal)
 
     def simulate(self, proposal: ProposalLike) -> plans.Simulation:
-        """The state as it would be after a proposal, and what could not run; runs nothing. Raises: ProposalError."""
+        """Compute the state after a proposal, and the actions that could not run; runs nothing. Raises: ProposalError."""
         return plans.simulate(self.services, proposal)
 
     def explain(self, proposal: ProposalLike) -> list[plans.ActionExplanation]:
-        """What the gate would answer for each action, and why; runs nothing and asks no one. Raises: ProposalError."""
+        """The gate's answer for each action, with the reason; runs nothing and asks no one. Raises: ProposalError."""
         return plans.explain(self.services, proposal)
 
     async def execute(self, proposal: ProposalLike, **options: Unpack[ExecuteOptions]) -> ProposalResult:
-        """Take a proposal (a dictionary, JSON, or a `Proposal`) through the gate, as a run of its own.
+        """Take a proposal (a dictionary, JSON, or a `Proposal`) through the gate, in a new run.
 
-        With `wait=False` no one is asked here: a held action gets the row `held`, with the approval's id in its output, and
-        `runs.resume` continues with the run. Options: see `ExecuteOptions`.
+        With `wait=False` this does not wait for answers: a held action gets the row `held`, with the approval's id in its
+        output, and `runs.resume` continues the run. Options: see `ExecuteOptions`.
 
         Raises: ProposalError if it is malformed (nothing ran); UsageError for a token that is not accepted (`bad_grant_token`,
         `grant_token_audience`, `grant_token_expired`, `grant_token_revoked`, `grant_token_agent`; nothing ran); StoreError if the
-        machine did not let us record it; CancelledError if the caller cancelled (it can be resumed).
+        record could not be stored; CancelledError if the caller cancelled (the run can be resumed).
         """
         await self._make_ready()
         return await execute(self.services, self._asking, proposal, **options)
@@ -255,12 +255,12 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return self._sync.run("execute", lambda: self.execute(proposal, **options))
 
     async def call(self, tool: str, parameters: Parameters = None, **options: Unpack[CallOptions]) -> CallResult:
-        """Call one tool through the gate, as a run of its own. A call that fails or is refused raises nothing: see its status.
+        """Call one tool through the gate, in a new run. A call that fails or is refused does not raise: check its status.
 
-        Options: see `CallOptions`. With a `call_id` the call is made once: the same again has the same result for a week, or
-        continues if it was held or interrupted; one that was rejected by anything but a person, or undone, is made anew.
+        Options: see `CallOptions`. With a `call_id` the call is made once: for a week, the same call again returns the same
+        result, or continues if it was held or interrupted. It is made again if it was undone, or refused by the gate.
 
-        Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended during this very
+        Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended during this
         call; ConflictError `call_unfinished`; ProposalError if the parameters are not JSON; StoreError.
         """
         await self._make_ready()
@@ -271,14 +271,14 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return self._sync.run("call", lambda: self.call(tool, parameters, **options))
 
     async def execute_tool_calls(self, message: Any, **options: Unpack[ToolCallsOptions]) -> list[dict[str, Any]]:
-        """Carry out the tool calls of a model's message, in order, and give what to append to the conversation.
+        """Carry out the tool calls of a model's message, in order, and return the messages to append to the conversation.
 
-        `message` is that of OpenAI's Chat Completions or Responses, or of Anthropic: the SDK's object or a dictionary. The
-        results are in the same vendor's shape; a message without calls gives an empty list, which ends an agent's loop. What the
-        model did wrong is told to the model. Each call is a run, made once for its id. Options: see `ToolCallsOptions`.
+        `message` is one of OpenAI's Chat Completions or Responses, or of Anthropic: the SDK's object or a dictionary. The
+        results are in the same vendor's format; a message without calls returns an empty list, which ends an agent's loop.
+        Results describe the model's mistakes to it. Each call is a run, made once per id. Options: see `ToolCallsOptions`.
 
         Raises: UsageError `message_unknown`; HeldError at the first call that is held, as from `call`: the calls after it have
-        not begun, and the same message again continues. Else as `call`.
+        not started, and the same message again continues. Otherwise as `call`.
         """
         await self._make_ready()
         return await call_tools(self.services, self._asking, message, **options)
@@ -300,7 +300,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.close()
 
     async def _make_ready(self) -> None:
-        """What comes before a run, once: the tool modules, and the journals of runs whose process ended."""
+        """Prepare for the first run: load the tool modules, and put the journals of runs in order whose process ended."""
         if not self.services.index.in_order:
             self.runs.recover()
         await self.services.load_tools()

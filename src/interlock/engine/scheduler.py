@@ -12,14 +12,14 @@ from interlock.verify.graph import Graph
 
 
 class Outcome(IntEnum):
-    """How an action ended, as far as the order of the rest is concerned."""
+    """How an action ended, as far as the order of the other actions is concerned."""
 
     DONE = 1
-    """It succeeded: everything that waits for it may continue."""
+    """It succeeded: the actions that wait for it may continue."""
     FAILED = 2
-    """It did not, and the rest continues: what needs it is skipped."""
+    """It did not succeed, and the proposal continues: the actions that need it are skipped."""
     ABORT = 3
-    """It did not, and nothing more may start."""
+    """It did not succeed, and no other action may start."""
 
 
 _WAITING, _DOOMED, _ENDED = 0, 1, 2
@@ -27,12 +27,12 @@ _DONE = Outcome.DONE
 
 
 class Scheduler:
-    """The state of one proposal's order. Actions are indices into the graph."""
+    """Decides which actions of a proposal may start. Actions are indices into the graph."""
 
     __slots__ = ("_dependents", "_order", "_reserved", "_state", "_waits", "halted", "remaining")
 
     def __init__(self, graph: Graph) -> None:
-        """Before `start`: nothing has run."""
+        """No action has run yet; call `start` next."""
         self._waits = graph.waits.copy()
         self._dependents = graph.dependents
         self._order = graph.order
@@ -46,7 +46,7 @@ class Scheduler:
         ready: list[int] = []
         skipped: list[int] = []
         for i in self._reserved:
-            # Runs only as a compensation: what needs it here cannot run, and the order does not know it.
+            # It runs only as a compensation: actions that need it cannot run, and it has no place in the order.
             self._state[i] = _ENDED
         ready = [i for i in self._order if not self._waits[i] and self._state[i] == _WAITING]
         for i in sorted(self._reserved):
@@ -54,7 +54,7 @@ class Scheduler:
         return ready, skipped
 
     def step(self, action: int, outcome: Outcome) -> tuple[list[int], list[int]]:
-        """An action ended. Returns (actions that may start now, actions that are skipped because of it)."""
+        """Record that an action ended. Returns (actions that may start now, actions that are skipped because of it)."""
         state = self._state
         assert state[action] != _ENDED, "an action ends once"
         state[action] = _ENDED
@@ -78,7 +78,7 @@ class Scheduler:
         return ([] if self.halted else ready), skipped
 
     def halt(self) -> None:
-        """Nothing more may start (budget reached, deadline passed, caller gone)."""
+        """Let no other action start (budget used up, deadline passed, caller gone)."""
         self.halted = True
 
     def ended(self, action: int) -> bool:
@@ -86,10 +86,10 @@ class Scheduler:
         return self._state[action] == _ENDED
 
     def _release(self, action: int, *, failed: bool, ready: list[int], skipped: list[int]) -> None:
-        """Take the edges out of an ended action away.
+        """Remove the edges that leave an ended action.
 
-        An action whose need failed is doomed, but it keeps its place in the order until everything before it has ended:
-        otherwise what is ordered after it could overtake what is ordered before it.
+        An action whose dependency failed will be skipped, but it keeps its place in the order until everything before it has
+        ended: otherwise a later action could overtake an earlier one.
         """
         waits, state, dependents = self._waits, self._state, self._dependents
         for j in dependents[action]:
@@ -106,7 +106,7 @@ class Scheduler:
                     self._skip(k, ready, skipped)
 
     def _skip(self, action: int, ready: list[int], skipped: list[int]) -> None:
-        """Skip a doomed action, and what falls with it, without recursion: a chain may be 100,000 long."""
+        """Skip an action and those that depend on it, without recursion: a chain may be 100,000 long."""
         stack = [action]
         while stack:
             i = stack.pop()

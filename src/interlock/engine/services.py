@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START_AGE_NS: Final = 100_000_000
-"""How old a reading may be that counts as that from before an action."""
+"""The maximum age of a reading that counts as the one before an action."""
 Progress = Callable[[str, float, float | None], None]
 
 
 class EndedProposal(NamedTuple):
-    """A proposal that has ended, as those who learn from it are told. It is not over if its status is `held`."""
+    """A proposal that has ended, as `Hooks.ended` gets it. With the status `held` it will continue later."""
 
     run_id: str
     agent: str
@@ -73,112 +73,112 @@ class Listeners(TypedDict, total=False):
     """The listeners of `Runtime.subscribe`: called on the event loop, so they must return at once, and they must not raise."""
 
     events: Listener | None
-    """With the run's id and the event, for every event of every run; none with durability `off`."""
+    """Called with the run's id and the event, for every event of every run; never with durability `off`."""
     progress: Progress | None
-    """With what tools report: action id, done, total."""
+    """Called with the progress that tools report: action id, done, total."""
     waits: Callable[[Waiting], None] | None
-    """With everything that waits, as it begins to: for what, and how long at most."""
+    """Called when something starts to wait, with the cause and the longest possible wait."""
     notices: Callable[[str], None] | None
-    """With what a person should know: a broken edit of a policy, for example."""
+    """Called with notices for people: a broken edit of a policy, for example."""
     questions: Callable[[Hold], None] | None
-    """With each question as it is asked, if its answer is waited for here."""
+    """Called with each question when it is asked, if this process waits for the answer."""
 
 
 class OpenRun(Protocol):
-    """What services know of a run: it is told when the configuration changes, and when it is to stop."""
+    """An open run as the services see it: they tell it when the configuration changes, and when to stop."""
 
     id: str
 
     def stop(self, request: StopRequest) -> None:
-        """Stop what it does, from any thread."""
+        """Stop the run, from any thread."""
         ...
 
     @property
     def stop_answer(self) -> StopAnswer | None:
-        """Set once it was stopped, and nothing of it is running any more."""
+        """Set once the run was stopped, and no part of it is running any more."""
         ...
 
     def configuration_changed(self, problem: str | None) -> None:
-        """The files were edited; with a `problem` the old rules stay in force."""
+        """Called when the files were edited; with a `problem` the old rules stay in force."""
         ...
 
 
 class Reload(Protocol):
-    """Takes an edited and trusted configuration into force."""
+    """Puts an edited and trusted configuration into force."""
 
     preparing: list[Callable[[Loaded], Callable[[], None]]]
-    """Each checks its part of an edit, and returns what takes it over."""
+    """Each function checks its part of an edit, and returns a function that applies it."""
 
     def __call__(self, services: Services) -> None:
-        """Look now; a few `stat` calls."""
+        """Check the files now; costs a few `stat` calls."""
         ...
 
     def if_due(self, services: Services) -> None:
-        """Look, unless that was done a moment ago."""
+        """Check the files, unless that was done a moment ago."""
         ...
 
 
 class Hooks(msgspec.Struct, frozen=True, eq=False):
-    """Who is told of what: the only part of the services to which a program adds while they are in use."""
+    """The registered listeners: the only part of the services to which a program adds while they are in use."""
 
     events: list[Listener] = field(default_factory=list)
     """Called with the run's id and the event, for every event of every run."""
     progress: list[Progress] = field(default_factory=list)
     """Called with the progress that tools report: action id, done, total."""
     waits: list[Callable[[Waiting], None]] = field(default_factory=list)
-    """Told of everything that waits, as it begins to wait. Must return at once."""
+    """Called when something starts to wait. Must return at once."""
     notices: list[Callable[[str], None]] = field(default_factory=list)
-    """Told what a person should know while a process runs: a broken edit of a policy, for example."""
+    """Called with notices for people while a process runs: a broken edit of a policy, for example."""
     warnings: list[str] = field(default_factory=list)
-    """What the configuration asks for and is not there."""
+    """Warnings about parts of the configuration that have no effect."""
     ended: list[Callable[[EndedProposal], None]] = field(default_factory=list)
-    """Told of each proposal that has ended, when its end is on disk. Must return at once, and must not raise."""
+    """Called with each proposal that has ended, once its end is on disk. Must return at once, and must not raise."""
     undone: list[Callable[[str, str | None, str], None]] = field(default_factory=list)
-    """Told that a run (or one action of it) was undone, and by which run."""
+    """Called when a run (or one action of it) was undone, with the undoing run."""
     runs: set[OpenRun] = field(default_factory=set)
     """The runs that are open in this process."""
 
     def warn_once(self, text: str) -> None:
-        """Add a warning, and give notice of it, unless that was done before."""
+        """Add a warning and send it as a notice, unless that was done before."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.notify(text)
 
     def notify(self, text: str) -> None:
-        """Tell people."""
+        """Send a notice to people."""
         for notice in self.notices:
             notice(text)
 
     def announce_configuration(self, problem: str | None) -> None:
         """Tell the open runs and people that an edit is in force, or (with a `problem`) is not."""
-        for run in tuple(self.runs):  # other threads begin and end theirs meanwhile
+        for run in tuple(self.runs):  # a copy: other threads start and end runs meanwhile
             run.configuration_changed(problem)
         self.notify(problem or "the edited configuration is in force")
 
 
 class Bounds(msgspec.Struct, eq=False):
-    """What a runtime allows at most. The program may change them for its runtime (`Runtime.set_limits`, `set_budget`)."""
+    """The upper bounds of a runtime. The program may change them for its runtime (`Runtime.set_limits`, `set_budget`)."""
 
     limits: Limits = DEFAULT_LIMITS
-    """Of what an agent or a tool hands over."""
+    """Limits on the input of agents and tools."""
     budget: Budget | None = None
-    """What a proposal may spend if it does not say less."""
+    """The budget of a proposal that does not declare a smaller one."""
     concurrency_max: int = 32
     """Actions of one proposal that run at once."""
     lease_wait_ms: int = 600_000
     """How long an action of a proposal without a deadline waits for its turn to write in the workspace."""
     guard_wait_ms: int = 30_000
-    """How long an action waits until the machine is fit."""
+    """How long an action waits while the machine is over a limit of the guard."""
 
 
 class Services(msgspec.Struct, frozen=True, eq=False):
-    """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding.
+    """Shared by the runs of a runtime. `workspace` and the parts that need the machine are None for pure embedding.
 
-    Built complete, and never changed: what can change while it is in use (tools, judges, bounds, listeners) is an object of its
-    own, which says how. A fork gets those that are its own as copies.
+    Never changed once it is built: the parts that can change (tools, judges, bounds, listeners) are separate objects, which say
+    how. A fork gets copies of the parts that it does not share.
     """
 
-    # -- the ground
+    # -- foundations
     clock: Clock
     ids: Ids
     jitter: Callable[[], float]
@@ -186,7 +186,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     db: Database
     threads: DaemonThreads
     redactor: Redactor
-    # -- what can change, and says how
+    # -- parts that can change
     registry: Registry
     judges: JudgesInForce
     hooks: Hooks
@@ -194,29 +194,29 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     pending_tools: PendingTools
     executors: Executors
     desk: Desk
-    """Where questions are asked."""
-    # -- what runs share
+    """Asks questions and issues grants."""
+    # -- shared by all runs
     store: StateStore
     idempotency: IdempotencyStore
     calls: CallStore
     index: RunIndex
     budgets: BudgetStore
     cache: ResultCache
-    # -- whose it is
+    # -- identity
     workspace_id: str
     agent: str
     durability: Durability
     settings: Settings = DEFAULTS
     boot: str = ""
-    """The machine's boot id: with a pid it tells whether a process can still be the same."""
+    """The machine's boot id: together with a pid it shows whether a process can still be the same."""
     state_dir: Path | None = None
-    """The workspace's directory in the state directory; None if nothing is kept."""
+    """The workspace's directory in the state directory; None if nothing is kept on disk."""
     kept: KeptRuns | None = None
     """The events of runs in memory, with durability `memory`."""
     make_undo_judges: JudgeMaker | None = None
-    """Builds judges that let the person undo and allow nothing else: for when the rules cannot be used."""
+    """Builds judges that allow only the person's undo, for when the rules cannot be used."""
     reload: Reload | None = None
-    """None if there is no file."""
+    """None if there is no configuration file."""
     # -- the machine
     servers: tuple[ForkServer | Egress, ...] = ()
     """Interlock's own fork servers and its egress proxy, which no action may kill."""
@@ -228,7 +228,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     layers: LayerMounts | None = None
     """Mounts the layers in which proposals work (`[workspace] mode`)."""
     programs: Programs | None = None
-    """Those that live on after their action; None where there are no process tools."""
+    """The background programs, which outlive their action; None where there are no process tools."""
     mcp: Servers | None = None
     """The configured MCP servers; None where there are none."""
     capsules: Capsules | None = None
@@ -238,19 +238,19 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     signer: Signer | None = None
     """Signs the heads of finished runs."""
     stops: StopListener | None = None
-    """Finds the requests of other processes to stop a run; None in a runtime that keeps nothing."""
+    """Finds the requests of other processes to stop a run; None in an in-memory runtime."""
 
     def __repr__(self) -> str:
-        """Without what it holds, which no log needs."""
+        """A short form: no log needs the contents."""
         return object.__repr__(self)
 
     async def load_tools(self) -> None:
-        """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""
+        """Load the tool modules, once. Tools that the program has registered take precedence. Raises ConfigurationError."""
         if await self.pending_tools.load_into(self.registry):
             self.judges.expire()
 
     def require_tools(self) -> None:
-        """Raises: UsageError as long as the tool modules are not loaded."""
+        """Raises: UsageError while the tool modules are not loaded."""
         if not self.tools_loaded:
             raise UsageError(
                 "the tool modules that the configuration names are not loaded yet",
@@ -267,12 +267,12 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         self.hooks.announce_configuration(problem)
 
     def refresh(self) -> None:
-        """Look whether the configuration was edited. Called before each proposal and after each wait; a few `stat` calls."""
+        """Check whether the configuration was edited; a few `stat` calls. Called before each proposal and after each wait."""
         if self.reload is not None:
             self.reload(self)
 
     def refresh_if_due(self) -> None:
-        """As `refresh`, but at most every 100 ms. Called before each action, where mostly it only compares two numbers."""
+        """As `refresh`, but at most every 100 ms. Called before each action, and usually only compares two numbers."""
         if self.reload is not None:
             self.reload.if_due(self)
 
@@ -281,15 +281,15 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         return self.sampler.latest() if self.sampler is not None else None
 
     def fresh_machine(self) -> Snapshot | None:
-        """A reading of the machine from before an action that may change something, at most 100 ms old; None as above."""
+        """A reading, at most 100 ms old, for the start of an action that may change something; None as above."""
         return self.sampler.fresh(START_AGE_NS) if self.sampler is not None else None
 
     def grant_of(self, agent: str) -> str:
-        """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""
+        """The digest of the agent's grants in the key of a stored result: a changed grant makes a different key."""
         return self.judges.current().grants_digest(agent)
 
     def for_undo(self) -> Services:
-        """Services in which the person's undo works whatever the rules and the tool modules are. See `make_undo_gate`."""
+        """Services in which the person's undo works regardless of the rules and the tool modules. See `make_undo_judges`."""
         try:
             self.judges.current()
         except ConfigurationError as error:
@@ -309,7 +309,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         notices: Callable[[str], None] | None = None,
         questions: Callable[[Hold], None] | None = None,
     ) -> None:
-        """Tell these from now on; see `Listeners`."""
+        """Add listeners; see `Listeners`."""
         hooks = self.hooks
         _add(hooks.events, events)
         _add(hooks.progress, progress)
@@ -318,12 +318,12 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         _add(self.desk.listeners, questions)
 
     def register(self, binding: Binding) -> None:
-        """Add a tool or replace its namesake: judged anew from here on."""
+        """Add a tool or replace the tool of that name; the judges are rebuilt."""
         self.registry.register(binding)
         self.judges.expire()
 
     def isolate(self, function: Callable[..., Any], binding: Binding) -> Binding:
-        """The binding of a function; one that calls it in a process of its own, if its definition says so.
+        """The binding of a function; if its definition says so, one that calls it in a separate process.
 
         Raises: InvalidToolError; UsageError without a workspace.
         """
@@ -343,12 +343,12 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         self.register(msgspec.structs.replace(found.binding, tool=tool))
 
     def adopt_tools(self, proposal: Proposal) -> None:
-        """Tools that the proposal names and no one registered are the default executor's, if there is one."""
+        """Register the unknown tools that the proposal names for the default executor, if there is one."""
         if self.executors.adopt(proposal, self.registry):
             self.judges.expire()
 
     def fork(self, agent: str, *, tools: bool = True) -> Services:
-        """The same services for another agent, with tools of its own from here on; without `tools` it begins with none."""
+        """The same services for another agent, with its own tools from now on; without `tools` it starts with none."""
         registry = self.registry.copy() if tools else Registry(beside=self.registry)
         judges = self.judges.fork(registry, self.judges.own_grants.copy())
         if tools:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SyncRunner:
-    """One event loop, kept between calls; a call from a second thread meanwhile gets a loop of its own."""
+    """One event loop, kept between calls; a concurrent call from a second thread gets a separate loop."""
 
     def __init__(self) -> None:
         """No loop yet."""
@@ -22,9 +22,9 @@ class SyncRunner:
         self._closed = False
 
     def run(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run what `work` makes to its end; `name` is the async method that does the same.
+        """Run the coroutine that `work` makes to its end; `name` is the async method that does the same.
 
-        Raises: UsageError `loop_running` if an event loop runs in this thread: blocking it could be for ever.
+        Raises: UsageError `loop_running` if an event loop runs in this thread: blocking it could be a deadlock.
         """
         try:
             asyncio.get_running_loop()
@@ -39,7 +39,7 @@ class SyncRunner:
         if self._closed:
             raise UsageError("this runtime was closed", hint="open it again")
         if not self._lock.acquire(blocking=False):
-            # Another thread is in here, or this is a tool of a proposal that is: waiting for it could be for ever.
+            # Another thread is using the loop, or this is a tool of a proposal on it: waiting could be a deadlock.
             with asyncio.Runner() as runner:
                 return runner.run(work())
         try:

@@ -14,17 +14,17 @@ from interlock.workspace.registry import state_directory
 
 
 class Review(NamedTuple):
-    """A project's configuration as it is now, against what was trusted. Nothing is read a second time when it is trusted."""
+    """A project's current configuration, compared with the trusted one. Trusting it does not read it again."""
 
     root: Path
     files: tuple[SourceFile, ...]
     changes: list[Change]
     pin: bool
-    """True if an approver has a PIN: then trusting asks for a proof."""
+    """True if an approver has a PIN, so that trusting asks for a proof."""
 
 
 def review(start: Path, env: Mapping[str, str]) -> Review:
-    """Read the configuration and compare it with what was trusted. Raises: ConfigurationError, StoreError, IntegrityError."""
+    """Read the configuration and compare it with the trusted one. Raises: ConfigurationError, StoreError, IntegrityError."""
     disk = Disk()
     gathered = gather(start)
     changes = TrustStore(state_directory(env, disk), disk).check(gathered.root, gathered.files)
@@ -34,15 +34,15 @@ def review(start: Path, env: Mapping[str, str]) -> Review:
 
 
 def trust(reviewed: Review, env: Mapping[str, str], proof: Proof | None = None) -> None:
-    """Record what was reviewed as trusted.
+    """Record the reviewed configuration as trusted.
 
-    Raises: AccessError if a proof is needed and not good; ConfigurationError if its policies do not load; StoreError.
+    Raises: AccessError if a proof is needed and is not valid; ConfigurationError if its policies do not load; StoreError.
     """
     if reviewed.pin:
         with open_desk(reviewed.root, env, trusted=False) as desk:
             identify(desk, proof or Proof())
-    read_policies(reviewed.root, env)  # nothing would run with policies that do not load
+    read_policies(reviewed.root, env)  # with policies that do not load, nothing would run
     disk = Disk()
     TrustStore(state_directory(env, disk), disk).record(reviewed.root, reviewed.files)
-    if (reviewed.root / schema.PLACE).is_file():  # this version may know other settings than the one that wrote it
+    if (reviewed.root / schema.PLACE).is_file():  # this version may have other settings than the one that wrote it
         schema.install(reviewed.root, disk)

@@ -1,1 +1,1 @@
-"""How a proposal ends: its state is committed, or what it did is undone."""
+"""The end of a proposal: its state is committed, or its actions are undone."""

@@ -1,8 +1,8 @@
-"""How a proposal ends: its state is committed, or everything is rolled back; then the result.
+"""Ends a proposal: commits its state or rolls everything back, then makes the result.
 
-The commit is one transaction. Inside it the versions that the proposal read are checked, the journal line that decides is
-put on disk, and only then the rows are written: where the two disagree after a crash, the journal decides, and applying its
-decision is idempotent by (run, seq).
+The commit is one transaction. It checks the versions that the proposal read, puts the deciding journal line on disk, and only
+then writes the database rows. If the two disagree after a crash, the journal decides; applying its decision is idempotent by
+(run, seq).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls a tool outside the plan: a compensation, or a probe. It goes through the gate too, all but step 6."""
+"""Calls a tool outside the plan: a compensation, or a probe. The call goes through the gate, except for step 6."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The layer of a proposal: opened before its first action, committed or kept when it has succeeded, dropped when it is aborted.
+"""The layer of a proposal: opened before its first action, committed or kept after success, dropped if it is aborted.
 
-The journal has the intent of a commit before its first change. A commit that a crash interrupted is repeated when the run is
+The intent of a commit is in the journal before its first change. A commit that a crash interrupted is repeated when the run is
 resumed: paths that are already committed are skipped. The layer is removed only after the commit is in the journal.
 """
 

@@ -1,6 +1,6 @@
-"""Rolls back a proposal that was aborted: every action that had an effect is undone, newest first.
+"""Rolls back an aborted proposal: undoes every action that had an effect, newest first.
 
-If a compensation fails, the actions that its action depended on are not compensated: that would undo what is still in use.
+If a compensation fails, the actions that its action depended on are not compensated, because their effects are still in use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The undo core: what undoes one action, for a proposal that is aborted (`rollback`) and for the tool `undo`.
+"""The undo core: undoes one action, for an aborted proposal (`rollback`) and for the tool `undo`.
 
-A compensation runs first, because it was written for the world as the action left it and may need those files; then files are
-restored from backups. Both have an intent and an end of their own in the journal. What cannot be undone is named.
+A compensation runs first, because it expects the files as the action left them; then files are restored from backups. The
+journal has an intent and an end for each. Effects that cannot be undone are listed.
 """
 
 from __future__ import annotations

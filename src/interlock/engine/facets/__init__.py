@@ -1,1 +1,1 @@
-"""The parts of `Runtime` that have an object of their own: `runtime.state`, `.runs`, `.checkpoints`, `.grants`, `.approvals`."""
+"""The parts of `Runtime` that are separate objects: `runtime.state`, `.runs`, `.checkpoints`, `.grants`, `.approvals`."""

@@ -1,6 +1,6 @@
-"""`runtime.checkpoints`: saving the state with the head of a run's journal, and going back to it.
+"""`runtime.checkpoints`: saves the state together with the head of a run's journal, and restores it.
 
-A restore is a run of its own: what it changes is journaled, seen by others, and refused if the state is written meanwhile.
+A restore is a run: its changes are journaled, other processes see them, and it is refused if the state is written meanwhile.
 """
 
 from __future__ import annotations

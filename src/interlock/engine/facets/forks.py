@@ -1,4 +1,4 @@
-"""Services for a further runtime over the same workspace: `Runtime.fork` and `Runtime.with_shared`."""
+"""Services for another runtime over the same workspace: `Runtime.fork` and `Runtime.with_shared`."""
 
 from __future__ import annotations
 

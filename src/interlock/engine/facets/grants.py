@@ -1,4 +1,4 @@
-"""`runtime.grants`: what agents may reach, as far as a program decides it."""
+"""`runtime.grants`: the grants that a program sets and issues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runtime.rules`: rules in code, beside those of the configuration. They can only restrict."""
+"""`runtime.rules`: rules in code, in addition to those of the configuration. They can only restrict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runtime.runs`: what was run, and what becomes of it: begin, follow, undo, recover and resume runs."""
+"""`runtime.runs`: starts, lists, follows, undoes, recovers and resumes runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runtime.state`: the versioned keys and values that the runs of a workspace share, for a program."""
+"""`runtime.state`: a program's access to the versioned keys and values that the runs of a workspace share."""
 
 from __future__ import annotations
 

@@ -9,5 +9,5 @@
 | 8, 9 | `execute.py` | `write_intent(action, attempt)`, `execute(action, attempt)` |
 | 10 | `outcome.py` | `settle(action, attempt, result)` |
 | again | `retry.py` | `next_delay(action, failure, retries)` |
-| all | `sequence.py` | `take_action(action)`, which names the ten in order |
+| all | `sequence.py` | `take_action(action)`, which calls the steps in order |
 """

@@ -1,6 +1,6 @@
-"""Step 7: is there a stored result, is there budget, does the rate limit allow a call, is the machine fit for one?
+"""Step 7: looks for a stored result, then checks the budget, the rate limit and the load of the machine.
 
-Every wait here is outside execution time, is journaled with its cause, and makes the gate judge again.
+Waits here do not count as execution time. Each is journaled with its cause, and the gate judges again afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Admitted:
 
 
 class Stored(NamedTuple):
-    """Nothing needs to run: an earlier call's result holds."""
+    """The tool need not run: the result of an earlier call is used."""
 
     output: Any
     state_changes: dict[str, Any]
@@ -38,7 +38,7 @@ class Stored(NamedTuple):
 
 
 class Exhausted(NamedTuple):
-    """A budget is used up, as this sentence says: nothing more of the proposal starts."""
+    """A budget is used up (the text names it): no further action of the proposal starts."""
 
     detail: str
 
@@ -47,7 +47,7 @@ ADMITTED: Final = Admitted()
 
 
 def needs_nothing(action: ActionRun) -> bool:
-    """True if step 7 has nothing to look up, to count or to wait for: the usual case, decided without a coroutine."""
+    """True if step 7 has nothing to look up, count or wait for: the usual case, decided without a coroutine."""
     run, tool = action.run, action.tool
     if run.dry_run or run.judges.issued or not run.allowance.free:
         return False
@@ -71,7 +71,7 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     if action.admitted:
         if action.reserved is None:
             return await take_turn(action) or ADMITTED
-        action.refund()  # for the parameters as they were: an approver may have edited them since
+        action.refund()  # reserved for the old parameters: an approver may have edited them since
         return _reserve(action) or await take_turn(action) or ADMITTED
     if short := _reserve(action):
         return short
@@ -93,14 +93,14 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
 
 
 async def wait(action: ActionRun, seconds: float) -> None:
-    """Sleep outside execution time: counted as waited, ended by cancellation."""
+    """Sleep outside of execution time; the time counts as waited, and cancellation ends it."""
     with waiting(action):
         await asyncio.sleep(seconds)
 
 
 @contextlib.contextmanager
 def waiting(action: ActionRun) -> Iterator[None]:
-    """The block waits: its time is counted as waited, and others may write in the workspace meanwhile."""
+    """The time of the block counts as waited, and other proposals may write in the workspace meanwhile."""
     clock, turn = action.run.clock, action.run.turn
     before = clock.mono_ns()
     try:
@@ -111,7 +111,7 @@ def waiting(action: ActionRun) -> Iterator[None]:
 
 
 async def take_turn(action: ActionRun) -> Refusal | None:
-    """Wait for the proposal's turn to write in the workspace: last, because what is taken here keeps others waiting."""
+    """Wait for the proposal's turn to write in the workspace. This comes last, because a turn keeps others waiting."""
     turn = action.run.turn
     if turn is None or action.tool is None or action.in_turn:
         return None
@@ -122,7 +122,7 @@ async def take_turn(action: ActionRun) -> Refusal | None:
 
 
 def _reserve(action: ActionRun) -> Refusal | Exhausted | None:
-    """Reserve for one attempt in every budget, or in none: the largest amount of the tool's estimates that fits."""
+    """Reserve for one attempt in every budget, or in none: the largest of the tool's estimates that fits."""
     run, tool = action.run, action.tool
     allowance, calls = run.allowance, 0 if tool is None else 1
     estimates: Sequence[Estimate | None] = (None,)
@@ -139,7 +139,7 @@ def _reserve(action: ActionRun) -> Refusal | Exhausted | None:
 
 
 def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:
-    """Take one use of a grant with a use count, once for the action."""
+    """Take one use of a grant that counts its uses, once per action."""
     run, desk = action.run, action.run.services.desk
     choices = run.judges.uses(run.principal, tool, action.parameters)
     action.used = True
@@ -149,7 +149,7 @@ def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:
 
 
 async def _wait_for_rate(action: ActionRun, tool: Registered) -> Refusal | None:
-    """Wait for the tool's next token, if that is within the proposal's deadline."""
+    """Wait for the next token of the tool's rate limit, if it comes before the proposal's deadline."""
     run = action.run
     assert tool.bucket is not None
     now = run.clock.mono_ns()
@@ -165,7 +165,7 @@ async def _wait_for_rate(action: ActionRun, tool: Registered) -> Refusal | None:
 
 
 async def _wait_for_machine(action: ActionRun) -> Refusal | None:
-    """Wait until the machine is fit, for as long as the guard allows."""
+    """Wait until the machine is under the guard's limits, for as long as the guard allows."""
     run = action.run
     guard = run.services.guard
     assert guard is not None
@@ -183,7 +183,7 @@ async def _wait_for_machine(action: ActionRun) -> Refusal | None:
 
 
 def key_for(run: ProposalRun, tool: Registered, parameters: dict[str, Any]) -> str:
-    """What makes two calls the same call."""
+    """The key under which two calls count as the same call."""
     return call_key(
         workspace=run.services.workspace_id,
         agent=run.principal.agent,
@@ -195,7 +195,7 @@ def key_for(run: ProposalRun, tool: Registered, parameters: dict[str, Any]) -> s
 
 
 def remember(action: ActionRun, row: ActionResult) -> None:
-    """Keep the result of a success for the next identical call, if the call is idempotent or its tool has a `cache_ttl`."""
+    """Store the result of a success for the next identical call, if the call is idempotent or its tool has a `cache_ttl`."""
     run, tool = action.run, action.tool
     if tool is None:
         return
@@ -222,12 +222,12 @@ def _cache_key(action: ActionRun) -> str:
 
 
 def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
-    """Store an output for other processes too, unless it holds a secret: the journal would not show that either."""
+    """Store an output for other processes too, unless it contains a secret, which the journal would not show either."""
     run = action.run
     if tool.secrets or _is_apart(action) or run.services.redactor.redact(output) is not output:
         return
     key = run.cached[action.index] = _cache_key(action)
-    with contextlib.suppress(StoreError):  # the call succeeded: having to repeat it next time is not a reason to fail
+    with contextlib.suppress(StoreError):  # the call succeeded; failing to cache it must not make it fail
         run.services.cache.put(
             key, output, tool.cache_ttl_ns // 1_000_000, files=tool.reads_files,
             generation=action.generation if tool.read_only else None,  # otherwise the call itself started a new generation
@@ -235,7 +235,7 @@ def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
 
 
 def _is_apart(action: ActionRun) -> bool:
-    """True if the action reads files of a layer, which no other proposal has."""
+    """True if the action reads files of a layer, which no other proposal sees."""
     return action.run.layer is not None and action.tool is not None and action.tool.reads_files
 
 

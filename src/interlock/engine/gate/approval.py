@@ -1,9 +1,9 @@
-"""Step 6: ask a person, and wait for the answer while other actions continue.
+"""Step 6: asks a person, and waits for the answer while other actions continue.
 
-The question is in the database before a person is told of it. It survives this process: a resumed run finds the same question
-again by run, proposal and action. An approval is for exactly one digest of tool, version and parameters, and is used once, by
-this action. After it the gate judges again, with the approved policies taken out; if a file that the question showed has
-changed meanwhile, the question is asked again.
+The question is in the database before anyone is notified. It survives this process: a resumed run finds the same question by
+run, proposal and action. An approval covers exactly one digest of tool, version and parameters, and this action uses it once.
+Afterwards the gate judges again without the approved policies; if a file that the question showed has changed meanwhile, the
+question is asked again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancel
 
 
 async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
-    """Ask, wait, and apply the answer. After an `Allow` the action is judged again, with what was approved taken out."""
+    """Ask, wait, and apply the answer. After an `Allow` the action is judged again, without the approved policies."""
     action.step = 6
     run = action.run
     desk = run.services.desk
@@ -49,9 +49,9 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
         return Refusal("approval_required", f"{what} ({names})")
     await find_effect(action)
     hold = _existing(action)
-    # The action's own answer comes first: it is used up by this call, and may hold an edit. A wider one is for other calls.
+    # The action's own answer takes precedence: this call uses it up, and it may contain an edit.
     if (hold is None or hold.status == "pending") and _is_covered(action, desk, decision, hold):
-        await drop_effect(action)  # no person has approved the effect: the call runs on the files as they are now
+        await drop_effect(action)  # no person has approved the effect: the call runs on the current files
         return ALLOW
     hold = hold or await _new(action, decision)
     if hold.status == "pending":
@@ -65,7 +65,7 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
 def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | None) -> bool:
     """Use a standing answer, if there is one, unless the question is asked because an approved file has changed.
 
-    `hold` is the action's own question, if that is open: it is withdrawn then.
+    `hold` is the action's own open question, if there is one; it is then withdrawn.
     """
     if action.changed or (hold is not None and _is_asked_again(action, desk)):
         return False
@@ -80,7 +80,7 @@ def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | 
 
 
 def _is_asked_again(action: ActionRun, desk: Desk) -> bool:
-    """True if an approval before the open question was not enough, because a file had changed since."""
+    """True if an approval before the open question was not used, because a file had changed since."""
     where = _where(action)
     return any(
         (hold.run, hold.proposal, hold.action) == where and hold.status == "approved"
@@ -94,7 +94,7 @@ def _tool_of(action: ActionRun) -> tuple[str, str]:
 
 
 def _call_of(action: ActionRun) -> tuple[str, str]:
-    """What the question is about: the tool, with the effect if that is shown."""
+    """The call in the question: the tool, and the effect if it is shown."""
     name, version = _tool_of(action)
     return name, version if action.effect is None else with_effect(version, action.effect.digest)
 
@@ -104,25 +104,25 @@ def _where(action: ActionRun) -> tuple[str, str, str]:
 
 
 def digest_of(action: ActionRun, parameters: bytes) -> str:
-    """What an approval of this call is bound to; `parameters` in canonical JSON."""
+    """The digest to which an approval of this call is bound; `parameters` in canonical JSON."""
     name, version = _call_of(action)
     return action.run.services.redactor.keyed(canonical_digest(name + _lifetime(action), version, parameters))
 
 
 def _lifetime(action: ActionRun) -> str:
-    """What the question adds to the tool's name if what the action starts outlives the action."""
+    """The text that the question adds to the tool's name if the action starts a program that outlives it."""
     mode = action.spec.invocation_mode
     return "" if mode == "one_shot" else f" (as long as the {mode})"
 
 
 def _existing(action: ActionRun) -> Hold | None:
-    """The question that an earlier process asked, if it was about exactly this call and is not used up.
+    """The question that an earlier process asked about exactly this call, if it is not used up.
 
-    A denial and an expiry stand: ending the process does not get another answer. A withdrawn question is asked again.
+    A denial or an expiry remains valid: ending the process must not lead to another answer. A withdrawn question is asked again.
     """
     desk = action.run.services.desk
     hold = desk.store.for_action(*_where(action))
-    # As proposed, or as an approver has edited it before: then it was asked about again.
+    # As proposed, or as an approver edited it in an earlier question.
     if hold is None or hold.asked_digest not in (_digest(action, action.proposed), _digest(action, action.parameters)):
         return None
     if hold.status == "approved":
@@ -176,7 +176,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
             separation=desk.separation,
         )
     )
-    # The database holds only what may be shown; an approver can ask for the original, which the journal keeps.
+    # The database has only the redacted form; an approver can ask for the original, which the journal keeps.
     secrets = () if action.tool is None else action.tool.secrets
     action.record(
         6,
@@ -190,9 +190,9 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
 
 
 async def _without_secrets(action: ActionRun, desk: Desk, size: int) -> dict[str, Any]:
-    """The parameters as the question shows them, without what the tool's schema marks as secret; the store cannot tell.
+    """The parameters as the question shows them, without those that the tool's schema marks as secret; the store has no schema.
 
-    `size` is their length as JSON: where they are large, other actions continue meanwhile.
+    `size` is their length as JSON: if they are large, other actions continue meanwhile.
     """
     secrets = () if action.tool is None else action.tool.secrets
     redact = desk.questions.redact
@@ -205,7 +205,7 @@ async def _without_secrets(action: ActionRun, desk: Desk, size: int) -> dict[str
 
 
 def _schema(action: ActionRun) -> dict[str, Any] | None:
-    """What edited parameters must fit."""
+    """The schema that edited parameters must match."""
     if action.tool is None:
         return state_schema(action.spec).definition
     return None if action.tool.schema is None else action.tool.schema.definition
@@ -220,7 +220,7 @@ def _compensation(action: ActionRun) -> Any:
 
 
 def _was_about_another(before: Hold | None, version: str) -> bool:
-    """True if the call was approved for an effect that it no longer has."""
+    """True if the approval was for an effect that the call no longer has."""
     approved = before is not None and before.status == "approved" and without_effect(before.tool_version)
     return bool(approved) and before is not None and before.tool_version not in (approved, version)
 
@@ -236,7 +236,7 @@ async def _wait_answered(action: ActionRun, desk: Desk, hold: Hold) -> Hold:
 
 
 async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
-    """What an answered question means for the call."""
+    """Apply the answer of a question to the call."""
     run = action.run
     action.asked = True
     shown = paths_of(
@@ -256,7 +256,9 @@ async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
             hold.status, f"was denied{who}{why}"
         )
         return Refusal(_REFUSALS[hold.status], f"approval `{hold.id}` {outcome}")
-    if hold.edits and hold.asked_digest == _digest(action, action.parameters):  # else the journal has the edit already
+    if hold.edits and hold.asked_digest == _digest(
+        action, action.parameters
+    ):  # otherwise the journal already has the edit
         for patch in hold.edits:
             action.parameters = merge_patch(action.parameters, patch)
         run.edited[action.index] = action.parameters
@@ -270,10 +272,10 @@ async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
         ),
     )
     if hold.edits:
-        run.flush()  # the database never holds the edit: after a crash only the journal has it
+        run.flush()  # the edit is never in the database: after a crash only the journal has it
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(action))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
-    if hold.edits:  # a call with other parameters has another effect: what was approved are the parameters
+    if hold.edits:  # with other parameters the call has another effect: only the parameters were approved
         await drop_effect(action)
     elif await is_outdated(action):
         await drop_effect(action)

@@ -1,4 +1,4 @@
-"""The digest of a call, worked out once for its decision and its intent."""
+"""The digest of a call, computed once for its decision and its intent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from interlock.model.canonical import canonical
 
 
 def call_digest(action: ActionRun) -> Digested:
-    """The canonical parameters of the call as it is now, and its digest. Raises: CanonicalError."""
+    """The current canonical parameters of the call, and its digest. Raises: CanonicalError."""
     known = action.digested
     if known is None or known.parameters is not action.parameters or known.effect is not action.effect:
         data = canonical(action.parameters)

@@ -1,9 +1,9 @@
-"""Approving the effect (step 6, `approvals.preview`): a held process runs in a throw-away layer, and a person sees what it did.
+"""Approval of an effect (step 6, `approvals.preview`): a held process runs in a temporary layer, and a person sees its changes.
 
-The question shows what differs, and its digest is part of what the approval is bound to. In step 9 the approved call is not made
-again: what is in the layer is committed into the view of the proposal, if everything that it replaces is still what was shown.
-Only processes that walls keep from everything else are previewed, and only if no host is open to them: else the preview itself
-would have an effect, or the call another one than its preview.
+The question shows the differences, and the approval is also bound to their digest. In step 9 the approved call is not made
+again: the contents of the layer are committed into the proposal's view, if everything that they replace is as it was shown.
+Only processes behind walls that can reach no host are previewed: otherwise the preview itself could have an effect, or the call
+could have a different effect than its preview.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ from interlock.workspace.names import to_json
 
 _TOOLS: Final = frozenset({"shell", "exec"})
 _CHANGES_MAX: Final = 200
-"""What more paths a call changes is more than a person looks at: then nothing of the effect is shown or bound."""
+"""If a call changes more paths than a person would review, its effect is neither shown nor bound."""
 _HOSTS_SHOWN_MAX: Final = 5
 OUTDATED: Final = "preview_outdated"
 
 
 class Shown(NamedTuple):
-    """What the question says about the effect."""
+    """The part of the question that describes the effect."""
 
     changes: tuple[ChangeShown, ...]
     reason: str
 
 
 class _Done(msgspec.Struct):
-    """`effect.json`, beside the layer: what the call returned."""
+    """`effect.json`, next to the layer: the result of the call."""
 
     value: Any
     posture: dict[str, str]
@@ -70,7 +70,7 @@ class _Done(msgspec.Struct):
 
 
 class _PreviewContext(AskingContext, eq=False, kw_only=True):
-    """The context of a call in its throw-away layer. It has a time-out of its own, and no one is asked meanwhile."""
+    """The context of a call in its temporary layer. It has a separate time-out, and asks no questions."""
 
     view: Workspace
     own: Backups
@@ -85,7 +85,7 @@ class _PreviewContext(AskingContext, eq=False, kw_only=True):
 
 
 async def preview_effect(action: ActionRun) -> Shown | None:
-    """Run a held call in a throw-away layer; None where none is wanted. Sets `action.effect`, unless the answer says why not.
+    """Run a held call in a temporary layer; None if no preview is wanted. Sets `action.effect`, unless the answer says why not.
 
     Raises: StoreError, CancelledError.
     """
@@ -118,7 +118,7 @@ async def preview_effect(action: ActionRun) -> Shown | None:
 
 
 async def find_effect(action: ActionRun) -> None:
-    """Find what an earlier process has previewed for this very call. Raises: StoreError, IntegrityError."""
+    """Find the preview that an earlier process made for this same call. Raises: StoreError, IntegrityError."""
     if action.effect is not None or not _is_wanted(action):
         return
     directory = action.run.run_files.directory
@@ -132,13 +132,13 @@ async def find_effect(action: ActionRun) -> None:
 
 
 async def is_outdated(action: ActionRun) -> bool:
-    """True if the effect is no longer what the question showed, because what it replaces has changed."""
+    """True if the effect differs from the question, because a path that it replaces has changed."""
     effect = action.effect
     return effect is not None and await _digest_now(action, effect.directory) != effect.digest
 
 
 async def drop_effect(action: ActionRun) -> None:
-    """The call is not approved so, or it is over. Raises: StoreError."""
+    """Drop the preview: the effect was not approved, or the call has ended. Raises: StoreError."""
     effect, action.effect = action.effect, None
     if effect is not None:
         disk = action.run.services.disk
@@ -146,7 +146,7 @@ async def drop_effect(action: ActionRun) -> None:
 
 
 async def commit_effect(action: ActionRun, attempt: ActionContext) -> Any:
-    """Step 9 of a call whose effect is approved: exactly that happens, and nothing runs. Returns what the call returned.
+    """Step 9 of a call whose effect is approved: apply exactly that effect, without running the call. Returns the call's result.
 
     Raises: ToolError `preview_outdated` (nothing was committed), and others of the file system; StoreError.
     """
@@ -199,7 +199,7 @@ def _open(action: ActionRun) -> Layer:
 
 
 async def _run(action: ActionRun, layer: Layer, backups: Backups) -> Shown:
-    """Make the call in the layer, and compare."""
+    """Make the call in the layer, and compare the layer with the files."""
     run, tool = action.run, action.tool
     assert tool is not None
     if any(all(chain) for chain in run.judges_in_force().hosts(run.principal.agent, tool)):
@@ -241,7 +241,7 @@ def _reason(value: Any, count: int, hosts: Sequence[HostUse]) -> str:
 
 
 async def _digest_now(action: ActionRun, directory: Path) -> str | None:
-    """The digest of what a preview would change now; None if it cannot be looked at."""
+    """The digest of the changes that the preview would make now; None if they cannot be read."""
     view, mounts = action.run.workspace, action.run.services.layers
     assert view is not None
     assert mounts is not None
@@ -263,7 +263,7 @@ def _read_done(directory: Path) -> _Done:
 
 
 def _digest(found: Sequence[Difference], done: _Done) -> str:
-    """Of everything that approving brings about: each path with what is there now and then, and what the call returns."""
+    """The digest of everything that an approval applies: each path before and after, and the call's result."""
     rows = [[to_json(one.path), _state(one.before), _state(one.after)] for one in found]
     return digest("effect", [rows, msgspec.to_builtins(done.value)])
 

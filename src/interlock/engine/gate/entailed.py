@@ -1,10 +1,10 @@
-"""The writes of an agent's `undo` are judged like any other: each path as `fs.write` or `fs.delete`, each key as `state_write`.
+"""Judges the writes of an agent's `undo`: each path as `fs.write` or `fs.delete`, each key as `state_write`.
 
-Judged together with the call itself (steps 2, 3 and 5), so a denial of one stops the call before anything is touched, and a hold
-of one is part of the question. `force` is a question of its own. A person's own undo is not asked about.
+They are judged together with the call itself (steps 2, 3 and 5), so a denial of one write stops the call before it changes
+anything, and a hold of one write is part of the question. `force` always needs a question. A person's own undo needs none.
 
-The judged writes are kept with the proposal, and the tool compares: if the run has gone on since, no more is undone than was
-judged.
+The judged writes are kept with the proposal, and the tool compares them: if the run has continued since, nothing is undone that
+was not judged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from interlock.policy import together
 from interlock.workspace.undo import plan_undo
 
 UNDO_TOOL: Final = "undo"
-"""Name of the tool. Its files are never put back before it runs again: they are what it has restored so far."""
+"""Name of the tool. Its files are not restored before it runs again: they are the ones that it has restored so far."""
 _FORCE: Final = Requirement(
     policy="undo.force",
     content=hashlib.sha256(b"interlock: an agent's undo by force").hexdigest(),
@@ -40,7 +40,7 @@ _SHOWN_MAX: Final = 10  # writes named in one question
 
 
 def judge_entailed(run: ProposalRun, index: int, call: Call, judged: Judged) -> Judged:
-    """The answer to a call that passed steps 2 to 5, combined with the answers to its writes: the strictest one wins."""
+    """Combine the answer to a call that passed steps 2 to 5 with the answers to its writes; the strictest answer wins."""
     tool, principal = call.tool, call.principal
     if tool is None or tool.name != UNDO_TOOL or principal.agent == OPERATOR or isinstance(judged.verdict, Refusal):
         return judged
@@ -48,7 +48,7 @@ def judge_entailed(run: ProposalRun, index: int, call: Call, judged: Judged) -> 
     try:
         writes = entailed_writes(run, principal, call.parameters)
     except InterlockError:
-        return judged  # the tool says what is wrong with that run, and writes nothing that was not judged
+        return judged  # the tool reports the problem with that run, and writes nothing that was not judged
     run.entailed[index] = frozenset(writes)
     decision = judged.decision or Decision(decision="allow")
     about: dict[str, list[str]] = {}
@@ -71,7 +71,7 @@ def judge_entailed(run: ProposalRun, index: int, call: Call, judged: Judged) -> 
 
 
 def require_judged(run: ProposalRun, index: int, parameters: dict[str, Any]) -> None:
-    """Raise ToolError `undo_denied` if the undo would write more than was judged: its run has gone on since."""
+    """Raise ToolError `undo_denied` if the undo would write more than was judged, because its run has continued since."""
     if run.principal.agent == OPERATOR:
         return
     try:
@@ -88,7 +88,7 @@ def require_judged(run: ProposalRun, index: int, parameters: dict[str, Any]) -> 
 
 
 def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str, Any]) -> list[Write]:
-    """What undoing a run, or one action of it, writes.
+    """The writes of undoing a run, or one action of it.
 
     Raises: UsageError `not_found`, or `undo_denied` for another agent's run; IntegrityError, StoreError.
     """
@@ -100,7 +100,7 @@ def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str
     if any(known.received.agent != principal.agent for known in replayed.proposals.values()):
         raise UsageError("an agent undoes only what it did itself", code="undo_denied")
     removed: dict[str, bool] = {}
-    for entry in plan_undo(replayed.directory):  # newest first: the oldest state of a path is what comes back
+    for entry in plan_undo(replayed.directory):  # newest first, so that the oldest state of a path is restored
         if action in (None, entry.action):
             removed[canonical(entry.path).decode()] = entry.before.kind == "absent"
     keys = {

@@ -1,7 +1,7 @@
-"""Steps 8 and 9: the intent is written, then the tool runs, within its time-out.
+"""Steps 8 and 9: writes the intent, then runs the tool within its time-out.
 
-The intent of an action that can have an effect is on disk before the effect. The intent of one that cannot (read-only
-tools, state, assertions: their writes stay in the proposal's buffer) only has to precede the outcome, and costs no wait.
+The intent of an action that can have an effect is on disk before the effect. The intent of any other action (read-only tools,
+state, assertions: their writes stay in the proposal's buffer) only has to precede the outcome, and costs no wait.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from interlock.telemetry import Meter
 from interlock.verify.conditions import equal
 
 STATE_NS = 30 * 1_000_000_000
-"""Time-out of what only touches the proposal's buffer."""
+"""Time-out of actions that only touch the proposal's buffer."""
 CLIENT_NS = 24 * 60 * 60 * 1_000_000_000
-"""After so long the outcome of a call that a client carries out is unknown."""
+"""After this time, the outcome of a call that a client executes is unknown."""
 
 
 async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | None:
-    """Step 8: write down what is about to be done. Returns a failure if the action was stopped meanwhile.
+    """Step 8: write the intent. Returns a failure if the action was stopped meanwhile.
 
     Raises: StoreError.
     """
@@ -67,7 +67,7 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
     try:
         await recorder.writer.durable(alone=action.slot.pool.alone)
     except asyncio.CancelledError:
-        # The intent is written and nothing was done: the outcome has to say so.
+        # The intent is written, but nothing was done: the outcome has to say so.
         slot = action.slot
         failure = _stopped(action, attempt, started=False)
         attempt.reserved = action.reserved
@@ -81,12 +81,12 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
 async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure:
     """Step 9: run the tool (or the state action), with an enforced time-out.
 
-    Raises: StoreError; GeneratorExit if the coroutine is closed. Everything else that the tool raises is its failure.
+    Raises: StoreError; GeneratorExit if the coroutine is closed. Any other exception of the tool is its failure.
     """
     run, tool, clock, slot = action.run, action.tool, action.run.clock, action.slot
     writes = tool is not None and not tool.read_only
     if writes:
-        run.services.cache.files_changed()  # before too: this process may end during the call
+        run.services.cache.files_changed()  # also before the call: this process may end during it
     started = clock.mono_ns()
     attempt.reserved = action.reserved
     deadline = attempt.deadline_ns = slot.deadline = started + _timeout_ns(action)
@@ -104,11 +104,13 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         else:
             value = await _call(action, tool, attempt)
     except StoreError:
-        raise  # the engine's, not the tool's: the run cannot continue
+        raise  # an error of the engine, not of the tool: the run cannot continue
     except BaseException as error:  # noqa: BLE001 - classified there; what is not the tool's error is raised again
         result = _failure(action, attempt, error)
     if run.layer_absent is not None and tool is not None and tool.touches_files:
-        attempt.posture(layer=f"absent({run.layer_absent})")  # last: what runs processes knows only that there is none
+        attempt.posture(
+            layer=f"absent({run.layer_absent})"
+        )  # last: the process runner knows only that there is no layer
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
     attempt.count_use()
@@ -125,16 +127,16 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
 
 def _timeout_ns(action: ActionRun) -> int:
     """An attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
-    if action.run.client is not None:  # the client has limits of its own, and says when the call has ended
+    if action.run.client is not None:  # the client has its own limits, and reports when the call has ended
         return CLIENT_NS
     timeout_ns, own_ms = STATE_NS if action.tool is None else action.tool.timeout_ns, action.spec.timeout_ms
     return timeout_ns if own_ms is None else min(timeout_ns, own_ms * 1_000_000)
 
 
 async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> Any:
-    """Call what is not simply awaited.
+    """Make a call that is not simply awaited.
 
-    What was approved by its effect, an executor of the caller's, a function on the loop or on a thread.
+    These are an approved effect, the caller's executor, and a plain function on the loop or on a thread.
     """
     if action.effect is not None:
         return await commit_effect(action, attempt)
@@ -155,7 +157,7 @@ async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> 
 
 
 def _metered(function: Function, parameters: dict[str, Any], attempt: ActionContext) -> Any:
-    """A call on a thread, with what the thread itself used."""
+    """Make a call on a thread, and measure the thread's own use."""
     meter = Meter("thread")
     try:
         return function(parameters, attempt)
@@ -164,7 +166,7 @@ def _metered(function: Function, parameters: dict[str, Any], attempt: ActionCont
 
 
 def _act_on_state(action: ActionRun) -> Any:
-    """The three kinds of action that touch nothing but the proposal's buffer."""
+    """Carry out one of the three kinds of state action, which touch only the proposal's buffer."""
     parameters, buffer = action.parameters, action.run.buffer
     key = parameters["key"]
     if action.spec.type == "state_write":
@@ -185,7 +187,7 @@ def _act_on_state(action: ActionRun) -> Any:
 
 
 def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) -> Failure:
-    """What an exception of step 9 means: a time-out, a stop, or the tool's own. Raises what has to pass through."""
+    """The failure that an exception of step 9 means: a time-out, a stop, or the tool's own. Re-raises errors that end the run."""
     slot = action.slot
     limit = action.run.services.bounds.limits.output_bytes
     partial = read_tool_error(error, limit).output if isinstance(error, ToolError) else None
@@ -198,19 +200,17 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
     stopped = slot.stopped is not None or slot.task.cancelling() > slot.before + slot.expired
     if isinstance(error, asyncio.CancelledError) and not stopped:
         return Failure(attempt, "tool_error", "CancelledError: something that the tool waited for was cancelled")
-    if stopped and isinstance(
-        error, asyncio.CancelledError | ToolError
-    ):  # a process reports what it had written so far
+    if stopped and isinstance(error, asyncio.CancelledError | ToolError):  # a process reports its output so far
         return _stopped(action, attempt, output=partial)
     if isinstance(error, ToolError):
         return failure_of(action, attempt, error)
     if isinstance(error, GeneratorExit):
         raise error  # the coroutine is being closed: it cannot continue
-    return Failure(attempt, "tool_error", describe(error))  # also a panic in Rust code, which is not an `Exception`
+    return Failure(attempt, "tool_error", describe(error))  # includes a panic in Rust code, which is not an `Exception`
 
 
 def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failure:
-    """A thread cannot be stopped, so its effect is unknown; a process or a coroutine has ended."""
+    """The failure after a time-out. A thread cannot be stopped, so its effect is unknown; a process or a coroutine has ended."""
     attempt.cancelled = True
     message = f"stopped after its time-out of {_timeout_text(action)}"
     if _runs_on(action):
@@ -220,7 +220,7 @@ def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failur
 
 
 def _too_late(action: ActionRun, attempt: ActionContext, value: Any) -> Failure:
-    """The call ended, but too late. A retry would repeat its effect, so there is none."""
+    """The failure of a call that ended too late. There is no retry, because it would repeat the effect."""
     attempt.cancelled = True
     given = value if isinstance(value, ToolError) else ToolError("", output=value)
     output = read_tool_error(given, action.run.services.bounds.limits.output_bytes).output
@@ -241,7 +241,7 @@ def _stopped(
     reason: str | None = None,
     raises: BaseException | None = None,
 ) -> Failure:
-    """The action was stopped by the engine, or by the caller, whose cancellation has to pass through."""
+    """The failure of an action that the engine stopped. A cancellation by the caller is re-raised."""
     by_us = action.slot.stopped
     if raises is None and by_us is None:
         raises = asyncio.CancelledError()
@@ -261,7 +261,7 @@ def _stopped(
 
 
 def _runs_on(action: ActionRun) -> bool:
-    """True if the call continues after it was stopped, and can still have an effect."""
+    """True if the call continues although it was stopped, and can still have an effect."""
     if action.tool is None or action.tool.read_only:
         return False
     client = action.run.client

@@ -1,4 +1,4 @@
-"""Steps 2 to 5: capability, parameters, preconditions, policy. Asked again after every wait, under the rules of that moment."""
+"""Steps 2 to 5: capability, parameters, preconditions, policy. Repeated after every wait, under the current rules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from interlock.model.events import PolicyDecided
 
 
 def judge(action: ActionRun) -> Verdict:
-    """Steps 2 to 5 for an action, by the judges in force, and the event that says what the policies decided."""
+    """Take an action through steps 2 to 5, with the judges in force, and record the event with the policies' decision."""
     run, tool = action.run, action.tool
     if tool is None and action.spec.type == "tool_call":
         return Refusal("unknown_tool", run.services.registry.missing(action.spec.tool), "$.tool")
-    if run.services.reload is not None:  # spares a call where there is no file
+    if run.services.reload is not None:  # saves a call if there is no file
         run.services.refresh_if_due()
     judges = run.judges
     if judges.replaced or judges.issued:
@@ -49,6 +49,6 @@ def judge(action: ActionRun) -> Verdict:
 
 
 def judge_again(action: ActionRun) -> Verdict:
-    """Steps 2 to 5 after a wait: the configuration may have been edited meanwhile."""
+    """Repeat steps 2 to 5 after a wait: the configuration may have been edited meanwhile."""
     action.run.services.refresh()
     return judge(action)

@@ -1,4 +1,4 @@
-"""What differs in a layer, as a person is shown it: before approving the effect of a call, and before committing a layer."""
+"""Presents the differences in a layer to a person, before the approval of an effect and before the commit of a layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TEXT_BYTES_MAX: Final = 1024 * 1024
 
 
 def preview_difference(one: Difference, layer: Layer) -> FilePreview:
-    """One path before and after, as texts to compare; a note where there are none. Raises: ToolError."""
+    """The texts of one path before and after, for comparison; a note if there are none. Raises: ToolError."""
     path = show(one.path)
     note = _note(one)
     if note:
@@ -31,7 +31,7 @@ def preview_difference(one: Difference, layer: Layer) -> FilePreview:
 
 
 def _permissions(one: Difference) -> str:
-    """What a person has to know of them: that they change, and that a new file can be run."""
+    """A note on permissions: that they change, or that a new file is executable."""
     before, after = one.before.mode, one.after.mode
     if one.after.kind == "absent":
         return ""

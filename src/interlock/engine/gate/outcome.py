@@ -1,4 +1,4 @@
-"""Step 10 for one action, and every other way for it to end: the outcome is journaled, effects go into the buffer."""
+"""Step 10 for one action, and every other end of an action: journals the outcome, and buffers the state writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DONE: Final = Outcome.DONE
 
 
 def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) -> Ended:
-    """The end of the last attempt: outcome into the journal, effects of a success into the buffer, the row."""
+    """End the last attempt: journal the outcome, buffer the state writes of a success, and make the row."""
     if type(result) is not Output:
         assert isinstance(result, Failure)
         return _stop(action, attempt, result) if result.stopped else _fail(action, attempt, result)
@@ -81,7 +81,7 @@ def _fail(action: ActionRun, attempt: ActionContext, result: Failure) -> Ended:
 
 
 def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple[int | None, dict[str, Any] | None]:
-    """Journal an attempt that failed, and count what it took. Returns the event's number and the row's telemetry."""
+    """Journal a failed attempt, and count its use. Returns the event's number and the row's telemetry."""
     run, attempt = action.run, failure.attempt
     telemetry, journaled = _telemetry(action, attempt, failure.duration_ms)
     if attempt.not_undoable:
@@ -200,7 +200,7 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
 
 
 def _write_effects(action: ActionRun, output: Any) -> dict[str, Any]:
-    """What a success wrote: a state_write's key, and the effects that the tool's definition states."""
+    """The state writes of a success: a state_write's key, and the effects that the tool's definition declares."""
     run, spec, tool = action.run, action.spec, action.tool
     observed: dict[str, Any] = {}
     if spec.type == "state_write":
@@ -211,7 +211,7 @@ def _write_effects(action: ActionRun, output: Any) -> dict[str, Any]:
     for key, value in observed.items():
         run.write_state(action.index, key, value)
     for key, claimed in spec.expected_effects.items():
-        # Only conditions of this proposal see claims; they never reach the store.
+        # Only conditions of this proposal see claims; claims never reach the store.
         if key not in observed:
             run.buffer.claim(key, claimed)
         elif equal(observed[key], claimed):
@@ -225,23 +225,23 @@ def _diverged(_: Recorder, *, key: str) -> EffectDivergence:
 
 
 _BRIEF_MS: Final = 10
-"""An action this short has one reading of the machine: a second one would cost too much of its time. The reading after a longer
-one is at most so old, and so from its end."""
+"""A shorter action has only one reading of the machine: a second one would cost too much of its time. The reading after a longer
+action is at most this old, and so is from its end."""
 
 
 def _telemetry(
     action: ActionRun, attempt: ActionContext, duration_ms: float
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Readings of the machine before and after, and the action's own use: in the form of the row, and in that of the event.
+    """The readings of the machine before and after, and the action's own use, in the row's form and in the event's form.
 
-    None for state actions. An event names the readings by number: most actions share theirs with others.
+    None for state actions. An event refers to readings by number, because most actions share theirs with others.
     """
     own, before, run = attempt.usage, attempt.before, action.run
     if before is None or run.services.sampler is None or run.recorder is None:
         found = {"own": own} if own else None
         return found, found
     recorder, sampler = run.recorder, run.services.sampler
-    # An action that may have changed something gets a reading after it, unless it ended too soon to change one.
+    # An action that may have changed something gets a reading after it, unless it was too short to affect one.
     if action.tool is None or action.tool.read_only:
         after = sampler.latest()
     else:
@@ -267,7 +267,7 @@ def _readings(
 
 
 def end_unadmitted(action: ActionRun, answer: Stored | Refusal | Exhausted | Admitted) -> Ended | None:
-    """The end that an answer of step 7 means; None if the action continues."""
+    """End the action as the answer of step 7 requires; None if the action continues."""
     if isinstance(answer, Admitted):
         return None
     if isinstance(answer, Stored):
@@ -278,7 +278,7 @@ def end_unadmitted(action: ActionRun, answer: Stored | Refusal | Exhausted | Adm
 
 
 def _telemetry_of_refusal(action: ActionRun) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The machine as it was when the action was refused; nothing ran that could have changed it."""
+    """A reading of the machine when the action was refused; nothing ran that could have changed it."""
     run = action.run
     reading = None if run.recorder is None or action.tool is None or run.dry_run else run.services.machine()
     if reading is None or run.recorder is None:
@@ -287,7 +287,7 @@ def _telemetry_of_refusal(action: ActionRun) -> tuple[dict[str, Any] | None, dic
 
 
 def reject(action: ActionRun, refusal: Refusal) -> Ended:
-    """Steps 2 to 7 refused: the row is `rejected`, and `failure_behavior` decides what that means for the rest."""
+    """End an action that steps 2 to 7 refused: its row is `rejected`, and `failure_behavior` decides about the other actions."""
     action.refund()
     telemetry, journaled = _telemetry_of_refusal(action)
     seq = action.record(
@@ -317,7 +317,7 @@ def skip(
     stop: str | None = None,
     would: Any = None,
 ) -> Ended:
-    """The action will not run, which is not its failure: a budget is used up, or this is a dry run (and it `would` do this)."""
+    """End an action that will not run, without a failure: a budget is used up, or this is a dry run (and it `would` do this)."""
     seq = action.record(
         7,
         lambda recorder: ActionSkipped(
@@ -339,7 +339,7 @@ def skip(
 
 
 def hold(action: ActionRun, approval: str, summary: str) -> Ended:
-    """The action waits for a person, and no worker waits with it: the run can be resumed."""
+    """End an action as held: it waits for a person, and no worker waits with it. The run can be resumed."""
     row = rows.held(
         action.spec.id,
         "held",
@@ -352,7 +352,7 @@ def hold(action: ActionRun, approval: str, summary: str) -> Ended:
 
 
 def cancel_retry(action: ActionRun, failure: Failure, reason: str) -> Ended:
-    """The engine stopped the action while it waited for its next attempt; its earlier ones may have left something."""
+    """End an action that the engine stopped while it waited for its next attempt. Its earlier attempts may have had effects."""
     row = rows.stopped(
         action.spec.id,
         reason,
@@ -366,9 +366,9 @@ def cancel_retry(action: ActionRun, failure: Failure, reason: str) -> Ended:
 
 
 def dry_run(action: ActionRun, result: Output | Failure | None = None) -> Ended:
-    """The end of a dry run: steps 1 to 7 are passed, and the buffer sees what the action would write.
+    """End a dry run: the action passed steps 1 to 7, and its state writes go into the buffer.
 
-    `result` is what the tool said it would do, if it supports that.
+    `result` is the tool's description of its changes, if it supports dry runs.
     """
     run = action.run
     if action.spec.type == "state_write":
@@ -384,7 +384,7 @@ def dry_run(action: ActionRun, result: Output | Failure | None = None) -> Ended:
 
 
 def _take_stored(action: ActionRun, stored: Stored) -> Ended:
-    """An earlier call's result: nothing runs, nothing is committed again, nothing is spent."""
+    """End an action with an earlier call's result: nothing runs, nothing is committed again, nothing is spent."""
     action.refund()
     seq = action.record(
         7,
@@ -407,7 +407,7 @@ def _take_stored(action: ActionRun, stored: Stored) -> Ended:
 
 
 def _exhaust(action: ActionRun, detail: str) -> Ended:
-    """A budget is used up. An action that wanted to try again has failed, and its row says why it may not."""
+    """End an action because a budget is used up. If it was waiting for a retry, it has failed, and its row gives this reason."""
     failure = action.failed
     if failure is None:
         return skip(action, "budget_exceeded", detail, stop="budget_exceeded")

@@ -1,4 +1,4 @@
-"""Checks what a tool returned before the engine relies on it: is it JSON, within the limit, and what `returns` promises?"""
+"""Checks a tool's return value before the engine relies on it: is it JSON, within the limit, and valid under `returns`?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ATOMS = frozenset((str, int, bool, float, type(None)))
 
 
 def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Output | Failure:
-    """The output as a copy (later changes by the tool are not seen), or why it cannot be used."""
+    """A copy of the output, which later changes by the tool do not affect, or the failure that makes it unusable."""
     if value is None and (action.tool is None or action.tool.returns is None):
         return Output(value)
     limit = action.run.services.bounds.limits.output_bytes
@@ -35,7 +35,7 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
             return _invalid(attempt, f"the tool returned a value that cannot be read: {describe(error)}")
     if size > limit:
         return _invalid(attempt, f"the tool returned more than {limit} bytes")
-    # Not of a dry run, which gives no output, nor of a client, whose tools have outputs of their own.
+    # Not for a dry run, which has no output, nor for a client's tools, whose outputs Interlock does not define.
     checked = action.tool is not None and not action.run.dry_run and action.run.client is None
     returns = action.tool.returns if action.tool is not None and checked else None
     if returns is not None and not returns.is_valid(value):
@@ -51,7 +51,7 @@ def failure_of(action: ActionRun, attempt: ActionContext, error: ToolError) -> F
 
 
 def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """A copy for the tool: its changes are not seen by the next attempt, a compensation, or the caller."""
+    """A copy for the tool: its changes do not affect the next attempt, a compensation, or the caller."""
     copied = parameters.copy()
     for key, value in parameters.items():
         if value.__class__ not in _ATOMS:

@@ -1,4 +1,4 @@
-"""What a held call would make of text files: asked of the tool, redacted, and compared line by line (step 6)."""
+"""The changes that a held call would make to text files: computed by the tool, redacted, and compared line by line (step 6)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from interlock.model.errors import ToolError
 from interlock.model.tool import FilePreview
 
 _CHARS_MAX: Final = 1024 * 1024
-"""Of one difference."""
+"""The maximum length of one difference."""
 
 
 async def read_previews(action: ActionRun) -> Sequence[FilePreview]:
-    """The files that the call would change, as they are and as they would be; empty if the tool cannot tell."""
+    """The files that the call would change, before and after; empty if the tool cannot compute them."""
     tool, run = action.tool, action.run
     workspace = run.workspace
     if tool is None or tool.preview is None or workspace is None or tool.secrets:
@@ -39,7 +39,7 @@ def _ask(preview: Any, parameters: dict[str, Any], workspace: Any) -> Sequence[F
 async def compare_previews(
     action: ActionRun, previews: Sequence[FilePreview], show: Callable[[Any], str]
 ) -> tuple[ChangeShown, ...]:
-    """The differences as an approver sees them; `show` gives a path as text. On a thread: large files take a while."""
+    """The differences as an approver sees them; `show` converts a path to text. Runs on a thread: large files take a while."""
     desk = action.run.services.desk
     if not previews:
         return ()
@@ -56,7 +56,7 @@ def compare_preview(
     """One difference, redacted; `parameters` are those of the call that makes it."""
     if one.note:
         return ChangeShown(path=path, note=redact(one.note), permissions=one.permissions)
-    # Redacted before they are compared, so that a secret over several lines is seen as one; and beside the parameters, which
+    # Redacted before they are compared, so that a secret over several lines is recognised; and with the parameters, which
     # say whether something could run a value.
     texts = redact({"before": one.before or "", "after": one.after or "", "parameters": parameters})
     difference = compare(texts["before"], texts["after"])

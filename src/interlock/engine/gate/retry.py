@@ -1,4 +1,4 @@
-"""When a failed attempt is made again: exponential back-off with full jitter, up to the action's number of retries."""
+"""Decides when to retry a failed attempt: exponential back-off with full jitter, up to the action's number of retries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DELAY_MAX_MS: Final = 30_000
 
 
 def next_delay(action: ActionRun, failure: Failure, retries: int) -> int | None:
-    """Milliseconds until the next attempt; None if there is none. `retries` were made already by this process."""
+    """Milliseconds until the next attempt; None if there is none. This process has already made `retries` retries."""
     spec = action.spec
     retries_max = spec.max_retries if spec.failure_behavior == "retry" else 0
     if not failure.retryable or retries >= retries_max or action.run.stop_reason is not None:

@@ -1,7 +1,7 @@
 """The order of the gate's ten steps for one action, from its release by the scheduler to its row.
 
-Every way out gives the action a row, except a cancellation before the intent: then nothing happened, and a resumed run starts
-the action as if for the first time. (Step 1, for the proposal as a whole, is in `verify`.)
+Every exit gives the action a row, except a cancellation before the intent: then nothing was done, and a resumed run starts
+the action from the beginning. (Step 1, for the proposal as a whole, is in `verify`.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def take_action(action: ActionRun) -> Ended:
         if action.index in run.graph.referring:
             action.propose(fill_references(run, action.spec.parameters))
         verdict = judge(action)  # 2, 3, 4, 5
-        # 6 and 7; the usual case needs no coroutine of its own
+        # 6 and 7; the usual case needs no extra coroutine
         if (verdict is not ALLOW or not needs_nothing(action)) and (ended := await _pass(action, verdict)):
             return ended
         number = run.attempts_before.get(action.index, 0) + 1
@@ -68,7 +68,7 @@ async def take_action(action: ActionRun) -> Ended:
 
 
 async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
-    """Steps 6 and 7, and steps 2 to 5 again after any wait. None if the action may be attempted."""
+    """Take the action through steps 6 and 7, and through 2 to 5 again after any wait. None if the action may be attempted."""
     while True:
         if isinstance(verdict, Ask):
             answer = await ask(action, verdict.decision)  # 6
@@ -88,7 +88,7 @@ async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
         verdict = judge_again(action)
     if action.run.dry_run:
         return await _preview(action)
-    action.admitted = False  # what was reserved is being used
+    action.admitted = False  # the reservation is now in use
     return None
 
 
@@ -98,21 +98,21 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
     number = failure.attempt.attempt + 1
     action.record(9, lambda _: ActionRetrying(attempt=number, delay_ms=delay_ms))
     tell_waiting(action.run, action.index, "retry", f"its try number {number}", delay_ms)
-    await pin_again(action)  # the attempt itself may have changed what was shown; any later change was made by others
+    await pin_again(action)  # the attempt itself may have changed the shown files; any later change was made by others
     await wait(action, delay_ms / 1000)
     await forget_if_changed(action)
     return await _pass(action, judge_again(action))
 
 
 def _cancelled(action: ActionRun, reason: str) -> Ended:
-    """The engine stopped the action while it waited, before the intent of an attempt."""
+    """End an action that the engine stopped while it waited, before the intent of an attempt."""
     action.slot.task.uncancel()
     # Without an earlier attempt nothing ran; the commit step adds the row.
     return Ended(None) if action.failed is None else outcome.cancel_retry(action, action.failed, reason)
 
 
 async def _preview(action: ActionRun) -> Ended:
-    """Dry run: the action would run. A tool that supports it says what it would do. Raises: what has to pass through."""
+    """Dry run of an action that would run. A tool that supports it describes its changes. Raises errors that end the run."""
     run, tool = action.run, action.tool
     if tool is None or not tool.tool.supports_dry_run or run.executor is not None:
         return outcome.dry_run(action)
@@ -125,7 +125,7 @@ async def _preview(action: ActionRun) -> Ended:
 
 
 def _look_ahead(action: ActionRun) -> Ended:
-    """Dry run: the parameters need an output that does not exist. Only what does not depend on them can be said."""
+    """Dry run of an action whose parameters need an output that does not exist: only checks that do not need it are made."""
     run = action.run
     action.step, verdict, _ = judge_call(run.judges, action.call())
     if action.step == 2 and isinstance(verdict, Refusal):

@@ -18,11 +18,11 @@ from interlock.verify.paths import values_at
 from interlock.workspace import Workspace
 
 _LOOKS_AGAIN: Final = 3
-"""How often files that change while they are looked at are read again."""
+"""The number of times that files are read again if they change while they are read."""
 
 
 def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
-    """The paths among the parameters, in the order of the tool's marks, and those that the call writes besides (undo)."""
+    """The paths among the parameters, in the order of the tool's marks, and other paths that the call writes (undo)."""
     tool = action.tool
     if action.run.workspace is None or tool is None:
         return []
@@ -35,9 +35,9 @@ def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
 
 
 async def look_at_files(action: ActionRun) -> tuple[tuple[FileShown, ...], tuple[ChangeShown, ...]]:
-    """The files among the parameters as they are now, and what the call would make of them.
+    """The current files among the parameters, and the changes that the call would make to them.
 
-    Both come from the same contents: the approval holds while the files are as shown, so the differences must match them.
+    Both are made from the same contents: the approval is valid while the files are as shown, so the differences must match them.
     """
     desk, paths = action.run.services.desk, paths_of(action, action.parameters)
     looks, previews = await _look_and_preview(action, paths)
@@ -57,7 +57,7 @@ async def look_at_files(action: ActionRun) -> tuple[tuple[FileShown, ...], tuple
 
 
 def _shown(path: Any) -> str:
-    """A path parameter as the question shows it. `./` marks a text that only looks like the form of other names."""
+    """A path parameter as the question shows it. `./` marks a text that only looks like an escaped name."""
     if isinstance(path, str):
         return f"./{path}" if path.startswith('{"b64":') else path
     return msgspec.json.encode(path).decode()
@@ -69,12 +69,12 @@ async def _look_and_preview(action: ActionRun, paths: Sequence[Any]) -> tuple[li
 
 
 def _agree(looks: Sequence[_Look], previews: Sequence[FilePreview]) -> bool:
-    """True if the previews were made of the contents that were looked at."""
+    """True if the previews were made from the same contents as the looks."""
     return {one.sha256 for one in previews} - {None} <= {look.sha256 for look in looks}
 
 
 class _Look(NamedTuple):
-    """What a path names."""
+    """The file that a path names."""
 
     digest: str | None
     """Keyed, as it may be shown; None if it cannot be read."""
@@ -84,7 +84,7 @@ class _Look(NamedTuple):
 
 
 async def _look_at(run: ProposalRun, paths: Sequence[Any]) -> list[_Look]:
-    """What each path names now. On a thread: a large file takes a while to read."""
+    """The file that each path names now. Runs on a thread: a large file takes a while to read."""
     workspace = run.workspace
     if workspace is None or not paths:
         return []
@@ -100,16 +100,18 @@ def _look(workspace: Workspace, path: Any, keyed: Callable[[str], str]) -> _Look
         place = workspace.locate(path)
         seen = workspace.examine(place)
     except ToolError:
-        return _Look(None, there=True, sha256=None)  # it cannot be read, so it is not shown; the tool will report why
+        return _Look(
+            None, there=True, sha256=None
+        )  # it cannot be read, so it is not shown; the tool will report the reason
     node = seen.node
-    # The resolved place is part of it: a link that now leads elsewhere changes what was shown.
+    # The digest includes the resolved path: a link that now leads elsewhere counts as a change.
     text = b"%b\0%b" % (b"/".join(place), f"{node.kind}:{node.sha256}:{node.mode}".encode())
     digest = keyed("sha256:" + hashlib.sha256(text).hexdigest())
     return _Look(digest, there=node.kind != "absent", sha256=node.sha256)
 
 
 def changed_since(last: Hold | None, files: tuple[FileShown, ...]) -> list[str]:
-    """Why an approved call is asked about again: the files that are not what the last question showed."""
+    """The reason for asking again about an approved call: the files that differ from those in the last question."""
     if last is None or last.status != "approved":
         return []
     shown = {file.path: file.digest for file in last.files}
@@ -118,7 +120,7 @@ def changed_since(last: Hold | None, files: tuple[FileShown, ...]) -> list[str]:
 
 
 async def forget_if_changed(action: ActionRun) -> None:
-    """Withdraw the approval if a file is no longer the one that was shown: the action is judged without it, and asked again."""
+    """Withdraw the approval if a file differs from the shown one: the action is judged without it, and asked about again."""
     if not action.shown:
         return
     there = await _look_at(action.run, [path for path, _ in action.shown])
@@ -127,7 +129,7 @@ async def forget_if_changed(action: ActionRun) -> None:
 
 
 async def pin_again(action: ActionRun) -> None:
-    """Take the present contents as the expected ones."""
+    """Expect the current contents from now on."""
     if action.shown:
         there = await _look_at(action.run, [path for path, _ in action.shown])
         action.shown = tuple((path, look.digest) for (path, _), look in zip(action.shown, there, strict=True))

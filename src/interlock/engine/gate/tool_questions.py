@@ -1,8 +1,8 @@
 """Questions that a tool asks while it runs: `ctx.ask`, within step 9.
 
-While people think, the tool's time-out does not run, what others need is given back (a place among the workers, the budget's
-lease, the turn to write in the workspace), and the time counts as waited. Afterwards the tool has its turn again, and the gate
-judges again: what was forbidden or revoked meanwhile ends the call.
+While the tool waits for people, its time-out is paused, shared resources are released (its worker, the budget's lease, the turn
+to write in the workspace), and the time counts as waited. Afterwards the tool gets its turn back, and the gate judges again: if
+the call was forbidden or its grant revoked meanwhile, the call ends.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class AskingContext(ActionContext, eq=False, kw_only=True):
             ) from None
 
     def withdraw(self) -> None:
-        """The call was stopped: a thread that waits for an answer continues without one."""
+        """Withdraw the open questions of a stopped call: a thread that waits for an answer continues without one."""
         if self.from_thread is not None:
             self.from_thread.cancel()
 
@@ -103,7 +103,7 @@ def _question_of(
 
 
 def _require_somebody(attempt: AskingContext) -> None:
-    """Raises: ToolError `approval_required` if no answer could be waited for."""
+    """Raises: ToolError `approval_required` if the call cannot wait for an answer."""
     run = attempt.run
     desk = run.services.desk
     if run.dry_run:
@@ -122,7 +122,7 @@ def _by(asked: Asked) -> str:
 
 
 def _existing(desk: Desk, asked: Asked) -> Hold | None:
-    """The same question of an earlier attempt, if it is open or approved and not used: a retry does not ask twice."""
+    """The same question of an earlier attempt, if it is open, or approved and unused: a retry does not ask twice."""
     hold = desk.store.for_action(asked.run, asked.proposal, asked.action, kind=asked.kind)
     if hold is None or hold.asked_digest != digest_of(desk, asked) or hold.status not in ("pending", "approved"):
         return None
@@ -131,7 +131,7 @@ def _existing(desk: Desk, asked: Asked) -> Hold | None:
 
 @contextlib.contextmanager
 def _time_out_stopped(attempt: AskingContext) -> Iterator[None]:
-    """The block is not execution time: the attempt's deadline moves by as much."""
+    """The block is not execution time: the attempt's deadline moves by its duration."""
     slot, clock = attempt.action.slot, attempt.run.clock
     before_ns, left_ns = clock.mono_ns(), attempt.deadline_ns - clock.mono_ns()
     slot.deadline = NEVER
@@ -163,7 +163,7 @@ async def _wait_answered(action: ActionRun, hold: Hold) -> Hold:
 
 
 async def _judge_again(action: ActionRun) -> None:
-    """Take the turn again, and judge again. Raises: ToolError with the reason of a refusal."""
+    """Take the turn to write again, and judge the call again. Raises: ToolError with the reason of a refusal."""
     action.run.services.refresh()
     judges = action.run.judges_in_force()
     judged = judge_call(judges, action.call())

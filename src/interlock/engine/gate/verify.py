@@ -1,4 +1,4 @@
-"""Step 1: is the proposal well formed as a whole, and can it run at all? Before any of its actions starts."""
+"""Step 1: checks, before any action starts, that the proposal as a whole is well formed and can run at all."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Unrunnable(NamedTuple):
 
 
 def verify_proposal(proposal: Proposal, registry: Registry) -> Graph:
-    """The order of its actions. Raises: ProposalError if the proposal is malformed."""
+    """The graph of the proposal's actions. Raises: ProposalError if the proposal is malformed."""
     return build_graph(proposal, registry.by_name)
 
 
 def find_unrunnable(run: ProposalRun) -> Unrunnable | None:
-    """Whether the proposal may start: is it within `actions_max` of the grant, and can every action that has to run do so?
+    """Check `actions_max` of the grant, and that every action that has to run can run. None if the proposal may start.
 
-    An action of an unknown tool can only be rejected; where that would stop the proposal, it stops before any effect.
+    An action of an unknown tool can only be rejected; if that would stop the proposal, it stops before any effect.
     """
     refusal = run.judges.proposal_size(run.principal, run.proposal)
     if refusal is not None:
