@@ -62,6 +62,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Of the members."""
     signed_by: str | None
+    attestation: form.Envelope
     documents: Documents
 
 
@@ -91,7 +92,8 @@ def export(
         spools[form.MANIFEST].document(manifest)
         digest_of_manifest = spools[form.MANIFEST].member().sha256
         keys = list(signers)
-        spools[form.ATTESTATION].document(_attestation(manifest, digest_of_manifest, keys))
+        attestation = _attestation(manifest, digest_of_manifest, keys)
+        spools[form.ATTESTATION].document(attestation)
         write_archive([spools[path] for path in form.MEMBERS], write, redaction.sweep)
         return Exported(
             run_id=source.run_id,
@@ -99,6 +101,7 @@ def export(
             events=observed.events,
             bytes=sum(one.bytes for one in spools.values()),
             signed_by=keys[0].keyid if keys else None,
+            attestation=attestation,
             documents=documents,
         )
 

@@ -11,8 +11,10 @@ import msgspec
 
 from interlock.engine.inspect.history import History
 from interlock.evidence.export import Exported
+from interlock.evidence.sigstore import sigstore_bundle
+from interlock.model.errors import UsageError
 from interlock.signing import DEFAULT_NAME, Signer
-from interlock.surfaces.evidence.archives import ENDING, export_run
+from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_existing
 from interlock.surfaces.evidence.diffing import diff_command
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.surfaces.evidence.verifying import verify_command
@@ -39,18 +41,32 @@ evidence.add_command(diff_command)
 )
 @click.option("--key", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="Sign with this key.")
 @click.option("--unsigned", is_flag=True, help="Do not sign.")
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the attestation as a Sigstore bundle too.",
+)
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.pass_obj
-def export(out: Speaks, run_id: str, target: Path | None, key: str, *, unsigned: bool, force: bool) -> None:
+def export(
+    out: Speaks, run_id: str, target: Path | None, key: str, bundle: Path | None, *, unsigned: bool, force: bool
+) -> None:
     """Write the archive of a run: its events, what was observed, and how far that goes. Secrets are replaced.
 
     RUN is an id, any unambiguous beginning of one, or `last`.
     """
+    if bundle is not None and unsigned:
+        raise UsageError("`--bundle` needs a signature, and `--unsigned` leaves it out")
+    if bundle is not None and not force:
+        refuse_existing(bundle)
     with History.open(Path(), os.environ) as past:
         found = past.find(run_id)
         path = target or Path(found + ENDING)
         signers = [] if unsigned else [Signer.named(past.place.state / "keys", key, past.disk)]
         done = export_run(past, found, path, signers=signers, replace=force)
+        if bundle is not None:
+            past.disk.write_atomic(bundle, sigstore_bundle(done.attestation), 0o644)
     layers = msgspec.to_builtins(done.documents.health.layers)
     document = {
         "run_id": found,
