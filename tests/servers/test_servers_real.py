@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -116,6 +120,50 @@ def test_a_server_over_streamable_http(project, http_server):
         assert [each.output["structuredContent"]["result"] for each in done] == list(range(1, 21))
         assert (await runtime.call("sdk/add", {"a": "x", "b": 1})).reason == "invalid_parameters"
 
+    asyncio.run(use())
+
+
+def test_an_older_server_over_http_and_its_session_after_a_restart(project):
+    """The official one in TypeScript: it refuses what it does not know by 400, a session of its last life too."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/mcp"
+
+    @contextmanager
+    def running() -> Iterator[None]:
+        process = subprocess.Popen(
+            [official("everything"), "streamableHttp"],
+            env={**os.environ, "PORT": str(port)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + 60
+            while True:
+                with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    project.configure(
+        RULES.replace('"files/*", "memory/*", "everything/*", "sdk/*"', '"everything/*"')
+        + f'[mcp.servers.everything]\nurl = "{url}"\n'
+    )
+
+    async def use() -> None:
+        with running():
+            assert "hi" in text_of(await runtime.call("everything/echo", {"message": "hi"}))
+        gone = await runtime.call("everything/echo", {"message": "hi"})
+        assert (gone.reason, "cannot connect" in gone.error) == ("server_unavailable", True)
+        with running():
+            assert "hi" in text_of(await runtime.call("everything/echo", {"message": "hi"}))
+
+    with running():
+        project.lock()
+    runtime = project.open()
     asyncio.run(use())
 
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.detect import find_unseen
-from interlock.executors.mcp.http_link import DeniedError, SessionGoneError
+from interlock.executors.mcp.http_link import NotTakenError, SessionGoneError
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.offers import Mismatch, Offers
@@ -101,6 +101,31 @@ def _attributed(server: str, message: Any) -> str:
     return f"The MCP server `{server}` asks: {message}"
 
 
+def _changed(server: str, tool: str, why: str) -> ToolError:
+    return ToolError(
+        f"`{tool}` of the MCP server `{server}` was not called: {why}",
+        code="tool_changed",
+        retryable=False,
+        hint=f"`interlock tools diff {server}` shows it to a person, who can agree with `interlock tools lock`",
+    )
+
+
+def _lost(server: str, error: LostError, last_words: str) -> ToolError:
+    if isinstance(error, NotTakenError):
+        return ToolError(
+            f"the MCP server `{server}` did not take the call: {error}",
+            code="server_unavailable",
+            retryable=False,
+            hint=f"nothing was called; {error.hint}",
+        )
+    return ToolError(
+        f"the MCP server `{server}` was lost during the call: {error}{last_words}",
+        code="server_lost",
+        retryable=False,
+        hint="what the call had done by then is not known; the server is started again by the next call",
+    )
+
+
 class _Live(NamedTuple):
     peer: Peer
     link: Link
@@ -141,6 +166,8 @@ class Connection:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: Offers | None = None
+        self._differing: Mapping[str, str] | None = None
+        """The locked tools that the server has otherwise by now, with the reason; None if nothing is locked, or known."""
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -157,43 +184,30 @@ class Connection:
         # Shielded: a call that is given up does not end the start, which the next call needs.
         return (await asyncio.shield(self._starting)).session
 
-    async def request(
-        self, method: str, params: dict[str, Any], *, on_progress: OnProgress | None = None
-    ) -> dict[str, Any]:
-        """A request to the server. Raises: RpcError; ToolError, `server_lost` if it ended before it answered."""
-        session = await self.session()
+    async def call(self, tool: str, params: dict[str, Any], *, on_progress: OnProgress | None = None) -> dict[str, Any]:
+        """Call a tool, if it is as it is locked: the result of `tools/call`.
+
+        Raises: RpcError; ToolError: `tool_changed`, `server_unavailable`, `server_lost` if it ended before it answered.
+        """
         try:
             with contextlib.suppress(SessionGoneError):
-                return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
-            # It was refused unread: asked once more, in a new session.
-            again = await self.session()
-            return await again.request(method, params, on_progress=on_progress, owner=CLIENT.get())
-        except DeniedError as error:
-            raise ToolError(
-                f"the MCP server `{self._spec.name}` did not take the call: {error}",
-                code="server_unavailable",
-                retryable=False,
-                hint=f"nothing was called; {error.hint}",
-            ) from None
+                return await self._call(tool, params, on_progress)
+            # It was refused unread: asked once more, in a new session, whose tools may be others.
+            return await self._call(tool, params, on_progress)
         except LostError as error:
-            declared = await self._last_words()
-            raise ToolError(
-                f"the MCP server `{self._spec.name}` was lost during the call: {error}{declared}",
-                code="server_lost",
-                retryable=False,
-                hint="what the call had done by then is not known; the server is started again by the next call",
-            ) from None
+            raise _lost(self._spec.name, error, await self._last_words()) from None
         except asyncio.CancelledError:
             if self._checking is None:  # given up or too slow: a server that hangs is replaced
                 self._checking = self._spawn(self._check_alive())
             raise
 
-    def mismatch(self, tool: str) -> str | None:
-        """Why a locked tool may not be called; None if the server defines it as it is locked."""
-        locked = self._locked()
-        if locked is None or self._offers is None:
-            return "it is not locked any more"
-        return self._offers.against(locked).tools.get(tool)
+    async def _call(self, tool: str, params: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        session = await self.session()
+        changed = "it is not locked any more" if self._differing is None else self._differing.get(tool)
+        if changed is not None:
+            raise _changed(self._spec.name, tool, changed)
+        given = {"name": tool, **params}
+        return await session.request("tools/call", given, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:
         """Let go of the server. On its event loop's thread, or after the loop's end; then `end` ends the processes."""
@@ -238,7 +252,7 @@ class Connection:
         except (LostError, TimeoutError, NotSpokenError, RpcError) as error:
             words = await link.describe_end() if link is not None else ""
             reason = str(error) or "it did not answer in time"
-            self._hint = error.hint if isinstance(error, DeniedError) else ""
+            self._hint = error.hint if isinstance(error, NotTakenError) else ""
             raise self._failed(f"{reason}{f' (it declared: {words})' if words else ''}") from None
         except ToolError as error:
             self._failed(error.message)
@@ -311,8 +325,12 @@ class Connection:
     def compare(self) -> None:
         """Compare what the server last listed with what is locked now, and report changes."""
         locked = self._locked()
-        if locked is not None and self._offers is not None:
-            self._compared(self._spec.name, self._offers.against(locked))
+        if locked is None or self._offers is None:
+            self._differing = None
+        else:
+            found = self._offers.against(locked)
+            self._differing = found.tools
+            self._compared(self._spec.name, found)
 
     async def _list_again(self) -> None:
         """After the server has said that its list is another one. Does not raise for what the server does."""

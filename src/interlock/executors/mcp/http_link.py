@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.executors.mcp.headers import Path, encode_value, headers_of
-from interlock.executors.mcp.http_wire import Address, Answer, EventSplitter, HttpClient, HttpError
+from interlock.executors.mcp.http_wire import Address, Answer, EventSplitter, HttpClient, HttpError, UnreachableError
 from interlock.executors.mcp.launch import Lost, Receive, ServerSpec
 from interlock.executors.mcp.peer import LostError, Peer
 from interlock.model.json_rpc import FRAME_BYTES_MAX
@@ -27,11 +27,11 @@ class SessionGoneError(LostError):
     """The server does not know the session any more; what was asked of it was not done."""
 
 
-class DeniedError(LostError):
-    """The server wants to know who asks: what the operator can do about it is in `hint`."""
+class NotTakenError(LostError):
+    """The server did not take the request, so nothing was done: what the operator can do about it is in `hint`."""
 
     def __init__(self, why: str, hint: str) -> None:
-        """What it answered, and what to do."""
+        """Why, and what to do."""
         super().__init__(why)
         self.hint = hint
 
@@ -45,7 +45,9 @@ def _refusal(status: int, headers: Mapping[str, str]) -> LostError:
         else:
             why = "it wants to know who asks, and its table has no `Authorization` in `headers`"
             hint = 'give it a token: `headers = { Authorization = "Bearer ${TOKEN}" }`, with `TOKEN` in `[mcp] env`'
-        return DeniedError(f"it answered HTTP {status}: {why}", f"{hint}; Interlock does not sign in by itself (OAuth)")
+        return NotTakenError(
+            f"it answered HTTP {status}: {why}", f"{hint}; Interlock does not sign in by itself (OAuth)"
+        )
     if 300 <= status < 400:
         return LostError(f"it answered HTTP {status}: it has another address, which has to be in its `url`")
     return LostError(f"it answered HTTP {status}")
@@ -123,6 +125,8 @@ class HttpLink:
             await self._read(await self._client.send("POST", headers, frame.rstrip(b"\n")), message, number)
         except LostError as error:
             self._fail(number, error)
+        except UnreachableError as error:
+            self._fail(number, NotTakenError(str(error), "is the server running, and its `url` right?"))
         except HttpError as error:
             self._fail(number, LostError(str(error)))
 
@@ -142,6 +146,8 @@ class HttpLink:
             if answer.status != 401 and self._is_error_of(text, number):
                 self._receive(text)
                 return
+            if answer.status == 400 and self._session is not None:  # as some servers say it, and of no request
+                raise SessionGoneError("its session has ended")
             raise _refusal(answer.status, self._headers)
         if message.get("method") == "initialize":
             self._session = answer.headers.get("mcp-session-id")

@@ -24,6 +24,10 @@ class HttpError(Exception):
     """The connection failed, or what came is not HTTP; the text says which."""
 
 
+class UnreachableError(HttpError):
+    """There was no connection, so nothing was sent."""
+
+
 class Address(NamedTuple):
     """Where a server is."""
 
@@ -173,7 +177,7 @@ class HttpClient:
                 if isinstance(error, TimeoutError)
                 else (getattr(error, "strerror", None) or type(error).__name__)
             )
-            raise HttpError(f"cannot connect to {where.host}:{where.port}: {why}") from None
+            raise UnreachableError(f"cannot connect to {where.host}:{where.port}: {why}") from None
 
     async def _exchange(self, connection: _Connection, data: bytes) -> Answer:
         try:

@@ -182,24 +182,15 @@ class Servers:
 
     async def _call(self, spec: ServerSpec, definition: Definition, parameters: dict[str, Any], ctx: Context) -> Any:
         connection = self._connection(spec.name, ctx.agent, ctx.session)
-        await connection.session()
-        changed = connection.mismatch(definition.name)
-        if changed is not None:
-            raise ToolError(
-                f"`{definition.name}` of the MCP server `{spec.name}` was not called: {changed}",
-                code="tool_changed",
-                retryable=False,
-                hint=f"`interlock tools diff {spec.name}` shows it to a person, who can agree with `interlock tools lock`",
-            )
         if spec.url is None:
             ctx.posture(**self._launcher.posture(spec))
         if spec.writes:
             ctx.not_exactly_undoable("an MCP server that may write in the workspace was called")
         client = CLIENT.get()  # what comes later comes in another context
         try:
-            result = await connection.request(
-                "tools/call",
-                {"name": definition.name, "arguments": parameters, **_trace(client)},
+            result = await connection.call(
+                definition.name,
+                {"arguments": parameters, **_trace(client)},
                 on_progress=lambda params: _report(params, ctx, client),
             )
             found = read_result(result)
