@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from interlock.engine.inspect import capsule_files
+from interlock.model.capsule import Manifest
 from interlock.surfaces.cli import capsule_build
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements/capsule-compilers.txt"
@@ -48,16 +49,27 @@ def _once(home: Path, command: list[str]) -> Path:
     return home
 
 
-def build_once(directory: Path) -> None:
-    """Build a capsule in Python, or take what the same source, world and compiler gave before."""
-    manifest = capsule_files.open_manifest(directory)
-    source = (directory / "capsule.py").read_bytes()
+def python_component(source: Path, manifest: Manifest) -> bytes:
+    """What `capsule_build` makes of a source in Python, or made before of the same source and world with the same compiler."""
     exports = list(capsule_files.OPTIONAL_EXPORTS)
-    parts = (source, capsule_files.world_of(manifest, exports).encode(), REQUIREMENTS.read_bytes())
+    world = capsule_files.world_of(manifest, exports).encode()
+    parts = (source.read_bytes(), world, REQUIREMENTS.read_bytes(), Path(capsule_build.__file__).read_bytes())
     kept = cache() / f"capsule-{hashlib.sha256(b'/'.join(parts)).hexdigest()[:16]}.wasm"
     if not kept.exists():
-        made = capsule_build.build(directory)
         part = kept.with_suffix(f".{os.getpid()}.part")
-        shutil.copy(made, part)
+        part.write_bytes(_build_python(source, manifest))
         part.replace(kept)
-    shutil.copy(kept, directory / manifest.component.file)
+    return kept.read_bytes()
+
+
+_build_python = capsule_build.COMPILERS["python"]
+
+
+def copy_code(place: Path, to: Path) -> None:
+    """Copy the compiled code of a state directory, and its key, to another: what is there is kept."""
+    for part in ("keys/capsules.key", "capsule-code"):
+        if (place / part).is_dir():
+            shutil.copytree(place / part, to / part, dirs_exist_ok=True)
+        elif (place / part).exists():
+            (to / part).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.copy(place / part, to / part)

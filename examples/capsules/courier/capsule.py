@@ -5,7 +5,7 @@ import os
 import socket
 
 import wit_world
-from wit_world.imports import fs_read, fs_write, http, ipc_publish, kv, log, uplink
+from wit_world.imports import clock, fs_read, fs_write, http, ipc_publish, ipc_subscribe, kv, log, uplink
 
 
 class WitWorld(wit_world.WitWorld):
@@ -24,6 +24,14 @@ class WitWorld(wit_world.WitWorld):
     def on_outbound(self, message: str) -> None:
         kv.set("sent", message.encode())
 
+    def run(self) -> None:
+        saved = ipc_subscribe.subscribe("notes.saved")
+        while True:
+            for note in json.loads(ipc_subscribe.poll(saved, 10)):
+                told = f"saved {note['data']}" if "data" in note else "saved more than could be told"
+                uplink.send(json.dumps({"uplink": "chat", "user": "everyone", "content": told}))
+            clock.sleep(500)
+
 
 def save(url: str, name: str) -> dict:
     answer = json.loads(http.fetch(json.dumps({"url": url})))
@@ -39,6 +47,7 @@ def save(url: str, name: str) -> dict:
 
 def inside() -> dict:
     """What a program would find out about the machine that it runs on. Here: nothing."""
+    print("looking around")  # a line of the log
     return {
         "environment": dict(os.environ),
         "files": attempt(lambda: os.listdir("/")),

@@ -32,6 +32,12 @@ _ALONE: Final = frozenset(
 """The headers of C that need no library."""
 _INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"]+)", re.MULTILINE)
 _QJS: Final = "componentize-qjs"
+_SHIMS: Final = {
+    "text_encoding.js": re.compile(r"\bText(?:En|De)coder\b"),
+    "console.js": re.compile(r"\bconsole\."),
+}
+"""What QuickJS lacks, by the files beside this one, for sources that name it."""
+_COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 def build(directory: Path) -> Path:
@@ -46,7 +52,7 @@ def build(directory: Path) -> Path:
             hint=f"one of {known}; a component that something else builds needs no `interlock capsule build`",
         )
     target = directory / manifest.component.file
-    data = _COMPILERS[found[0]](directory / LANGUAGES[found[0]].source, manifest)
+    data = COMPILERS[found[0]](directory / LANGUAGES[found[0]].source, manifest)
     Disk().make_directory(target.parent, mode=0o755)
     Disk().write_atomic(target, data, mode=0o644, durable=False)
     return target
@@ -85,9 +91,30 @@ def _from_js(source: Path, manifest: Manifest) -> bytes:
         )
     text = source.read_text(encoding="utf-8", errors="replace")
     exports = [name for name in OPTIONAL_EXPORTS if re.search(rf"\bfunction\s+{_camel(name)}\b", text)]
-    with _world(manifest, exports) as world:
-        command = [found, "--wit", str(world), "-n", "capsule", "--js", source.name]
+    with _world(manifest, exports) as world, _with_shims(source, text) as script:
+        command = [found, "--wit", str(world), "-n", "capsule", "--js", script.name]
         return _compiled(source, lambda output: [*command, "-o", output])
+
+
+@contextlib.contextmanager
+def _with_shims(source: Path, text: str) -> Iterator[Path]:
+    """The script to compile: the source, or a temporary one beside it with what QuickJS lacks, if it names that."""
+    shims = [
+        _COMMENT.sub("", Path(__file__).with_name(name).read_text(encoding="utf-8"))
+        for name, named in _SHIMS.items()
+        if named.search(text)
+    ]
+    if not shims:
+        yield source
+        return
+    script = source.with_suffix(f".{os.getpid()}.tmp.js")
+    try:
+        script.write_text(
+            " ".join(line.strip() for shim in shims for line in shim.splitlines()) + text, encoding="utf-8"
+        )
+        yield script
+    finally:
+        script.unlink(missing_ok=True)
 
 
 def _camel(name: str) -> str:
@@ -110,7 +137,8 @@ def _from_python(source: Path, manifest: Manifest) -> bytes:
         tree = ast.parse(source.read_bytes())
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"`{source}` cannot be compiled: {error}") from None
-    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    worlds = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    defined = {node.name for world in worlds for node in world.body if isinstance(node, ast.FunctionDef)}
     exports = [name for name in OPTIONAL_EXPORTS if name.replace("-", "_") in defined]
     with _world(manifest, exports) as world:
         command = [sys.executable, "-c", _COMPONENTIZE, "-d", str(world), "-w", "capsule", "componentize", source.stem]
@@ -144,9 +172,10 @@ def _need(module: str, command: str) -> None:
         raise UsageError(f"building this capsule needs `{module}`", code="extra_missing", hint=f"`{command}`")
 
 
-_COMPILERS: Final[dict[str, Callable[[Path, Manifest], bytes]]] = {
+COMPILERS: Final[dict[str, Callable[[Path, Manifest], bytes]]] = {
     "wat": _from_wat,
     "c": _from_c,
     "python": _from_python,
     "js": _from_js,
 }
+"""By language: what gives the component of a source file."""
