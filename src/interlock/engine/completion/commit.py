@@ -50,7 +50,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     waits = is_held(run) and run.stop_reason != "stopped"
     if run.stop_reason not in _ABORTING and not run.dry_run and not waits:
         try:
-            if run.layer is not None:  # files first, so what stops the state stops them too
+            if run.layer is not None:  # files first: an error in them also stops the commit of the state
                 run.services.store.check(run.buffer.read)
                 await commit_files(run)
             if run.layer_problem is None:
@@ -72,7 +72,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
 
 
 def _rolled_back(run: ProposalRun, recorder: Recorder) -> Kept | None:
-    """The content of the state that is rolled back: the dropped values, and the stored ones that stay."""
+    """The state that is rolled back: the dropped values, and the stored ones that remain."""
     found: dict[str, dict[str, Any]] = {}
     for write in run.buffer.writes:
         holds = run.services.store.get(write.key)
@@ -83,7 +83,7 @@ def _rolled_back(run: ProposalRun, recorder: Recorder) -> Kept | None:
 
 
 async def reject_all(run: ProposalRun, refusal: Refusal, index: int | None = None) -> ProposalResult:
-    """The whole proposal is refused before anything runs; `index` names the action at fault, if there is one."""
+    """Refuse the whole proposal before anything runs; `index` is the action at fault, if there is one."""
     at_us, step = run.clock.now_us(), 2 if index is None else 1
     for i, action in enumerate(run.proposal.actions):
         if index is None or i == index:
@@ -105,7 +105,7 @@ async def reject_all(run: ProposalRun, refusal: Refusal, index: int | None = Non
 
 
 def _skip(run: ProposalRun, index: int, reason: str, detail: str | None, step: int = 7) -> ActionResult:
-    """The row of an action that never started, and its event."""
+    """Make the row and the event of an action that never started."""
     seq = run.record(
         step,
         index,
@@ -115,7 +115,7 @@ def _skip(run: ProposalRun, index: int, reason: str, detail: str | None, step: i
 
 
 def is_held(run: ProposalRun) -> bool:
-    """True if an action waits for a person: then nothing is committed yet, and the run has to be resumed."""
+    """True if an action waits for a person: nothing is committed yet, and the run has to be resumed."""
     return "held" in {row.status for row in run.rows if row is not None}
 
 
@@ -152,9 +152,9 @@ def committing(
     seal: str = "",
     before: Callable[[], None] | None = None,
 ) -> Iterator[None]:
-    """Commit a buffer in one transaction, of which the block is the last part; the only place that commits state.
+    """Commit a buffer in one transaction, of which the block is the last part. No other code commits state.
 
-    `before` may journal more ahead of the line that decides. `seal` is used where nothing is recorded. Raises:
+    `before` may write journal lines ahead of the deciding one. `seal` is used if nothing is recorded. Raises:
     StateConflictError (nothing was applied), StoreError.
     """
     with services.db.transaction():
@@ -174,7 +174,7 @@ def committing(
 
 
 def reapply(run: ProposalRun, committed: WorkspaceCommitted) -> None:
-    """Apply a commit that the journal has decided: the process died before (or after) the database was written.
+    """Apply a commit that the journal has decided, after the process died before (or after) the database was written.
 
     Raises: IntegrityError, StoreError.
     """
@@ -196,7 +196,7 @@ def reapply(run: ProposalRun, committed: WorkspaceCommitted) -> None:
 
 
 async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResult:
-    """The result, and the event that says so; on disk before the caller sees it, here or with the end of the run."""
+    """Make the result and its event, which is on disk before the caller sees it, here or at the end of the run."""
     found = [row for row in run.rows if row is not None]
     assert len(found) == len(run.rows)
     cost = cost_of(run.proposal.actions, found, run)
@@ -253,7 +253,7 @@ def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:
 
 
 def fill_missing(run: ProposalRun) -> None:
-    """Add a row for every action that did not get that far."""
+    """Add a row for every action that has none."""
     missing = [index for index, row in enumerate(run.rows) if row is None]
     if not missing:
         return
@@ -270,9 +270,9 @@ def fill_missing(run: ProposalRun) -> None:
 
 
 def _mark_conflict(run: ProposalRun, error: StateConflictError) -> None:
-    """State that the proposal had read was changed from outside: the actions that read those keys carry the reason.
+    """Mark the actions that read a state key which others have changed.
 
-    All of them do if none read it (a policy did).
+    If no action read it (a policy did), all of them are marked.
     """
     keys = set(error.keys)
     readers = [i for i in run.order_ended if not keys.isdisjoint(state_reads(run.proposal.actions[i]))]

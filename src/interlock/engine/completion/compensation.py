@@ -24,7 +24,7 @@ from interlock.model.proposal import Action
 from interlock.model.units import as_duration
 
 COMPENSATING: Final = -1
-"""The number of the attempt under which a compensation changes files."""
+"""The attempt number under which a compensation changes files."""
 _LAST_LINES: Final = 3
 _LAST_CHARS_MAX: Final = 500
 
@@ -35,14 +35,14 @@ class Answer:
     __slots__ = ("code", "output", "problem")
 
     def __init__(self, output: Any = None, problem: str | None = None, code: str | None = None) -> None:
-        """One of the first two is set; `code` is the code of the tool's own error."""
+        """Either `output` or `problem` is set; `code` is the code of the tool's own error."""
         self.output = output
         self.problem = problem
         self.code = code
 
     @property
     def reason(self) -> str:
-        """Why a compensation did not undo its action: a code for `not_undone`."""
+        """The reason why a compensation did not undo its action: a code for `not_undone`."""
         return self.code if self.code == "undo_conflict" else "compensation_failed"
 
 
@@ -57,9 +57,9 @@ async def call_tool(
 ) -> Answer:
     """Call a tool for the action at `index`, as the proposal's agent or as another one, under its grant token if it had one.
 
-    `approved` are requirements met by a person who was shown this call: they also satisfy a hold that asks for no more.
+    `approved` are requirements met by a person who was shown this call: they also satisfy a hold that requires no more.
 
-    Raises: StoreError, CancelledError and what else has to pass through; everything else is the answer's problem.
+    Raises: StoreError, CancelledError and other errors that end the run; any other error is the answer's problem.
     """
     tool = run.services.registry.find(name)
     if tool is None:
@@ -83,10 +83,10 @@ async def call_tool(
 
 
 def _judges_for(run: ProposalRun, as_agent: str | None, as_token: str | None) -> list[Judges]:
-    """All of these must allow the call.
+    """The judges that must all allow the call.
 
-    The compensations that a proposal under a grant token declared stay within that token, whichever agent runs the undo. An
-    undo under a token gains nothing from the grants of the agent that acted.
+    If a proposal was made under a grant token, its compensations stay within that token, whichever agent runs the undo. An
+    undo under a token does not gain the grants of the agent that acted.
     """
     if as_agent is None:
         return [run.services.judges.current(None if run.token is None else run.principal.session, run.token)]
@@ -97,7 +97,7 @@ def _judges_for(run: ProposalRun, as_agent: str | None, as_token: str | None) ->
 async def _execute(
     run: ProposalRun, index: int, spec: Action, tool: Registered, principal: Principal, judges: Sequence[Judges]
 ) -> Answer:
-    """Steps 7 and 9, with the same time-out and the same check of the output as any other call."""
+    """Take the call through steps 7 and 9, with the same time-out and output check as any other call."""
     task = asyncio.current_task()
     assert task is not None
     watchdog = Watchdog(run.loop, run.clock)
@@ -122,7 +122,7 @@ async def _execute(
 
 
 def _describe(failure: Failure) -> str:
-    """The failure's message, with the last lines of a process that the tool ran: these mostly say why."""
+    """The failure's message, with the last lines of the tool's process, which usually name the cause."""
     output = failure.output if isinstance(failure.output, dict) else {}
     text = output.get("stderr")
     if not isinstance(text, str) or output.get("stderr_encoding", "utf-8") != "utf-8":
@@ -133,7 +133,7 @@ def _describe(failure: Failure) -> str:
 
 
 def _is_met(decision: Decision, approved: Sequence[Requirement]) -> bool:
-    """True if every required approval was given: by the required group (or any, where any will do), and as many as required."""
+    """True if every required approval was given, by the required group (or by anyone, if none is required) and quorum."""
     return bool(decision.requirements) and all(
         any(need.group in (None, given.group) and need.quorum <= given.quorum for given in approved)
         for need in decision.requirements
@@ -144,7 +144,7 @@ def _forbidden(run: ProposalRun, call: Call, tool: Registered, approved: Sequenc
     """The policy about `Action::"compensate"` that objects to the call. None of them has to permit it."""
     judges = run.services.judges.current()
     decision = judges.policies.decide(judges.request(call, action="compensate"))
-    # Denied only because nothing permits it: no policy objects. What could not be evaluated is an objection.
+    # Denied only because nothing permits it: no policy objects. A policy that could not be evaluated is an objection.
     unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
     if decision.decision == "allow" or (unspoken and not decision.errors) or _is_met(decision, approved):
         return None
@@ -154,7 +154,7 @@ def _forbidden(run: ProposalRun, call: Call, tool: Registered, approved: Sequenc
 async def _admit(action: ActionRun, tool: Registered, principal: Principal, judges: Sequence[Judges]) -> str | None:
     """Step 7 for a call outside the plan: uses of grants and the rate limit apply. Returns the refusal, or None.
 
-    Budgets count the call but do not stop it: undo must work even when the budget is spent.
+    Budgets count the call but do not stop it: undo must work even when the budget is used up.
     """
     run = action.run
     desk = run.services.desk

@@ -51,14 +51,14 @@ CONFLICT: Final = "workspace_conflict"
 _BLOCKED_SHOWN_MAX: Final = 1_000
 _NAMED_MAX: Final = 5  # paths in one message
 _IN_SCOPE: Final = frozenset({"shell", "exec"})
-"""Tools whose processes may write only where the grant of the action says; git's own files are git's."""
+"""Tools whose processes may write only where the action's grant allows it, except for git's own files."""
 
 
 @contextlib.asynccontextmanager
 async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
-    """Give the proposal its layer for the duration of the block, if it is to have one.
+    """Give the proposal a layer for the duration of the block, if it needs one.
 
-    Yields why the proposal may not run: its layer is to wait for a person, and there can be none. Raises: StoreError,
+    Yields a refusal if the layer is required (it has to wait for a person), but cannot be made. Raises: StoreError,
     IntegrityError.
     """
     if run.layer is not None:
@@ -83,19 +83,19 @@ async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
     finally:
         run.layer, run.workspace, run.files = None, workspace, files
         backups.close()
-        await to_its_end(lambda: _close(run, layer))  # on a thread: the kernel syncs what it unmounts
+        await to_its_end(lambda: _close(run, layer))  # on a thread: the kernel syncs a file system when it unmounts it
 
 
 def _close(run: ProposalRun, layer: Layer) -> None:
     """Close the layer, and remove it if nothing in it waits."""
     layer.close()
     if run.layer_result is not None and run.layer_result.status != "kept":
-        with contextlib.suppress(StoreError):  # what is left of it is removed with the run
+        with contextlib.suppress(StoreError):  # the rest of it is removed with the run
             remove_layer(layer.directory, run.services.disk)
 
 
 def _is_wanted(run: ProposalRun) -> bool:
-    """True if the proposal is to have a layer: the configuration wants one and it may change files, or it began in one."""
+    """True if the proposal needs a layer: the configuration asks for one and it may change files, or it started in one."""
     services, directory = run.services, run.run_files.directory
     if services.layers is None or services.workspace is None or run.dry_run or directory is None:
         return False
@@ -110,7 +110,7 @@ def _is_wanted(run: ProposalRun) -> bool:
 
 
 def _has_begun(run: ProposalRun) -> bool:
-    """True if an ended process has run actions of the proposal that may have changed the files themselves."""
+    """True if an earlier process has run actions of the proposal that may have changed the files themselves."""
     return any(
         run.attempts_before.get(index) and tool is not None and tool.touches_files
         for index, tool in enumerate(run.tools)
@@ -118,7 +118,7 @@ def _has_begun(run: ProposalRun) -> bool:
 
 
 def _why_outside(run: ProposalRun) -> str | None:
-    """Why the proposal has to work on the files themselves; None if all of its tools can work in a layer."""
+    """The reason why the proposal has to work on the files themselves; None if all of its tools can work in a layer."""
     if run.executor is not None:
         return "the program that proposes it performs the calls itself"
     touching = [tool for tool in run.tools if tool is not None and tool.touches_files]
@@ -133,7 +133,7 @@ def _why_outside(run: ProposalRun) -> str | None:
 
 
 def _refuse_without(run: ProposalRun) -> Refusal | None:
-    """A refusal if nothing may reach the files without a person, and there is no layer. Raises: StoreError on resuming."""
+    """A refusal if no change may reach the files without a person, and there is no layer. Raises: StoreError on resuming."""
     if run.layer_absent is None or run.services.settings.workspace.commit == "auto":
         return None
     if run.principal.agent == OPERATOR:  # the undo that a person asked for
@@ -145,7 +145,7 @@ def _refuse_without(run: ProposalRun) -> Refusal | None:
 
 
 def _open(run: ProposalRun) -> Layer | None:
-    """The layer: a new one, or the one that an ended process left. None, with `layer_absent`, if there can be none."""
+    """The layer: a new one, or the one of an earlier process. None, with `layer_absent` set, if none can be made."""
     services, directory = run.services, run.run_files.directory
     assert services.layers is not None
     assert services.workspace is not None
@@ -176,7 +176,7 @@ def _open(run: ProposalRun) -> Layer | None:
 
 
 def _absent(run: ProposalRun, why: str) -> None:
-    """Note why the machine can make no layer for the proposal."""
+    """Record why the machine cannot make a layer for the proposal."""
     run.layer_absent = why
     if run.services.settings.workspace.commit == "auto":
         warning = f"no layer, so proposals with processes work on the files themselves, with backups: {why}"
@@ -184,10 +184,10 @@ def _absent(run: ProposalRun, why: str) -> None:
 
 
 async def commit_files(run: ProposalRun) -> None:
-    """Commit the layer of a proposal that succeeded, as the configuration says; or keep it, as for a stopped run.
+    """Commit or keep the layer of a proposal that succeeded, as configured; for a stopped run, keep it.
 
-    On a conflict nothing is committed, and the proposal stops with `workspace_conflict`; where the file system refuses, it stops
-    with that code. What an interrupted commit had done is undone then. Raises: StoreError.
+    On a conflict nothing is committed, and the proposal stops with `workspace_conflict`; if the file system refuses, it stops
+    with that code. The paths that an interrupted commit had committed are then undone. Raises: StoreError.
     """
     layer, directory = run.layer, run.run_files.directory
     if layer is None or directory is None:
@@ -212,7 +212,7 @@ async def commit_files(run: ProposalRun) -> None:
     if how != "auto" or conflicts:
         left = await to_its_end(
             lambda: take_back_commit(layer, directory)
-        )  # what a process did that was killed meanwhile
+        )  # the changes of a process that was killed meanwhile
         if conflicts and how == "auto":
             names = ", ".join(f"`{show(stored(one.path))}`" for one in conflicts[:_NAMED_MAX])
             more = f" and {len(conflicts) - _NAMED_MAX} more" if len(conflicts) > _NAMED_MAX else ""
@@ -250,7 +250,7 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
 async def _fail(
     run: ProposalRun, layer: Layer, plan: Plan, why: str, reason: str, detail: str, left: dict[str, str]
 ) -> None:
-    """The layer waits because it could not be committed; the proposal has failed. Raises: StoreError."""
+    """Keep a layer that could not be committed; the proposal has failed. Raises: StoreError."""
     await keep(run, layer, plan, why, reason, detail, left)
     run.layer_problem = detail
     run.stop(reason)
@@ -261,7 +261,7 @@ async def _fail(
 
 
 def mark_uncommitted(row: ActionResult, reason: str, detail: str) -> None:
-    """The row of an action that succeeded in its layer says why its changes are not in the workspace."""
+    """Set the reason why the changes of an action that succeeded in its layer are not in the workspace."""
     if row.status == "succeeded":
         row.reason, row.error = reason, detail
 
@@ -275,7 +275,7 @@ async def keep(
     detail: str = "",
     left: dict[str, str] | None = None,
 ) -> None:
-    """The layer waits for a person. `reason`, `detail`, `left` as in `LayerKept`. Raises: StoreError."""
+    """Keep the layer until a person decides. `reason`, `detail`, `left` as in `LayerKept`. Raises: StoreError."""
     changes, blocked, number = len(plan.changes), shown(plan.blocked), int(layer.directory.name)
     await to_its_end(lambda: layer.keep(why))
     left = dict(list((left or {}).items())[:_BLOCKED_SHOWN_MAX])
@@ -298,9 +298,9 @@ async def keep(
 
 
 def leave_committed_layer(run: ProposalRun) -> None:
-    """The proposal is rolled back although its files are committed, as when another one was faster to change its state.
+    """Leave the layer of a proposal that is rolled back after its files were committed, as after a conflict on its state.
 
-    Dropping the layer would undo nothing then: what was committed is put back from the run's own backups.
+    Dropping the layer would undo nothing: the committed files are restored from the run's own backups.
     """
     layer, directory = run.layer, run.run_files.directory
     if layer is None or directory is None or all(one.proposal != run.proposal.id for one in read_entries(directory)):
@@ -310,7 +310,7 @@ def leave_committed_layer(run: ProposalRun) -> None:
 
 
 def discard(run: ProposalRun) -> None:
-    """The proposal was rolled back: its layer goes with everything in it."""
+    """Drop the layer of a proposal that was rolled back, with everything in it."""
     layer = run.layer
     if layer is not None:
         number = int(layer.directory.name)
@@ -319,12 +319,12 @@ def discard(run: ProposalRun) -> None:
 
 
 def shown(blocked: Sequence[Blocked]) -> dict[str, str]:
-    """For the result and the journal: paths with why, a bounded number of them."""
+    """Paths with their reasons, for the result and the journal; a limited number of them."""
     return {show(stored(one.path)): one.why for one in blocked[:_BLOCKED_SHOWN_MAX]}
 
 
 def last_origin(run: ProposalRun) -> Origin:
-    """The action that unrecorded changes are attributed to: the last one that ran a process, else the last one."""
+    """The action to which unrecorded changes are attributed: the last one that ran a process, otherwise the last one."""
     for index in reversed(run.order_ended):
         tool = run.tools[index]
         if tool is not None and tool.writes == "anywhere" and not tool.read_only:
@@ -334,7 +334,7 @@ def last_origin(run: ProposalRun) -> Origin:
 
 
 def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
-    """Why the grants forbid committing what a process changed. File tools were judged by their parameters."""
+    """A function that returns why the grants forbid to commit a process's change. File tools were judged by their parameters."""
     judges, agent = run.judges_in_force(), run.principal.agent
     tools: dict[str, Registered | None] = {
         action.id: tool for action, tool in zip(run.proposal.actions, run.tools, strict=True)
@@ -356,7 +356,7 @@ def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
 
 
 def open_kept(services: Services, directory: Path, workspace: Workspace) -> Layer:
-    """The view of a layer that was kept. Raises: StoreError, IntegrityError."""
+    """The view of a kept layer. Raises: StoreError, IntegrityError."""
     if services.layers is None:
         raise StoreError("layers are not available in this runtime", code="layer_unavailable")
     return reopen_layer(directory, workspace, services.layers)

@@ -44,17 +44,17 @@ class _Files(NamedTuple):
     """True if the action itself had changed files."""
     problem: str | None = None
     overwritten: Sequence[str] = ()
-    """What processes (or a person meanwhile) had left there, and where it is kept."""
+    """Content by processes (or by a person meanwhile) that was overwritten, and where the copies are."""
 
 
 async def roll_back(run: ProposalRun) -> list[NotUndone]:
     """Undo everything that the proposal did, after it was aborted; rewrites the rows. Raises: StoreError."""
     left: list[NotUndone] = []
     programs = run.services.programs
-    if programs is not None:  # before their files are looked at
+    if programs is not None:  # before their files are compared
         record_ends(run.recorder, await asyncio.to_thread(programs.end_proposal, run.files.id, run.proposal.id))
     changes = _read_changes(run)
-    in_use: set[str] = set()  # by actions whose compensation has failed
+    in_use: set[str] = set()  # used by actions whose compensation has failed
     for index in dict.fromkeys(reversed(run.order_ended)):  # an attempt that was stopped may have ended it before
         row = run.rows[index]
         if (key := run.cached.get(index)) is not None:
@@ -62,7 +62,7 @@ async def roll_back(run: ProposalRun) -> list[NotUndone]:
         nothing_ran = row is not None and row.status in ("rejected", "skipped", "cancelled") and not row.attempts
         if row is None or nothing_ran or row.deduplicated_from is not None:
             if row is not None and row.status == "succeeded":
-                row.status = "rolled_back"  # nothing was done here that could be undone
+                row.status = "rolled_back"  # it did nothing that could be undone
             continue
         entries = None if changes is None else changes.pop((run.proposal.id, row.action_id), [])
         left.extend(await _undo_action(run, index, row, entries, in_use))
@@ -72,15 +72,15 @@ async def roll_back(run: ProposalRun) -> list[NotUndone]:
 
 
 def _only_read(action: Action, tool: Registered | None, row: ActionResult) -> bool:
-    """True if there was nothing to undo: what the action found out stays known, unless it is out of date."""
+    """True if there is nothing to undo: the action only read, and its output is not out of date."""
     reads = action.type in READING if tool is None else tool.read_only
     return reads and not row.state_changes and row.reason is None
 
 
 def _read_changes(run: ProposalRun) -> dict[tuple[str, str], list[Entry]] | None:
-    """What the actions changed in the workspace: read once, however many there are to undo.
+    """The actions' changes in the workspace, read once for all actions.
 
-    None if the index of the backups is damaged: then each action is looked up separately, and intact records are restored.
+    None if the index of the backups is damaged: each action is then looked up separately, and intact records are restored.
     """
     if run.files.undo_directory is None or run.files.backups is None:
         return {}
@@ -127,7 +127,7 @@ async def _undo_action(
 async def _compensate(
     run: ProposalRun, index: int, row: ActionResult, in_use: set[str]
 ) -> tuple[bool, NotUndone | None]:
-    """Compensate a success. Returns whether it has a compensation, and what is left undone."""
+    """Compensate a success. Returns whether it has a compensation, and the effect that remains."""
     name = run.proposal.actions[index].id
     before = run.undone.get(index)
     reason = "compensation_failed"
@@ -171,7 +171,7 @@ def _compensation_of(run: ProposalRun, index: int, row: ActionResult) -> Compens
 
 
 def _parameters_used(run: ProposalRun, index: int) -> dict[str, Any]:
-    """The parameters that the action ran with: as an approver edited them, or as proposed with references filled in."""
+    """The parameters with which the action ran: as an approver edited them, or as proposed with references replaced."""
     if index in run.edited:
         return run.edited[index]
     proposed = run.proposal.actions[index].parameters
@@ -179,7 +179,7 @@ def _parameters_used(run: ProposalRun, index: int) -> dict[str, Any]:
 
 
 def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, compensated: bool | None) -> _Files:
-    """Put the files of an action back from the run's backups."""
+    """Restore the files of an action from the run's backups."""
     files = run.files
     if files.directory is None or run.workspace is None or files.backups is None or run.recorder is None:
         return _Files()
@@ -203,13 +203,13 @@ def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, co
 
 
 def _works_in_layer(run: ProposalRun, index: int) -> bool:
-    """True if all that the action may have changed is in the layer: its processes were kept from everything else."""
+    """True if all changes of the action are in the layer, because its processes could reach nothing else."""
     tool = run.tools[index]
     return tool is not None and tool.in_layer and not run.not_undoable.get(index)
 
 
 def _overwritten(restored: Sequence[Restored], run_id: str) -> list[str]:
-    """What undo overwrote that a process, or a person while it ran, had left: for people, and bounded."""
+    """Notes for people on the content that undo overwrote, by a process or by a person while it ran; a limited number."""
     found = [one for one in restored if one.by_process and one.how != "unchanged"]
     lines = [
         f"`{show(stored(one.path))}` was changed while a process ran; "

@@ -35,16 +35,16 @@ IN_USE: Final = "what depended on it could not be undone, so its compensation di
 
 
 class Compensation(NamedTuple):
-    """The call that undoes an action; `agent` is who makes it, if not the proposal's own, under the grant token `token`."""
+    """The call that undoes an action. `agent` makes it, under the grant token `token`, if it is not the proposal's agent."""
 
     tool: str
     parameters: dict[str, Any]
     agent: str | None = None
     token: str | None = None
     redoes: tuple[str, str, str] | None = None
-    """Run, proposal and action whose compensation it undoes, in an undo of an undo."""
+    """In an undo of an undo: the run, proposal and action whose compensation it undoes."""
     by_definition: bool = False
-    """True if the tool's definition has it, so the approver of the action was shown all of it."""
+    """True if it is in the tool's definition, so that the action's approver was shown all of it."""
 
 
 class Leftover(NamedTuple):
@@ -63,9 +63,9 @@ def find_compensation(
     registry: Registry,
     fill_references: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Compensation | None:
-    """The agent's compensation of a success, or else the one of the tool's definition; None if it has neither.
+    """The agent's compensation of a success, otherwise that of the tool's definition; None if there is neither.
 
-    `parameters` are those that the action ran with; `others` are the actions of the proposal by id. Raises: ToolError
+    `parameters` are those with which the action ran; `others` are the actions of the proposal by id. Raises: ToolError
     `reference_failed`.
     """
     given = action.compensation
@@ -80,7 +80,7 @@ def find_compensation(
 def compensation_by_definition(
     registry: Registry, name: str | None, parameters: dict[str, Any], output: Any
 ) -> Compensation | None:
-    """The compensation that a tool's definition has for a call of it."""
+    """The compensation for a call in the tool's definition."""
     tool = registry.find(name)
     if tool is None or tool.tool.compensation is None:
         return None
@@ -89,10 +89,10 @@ def compensation_by_definition(
 
 
 def approved_with(services: Services, run_id: str, proposal: str, action: str, tool: str) -> tuple[Requirement, ...]:
-    """Who approved an action with its compensation by `tool`, as requirements that were met.
+    """The requirements that were met when an action was approved together with its compensation by `tool`.
 
-    The approver of the action was shown that compensation, from its tool's definition: both are authorised together. Empty if
-    the action itself was not approved, or was approved with another compensation.
+    The approver of the action was shown that compensation, from its tool's definition, so both were approved together. Empty
+    if the action was not approved, or was approved with another compensation.
     """
     hold = services.desk.store.for_action(run_id, proposal, action)
     if hold is None or hold.status != "approved" or hold.context.get("compensation") != tool:
@@ -117,7 +117,7 @@ async def compensate(
 
 
 def source(run_id: str, proposal: str | None, action: str) -> str:
-    """How events name an action of another run."""
+    """The name of another run's action in events."""
     return f"{run_id}/{proposal}/{action}"
 
 
@@ -140,9 +140,9 @@ def entries_to_restore(
 ) -> list[Entry]:
     """The changes of an action to restore from backups; `compensated` is None if it has no compensation.
 
-    What its compensation has `changed` stays as the compensation left it. So do git's own files, which git has changed back: by
-    files alone its logs and objects would be those of neither state. After a failed compensation, changes by the action's
-    processes stay too: restoring half of them would give neither the old state nor the new one.
+    Paths that its compensation has `changed` are not restored. Neither are git's own files, which git has changed back: restoring
+    the files alone would leave logs and objects of neither state. After a failed compensation, changes by the action's processes
+    are not restored either: restoring half of them would produce neither the old state nor the new one.
     """
     if compensated is None or not entries:
         return list(entries)
@@ -153,7 +153,7 @@ def entries_to_restore(
 
 
 def is_left_to_git(entry: Entry) -> bool:
-    """True if a compensation undoes this, and backups do not: git's own file, changed by git."""
+    """True if a compensation undoes this change, not the backups: git changed one of its own files."""
     return entry.by != "action" and b".git" in entry.rel
 
 
@@ -171,9 +171,9 @@ def restore_files(
     of: str | None = None,
     changed: Changed = "refuse",
 ) -> list[Restored] | InterlockError:
-    """Put files back from the backups in `directory`; returns the error if that is impossible, and then no file was touched.
+    """Restore files from the backups in `directory`; returns the error if that is impossible, and then no file was changed.
 
-    `of` names the action of another run that is undone: then this run's own action is an undo, and its intent is on disk.
+    `of` names the action of another run that is undone: this run's own action is then an undo, and its intent is on disk.
     """
     workspace, backups = run.workspace, run.files.backups
     assert workspace is not None
@@ -196,7 +196,7 @@ def restore_files(
 
 
 def _left(restored: list[Restored]) -> str | None:
-    """What was left because others have changed it, in a sentence; None if nothing was."""
+    """A sentence that names the paths not restored because others have changed them; None if there are none."""
     left = [one for one in restored if one.how == "left"]
     if not left:
         return None
@@ -213,9 +213,9 @@ def leftovers(
     notes: Sequence[str],
     succeeded: bool = True,
 ) -> list[Leftover]:
-    """What remains after the compensation and the files; `notes` name effects that cannot be undone exactly.
+    """The effects that remain after the compensation and the files; `notes` name effects that cannot be undone exactly.
 
-    `touched` if its files or state came back. `tool` is None for a state action, and where the tool is no longer registered.
+    `touched` if files or state were restored. `tool` is None for a state action, and if the tool is no longer registered.
     """
     if notes:
         return [Leftover("not_exactly_undoable", note) for note in notes]
@@ -228,7 +228,7 @@ def leftovers(
 
 
 def reversibility(action: Action, tool: Registered) -> Reversibility:
-    """The more cautious of what the tool is and what the agent claims."""
+    """The more cautious of the tool's declaration and the agent's claim."""
     own: Reversibility = "reversible" if tool.read_only else tool.tool.reversibility
     claimed = action.reversibility
     return own if claimed is None else max(own, claimed, key=REVERSIBILITY_ORDER.index)

@@ -31,36 +31,36 @@ PAYLOAD_TYPE = "application/vnd.interlock.checkpoint.digest.v1"
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written."""
+    """A checkpoint that was written."""
 
     id: str
-    """Of the checkpoint: restoring it names it."""
+    """The id of the checkpoint; a restore names it."""
     run_id: str
     """Empty if it was made without a run."""
     file: str
     keys: int
     tools: int
     seq: int
-    """The last event of the run's journal that the checkpoint stands for; -1 without a run."""
+    """The last event of the run's journal that the checkpoint includes; -1 without a run."""
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What was changed."""
+    """The result of a restore."""
 
     run_id: str
     """The run that restored."""
     checkpoint_of: str
-    """The run that the checkpoint was made of."""
+    """The run whose checkpoint it was."""
     checkpoint_id: str
-    """Empty if it was made by a version that gave none."""
+    """Empty if an older version made the checkpoint without an id."""
     metadata: dict[str, Any]
-    """What the caller had saved with it."""
+    """The metadata that the caller saved with it."""
     written: int
     removed: int
     tools_missing: tuple[str, ...]
-    """Tools that the checkpoint names and that are not registered."""
+    """Tools in the checkpoint that are not registered."""
     tools_changed: tuple[str, ...]
-    """Tools that have another definition than when it was saved."""
+    """Tools whose definition differs from the checkpoint's."""
 
 
 class Checkpoints:
@@ -78,19 +78,19 @@ class Checkpoints:
         metadata: Mapping[str, Any] | None = None,
         events: bool = False,
     ) -> Saved:
-        """Write a checkpoint of the state as it is now, with the tools' versions (0600), replacing the file.
+        """Write a checkpoint of the current state, with the tools' versions (mode 0600), replacing the file.
 
-        With a `run` it names that run's journal up to now, whose head is signed if none that is as new is; with `events` the
-        journal so far goes in too, redacted as it is. `metadata` is the caller's, and given back by `restore`. Raises:
+        With a `run` it refers to that run's journal so far, and signs its head if the last signed head is older; with `events`
+        it includes the journal so far, redacted as usual. `metadata` is the caller's; `restore` returns it. Raises:
         UsageError `not_found`; CanonicalError if the metadata is not JSON; IntegrityError; StoreError.
         """
         return _save(self._services, run, Path(file), metadata=metadata, events=events)
 
     def restore(self, file: str | Path, *, merge: bool = False, accept_tools: bool = False) -> Restored:
-        """Make the state the checkpoint's, in one transaction; with `merge`, keep keys that it lacks. Itself a run.
+        """Replace the state with the checkpoint's, in one transaction and a new run; with `merge`, keep keys that it lacks.
 
-        What is in the state may mean something else to other tools: if tools of the checkpoint are missing or have another
-        definition, that is refused unless `accept_tools` is set.
+        Other tools may interpret the state differently: if tools of the checkpoint are missing or have another definition, this
+        is refused unless `accept_tools` is set.
 
         Raises: ConflictError `tools_differ`, which names them; UsageError (`not_found`, no checkpoint, another workspace's);
         IntegrityError if it was damaged or edited; StateConflictError if the state was written meanwhile. In all of these
@@ -138,7 +138,7 @@ def _save(
 
 
 def _events(directory: Path, last: int) -> list[dict[str, Any]]:
-    """The run's events up to the head that the checkpoint names."""
+    """The run's events up to the head in the checkpoint."""
     found = []
     for event in read(directory):
         if event.seq > last:
@@ -189,7 +189,7 @@ def _restore(services: Services, file: Path, *, merge: bool, accept_tools: bool)
 
 
 def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
-    """Journal each change, then commit as a proposal does."""
+    """Record each change in the journal, then commit like a proposal."""
     seal = loaded.journal.seal if loaded.journal else ""
     changes = None if run.recorder is None else lambda: _record_changes(run, buffer)
     with committing(run.services, run.recorder, buffer, run.id, seal=seal, before=changes):
@@ -214,14 +214,14 @@ def _record_changes(run: Run, buffer: Buffer) -> None:
 
 
 def _signature(services: Services, data: bytes) -> bytes:
-    """The second line of the file: the digest of the first one, signed with the key of this state directory."""
+    """The second line of the file: the digest of the first line, signed with the key of this state directory."""
     if services.signer is None:
         return b""
     return services.signer.sign(PAYLOAD_TYPE, digest_bytes("checkpoint_file", data).encode()) + b"\n"
 
 
 def _check_signature(services: Services, data: bytes, signature: bytes) -> None:
-    """The digest in a checkpoint shows damage, not an edit: an agent that can write the file can make it fit.
+    """Check the signature. The digest alone shows damage, not an edit: an agent that can write the file can recompute it.
 
     Raises: IntegrityError `bad_signature`.
     """
@@ -236,7 +236,7 @@ def _check_signature(services: Services, data: bytes, signature: bytes) -> None:
 
 def _sign_head_if_newer(services: Services, directory: Path, head: Head) -> None:
     signed = -1
-    with contextlib.suppress(UsageError):  # none yet
+    with contextlib.suppress(UsageError):  # there is no key yet
         signed = decode_head(read_head(directory))[0].seq
     if services.signer is not None and signed < head.seq:
         sign_head(directory, head, services.signer, services.disk)

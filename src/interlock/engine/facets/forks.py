@@ -12,7 +12,7 @@ from interlock.model.grant import GROUP, OPERATOR, Grant
 
 
 def fork(services: Services, agent: str, grant: Grant | None = None) -> Services:
-    """The services for another agent, with the same tools. `grant` is cut to what this agent has. Raises ConfigurationError."""
+    """The services for another agent, with the same tools. `grant` is cut to this agent's grant. Raises ConfigurationError."""
     _require_agent(agent)
     forked = services.fork(agent)
     if grant is None:

@@ -16,7 +16,7 @@ class Grants:
         self._services = services
 
     def set(self, grant: Grant) -> None:
-        """Put a grant in the place of the configured one of its agent, for this runtime. Raises ConfigurationError."""
+        """Replace the configured grant of the grant's agent, for this runtime. Raises ConfigurationError."""
         judges = self._services.judges
         before = dict(judges.own_grants)
         judges.own_grants[grant.agent] = grant
@@ -36,11 +36,11 @@ class Grants:
         ttl_ms: int = TTL_MS,
         by: str | None = None,
     ) -> IssuedToken:
-        """Issue a token for a grant (`interlock grants list` shows the ids), to be handed to a sub-agent: see `Runtime.execute`.
+        """Issue a token for a grant (`interlock grants list` shows the ids) to pass to a sub-agent: see `Runtime.execute`.
 
-        `agent` says of which member, if the grant is one of a group. It holds for `ttl_ms`, at most 30 days and no longer than
-        the grant. `interlock.attenuate_token` narrows it, anywhere. Raises: UsageError if there is no such grant in force, or
-        this runtime keeps nothing (`not_available`); ConfigurationError for a bad glob.
+        For a group's grant, `agent` names the member. The token is valid for `ttl_ms`, at most 30 days and no longer than the
+        grant. `interlock.attenuate_token` narrows it, anywhere. Raises: UsageError if there is no such grant in force, or
+        if this runtime is in memory (`not_available`); ConfigurationError for a bad glob.
         """
         services = self._services
         desk = services.desk

@@ -25,12 +25,12 @@ class CodeRules:
         effect: Literal["deny", "ask"] = "deny",
         state_keys: Sequence[str] = (),
     ) -> None:
-        """Add a rule in code: `predicate` is asked about each call of these `tools` (globs; `state_write` ... too), in step 5.
+        """Add a rule in code: step 5 calls `predicate` for each call of these `tools` (globs; `state_write` ... too).
 
-        It gets an `interlock.Request`, a copy, with the values of `state_keys`. True or a text (the reason) forbids the
-        call, or with `effect="ask"` has it asked about; False or None does not. It can allow nothing. If it raises or answers
+        It gets a copy of the `interlock.Request`, with the values of `state_keys`. True or a text (the reason) forbids the
+        call, or with `effect="ask"` requires approval; False or None does not. It cannot allow a call. If it raises or returns
         something else, the call is denied (`policy_error`). Journal and refusals name it `code:NAME`; forks of this runtime
-        begin with it. Must return at once. Raises UsageError for a bad name.
+        inherit it. It must return at once. Raises UsageError for a bad name.
         """
         self._judges.code_rules.add(name, predicate, tools=tools, effect=effect, state_keys=state_keys)
         self._judges.expire()

@@ -57,14 +57,14 @@ class Runs:
         self._on_question = on_question
 
     def start(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
-        """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
+        """Start a run for several proposals, such as that of a gateway connection. Close it with `finish`."""
         if not self._services.index.in_order:
             self.recover()
         run = Run.start(self._services, agent=agent, session=session, source=source)
         run.on_question = self._on_question
         return run
 
-    # -- looking
+    # -- inspect
 
     def list(
         self,
@@ -87,9 +87,9 @@ class Runs:
         return [replayed.result(proposal_id) for proposal_id in replayed.proposals]
 
     def events(self, run_id: str, *, start: int = 0) -> Iterator[Event | Unknown]:
-        """The events of a run so far, in order, from number `start` on; of its journal, those that are on disk.
+        """The events of a run so far, in order, from number `start` on; from a journal, those that are on disk.
 
-        Raises: UsageError `not_found`; IntegrityError `journal_corrupt` after the last one that is whole; StoreError.
+        Raises: UsageError `not_found`; IntegrityError `journal_corrupt` after the last intact event; StoreError.
         """
         kept = self._in_memory(run_id)
         if kept is not None:
@@ -101,15 +101,15 @@ class Runs:
         return spans_of(run_id, self.events(run_id))
 
     async def follow(self, run_id: str) -> AsyncIterator[Event | Unknown]:
-        """The events of a run, from its first, as they come; ends when the run is over, or waits to be resumed.
+        """The events of a run, from the first one, as they are written; ends when the run has ended, or waits to be resumed.
 
-        Any process may carry the run. Raises: as `events`.
+        Any process may execute the run. Raises: as `events`.
         """
         kept = self._in_memory(run_id)
         tail = Tail(self._directory(run_id)) if kept is None else None
         given = 0
         while True:
-            over = self._is_over(run_id)  # looked up first: what was written before the end is then read below
+            over = self._is_over(run_id)  # looked up first, so that events written before the end are still read below
             if kept is not None:
                 new: Sequence[Event | Unknown] = kept.events[given:]
             else:
@@ -146,19 +146,19 @@ class Runs:
     async def undo(
         self, run_id: str, action_id: str | None = None, *, force: bool = False, skip_changed: bool = False
     ) -> ProposalResult:
-        """Undo what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
+        """Undo a run (or one action of it), as the person at the command line. The undo is itself a run, and undoable.
 
-        What others have changed since stops it, unless it is to be overwritten (`force`, with a backup) or left (`skip_changed`).
+        It refuses if others have changed a path since, unless `force` (overwrite, with a backup) or `skip_changed` is set.
 
-        Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
-        judge) are left undone. A run that still waits, for an answer for example, is asked to stop first. Raises: as
-        `Runtime.execute`; StoreError `run_locked` if the run is at work (`stop` it first).
+        It does not depend on the rules or the tool modules: with rules that cannot be used, everything except compensations
+        (which the rules judge) is undone. A run that still waits, for example for an answer, is asked to stop first. Raises: as
+        `Runtime.execute`; StoreError `run_locked` if the run is executing an action (`stop` it first).
         """
         if not self._services.index.in_order:
             self.recover()
         try:
             await self._services.load_tools()
-        except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
+        except ConfigurationError as error:  # actions that their tools have to compensate are then in `not_undone`
             self._services.hooks.notify(f"undo continues without the tool modules: {error.message}")
         services = self._services.for_undo()
         if action_id is None:
@@ -166,7 +166,7 @@ class Runs:
         parameters: dict[str, Any] = {"run": run_id, "force": force}
         parameters |= {"skip_changed": True} if skip_changed else {}
         parameters |= {} if action_id is None else {"action": action_id}
-        # `skip`: an undo that gets stuck half way is not itself rolled back.
+        # `skip`: an undo that stops half way is not rolled back itself.
         action: dict[str, Any] = {"type": "tool_call", "id": "undo", "tool": "undo", "parameters": parameters}
         run = Run.start(services, agent=OPERATOR, source="undo")
         try:
@@ -185,15 +185,15 @@ class Runs:
     # -- layers that wait for a commit
 
     def diff(self, run_id: str, paths: Sequence[NameJson] = (), *, content: bool = False) -> LayerChanges:
-        """What the kept layers of a run would change in the workspace, by layer and path; of `paths`, what is at or beneath.
+        """The changes in the kept layers of a run, by layer and path; with `paths`, those at or below them.
 
-        With `content`, each change has the difference of its text, redacted as in a question. Raises: UsageError
+        With `content`, each change has a diff of its text, redacted as in a question. Raises: UsageError
         `layer_missing`, `path_unchanged`; StoreError, IntegrityError.
         """
         return kept_layers.diff_layers(self._services, run_id, paths, content=content)
 
     async def commit(self, run_id: str, paths: Sequence[NameJson] = ()) -> kept_layers.LayerReport:
-        """Commit the kept layers of a run, or what is at or beneath `paths` of them.
+        """Commit the kept layers of a run, or only the changes at or below `paths`.
 
         Raises: UsageError `layer_missing`, `path_unchanged`; ConflictError `commit_incomplete` (the rest was committed);
         StoreError `run_locked`.
@@ -213,22 +213,22 @@ class Runs:
         wait_ms: int = 10_000,
         kill: bool = False,
     ) -> StopReports:
-        """Stop a run, whatever process or thread carries it; None stops all that are active. What is done stays done.
+        """Stop a run, whichever process or thread executes it; None stops all active runs. Completed actions are not undone.
 
-        Waits up to `wait_ms` until nothing of it is running any more; with `kill` a process that does not stop it is killed
-        then. `by` is who the journal names, by default the user. A stopped run is over: `undo` undoes what it did. Raises:
+        Waits up to `wait_ms` until no part of it is running any more; with `kill`, a process that has not stopped it by then is
+        killed. The journal names `by`, by default the user. A stopped run has ended; `undo` undoes it. Raises:
         UsageError `not_found`, `run_finished`; StoreError.
         """
         return await stop_runs.stop_runs(self._services, run_id, reason=reason, by=by, wait_ms=wait_ms, kill=kill)
 
     async def end_left(self, reports: Sequence[StopReport]) -> StopReports:
-        """End the runs among these, which were to stop, that no process carries any more. Raises: StoreError, IntegrityError."""
+        """End those of the stopped runs that have no process any more. Raises: StoreError, IntegrityError."""
         return await stop_runs.end_left_runs(self._services, reports)
 
     def answer_outcome(
         self, run_id: str, action: str, answer: unknown_outcomes.Answer, approver: Approver, surface: Surface
     ) -> Outcome:
-        """Say what became of an action whose outcome is not known; `resume` then continues with its run.
+        """Record the outcome of an action whose outcome is unknown; `resume` then continues its run.
 
         Raises: UsageError `not_found` if the action has no unknown outcome; StoreError `run_locked` if its process is alive.
         """
@@ -243,10 +243,10 @@ class Runs:
         return asyncio.run(self.stop(run_id, **options))
 
     def recover(self) -> UnfinishedRuns:
-        """Put the journals of runs whose process ended in order, newest run first, and say what each needs to continue.
+        """Put the journals of runs whose process ended in order, newest run first, and report what each needs to continue.
 
-        Nothing is run: `resume` continues. The first `execute` does this too, so that no run begins beside a journal that is
-        not in order. Raises: StoreError.
+        Runs nothing: `resume` continues a run. The first `execute` does this too, so that no run starts while a journal is not
+        in order. Raises: StoreError.
         """
         services = self._services
         found = []
@@ -267,9 +267,9 @@ class Runs:
         wait: bool = True,
         on_question: OnQuestion | None = None,
     ) -> Results:
-        """Finish what a run began whose process ended, or that was left held; `answers` settle unknown outcomes.
+        """Finish a run whose process ended, or that was left held; `answers` settle unknown outcomes.
 
-        `answers` are by action id: `again`, `succeeded`, `failed` or `undo`; `by` says who gives them. `wait` and
+        `answers` are by action id: `again`, `succeeded`, `failed` or `undo`; `by` is the person who gives them. `wait` and
         `on_question` are as for `Runtime.execute`. Raises: UsageError `not_found`; StoreError; IntegrityError.
         """
         await self._services.load_tools()

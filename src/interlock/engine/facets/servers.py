@@ -17,7 +17,7 @@ else:
 
 
 class McpServers:
-    """The MCP servers of a runtime. Their tools are tools of the runtime; this is what there is besides."""
+    """The MCP servers of a runtime. Their tools are tools of the runtime; this class has their other functions."""
 
     def __init__(self, services: Services) -> None:
         """Use `runtime.servers`."""
@@ -30,7 +30,7 @@ class McpServers:
         return [] if self._servers is None else self._servers.names
 
     def definition(self, tool: str) -> Definition | None:
-        """The locked definition of a tool by its own name (`files/read_file`); None if it is not of a server."""
+        """The locked definition of a tool by its full name (`files/read_file`); None if it is not a server's."""
         return None if self._servers is None else self._servers.definition(tool)
 
     def marked_parameters(self, tool: str) -> Mapping[tuple[str, ...], str]:
@@ -38,7 +38,7 @@ class McpServers:
         return {} if self._servers is None else self._servers.marked_parameters(tool)
 
     def instructions(self) -> dict[str, str]:
-        """What the servers say of themselves, as it is locked, by server."""
+        """The servers' own instructions, as they are locked, by server."""
         return {} if self._servers is None else self._servers.instructions()
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -47,14 +47,14 @@ class McpServers:
             self._servers.on_change.append(listener)
 
     async def end_session(self, session: str) -> None:
-        """A client has gone: end the servers that were started for its session."""
+        """End the servers that were started for a client's session, once the client has gone."""
         if self._servers is not None:
             await self._servers.end_session(session)
 
     async def compare(self, names: Sequence[str] = ()) -> list[server_tools.Difference]:
-        """Start the servers (all, unless named) and compare what they offer with the lock. Raises: UsageError `not_found`."""
+        """Start the servers (all, unless named) and compare their tools with the lock. Raises: UsageError `not_found`."""
         return await server_tools.compare_servers(self._services, names)
 
     def write_lock(self, found: Iterable[server_tools.Difference]) -> Path:
-        """Lock what was found; other servers stay as they are. It counts once it is trusted. Raises: StoreError."""
+        """Lock these definitions; other servers do not change. The lock takes effect once it is trusted. Raises: StoreError."""
         return server_tools.write_lock(self._services, found)

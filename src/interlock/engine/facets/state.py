@@ -11,32 +11,32 @@ from interlock.model.globs import name_matcher
 from interlock.state.store import Entry, Transition, Write, encode
 
 WRITER = "program"
-"""The run that `history` names for what a program set itself."""
+"""The run that `history` names for changes by the program itself."""
 
 
 class State:
-    """Reads the state as it is now, with every method on its own. Every method may block on the database."""
+    """Reads the current state, separately in each method. Every method may block on the database."""
 
     def __init__(self, services: Services) -> None:
         """Use `runtime.state`."""
         self._services = services
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key; `default` if it is absent. Raises: StoreError, as everything here may."""
+        """The value of a key; `default` if it is absent. Raises: StoreError, like all methods here."""
         found = self._services.store.get(key)
         return default if found is None else found.value
 
     def entry(self, key: str) -> Entry | None:
-        """The value with the version of its key, which counts its writes and removals from 1; None if it is absent."""
+        """The value with its version, which counts the key's writes and removals from 1; None if it is absent."""
         return self._services.store.get(key)
 
     def list(self, pattern: str = "*") -> Sequence[str]:
-        """The keys that match a glob, in order; a `*` stands for any characters, as in grants."""
+        """The keys that match a glob, in order; `*` matches any characters, as in grants."""
         matches = name_matcher([pattern])
         return [key for key in self._services.store.snapshot() if matches(key)]
 
     def snapshot(self) -> dict[str, Any]:
-        """All keys with their values, of one moment."""
+        """All keys with their values, at one moment."""
         return {key: entry.value for key, entry in self._services.store.snapshot().items()}
 
     def history(self, key: str) -> Sequence[Transition]:
@@ -53,15 +53,15 @@ class State:
         return self._services.store.latest()
 
     def set(self, key: str, value: Any) -> Entry:
-        """Set a key from the program itself: what is there before the first proposal. Only in a runtime with `settings=`.
+        """Set a key from the program itself, such as an initial value. Only in a runtime with `settings=`.
 
-        In a project everything that changes the state goes through the gate: propose a `state_write`. Raises: UsageError
+        In a project, every change of the state goes through the gate: propose a `state_write`. Raises: UsageError
         `not_available`; CanonicalError if the value is not JSON.
         """
         return self._write(key, encode(value))
 
     def delete(self, key: str) -> None:
-        """Remove a key, if it is there; as `set`."""
+        """Remove a key, if it exists; otherwise as `set`."""
         if self.entry(key) is not None:
             self._write(key, None)
 
@@ -81,7 +81,7 @@ class State:
         return Entry(made.value, made.version)
 
     def __contains__(self, key: str) -> bool:
-        """True if the key is there."""
+        """True if the key exists."""
         return self.entry(key) is not None
 
     def __iter__(self) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Looking at a project without changing it: doctor, history, explanations, policies."""
+"""Inspects a project without changing it: doctor, history, explanations, policies."""

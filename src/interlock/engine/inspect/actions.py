@@ -1,8 +1,7 @@
-"""The actions of runs, one after the other, for people who look back: which tool, what it was about, and what came of it.
+"""The actions of past runs, in order, for people: the tool, its main parameter, and the outcome.
 
-Reads journals as they are: redacted views. Of the original of a proposal that was too large for the journal it takes the names of
-tools and no value. Only the actions of proposals that are open are in memory, so a
-run may be of any length.
+Reads the redacted views in journals. If a proposal was too large for the journal, only the names of tools are read from its
+original. Only the actions of proposals that have not ended are in memory, so a run may be of any length.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _OUTCOMES: Final[dict[type[e.Event], str]] = {
     e.ActionUnknown: "unknown_outcome",
     e.ActionCancelled: "cancelled",
 }
-"""The events that say what came of an action, and the status they stand for."""
+"""The events that end an action, and the status that each one means."""
 
 
 class ActionLine(msgspec.Struct, kw_only=True):
@@ -48,7 +47,7 @@ class ActionLine(msgspec.Struct, kw_only=True):
     tool: str = ""
     """Its tool, or the type of an action that has none (`state_write`)."""
     about: str = ""
-    """The command, path, address or key that it was about, redacted; empty if the journal does not have it."""
+    """Its main parameter (a command, path, address or key), redacted; empty if the journal does not have it."""
     parameters: Any = None
     """Redacted; null if they were too large for the journal."""
     status: str = "skipped"
@@ -56,18 +55,18 @@ class ActionLine(msgspec.Struct, kw_only=True):
     reason: str | None = None
     error: str | None = None
     at_us: int = 0
-    """When the outcome was known; of an action without one, when it was last heard of."""
+    """The time of the outcome; without one, the time of the action's last event."""
     duration_ms: float = 0.0
     seq: int | None = None
     """The event of the outcome in the run's journal."""
     answered: str | None = None
-    """What a person, or the time-out of the question, said: `approved by ann`."""
+    """The answer of a person, or the expiry of the question: `approved by ann`."""
     changed: bool = False
     """False if it changed nothing, so that there is nothing to undo."""
     not_undoable: tuple[str, ...] = ()
-    """What it did that cannot exactly be undone."""
+    """Its effects that cannot be undone exactly."""
     undone: str | None = None
-    """What a later undo made of it: `rolled_back`, `compensated`, `not_undone`."""
+    """The status after a later undo: `rolled_back`, `compensated`, `not_undone`."""
     undone_by: str | None = None
     """The run of that undo."""
 
@@ -78,7 +77,7 @@ class ActionLine(msgspec.Struct, kw_only=True):
 
 
 class _Named(msgspec.Struct):
-    """What names an action of a proposal: nothing else of it is decoded."""
+    """The names in an action of a proposal: nothing else of the action is decoded."""
 
     id: str = ""
     type: str = ""
@@ -90,17 +89,17 @@ class _Names(msgspec.Struct):
 
 
 class RunLines:
-    """Turns the events of one run into lines: when its proposal ends, or at once if it is followed `live`."""
+    """Turns the events of one run into lines: at the end of each proposal, or at once if the run is followed `live`."""
 
     def __init__(self, run: RunRow, directory: Path, *, live: bool = False) -> None:
-        """Before the first event; `directory` is the run's."""
+        """`directory` is the run's."""
         self._run = run
         self._originals = Originals(directory)
         self._live = live
         self._open: dict[str, _Open] = {}
 
     def take(self, event: e.Event | e.Unknown) -> list[ActionLine]:
-        """The lines that an event completes. Followed live, an action has another one when its proposal is undone."""
+        """The lines that an event completes. In `live` mode, an action gets another line when its proposal is undone."""
         match event:
             case e.ProposalReceived():
                 self._open[event.proposal or ""] = _Open(self._run, event, _planned(event.document, self._originals))
@@ -119,7 +118,7 @@ class RunLines:
         return []
 
     def rest(self) -> list[ActionLine]:
-        """The lines of proposals that have not ended: what came of actions so far, and which still wait or run."""
+        """The lines of proposals that have not ended: the outcomes so far, and the actions that still wait or run."""
         return [line for proposal in self._open.values() for line in proposal.unfinished()]
 
     def _refused(self, event: e.ProposalRejected) -> ActionLine:
@@ -143,7 +142,7 @@ class _Open:
         self._planned = planned
 
     def take(self, event: e.Event) -> ActionLine | None:
-        """The action's line if the event says what came of it, or that it waits."""
+        """The action's line if the event ends the action, or says that it waits."""
         action_id = event.action
         if action_id is None:
             self._rolled_back = self._rolled_back or isinstance(event, e.StateRolledBack)
@@ -156,7 +155,7 @@ class _Open:
             case e.ActionIntent():
                 line.tool = event.tool or line.tool
                 line.changed = not event.read_only
-                line.undone = None  # what an interrupted attempt had done was undone before this one
+                line.undone = None  # the effects of an interrupted attempt were undone before this one
                 self._running.add(action_id)
                 line.at_us = event.ts
                 if event.parameters is not None and event.parameters.view is not None:
@@ -196,7 +195,7 @@ class _Open:
         return line
 
     def finish(self, finished: e.ProposalFinished) -> list[ActionLine]:
-        """Say of each action whether the end of the proposal undid it; returns those that it undid."""
+        """Mark each action that the end of the proposal undid, and return them."""
         left = {one.action_id: one for one in reversed(finished.not_undone)} if self._rolled_back else {}
         changed = []
         for action_id, line in self._lines.items():
@@ -213,7 +212,7 @@ class _Open:
         return changed
 
     def ended(self) -> list[ActionLine]:
-        """Every line, in the order in which the outcomes were known."""
+        """Every line, in the order of the outcomes."""
         return sorted(self._lines.values(), key=lambda line: (line.at_us, -1 if line.seq is None else line.seq))
 
     def unfinished(self) -> list[ActionLine]:
@@ -240,10 +239,10 @@ class _Open:
 
 
 def about(parameters: Any) -> str:
-    """The parameter that says most: a command as one would type it, a path, an address, a key."""
+    """The main parameter: a command as one would type it, a path, an address, or a key."""
     if not isinstance(parameters, dict):
         return ""
-    subject = main_parameter(parameters) or str(parameters.get("run") or "")  # an undo is about a run
+    subject = main_parameter(parameters) or str(parameters.get("run") or "")  # the main parameter of an undo is a run
     destination = parameters.get("destination")
     return (
         f"{subject} -> {destination}"
@@ -253,7 +252,7 @@ def about(parameters: Any) -> str:
 
 
 def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:
-    """The lines of one run. Raises: UsageError `not_found` without a journal; IntegrityError after what is whole; StoreError."""
+    """The lines of one run. Raises: UsageError `not_found` without a journal; IntegrityError after its intact part."""
     lines = RunLines(run, directory)
     for event in read(directory):
         yield from lines.take(event)
@@ -261,9 +260,9 @@ def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:
 
 
 def first_action(directory: Path, run: RunRow) -> ActionLine | None:
-    """What a run began with, read from the beginning of its journal; None if it had no action. Raises as `run_lines`.
+    """The first action of a run, read from the start of its journal; None if it had no action. Raises as `run_lines`.
 
-    Of a measured run, its command.
+    For a measured run, its command.
     """
     lines = RunLines(run, directory)
     for event in read(directory):
@@ -283,7 +282,7 @@ def first_action(directory: Path, run: RunRow) -> ActionLine | None:
 
 
 def merge_by_time(runs: Iterable[tuple[RunRow, Iterator[ActionLine]]]) -> Iterator[ActionLine]:
-    """The lines of many runs in the order of time. `runs` come oldest first; each is opened when the lines reach its start."""
+    """The lines of many runs, in order of time. `runs` are sorted, oldest first; each is opened when its start is reached."""
     active: list[tuple[int, int, ActionLine, Iterator[ActionLine]]] = []
     waiting = iter(enumerate(runs))
     following = next(waiting, None)
@@ -305,13 +304,13 @@ def _push(active: list[Any], number: int, lines: Iterator[ActionLine]) -> None:
 
 
 def _planned(kept: e.Kept, originals: Originals) -> dict[str, tuple[str, Any]]:
-    """Tool and parameters of each action as proposed; of a proposal that was too large for the journal the tools alone."""
+    """Tool and parameters of each proposed action; only the tools, if the proposal was too large for the journal."""
     if kept.view is None and kept.private:
         try:
             data = originals.get(kept.digest)
             names = _Names() if data is None else typed.decode(data, _Names)
         except (msgspec.MsgspecError, InterlockError):
-            return {}  # the intents name the tools of what ran
+            return {}  # the intents name the tools of the actions that ran
         return {one.id: (one.tool or one.type, None) for one in names.actions}
     actions = kept.view.get("actions") if isinstance(kept.view, dict) else None
     found: dict[str, tuple[str, Any]] = {}

@@ -1,6 +1,6 @@
-"""How the files were that a run changed, before and after each action: as far as the contents are still there, and redacted.
+"""Diffs of the files that a run changed, before and after each action, redacted and as far as the contents still exist.
 
-What was there before is in the run's backups. What came after is in the backups of a later change or undo, or is the file
+The previous content is in the run's backups. The new content is in the backups of a later change or undo, or in the file
 itself, if its digest is still the recorded one.
 """
 
@@ -27,19 +27,19 @@ DIFFERENCE_LINES_MAX: Final = 400
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """What one action did to one path."""
+    """One action's change of one path."""
 
     proposal_id: str
     action_id: str
     path: str
-    """For people, on one line."""
+    """The path for people, on one line."""
     what: str
     """`created`, `changed`, `deleted`, or `dir to file` (any two kinds); with `, and put back` if its proposal was aborted."""
     by_process: bool
     lines: list[str]
-    """A unified difference without its head, redacted; empty if it cannot be shown."""
+    """A unified diff without its header, redacted; empty if it cannot be shown."""
     note: str = ""
-    """Why there are no lines, or not all of them."""
+    """The reason why there are no lines, or not all of them."""
 
 
 def read_differences(
@@ -63,7 +63,7 @@ def read_differences(
         first.setdefault(key, entry)
         last[key] = entry
     for key, entry in islice(first.items(), limit):
-        # A proposal that was aborted has put its files back: then what had been done is shown, not that nothing is left of it.
+        # An aborted proposal has restored its files: the diff shows its change, not the restored state.
         put_back = last[key] is not entry and entry.before.same(last[key].after)
         after = entry.after if put_back else last[key].after
         what = _what(entry.before, after) + (", and put back" if put_back else "")
@@ -96,7 +96,7 @@ def _compare(before: Node, after: Node, places: list[Path], file: Path, redactor
         if data is None:
             return [], "the content is not there any more, or too large to show"
         try:
-            # Redacted before it is compared, so that a secret over several lines is seen as one.
+            # Redacted before it is compared, so that a secret over several lines is recognised.
             texts.append(redactor.redact_text(data.decode()))
         except UnicodeDecodeError:
             return [], "this is not text in UTF-8"
@@ -106,7 +106,7 @@ def _compare(before: Node, after: Node, places: list[Path], file: Path, redactor
 
 
 def _find(sha256: str, size: int | None, places: list[Path], file: Path) -> bytes | None:
-    """The content with that digest. Wherever it is read from, the digest proves that it is the recorded one."""
+    """The content with that digest, which proves that it is the recorded one, wherever it is read from."""
     if size is not None and size > CONTENT_BYTES_MAX:
         return None
     for path in (*(place / sha256 for place in places), file):

@@ -1,6 +1,6 @@
-"""What `interlock doctor` finds out: what this machine offers, what is missing, and which gaps there are around Interlock.
+"""The checks of `interlock doctor`: what this machine offers, what is missing, and what Interlock does not protect.
 
-Everything is looked at, nothing is changed (but for the state directory, which is made if it is absent).
+The checks change nothing, except that they create the state directory if it is absent.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _LOW_DISK_BYTES: Final = 100 * 1024 * 1024
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. `problem` keeps runs from starting; `warning` is for a human to weigh."""
+    """The result of one check. A `problem` prevents runs from starting; a `warning` is for a person to judge."""
 
     section: str
     name: str
@@ -69,11 +69,11 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     hint: str | None = None
     standing: bool = False
-    """True if it is so on every machine: a limit of this version."""
+    """True if it applies to every machine: a limit of this version."""
 
 
 def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
-    """Every fact, by section. Errors become facts; nothing is raised for what is wrong here."""
+    """All facts, by section. Errors become facts; nothing is raised."""
     offered = _offered(env)
     facts = [*_machine(), *_isolation(offered, _overlay(start, env)), *_state(env)]
     try:
@@ -85,9 +85,9 @@ def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
 
 
 def attacks(env: Mapping[str, str]) -> list[Row]:
-    """Try the escape suite on this machine: natively where it can do no harm, and behind the walls of each profile it allows.
+    """Try the escape suite on this machine: without walls where it is harmless, and behind the walls of each available profile.
 
-    Raises: UsageError `attack_failed` if there is none, or the range could not be set up.
+    Raises: UsageError `attack_failed` if there is no such profile, or the range could not be set up.
     """
     offered = _offered(env)
     wanted: tuple[Leg, ...] = ("ns", "nons")
@@ -156,7 +156,7 @@ def _machine() -> Iterator[Fact]:
 
 
 def _offered(env: Mapping[str, str]) -> dict[str, str]:
-    """The layers that this machine has, probed anew by raising each."""
+    """The layers that this machine has, probed again by setting up each one."""
     disk = Disk()
     try:
         return offered_walls(state_directory(env, disk), disk, anew=True)
@@ -172,7 +172,7 @@ def _isolation(offered: Mapping[str, str], overlay: str) -> Iterator[Fact]:
             yield _fact("isolation", layer, "ok", f"{key}: {about}")
         else:
             detail = offered.get(key, here.get(key, "absent(not part of this version)"))
-            status: Status = "warning" if key in FIXES else "absent"  # what no machine has needs no remedy
+            status: Status = "warning" if key in FIXES else "absent"  # a layer that no machine has needs no remedy
             yield _fact("isolation", layer, status, f"{key}: {about}: {detail}", FIXES.get(key))
     if best is None:
         yield _fact(
@@ -184,7 +184,7 @@ def _isolation(offered: Mapping[str, str], overlay: str) -> Iterator[Fact]:
 
 
 def _overlay(start: Path, env: Mapping[str, str]) -> str:
-    """How the layer of a proposal here is made, found by mounting one."""
+    """The way in which a proposal's layer is made here, found by mounting one."""
     try:
         state, found = state_directory(env, Disk()), find(start)
         root = start if found is None else found.path.parent
@@ -253,7 +253,7 @@ def _project(place: Place, env: Mapping[str, str], offered: Mapping[str, str]) -
 
 
 def _walls(isolation: Isolation, offered: Mapping[str, str]) -> Fact:
-    """The walls that the processes of this project get here."""
+    """The walls of this project's processes on this machine."""
     if isolation.profile == "none":
         return _fact(
             "project", "walls", "warning",
@@ -308,7 +308,7 @@ def _runs(place: Place) -> Iterator[Fact]:
 
 
 def _doors(place: Place | None) -> Iterator[Fact]:
-    """What no configuration of this version closes: listed, so that no one relies on it."""
+    """The gaps that no configuration of this version closes, listed so that no one relies on such a protection."""
     section = "gaps around Interlock"
     yield _fact(
         section, "own tools", "warning",

@@ -1,6 +1,6 @@
-"""What is known about a proposal before it runs: is it well formed, what would the state be, what would the gate answer?
+"""Examines a proposal before it runs: is it well formed, what would the state be, and what would the gate answer?
 
-Nothing here runs a tool, asks anybody, spends anything or writes to a journal.
+Nothing here runs a tool, asks a person, spends a budget or writes to a journal.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from interlock.verify.simulate import simulate as play
 __all__ = ["ActionExplanation", "Dropped", "Issue", "Report", "Simulation", "explain", "simulate", "verify"]
 
 Answer = Literal["allow", "ask", "reject", "unknown"]
-"""`unknown`: an earlier output goes into the parameters, so only the run itself can tell."""
+"""`unknown`: the parameters contain an earlier output, so only the run itself can decide."""
 
 
 class ActionExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate would answer for one action, at the state that its predecessors leave as far as that can be known."""
+    """The gate's answer for one action, given the state after its predecessors as far as it can be known."""
 
     action_id: str
     tool: str
@@ -53,30 +53,30 @@ class ActionExplanation(msgspec.Struct, frozen=True, kw_only=True):
     policies: list[str] = []
     """Ids of the policies that decided."""
     notes: list[str] = []
-    """What else is known: a stored result, a machine that is too busy, a rate limit."""
+    """Other facts: a stored result, a machine that is too busy, a rate limit."""
     policy: Explanation | None = None
-    """Every policy that is about this call, and what became of it."""
+    """Every policy that applies to this call, with its result."""
 
 
 def verify(services: Services, proposal: ProposalLike) -> Report:
-    """All that is wrong with a proposal, at the state as it is now. Raises: ProposalError if it cannot be decoded."""
+    """Report every problem of a proposal, given the current state. Raises: ProposalError if it cannot be decoded."""
     decoded = _decoded(services, proposal)
     return check(decoded, services.registry.by_name, state=_state(services), limits=services.bounds.limits)
 
 
 def simulate(services: Services, proposal: ProposalLike) -> Simulation:
-    """The state as it would be afterwards. Raises: ProposalError if the proposal has no graph."""
+    """Compute the state after a proposal. Raises: ProposalError if the proposal has no graph."""
     decoded = _decoded(services, proposal)
     return play(decoded, services.registry.by_name, _state(services))
 
 
 def explain(services: Services, proposal: ProposalLike) -> list[ActionExplanation]:
-    """What steps 1 to 7 would answer for each action, in declared order. Raises: ProposalError if it has no graph."""
+    """The answer of steps 1 to 7 for each action, in declared order. Raises: ProposalError if it has no graph."""
     return _Explaining(services, _decoded(services, proposal)).all()
 
 
 def _decoded(services: Services, proposal: ProposalLike) -> Proposal:
-    """The proposal. Raises: UsageError as long as the configured tool modules are not loaded."""
+    """The proposal. Raises: UsageError while the configured tool modules are not loaded."""
     services.require_tools()
     decoded = decode(proposal, services.bounds.limits)
     services.adopt_tools(decoded)
@@ -140,13 +140,13 @@ class _Explaining:
         )  # fmt: skip
 
     def _policy(self, call: Call) -> Explanation:
-        """The policies that are about this action; the rest would only hide them."""
+        """The policies that apply to this action; the others would only hide them."""
         explained = self._judges.policies.explain(self._judges.request(call))
         about = tuple(policy for policy in explained.policies if policy.result != "out of scope")
         return msgspec.structs.replace(explained, policies=about)
 
     def _notes(self, action: Action, tool: Registered | None, parameters: dict[str, Any]) -> list[str]:
-        """Step 7, as far as it can be seen from outside."""
+        """Notes on step 7, as far as its answer is known in advance."""
         if tool is None:
             return []
         services, notes = self._services, []
@@ -166,7 +166,7 @@ class _Explaining:
         return notes
 
     def _assume_success(self, action: Action) -> None:
-        """Take it that the action succeeds: its later ones see what it writes and claims."""
+        """Assume that the action succeeds: later actions see its writes and claims."""
         value = action.parameters.get("value")
         if action.type == "state_write" and not self._references.any_in(value):
             self._buffer.write(action.parameters["key"], self._references.resolve(value, _never), action.id)

@@ -1,6 +1,6 @@
-"""Looking back at the runs of a workspace: which there were, what they did, and whether their journals are whole.
+"""The history of a workspace: its runs, their actions, and whether their journals are intact.
 
-Reads only, and needs no trusted configuration: what happened can be looked at regardless of the present rules.
+Reads only, and needs no trusted configuration, so past runs can be inspected regardless of the current rules.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Check", "History", "RunRow", "SessionRow"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check of a run found. `problems` are errors as every surface shows them; none: all is as it must be."""
+    """The result of checking a run. `problems` are errors in the form of every surface; with none, the run is intact."""
 
     run_id: str
     ok: bool
@@ -45,11 +45,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Length of the journal up to its last valid seal."""
     torn_bytes: int
-    """What a writer that died left behind the last seal; `interlock recover` moves it aside. No damage."""
+    """Bytes that a dead writer left after the last seal; `interlock recover` moves them aside. This is not damage."""
     offset: int | None
-    """Where the damage begins, if there is any."""
+    """The start of the damage, if there is any."""
     signed_up_to: int | None
-    """The event up to which a signed head vouches; null before the first."""
+    """The last event that a signed head covers; null before the first head."""
     signed_by: str | None
     """`ed25519:HEX` of the key that signed the head; null if no head could be read."""
     problems: list[dict[str, str]]
@@ -92,7 +92,7 @@ class History:
         since_us: int | None = None,
         limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first; all of them without a `limit`. `since_us` leaves out those that had ended before it."""
+        """Runs, newest first; all of them without a `limit`. `since_us` excludes those that had ended before it."""
         return self.index.list_runs(session=session, status=status, agent=agent, since_us=since_us, limit=limit)
 
     def run(self, run_id: str) -> RunRow:
@@ -100,7 +100,7 @@ class History:
         return self.index.get(run_id)
 
     def sessions(self) -> list[SessionRow]:
-        """Sessions, the one with the newest run first."""
+        """Sessions, starting with the one that has the newest run."""
         return self.index.sessions()
 
     def session(self, name: str) -> list[RunRow]:
@@ -108,24 +108,24 @@ class History:
         return self.index.session(name)
 
     def find(self, text: str) -> str:
-        """The id of a run from any unambiguous beginning of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
+        """The id of a run from a unique prefix, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
         return self.index.find(text)
 
     def directory(self, run_id: str) -> Path:
-        """Where a run is. Raises: UsageError `not_found`."""
+        """The directory of a run. Raises: UsageError `not_found`."""
         self.index.get(run_id)
         return self.place.runs / run_id
 
     def proposals(
         self, run_id: str, *, action: str | None = None, limit: int | None = None
     ) -> shown_run.ShownProposals:
-        """What each proposal of a run did, and what was undone since; one at a time. Raises: UsageError `not_found`."""
+        """The proposals of a run, one at a time, with later undos. Raises: UsageError `not_found`."""
         row = self.index.get(run_id)
         undos = undone.find_undos(self.place.runs, self.runs(since_us=row.started_us))
         return shown_run.ShownProposals(self.place.runs / run_id, row, undos, action=action, limit=limit)
 
     def touched(self, run_id: str, action: str | None = None) -> dict[tuple[str, str], Touched]:
-        """What its actions touched, by proposal and action, as kernel recorders saw it; empty if nothing was recorded.
+        """The paths, programs and hosts that its actions touched, by proposal and action; empty without kernel records.
 
         Raises: UsageError `not_found`, IntegrityError `kernel_layer_damaged`.
         """
@@ -136,11 +136,11 @@ class History:
     # -- journals
 
     def events(self, run_id: str, start: int = 0) -> Iterator[Event | Unknown]:
-        """The events of a run, in order. Raises: UsageError `not_found`; IntegrityError after the last one that is whole."""
+        """The events of a run, in order. Raises: UsageError `not_found`; IntegrityError after the last intact event."""
         return journal.read(self.directory(run_id), start=start)
 
     def head(self, run_id: str) -> bytes:
-        """The signed head of a run's journal: a DSSE envelope. Raises: UsageError `not_found` before the first."""
+        """The signed head of a run's journal: a DSSE envelope. Raises: UsageError `not_found` before the first one."""
         return journal.read_head(self.directory(run_id))
 
     def check(self, run_id: str) -> Check:
@@ -194,7 +194,7 @@ class History:
         )
 
     def _check_head(self, row: RunRow, directory: Path) -> tuple[int | None, str | None]:
-        """Up to which event the signed head vouches, and whose key signed; None for a run that has none yet."""
+        """The last event that the signed head covers, and the key that signed it; None for a run without a head."""
         try:
             envelope = journal.read_head(directory)
         except UsageError:
@@ -205,7 +205,7 @@ class History:
         return head.seq, verified.keyid
 
     def _check_signer(self, run_id: str, keyid: str | None) -> None:
-        """A head proves nothing if just any key has signed it. Raises: IntegrityError `bad_signature`; StoreError."""
+        """Check that a key of this state directory signed the head. Raises: IntegrityError `bad_signature`; StoreError."""
         keys = self.place.state / "keys"
         ours = signing.Signer.open(keys, self.disk).keyid if (keys / signing.PRIVATE_NAME).exists() else None
         if keyid is not None and keyid != ours:
@@ -218,7 +218,7 @@ class History:
             )
 
     def _check_state(self, run_id: str, directory: Path) -> None:
-        """Every commit of state must be in the journal under the very seal that the database remembers."""
+        """Check that every commit of state is in the journal under the seal that the database has."""
         commit = store.StateStore(self.db, self.place.workspace_id, SystemClock()).last_commit(run_id)
         if commit is not None:
             require_reached(journal.scan(directory, at=commit.seq), commit.seq, commit.seal, "the state")
@@ -228,7 +228,7 @@ class History:
         journal.prune(self.place.runs, self.index, self.disk, run_ids)
 
     def finished_before(self, before_us: int) -> list[str]:
-        """Ids of the runs that ended before a time, oldest first: never one that could still be resumed."""
+        """Ids of the runs that ended before a time, oldest first, without those that could still be resumed."""
         rows = self.index.list_runs()
         return [
             row.run_id
@@ -249,7 +249,7 @@ def _missing(run_id: str, directory: Path) -> IntegrityError:
 
 
 def _unreadable(run_id: str, problem: InterlockError) -> Check:
-    """The answer for a journal of which nothing can be read."""
+    """The result for a journal that cannot be read at all."""
     return Check(
         run_id=run_id, ok=False, events=0, seals=0, bytes=0, torn_bytes=0, offset=0, signed_up_to=None, signed_by=None,
         problems=[problem.as_dict()],

@@ -1,6 +1,6 @@
-"""The policies of a project as they stand in its files, trusted or not: what `interlock policy` shows, checks and asks.
+"""The policies in a project's files, trusted or not, for `interlock policy`.
 
-An edit can be checked before it is trusted. No tool module runs for that unless its very bytes are trusted.
+An edit can be checked before it is trusted. A tool module is loaded for the check only if exactly its bytes are trusted.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
 
     judge: PolicyJudge
     agent: str
-    """The agent of a request that names none."""
+    """The agent of a request that does not name one."""
     rules: str
-    """The Cedar text that the short rules became."""
+    """The short rules, translated to Cedar."""
     files: list[tuple[str, str]]
     """Name and text of each policy file."""
     unmatched: list[str]
-    """Patterns of `policy.files` that no file fits."""
+    """Patterns of `policy.files` that match no file."""
     tools: int
     trusted: bool
-    """False: what is here is not in force until `interlock trust`."""
+    """False if these policies are not in force until `interlock trust`."""
     left_out: list[str]
     """Tool modules that were not loaded because their code is not trusted."""
     registry: Registry
     root: Path
 
     def normalize(self, tool: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Parameters as the gate hands them to the policies: one spelling for a path or host, and defaults filled in."""
+        """Parameters as the gate passes them to the policies: paths and hosts normalized, and defaults filled in."""
         found = self.registry.find(tool)
         return parameters if found is None else normalize(found.marks, parameters, str(self.root), found.defaults)
 
@@ -106,7 +106,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         session: str | None = None,
         state: dict[str, Any] | None = None,
     ) -> Explanation:
-        """What the policies answer to a request, and what became of each of them. Raises: UsageError without a resource."""
+        """The policies' answer to a request, and the result of each policy. Raises: UsageError without a resource."""
         resource, named = about(action, resource, self.normalize(action, parameters))
         if resource is None:
             kind = BUILT_IN[action][0]
@@ -123,17 +123,17 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edited policy set would have answered to the questions of past runs."""
+    """The answers of an edited policy set to the requests of past runs."""
 
     requests: int
     summary: str
     changes: tuple[Change, ...]
     left_out: int
-    """Decisions that cannot be asked again: their parameters are not kept any more."""
+    """Decisions that cannot be replayed, because their parameters are no longer kept."""
 
 
 def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
-    """Read, compile and check the policies as they are now.
+    """Read, compile and check the current policies.
 
     Raises: ConfigurationError naming each problem with file and line; StoreError, IntegrityError.
     """
@@ -159,7 +159,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
         files = [(name, utf8(texts[name], name)) for name in gathered.policies]
         definitions: Sequence[Tool] = services.registry.definitions()
         settings = gathered.settings
-        if left_out:  # no limit is on a tool that is not known here: with trust they are looked at
+        if left_out:  # the limits of tools that are unknown here are checked once the modules are trusted
             settings = msgspec.structs.replace(settings, tools=msgspec.structs.replace(settings.tools, by_name={}))
         try:
             rules, judge = policy_of(settings, files, definitions, str(gathered.root))
@@ -183,7 +183,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
 
 
 def _fits(pattern: str, gathered: Gathered) -> bool:
-    """Whether a file fits a pattern of `policy.files`; without a `*` it is a name, and its file has been read."""
+    """Whether a pattern of `policy.files` matches a file; without a `*` it is a name, and that file has been read."""
     whole = os.path.normpath(gathered.root / pattern)
     return "*" not in pattern or any(
         fnmatch.fnmatchcase(str(gathered.root / name), whole) for name in gathered.policies
@@ -191,13 +191,13 @@ def _fits(pattern: str, gathered: Gathered) -> bool:
 
 
 def _rule_place(place: str, gathered: Gathered) -> str:
-    """The place of a rule in its file, for `rules.allow[0]`; other places as they are."""
+    """The file and line of a rule, for `rules.allow[0]`; any other place unchanged."""
     rule = _RULE.fullmatch(place)
     return gathered.locate(("rules", rule[1], int(rule[2]))) if rule else place
 
 
 def replay_runs(policies: Policies, history: History, run_ids: Sequence[str]) -> Replayed:
-    """Ask the questions of past runs again (of all runs, if none is named). Raises: UsageError `not_found`; StoreError."""
+    """Repeat the requests of past runs (of all runs, if none is named). Raises: UsageError `not_found`; StoreError."""
     chosen = list(run_ids) or [row.run_id for row in reversed(history.runs(limit=1_000_000))]
     past: list[Past] = []
     left_out = 0
@@ -212,13 +212,13 @@ def replay_runs(policies: Policies, history: History, run_ids: Sequence[str]) ->
 
 
 def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Past | None]:
-    """The first decision about each action of a run, with what it was asked about; None where that is not known any more."""
+    """The first decision about each action of a run, with its request; None if the request is no longer known."""
     directory = history.directory(run_id)
     try:
         replayed = ReplayedRun(directory)
         decided = [event for event in read(directory) if isinstance(event, PolicyDecided)]
     except InterlockError:
-        return  # a damaged journal answers nothing; `runs check` says more
+        return  # a damaged journal has no requests; `runs check` describes the damage
     store = StateStore(history.db, history.place.workspace_id, SystemClock())
     seen: set[tuple[str | None, str | None]] = set()
     documents: dict[str, tuple[Proposal, dict[str, Action], References]] = {}
@@ -258,7 +258,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
 
 
 def _parameters(replayed: ReplayedRun, known: Any, action: Action, references: References) -> dict[str, Any] | None:
-    """As proposed; where an earlier output went into them, as they were when the action ran."""
+    """The proposed parameters; if they contain an earlier output, those with which the action ran."""
     if not references.any_in(action.parameters):
         return action.parameters
     kept = known.actions[action.id].parameters if action.id in known.actions else None

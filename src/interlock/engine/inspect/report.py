@@ -1,4 +1,4 @@
-"""What a report of runs is made of: their actions, questions and answers, and the differences of files."""
+"""Collects the contents of a report of runs: actions, questions and answers, and diffs of files."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class Report(msgspec.Struct, kw_only=True):
     run: RunRow
     actions: list[ActionLine]
     outputs: dict[int, Any]
-    """Redacted, by the number of the event of the outcome; too large for the journal: absent."""
+    """The redacted outputs, by the event number of the outcome; without those that were too large for the journal."""
     questions: list[Question]
     differences: list[Difference]
     cut: bool
-    """True if there is more than the report holds."""
+    """True if the report does not contain everything."""
     problem: str | None = None
-    """What kept the record from being read to its end."""
+    """The error that prevented the record from being read to its end."""
     undone_by: str | None = None
-    """The run that undid it as a whole."""
+    """The run that undid the whole run."""
 
 
 def runs_with_actions(past: History, rows: Iterable[RunRow], wants: Callable[[ActionLine], bool]) -> Iterator[RunRow]:
-    """The runs that have an action that is wanted, and those whose record cannot be read to where it would be known."""
+    """The runs that have a wanted action, and those whose record cannot be read far enough to know."""
     for row in rows:
         try:
             if any(wants(line) for line in run_lines(past.place.runs / row.run_id, row)):
@@ -66,9 +66,9 @@ def runs_with_actions(past: History, rows: Iterable[RunRow], wants: Callable[[Ac
 
 
 def read_reports(past: History, rows: list[RunRow], wants: Callable[[ActionLine], bool]) -> Iterator[Report]:
-    """Everything about runs that a page can hold, redacted, and of each run the actions that are wanted; one at a time.
+    """Reports of runs with their wanted actions, redacted and within the limits of a page; one at a time.
 
-    The page's limits hold for all of its runs together: a run for which nothing is left comes without actions, and `cut`.
+    The page's limits apply to all of its runs together: a run beyond them has no actions, and `cut` is set.
     Raises: StoreError.
     """
     oldest = min((row.started_us for row in rows), default=0)
@@ -92,13 +92,13 @@ class _Reading:
         self._undos = undos
         self._wants = wants
         self._directory = past.place.runs / row.run_id
-        self._all = True  # every action that the run has is wanted
+        self._all = True  # every action of the run is wanted
         self._outputs: dict[int, Any] = {}
         self._questions: dict[str, Question] = {}
         self._problem: str | None = None
 
     def read(self, redactor: Redactor, actions_max: int, differences_max: int) -> Report:
-        """The report, with at most so many actions and differences."""
+        """The report, with at most `actions_max` actions and `differences_max` differences."""
         actions: list[ActionLine] = []
         differences: list[Difference] = []
         with self._up_to_damage():
@@ -112,7 +112,7 @@ class _Reading:
             differences.extend(
                 read_differences(self._directory, root, others, redactor, differences_max + 1, only=only)
             )
-        with self._up_to_damage():  # damage of the last batch looks like a process that died
+        with self._up_to_damage():  # damage in the last batch looks like a process that died
             self._past.index.check_not_behind(self._directory)
         return Report(
             run=self._row, actions=actions[:actions_max], outputs=self._outputs,
@@ -123,7 +123,7 @@ class _Reading:
 
     @contextlib.contextmanager
     def _up_to_damage(self) -> Iterator[None]:
-        """Goes on with the next part where one cannot be read to its end; the page names the first problem."""
+        """Continue with the next part if one cannot be read to its end; the page names the first problem."""
         try:
             yield
         except InterlockError as error:

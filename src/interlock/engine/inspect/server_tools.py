@@ -1,4 +1,4 @@
-"""How the tools of the MCP servers differ from what is locked: `interlock tools lock` and `diff`."""
+"""Compares the tools of the MCP servers with the lock: `interlock tools lock` and `diff`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from interlock.model.errors import ToolError, UsageError
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """One server against the lock."""
+    """The comparison of one server with the lock."""
 
     server: str
     unreachable: str | None = None
-    """Why it could not be asked."""
+    """The reason why the server could not be asked."""
     hint: str = ""
-    """What to do about that."""
+    """The remedy for that."""
     diff: str = ""
-    """A unified difference of the definitions, as they stand in the lock; empty if there is none."""
+    """A unified diff of the definitions, in the lock's format; empty if there is no difference."""
     problems: dict[str, str] = {}
     """Tools that cannot be locked, with the reason."""
     remarks: dict[str, list[str]] = {}
-    """Parts of changed definitions that speak to the model rather than about the tool."""
+    """Parts of changed definitions that address the model instead of describing the tool."""
     found: LockedServer = LockedServer()
-    """What it offers now, as far as it can be locked."""
+    """Its current tools, as far as they can be locked."""
 
     @property
     def differs(self) -> bool:
-        """True if something was changed, or is not known."""
+        """True if something has changed, or is unknown."""
         return bool(self.diff or self.unreachable)
 
 
@@ -56,7 +56,7 @@ async def compare_servers(services: Services, names: Sequence[str]) -> list[Diff
 
 
 def write_lock(services: Services, found: Iterable[Difference]) -> Path:
-    """Write what the servers offer into the lock; others stay as they are. Raises: StoreError."""
+    """Write the servers' tools into the lock; other servers do not change. Raises: StoreError."""
     assert services.mcp is not None
     assert services.workspace is not None
     locked = {name: server for name, server in services.mcp.lock.servers.items() if name in services.mcp.names}
@@ -89,7 +89,7 @@ async def _compare(servers: Servers, name: str) -> Difference:
 
 
 def _diff(name: str, before: LockedServer, after: LockedServer) -> str:
-    """One hunk a tool, so that a reader sees which tool each line is about."""
+    """A diff with one hunk per tool, so that a reader sees to which tool each line belongs."""
     parts = []
     if before.instructions != after.instructions:
         parts += _lines(f"{name} instructions", before.instructions, after.instructions)

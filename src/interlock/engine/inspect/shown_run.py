@@ -1,6 +1,6 @@
-"""A run as people look back at it, proposal by proposal, with what was undone since.
+"""A past run for people, proposal by proposal, with later undos.
 
-A run may be of any length: in memory is one proposal at a time, as the journal has it, and one output at a time.
+A run may be of any length: only one proposal and one output are in memory at a time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MARKS: Final = frozenset({"proposal_received", "proposal_finished", "undo_done"
 
 
 class ShownProposal(NamedTuple):
-    """A proposal of a run. `result` has the rows without their outputs; `lines` say what each action, by id, was about."""
+    """A proposal of a run. `result` has the rows without their outputs; `lines` has each action's line, by id."""
 
     result: ProposalResult
     lines: Mapping[str, ActionLine]
     view: Callable[[e.Kept], Any]
 
     def row(self, row: ActionResult) -> ActionResult:
-        """The row with its output: the original while it is kept, else the redacted view."""
+        """The row with its output: the original while it is kept, otherwise the redacted view."""
         kept = row.output
         return msgspec.structs.replace(row, output=self.view(kept)) if isinstance(kept, e.Kept) else row
 
@@ -39,26 +39,26 @@ class ShownProposal(NamedTuple):
 class ShownProposals:
     """The proposals of a run: those that have ended, in that order, then the others.
 
-    With `action` they have no row of another one, and with `limit` they have at most so many rows together: the first ones. Then
-    only those rows are in memory, but for a proposal that has not ended, and what comes after the limit is not read.
+    With `action` they have only the row of that action, and with `limit` only the first `limit` rows in total. Only these rows
+    are then in memory (except for a proposal that has not ended), and nothing after the limit is read.
     """
 
     def __init__(
         self, directory: Path, run: RunRow, undos: Undos, *, action: str | None = None, limit: int | None = None
     ) -> None:
-        """`undos` are those in force. Reads nothing yet."""
+        """`undos` are those in force. Reads nothing until it is iterated."""
         self._directory = directory
         self._run = run
         self._undos = undos
         self._action = action
         self._left = limit
         self.total = 0
-        """How many actions the proposals of the run have; known from the first proposal on."""
+        """The number of actions in the run's proposals; known from the first proposal on."""
 
     def __iter__(self) -> Iterator[ShownProposal]:
-        """Each in turn, once.
+        """Each proposal once, in order.
 
-        Raises, after what could be read: IntegrityError if the journal is damaged or holds kinds that this version does not know;
+        Raises, after the readable part: IntegrityError if the journal is damaged or has kinds that this version does not know;
         UsageError `not_found` without a journal; StoreError.
         """
         ends = _Ends(self._directory)
@@ -96,7 +96,7 @@ class ShownProposals:
     def _choose(
         self, wanted: dict[str | None, frozenset[str]], received: e.ProposalReceived, replayed: ReplayedRun, ends: _Ends
     ) -> None:
-        """Say which rows of a proposal are wanted, if they are not all: of one that has not ended, its result needs them all."""
+        """Select the wanted rows of a proposal, unless all are: the result of a proposal that has not ended needs them all."""
         if received.proposal not in ends.marks:
             return
         if self._action is not None:
@@ -117,12 +117,12 @@ class ShownProposals:
 
 
 class _Ends:
-    """The proposals of a run that have ended, and what later undos wrote into the journal after that (marks of compensations)."""
+    """The ended proposals of a run, and the marks of compensations that later undos wrote into its journal."""
 
     def __init__(self, directory: Path) -> None:
         self.marks: dict[str | None, list[e.UndoDone]] = {}
         self.actions = 0
-        """Of all proposals."""
+        """The number of actions of all proposals."""
         self.damage: InterlockError | None = None
         try:
             for event in read(directory, kinds=_MARKS):

@@ -1,4 +1,4 @@
-"""The signing keys of a state directory, as people see them."""
+"""The signing keys of a state directory, for people."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from interlock.signing import DEFAULT_NAME, Signer, key_names
 
 
 class ShownKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A signing key, its private half left out."""
+    """A signing key without its private half."""
 
     name: str
     keyid: str
     """`ed25519:` and the public key in hex."""
     public_key: str
-    """In PEM."""
+    """The public key in PEM format."""
     path: str
-    """The directory where the private half is."""
+    """The directory of the private half."""
 
 
 def make_key(start: Path, env: Mapping[str, str], name: str) -> ShownKey:

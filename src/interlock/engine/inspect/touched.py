@@ -1,6 +1,6 @@
-"""What the actions of a run touched, from its kernel layer: files, programs, hosts.
+"""The files, programs and hosts that the actions of a run touched, from its kernel layer.
 
-A record of the layer is an attempt unless it says otherwise, and so is what is here: whether a call succeeded was not seen.
+These are attempts unless the record says otherwise: the recorder does not see whether a call succeeded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from interlock.model.errors import IntegrityError
 from interlock.model.kernel_layer import KernelCall, KernelRecord, RecorderEnded, RecorderStarted, decode_record
 
 LISTED_MAX: Final = 10_000
-"""Entries of one list of one action. A bound on memory; what is beyond it is counted."""
+"""Maximum entries in one list of one action, to limit memory; further entries are counted."""
 _WRITING: Final = frozenset(("write", "append", "create", "truncate", "temporary"))
 _REMOVES: Final = frozenset(("unlink", "unlinkat", "rmdir"))
 _MOVES: Final = frozenset(("rename", "renameat", "renameat2"))
@@ -27,44 +27,44 @@ _MEMORY: Final = "memfd_create"
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """A program that was to be executed."""
+    """A program whose execution was attempted."""
 
     path: str
     argv: tuple[str, ...] = ()
 
 
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
-    """What one action touched, all its attempts together; each list sorted, without repetitions."""
+    """Everything that one action touched in all of its attempts; each list is sorted, without repetitions."""
 
     read: tuple[str, ...] = ()
-    """Files and directories that were opened for reading, where links lead."""
+    """Files and directories that were opened for reading, with links resolved."""
     written: tuple[str, ...] = ()
-    """Opened for writing, made, linked, moved there, or given another mode, owner, size or attribute."""
+    """Paths that were opened for writing, created, linked, moved to, or given another mode, owner, size or attribute."""
     removed: tuple[str, ...] = ()
-    """Removed, or moved elsewhere."""
+    """Paths that were removed or moved away."""
     programs: tuple[Program, ...] = ()
-    """In the order in which each was first executed."""
+    """Programs, in the order in which each was first executed."""
     hosts: tuple[str, ...] = ()
-    """`address:port` of what was connected or sent to."""
+    """The `address:port` to which the action connected or sent."""
     listens: tuple[str, ...] = ()
-    """What a socket was bound to."""
+    """The addresses to which sockets were bound."""
     sockets: tuple[str, ...] = ()
-    """Names of local sockets that were connected or sent to."""
+    """Names of local sockets to which the action connected or sent."""
     calls: int = 0
     dropped: int = 0
-    """Calls that are not in the record, whose size is bounded."""
+    """Calls that are not in the record, because its size is limited."""
     refused: int = 0
     """Calls that were refused because their arguments could not be read."""
     lost: bool = False
-    """True if a recorder was killed: what the program did last may be missing."""
+    """True if a recorder was killed: the last calls of the program may be missing."""
     unfinished: bool = False
     """True if a recorder has not ended: the action still runs, or the process that wrote the record was killed."""
     unlisted: int = 0
-    """Entries beyond the bound of a list, repetitions among them."""
+    """Entries beyond the limit of a list, including repetitions."""
 
 
 class _Collected:
-    """The lists of one action while they grow."""
+    """Collects the lists of one action."""
 
     def __init__(self) -> None:
         self.lists: dict[str, dict[str | Program, None]] = {}
@@ -142,7 +142,7 @@ class _Collected:
 
 
 def touched(directory: Path, action: str | None = None) -> dict[tuple[str, str], Touched]:
-    """What the actions of the run in `directory` touched, by proposal and action; of one action, if it is given.
+    """Everything that the actions of the run in `directory` touched, by proposal and action; of one action, if it is given.
 
     Empty if nothing was recorded. Raises: IntegrityError if a line cannot be read.
     """
@@ -157,7 +157,7 @@ def _records(directory: Path) -> Iterator[KernelRecord]:
     for path in layer_files(directory):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):  # of a process that was killed as it wrote
+                if not line.endswith(b"\n"):  # the last line of a process that was killed while it wrote
                     return
                 try:
                     yield decode_record(line)

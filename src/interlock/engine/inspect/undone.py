@@ -1,4 +1,4 @@
-"""What later undos undid of earlier runs, found in the journals of the runs that undid.
+"""The undos of earlier runs, found in the journals of the undoing runs.
 
 An undo that was itself undone does not count, and neither does one whose proposal was aborted.
 """
@@ -22,12 +22,12 @@ from interlock.model.errors import InterlockError
 
 _TOOL: Final = "undo"
 _SIGN: Final = b'"tool":"undo"'
-"""How the journal writes the tool of an intent. A journal without it holds no undo."""
+"""The tool of an intent as the journal writes it. A journal without it contains no undo."""
 _CHUNK_BYTES: Final = 1 << 20
 
 
 class Undo(msgspec.Struct, kw_only=True):
-    """One call of the tool `undo`: which run (or action of it), and what it could and could not undo."""
+    """One call of the tool `undo`: the target run (or one action of it), and the actions that it could and could not undo."""
 
     run_id: str
     action_id: str
@@ -35,14 +35,14 @@ class Undo(msgspec.Struct, kw_only=True):
     target_action: str | None
     at_us: int = 0
     complete: bool = False
-    """True if it succeeded: all that has a way back is back."""
+    """True if it succeeded: everything that can be undone was undone."""
     restored: frozenset[str] = frozenset()
     compensated: frozenset[str] = frozenset()
     left: dict[str, str] = {}
     """Actions that it could not undo, with the reason."""
 
     def outcome(self, line: ActionLine) -> tuple[str, str | None] | None:
-        """What it made of an action of its run: a status and a reason; None if nothing."""
+        """Its effect on an action of the target run: a status and a reason; None if it had none."""
         if line.status not in ("succeeded", "failed", "not_undone", "unknown_outcome"):
             return None
         if self.target_action not in (None, line.action_id):
@@ -71,7 +71,7 @@ class Undos:
         return later.target_action in (None, undo.action_id) and undo.action_id not in later.left
 
     def mark(self, line: ActionLine) -> ActionLine:
-        """The line, with what became of it since."""
+        """The line, with the effect of later undos."""
         for undo in self._by_run.get(line.run_id, ()):
             outcome = undo.outcome(line)
             if outcome is not None:
@@ -82,12 +82,12 @@ class Undos:
         return line
 
     def of_run(self, run_id: str) -> str | None:
-        """The run that took a run back as a whole."""
+        """The run that undid a whole run."""
         return next((u.run_id for u in self._by_run.get(run_id, ()) if u.target_action is None and u.complete), None)
 
 
 def find_undos(runs: Path, rows: Iterable[RunRow]) -> Undos:
-    """The undos that these runs hold. A journal that cannot be read holds none that could be relied on."""
+    """The undos in these runs. A journal that cannot be read is treated as having none."""
     found: list[Undo] = []
     for row in rows:
         directory = runs / row.run_id
@@ -130,7 +130,7 @@ def _undos_of(directory: Path) -> list[Undo]:
                 if isinstance(output, dict):
                     ended[key] = _with_output(begun[key], event, output)
             case e.UndoDone() if event.problem is None and event.of is None:
-                ended.pop(key, None)  # what it had done was undone with its proposal
+                ended.pop(key, None)  # its effects were undone with its proposal
     return list(ended.values())
 
 
@@ -149,7 +149,7 @@ def _with_output(undo: Undo, event: e.ActionSucceeded | e.ActionFailed, output: 
 
 
 def _value(originals: Originals, kept: e.Kept) -> Any:
-    """The view, or what was too large for the journal: only ids and codes of it are used."""
+    """The view, or the original if it was too large for the journal; only its ids and codes are used."""
     if kept.view is not None or not kept.private:
         return kept.view
     data = originals.get(kept.digest)

@@ -1,1 +1,1 @@
-"""The judges of steps 2 to 5 that are in force, and how they are built and replaced."""
+"""The judges of steps 2 to 5: those in force, and the code that builds and replaces them."""

@@ -1,4 +1,4 @@
-"""Builds the judges from what was configured: grants, rules, policy files, and the groups of agents."""
+"""Builds the judges from the configuration: grants, rules, policy files, and the groups of agents."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ permit (principal == Agent::"operator", action == Action::"undo", resource);
 def maker_of(
     loaded: Loaded, clock: Clock, issued: GrantStore | None, *, workspace: bool = True, checked: Checked | None = None
 ) -> JudgeMaker:
-    """Builds the judges of a loaded configuration. Without a `workspace` paths have no root; `checked` knows which policies were
-    checked before. Raises: ConfigurationError.
+    """A function that builds the judges of a loaded configuration. Without a `workspace` paths have no root; `checked` remembers
+    the policies that were checked before. Raises: ConfigurationError.
     """
     policies = [(name, loaded.text(name)) for name in loaded.policies]
     return _maker(loaded, loaded.settings, policies, clock, issued, workspace=workspace, checked=checked)
 
 
 def undo_maker_of(loaded: Loaded, clock: Clock, issued: GrantStore | None, *, workspace: bool = True) -> JudgeMaker:
-    """Builds judges that let the person undo and allow nothing else: for when the rules cannot be used."""
+    """A function that builds judges which allow only the person's undo, for when the rules cannot be used."""
     without_rules = msgspec.structs.replace(loaded.settings, rules=DEFAULTS.rules)
     return _maker(loaded, without_rules, (), clock, issued, workspace=workspace)
 
@@ -70,7 +70,7 @@ def _maker(
 
 
 def protected_globs(names: Sequence[str]) -> list[str]:
-    """What the loader reads, as globs of the capability judge: no agent may write it, whatever its grant says."""
+    """The files that the loader reads, as globs of the capability judge: no agent may write them, regardless of its grant."""
     always = [b"/".join(place).decode() for place in LOADED]
     return [*always, *(f"{name}/**" for name in always if "." not in name), *names]
 
@@ -82,7 +82,7 @@ def policy_of(
     root: str | None = None,
     checked: Checked | None = None,
 ) -> tuple[Rules, PolicyJudge]:
-    """The short rules of the settings, and the judge of these and of the policy files. `root` is the workspace.
+    """The short rules of the settings, and the judge of these rules and the policy files. `root` is the workspace.
 
     Raises: ConfigurationError.
     """
@@ -123,9 +123,9 @@ def judge_maker(
     protected: Sequence[str] = (),
     checked: Checked | None = None,
 ) -> JudgeMaker:
-    """A function that builds the judges of a session, for the tools and the grants there are when it is called.
+    """A function that builds the judges of a session, for the tools and grants that exist when it is called.
 
-    `issued` are the grants beside the configuration; None if there can be none.
+    `issued` are the grants outside of the configuration; None if there can be none.
     """
     groups = settings.groups_by_agent()
     tool_hosts = {name: tool.hosts for name, tool in settings.tools.by_name.items() if tool.hosts is not None}
@@ -139,7 +139,7 @@ def judge_maker(
         return found
 
     def make(registry: Registry, session: str | None, own: Mapping[str, Grant], token: str | None) -> Judges:
-        # A grant that was set in code stands for all that its agent has in the configuration, by its groups too.
+        # A grant that was set in code replaces all grants of its agent in the configuration, including those of its groups.
         shared = {agent: names for agent, names in groups.items() if agent not in own}
         given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
         if issued is None:
@@ -155,10 +155,10 @@ def judge_maker(
         every = [*alive, *(grant for grant in given if grant.id not in known)]
         capability = compile_grants(every, revoked=revoked, groups=shared, root=root, protected=protected, only=token)
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
-        # A grant that expires is judged by a clock that does not go back when the system clock is set.
+        # Expiry is judged by a clock that does not go back when the system clock is set.
         now_us = issued.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
         prints = _fingerprints(every, shared)
-        if token is not None:  # results that were kept for the agent itself, or for another token, are not this one's
+        if token is not None:  # results that were stored for the agent itself, or for another token, must not be used
             prints = {agent: digest("grants", [token, print_]) for agent, print_ in prints.items()}
         return Judges(
             capability, judge(registry), now_us, groups, prints, revision=revision, issued=some,
@@ -169,7 +169,7 @@ def judge_maker(
 
 
 def _fingerprints(grants: Sequence[Grant], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """A digest over the grants of each agent, its own and those of its groups."""
+    """A digest of the grants of each agent, its own and those of its groups."""
     found = {}
     for agent in {*(grant.agent for grant in grants), *groups}:
         holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}

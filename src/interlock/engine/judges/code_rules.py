@@ -1,6 +1,6 @@
-"""Rules that a program gives as Python predicates: they can forbid a call, or have it asked about, and never allow one.
+"""Rules that a program adds as Python predicates: they can forbid a call or require approval, but never allow one.
 
-A rule that raises, or answers anything but what it may, forbids. It is on record by its name, like a policy.
+A rule that raises, or returns an invalid answer, forbids. It is recorded by its name, like a policy.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from interlock.model.exceptions import describe
 from interlock.model.globs import name_matcher
 
 PREFIX: Final = "code:"
-"""Of the names of these rules in decisions, where those of policies stand too."""
+"""Prefix of these rules' names in decisions, which also name policies."""
 Predicate = Callable[[Request], bool | str | None]
-"""Is asked about a call, with a copy of what policies may see. True, or a text (the reason), objects; False and None do not."""
+"""Gets a copy of the request that policies see, for each call. True, or a text (the reason), objects; False and None do not."""
 
 
 class CodeRule(NamedTuple):
@@ -34,11 +34,11 @@ class CodeRule(NamedTuple):
 
     @property
     def content(self) -> str:
-        """What an approval discharges."""
+        """The content hash that an approval discharges."""
         return digest("code_rule", self.name)
 
     def judge(self, request: Request) -> Decision | None:
-        """The objection to a call; None if there is none. Never raises."""
+        """The rule's objection to a call; None if it has none. Never raises."""
         name = PREFIX + self.name
         try:
             # A copy: a predicate that changes the parameters must not change the call.
@@ -73,18 +73,18 @@ class CodeRule(NamedTuple):
 
 
 class CodeRules:
-    """The rules of one runtime, by name. What uses them looks at each decision, so a change counts from the next one on."""
+    """The rules of one runtime, by name. They are read at each decision, so a change applies from the next one on."""
 
     def __init__(self, rules: dict[str, CodeRule] | None = None) -> None:
-        """None yet, or these."""
+        """Without `rules`, there are none yet."""
         self._rules = dict(rules or {})
 
     def __bool__(self) -> bool:
-        """True if there are any."""
+        """True if there are any rules."""
         return bool(self._rules)
 
     def copy(self) -> CodeRules:
-        """The same rules, to which others can be added."""
+        """A copy, to which other rules can be added."""
         return CodeRules(self._rules)
 
     def add(
@@ -96,7 +96,7 @@ class CodeRules:
         effect: Literal["deny", "ask"],
         state_keys: Sequence[str],
     ) -> None:
-        """Add a rule, or replace its namesake. Raises UsageError for a name that is empty or not printable."""
+        """Add a rule, or replace the rule of that name. Raises UsageError for a name that is empty or not printable."""
         if not name or not name.isprintable():
             raise UsageError(
                 "a rule in code needs a printable name", hint="it is what refusals and the journal call it"
@@ -116,7 +116,7 @@ class CodeRules:
 
 
 def objection(rules: Sequence[CodeRule], request: Request, state: Callable[[str], Any]) -> Decision | None:
-    """What the rules say about a call: the first denial, else all that ask. `state` gives the entry of a key, or None."""
+    """The rules' decision about a call: the first denial, otherwise all that ask. `state` returns the entry of a key, or None."""
     asked: Decision | None = None
     for rule in rules:
         values = {key: entry.value for key in rule.state_keys if (entry := state(key)) is not None}

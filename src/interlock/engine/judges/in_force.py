@@ -1,4 +1,4 @@
-"""Which judges are in force: built when first needed, and again once tools, rules or grants have changed."""
+"""Keeps the judges that are in force: built when first needed, and rebuilt once tools, rules or grants have changed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from interlock.model.grant import Grant
 
 JudgeMaker = Callable[[Registry, str | None, Mapping[str, Grant], str | None], Judges]
 """Builds the judges for tools, a session, the grants set in code (by agent, in place of the configured ones), and the id of
-the grant token that was presented, which then is all that its agent has."""
+the presented grant token, which then replaces all other grants of its agent."""
 
 _TOKENS_MAX: Final = 64
-"""Judges that are kept for tokens; the oldest make room, and are built again if they are needed."""
+"""The number of judges that are kept for tokens; the oldest are dropped, and are rebuilt when needed."""
 
 
 class JudgesInForce:
@@ -31,7 +31,7 @@ class JudgesInForce:
         warn: Callable[[str], None],
         configuration: str,
     ) -> None:
-        """`revision` is that of the issued grants as of now; `warn` is told of names in the rules that nothing has."""
+        """`revision` is the current one of the issued grants; `warn` is called with names in the rules that match nothing."""
         self.make = make
         self.configuration = configuration
         """Digest of the configuration in force."""
@@ -60,22 +60,20 @@ class JudgesInForce:
         of_tokens = [key for key in tuple(self._by_session) if key[1] is not None]
         for key in of_tokens[: max(0, len(of_tokens) - _TOKENS_MAX + 1)]:
             if (judges := self._by_session.pop(key, None)) is not None:
-                judges.replaced = (
-                    True  # a proposal that still holds them asks again, as it could not be told of changes
-                )
+                judges.replaced = True  # a proposal that still holds them has to ask for new ones
 
     def is_current(self, judges: Judges) -> bool:
         """False once a grant was issued or revoked, by any process, since these judges were built."""
         return not judges.replaced and judges.revision == self._revision()
 
     def replace_rules(self, make: JudgeMaker, configuration: str) -> None:
-        """Take an edited configuration, whose digest is given, into force."""
+        """Put an edited configuration with this digest into force."""
         self.make = make
         self.configuration = configuration
         self.expire()
 
     def expire(self) -> None:
-        """The tools or the rules have changed: every holder of judges must ask for the new ones."""
+        """Mark all judges as replaced, because tools or rules have changed: every holder must ask for the new ones."""
         for judges in self._by_session.values():
             judges.replaced = True
         self._by_session.clear()
@@ -83,7 +81,7 @@ class JudgesInForce:
     def fork(
         self, registry: Registry, own_grants: dict[str, Grant], *, make: JudgeMaker | None = None
     ) -> JudgesInForce:
-        """Judges of their own for other tools, grants set in code, or rules."""
+        """Separate judges for other tools, grants set in code, or rules."""
         forked = JudgesInForce(
             make or self.make, registry, own_grants, revision=self._revision, warn=self._warn,
             configuration=self.configuration,

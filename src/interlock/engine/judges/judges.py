@@ -1,7 +1,7 @@
 """The judges of steps 2 to 5: may this agent do this, with these parameters, in this state, under these rules?
 
-Each step is one method of `Judges`; `steps.py` calls them in order. Every error path here refuses. What cannot depend
-on the parameters, on state or on time is decided once per agent and tool and remembered until the rules or the tools change.
+Each step is one method of `Judges`; `steps.py` calls them in order. Every error path here refuses. A decision that cannot depend
+on the parameters, on state or on time is made once per agent and tool, and kept until the rules or the tools change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interlock.verify.graph import state_reads, state_writes
 
 
 class StateView(Protocol):
-    """What the judges see of state: the proposal's buffer over the store."""
+    """The state as the judges see it: the proposal's buffer over the store."""
 
     def get(self, key: str) -> Entry | None:
         """The observed value."""
@@ -37,12 +37,12 @@ class StateView(Protocol):
         ...
 
     def has(self, key: str) -> bool:
-        """True if there is one of the two."""
+        """True if there is a value or a claim."""
         ...
 
 
 class Call:
-    """One call as the judges see it: who wants to do what, with which parameters, in which state."""
+    """One call as the judges see it: the agent, the action, its parameters, and the state."""
 
     __slots__ = (
         "action",
@@ -71,7 +71,7 @@ class Call:
     ) -> None:
         """`discharged` are the content hashes of the policies that an approval has answered for this very call.
 
-        `partial` if `parameters` has only those that name paths and hosts: the tool's schema is not asked then.
+        `partial` if `parameters` has only those that name paths and hosts: the tool's schema is then not checked.
         """
         self.principal = principal
         self.proposal = proposal
@@ -84,7 +84,7 @@ class Call:
         self.uses_state = _uses_state(action)
         """True if the action names a state key at all."""
         self.granted = False
-        """True once steps 2 and 3 are known to pass regardless of the parameters, but for the schema."""
+        """True once steps 2 and 3, except for the schema, are known to pass regardless of the parameters."""
 
 
 class Judges:
@@ -103,27 +103,27 @@ class Judges:
         private_hosts: tuple[str, ...] = (),
         tool_hosts: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        """`groups` maps an agent to the groups it is in, `digests` to a digest over its grants.
+        """`groups` maps an agent to its groups, `digests` to a digest of its grants.
 
-        `revision` is that of the issued grants it was built from, `issued` whether there were any that can be revoked.
-        `private_hosts` may have addresses that are not public; `tool_hosts` bounds the hosts of a tool's processes.
+        `revision` is that of the issued grants from which these were built; `issued` is True if any of them can be revoked.
+        `private_hosts` may have addresses that are not public; `tool_hosts` limits the hosts of a tool's processes.
         """
         self.private_hosts = private_hosts
         self._tool_hosts = tool_hosts or {}
         self.revision = revision
         self.issued = issued
         self.replaced = False
-        """True once there are newer judges, which every holder of these must ask for."""
+        """True once there are newer judges: every holder of these must ask for them."""
         self.grants = grants
         self.policies = policies
         self.now_us = now_us
         self._groups = groups
         self._digests = digests
         self.code_rules = CodeRules()
-        """Those of the program; set by who has the judges made."""
+        """The program's rules; set by `JudgesInForce`."""
         self._settled: dict[tuple[str, str, str], Decision] = {}
         self._granted: set[tuple[str, str, str]] = set()
-        """Agents and tools for which steps 2 and 3 always pass, regardless of the parameters (but for the schema)."""
+        """Agents and tools for which steps 2 and 3 (except for the schema) pass regardless of the parameters."""
 
     def may_ever(self, principal: Principal, tool: Registered) -> bool:
         """False if steps 2 and 5 refuse every call of this tool by this agent, regardless of its parameters and of the state."""
@@ -137,20 +137,20 @@ class Judges:
         return Principal(agent=agent, groups=self._groups.get(agent, ()), session=session)
 
     def grants_digest(self, agent: str) -> str:
-        """What stands for the agent's grants in the key of a stored result."""
+        """The digest of the agent's grants in the key of a stored result."""
         return self._digests.get(agent, "")
 
     def settled(self, principal: Principal, tool: Registered) -> Decision | None:
         """The decision that holds for every call of a tool by an agent, if steps 2 and 5 cannot depend on the call.
 
-        Then only the schema is left of steps 2 to 5 (for an action that names no state key). Known after the first call.
+        Only the schema then remains of steps 2 to 5 (for an action that names no state key). Known after the first call.
         """
         return self._settled.get((principal.agent, tool.name, tool.version))
 
     def uses(self, principal: Principal, tool: Registered, parameters: dict[str, Any]) -> Sequence[Sequence[str]]:
-        """Which grants a call would use up, best choice first: ids of each grant with a use count, and of its ancestors.
+        """The grants with a use count that could cover a call, best choice first: the ids of each one and of its ancestors.
 
-        Empty if the call uses nothing up.
+        Empty if the call uses up no count.
         """
         if self.grants.tool_is_static(principal.agent, tool.tool):
             return ()
@@ -160,16 +160,16 @@ class Judges:
             return ()
         return [grant.counted for grant in found]
 
-    # -- what processes may reach while they run
+    # -- connections of running processes
 
     def hosts(self, agent: str, tool: Registered) -> tuple[tuple[tuple[str, ...], ...], ...]:
-        """Patterns of the hosts that a process of this tool may reach: all lists of one grant must match."""
+        """Patterns of the hosts that a process of this tool may reach: every list of a grant must match."""
         found = self.grants.hosts(agent, tool.tool, self.now_us())
         bound = self._tool_hosts.get(tool.name)
         return found if bound is None else tuple((*chain, bound) for chain in found)
 
     def connection(self, call: Call, there: Endpoint) -> Refusal | None:
-        """What the policies object to a connection of a process; the grant's hosts were compared before."""
+        """The policies' objection to a connection of a process; its host was already compared with the grant."""
         if not self.policies.guards_connections:
             return None
         asked = self.request(call, action="connect")
@@ -212,7 +212,7 @@ class Judges:
         return self.grants.arguments(call.principal.agent, tool.tool, tool.marks, named, now_us)
 
     def state_reads(self, call: Call) -> Decision | None:
-        """Step 5 before step 4: whether a precondition holds says something about the state, so policies are asked first.
+        """Step 5 before step 4: the result of a precondition reveals something about the state, so policies decide first.
 
         None if no policy objects to the state keys that the action reads.
         """
@@ -235,9 +235,9 @@ class Judges:
         )
 
     def policy(self, call: Call) -> Decision:
-        """Step 5: what the policies decide about the call."""
+        """Step 5: the policies' decision about the call."""
         tool, principal = call.tool, call.principal
-        if self.code_rules and principal.agent != OPERATOR:  # the person's undo depends on no rule
+        if self.code_rules and principal.agent != OPERATOR:  # the person's undo does not depend on rules
             rules = self.code_rules.cover(POLICY_ACTION[call.action.type] if tool is None else tool.name)
             if rules:
                 request = self.request(call)
@@ -258,7 +258,7 @@ class Judges:
         return self.policies.decide(self.request(call))
 
     def request(self, call: Call, *, action: str | None = None) -> Request:
-        """What the policies are asked about a call. `action` replaces its own name (`compensate`)."""
+        """The request to the policies about a call. `action` replaces the call's own action (`compensate`)."""
         tool, policies = call.tool, self.policies
         named = call.parameters
         if tool is not None:
@@ -273,7 +273,7 @@ class Judges:
 
 
 def read_keys(action: Action) -> tuple[str, ...]:
-    """The state keys that an action reads besides the key that it is about (a `state_read` is about its own key)."""
+    """The state keys that an action reads besides its subject (the subject of a `state_read` is its own key)."""
     own = (action.parameters["key"],) if action.type == "assertion" else ()
     conditions = [condition.key for condition in action.preconditions]
     assumed = [assumption.key for assumption in action.assumptions]
@@ -298,13 +298,13 @@ def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | Non
     if schema is None or schema.is_valid(parameters):
         return None
     problems = schema.errors(parameters)
-    # All of them: a model that is told of one problem at a time needs a turn for each.
+    # All problems at once: with one problem at a time, a model needs a turn for each.
     text = "; ".join(f"{path}: {message}" for path, message in problems)
     return Refusal("invalid_parameters", text, f"$.parameters{problems[0][0]}")
 
 
 def _check_state_parameters(action: Action, parameters: dict[str, Any]) -> Refusal | None:
-    """Step 3 of a state action: an edit may not change its key, which capability, policy and the plan's order looked at."""
+    """Step 3 of a state action: an edit may not change its key, on which capability, policy and the plan's order depend."""
     if parameters.keys() == action.parameters.keys() and parameters["key"] == action.parameters["key"]:
         return None
     problems = state_schema(action).errors(parameters)
@@ -312,7 +312,7 @@ def _check_state_parameters(action: Action, parameters: dict[str, Any]) -> Refus
 
 
 def state_schema(action: Action) -> Schema:
-    """What the parameters of a proposed state action may become: its value can be edited, its key cannot."""
+    """The schema for edits of a state action's parameters: its value can be edited, its key cannot."""
     names: dict[str, Any] = {name: {} for name in STATE_PARAMETERS[action.type]}
     names["key"] = {"const": action.parameters["key"]}
     return Schema.compile({"type": "object", "properties": names, "required": ["key"], "additionalProperties": False})

@@ -1,6 +1,6 @@
-"""Capability questions that come up only while a tool runs: a link, a redirect, a file or a key that an undo writes.
+"""Capability checks that come up only while a tool runs: a link, a redirect, a file or a key that an undo writes.
 
-Step 3 judges what is written in the parameters. What a tool finds beyond them is judged here, by the grants in force now.
+Step 3 judges the parameters. Whatever a tool encounters beyond them is judged here, by the grants that are in force at that time.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ Access = Literal["read", "write"]
 
 
 class Reach:
-    """How far the grants of an agent reach for one call of a tool."""
+    """Checks paths, hosts and state keys against the grants of an agent, for one call of a tool."""
 
     __slots__ = ("_agent", "_judges", "_tool")
 
     def __init__(self, judges: Callable[[], Judges], agent: str, tool: Registered | None) -> None:
-        """`judges` gives those in force; `tool` is None for a state action, which reaches no path and no host."""
+        """`judges` returns those in force; `tool` is None for a state action, which reaches no path and no host."""
         self._judges = judges
         self._agent = agent
         self._tool = tool
 
     def path(self, path: Any, field: str, access: Access | None = None) -> Refusal | None:
-        """May the tool go to this path (JSON form)? Without `access` the marks of the parameter `field` say for what."""
+        """A refusal if the tool may not use this path (JSON form). By default, the marks of `field` give the access."""
         tool = self._tool
         if tool is None:
             return None
@@ -38,7 +38,7 @@ class Reach:
         return judges.grants.path(self._agent, tool.tool, path, access, judges.now_us())
 
     def globs(self, access: Access) -> tuple[str, ...]:
-        """Globs of the paths that a process of this call may read or write."""
+        """The globs of the paths that a process of this call may read or write."""
         tool = self._tool
         if tool is None:
             return ()
@@ -47,7 +47,7 @@ class Reach:
         return find(self._agent, tool.tool, judges.now_us())
 
     def url(self, url: str) -> Refusal | None:
-        """May the tool go to this URL?"""
+        """A refusal if the tool may not connect to this URL."""
         tool = self._tool
         if tool is None:
             return Refusal("host_denied", "a state action reaches no host")
@@ -55,6 +55,6 @@ class Reach:
         return judges.grants.arguments(self._agent, tool.tool, tool.marks, {"url": url}, judges.now_us())
 
     def state_key(self, key: str) -> Refusal | None:
-        """May the agent touch this state key?"""
+        """A refusal if the agent may not use this state key."""
         judges = self._judges()
         return judges.grants.state_key(self._agent, key, judges.now_us())

@@ -1,8 +1,8 @@
-"""An edited and trusted configuration takes effect on a running process, before its next action.
+"""Puts an edited and trusted configuration into force in a running process, before its next action.
 
-Rules, policies and grants are taken over. What processes and tools were set up with (isolation, tools, journal, telemetry)
-stays as it was at the start. An edit that is broken or not trusted changes nothing, neither for looser nor for stricter, and
-that is announced: what was last trusted stays in force (ADR 46).
+This applies to rules, policies and grants. The settings with which processes and tools were set up (isolation, tools, journal,
+telemetry) do not change. An edit that is broken or not trusted has no effect, neither looser nor stricter, and is announced: the
+last trusted version stays in force (ADR 46).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from interlock.settings import Loaded
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 Prepare = Callable[[Loaded], Callable[[], None]]
-"""Checks its part of an edit, and returns what takes it over; the latter cannot fail. Raises: InterlockError."""
+"""Checks its part of an edit, and returns a function that applies it, which cannot fail. Raises: InterlockError."""
 LOOK_NS: Final = 100_000_000
-"""Before an action the files are looked at if the last look is at least so long ago."""
+"""Before an action, the files are checked if the last check is at least this long ago."""
 _SAME_TICK_NS: Final = 50_000_000
-"""A file that changed so recently could change again without another time stamp (the kernel's clock has ticks)."""
+"""A file that changed less than this ago could change again with the same time stamp (the kernel's clock has ticks)."""
 
 
 class Reloadable(Protocol):
-    """What a reload changes of a runtime's services, and whom it tells."""
+    """The parts of a runtime's services that a reload uses."""
 
     @property
     def judges(self) -> JudgesInForce:
-        """They get the new rules, and the digest of the configuration."""
+        """The judges, which get the new rules and the digest of the configuration."""
         ...
 
     @property
     def registry(self) -> Registry:
-        """The tools that the rules are about."""
+        """The tools to which the rules apply."""
         ...
 
     @property
@@ -45,12 +45,12 @@ class Reloadable(Protocol):
         ...
 
     def announce_configuration(self, problem: str | None) -> None:
-        """Tell the open runs and people."""
+        """Tell the open runs and people about the edit."""
         ...
 
 
 class Reloader:
-    """Watches the files of one configuration, by the times of their last change, their sizes and inodes."""
+    """Watches the files of one configuration, by their modification times, sizes and inodes."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Reloader:
         prepare: Prepare,
         clock: Clock,
     ) -> None:
-        """`trust_file` is watched too: trusting an edit is what puts it into force. `prepare` is for the rest of it."""
+        """`trust_file` is watched too, because trusting an edit puts it into force. `prepare` handles the rest of an edit."""
         self._clock = clock
         self._load = load
         self._make_judges = make_judges
@@ -71,23 +71,25 @@ class Reloader:
         self._digest = loaded.digest
         self._maker: JudgeMaker | None = None
         self._problem: str | None = None
-        """What was announced last about an edit that is not in force."""
+        """The last announced problem of an edit that is not in force."""
         self._due_ns = 0
         self._seen: Fingerprint = ()
         self._note(self._look())
 
     def if_due(self, services: Reloadable) -> None:
-        """Look, unless the last look was less than `LOOK_NS` ago: what the gate calls before each action."""
+        """Check the files unless the last check was less than `LOOK_NS` ago. The gate calls this before each action."""
         if self._clock.mono_ns() >= self._due_ns or services.judges.make is not self._maker is not None:
             self(services)
 
     def __call__(self, services: Reloadable) -> None:
-        """Look, and take an edit over if there is one. Never raises for what was written into the files."""
+        """Check the files, and apply an edit if there is one. Never raises because of their content."""
         now = self._look()
         if now != self._seen:
             self._note(now)
             self._take(services)
-        if self._maker is not None and services.judges.make is not self._maker:  # another fork may have looked first
+        if (
+            self._maker is not None and services.judges.make is not self._maker
+        ):  # another fork may have applied the edit first
             services.judges.replace_rules(self._maker, self._digest)
             services.announce_configuration(None)
 
@@ -98,13 +100,13 @@ class Reloader:
                 self._problem = None
                 return
             maker = self._make_judges(loaded)
-            if services.tools_loaded:  # before that not all tools are known, and nothing is judged
-                # Built once here, so that a mistake shows before the old rules are given up.
+            if services.tools_loaded:  # before that, not all tools are known, and nothing is judged
+                # Built once here, so that a mistake is found before the old rules are replaced.
                 maker(services.registry, None, services.judges.own_grants, None)
             prepared = [prepare(loaded) for prepare in self.preparing]
         except InterlockError as error:
             if error.code == "database_locked":
-                self._seen = ()  # the next look tries it again
+                self._seen = ()  # the next check tries again
             where = f" ({error.path})" if error.path else ""
             problem = f"the edited configuration is not in force{where}: {error.message}; what was last trusted stays in force"
             if problem != self._problem:
@@ -118,7 +120,7 @@ class Reloader:
         self._note(self._look())
 
     def _note(self, seen: Fingerprint) -> None:
-        """Remember what was seen, unless it is so recent that another edit might look the same."""
+        """Remember the fingerprint, unless it is so recent that another edit could have the same one."""
         now_ns = self._clock.now_us() * 1000
         self._seen = () if any(0 <= now_ns - changed < _SAME_TICK_NS for _, changed, _, _ in seen) else seen
 
@@ -128,7 +130,7 @@ class Reloader:
 
 
 def _paths(loaded: Loaded) -> list[Path]:
-    """The files that were read, and the directories in which another one could appear."""
+    """The files that were read, and the directories in which further files could appear."""
     files = [loaded.path, *(loaded.root / file.name for file in loaded.files if file.name != loaded.path.name)]
     return [*files, *dict.fromkeys(path.parent for path in files[1:])]
 

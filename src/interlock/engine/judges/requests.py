@@ -1,4 +1,4 @@
-"""The one way to put a question to the policies: about a call in the gate, and about one that is only imagined or long past."""
+"""Builds every request to the policies: for a call in the gate, and for a hypothetical or past one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from interlock.model.proposal import Action, Proposal
 from interlock.policy import PolicyJudge
 
 POLICY_ACTION: Final = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}
-"""What policies call the types of action that are about state."""
+"""The policies' names for the types of state action."""
 
 
 class Subject(NamedTuple):
-    """What a request is about, in the words of policies."""
+    """The subject of a request, in the terms of policies."""
 
     action: str
     resource_type: Literal["Tool", "StateKey", "Host"]
@@ -44,8 +44,8 @@ def build_request(
 ) -> Request:
     """The request about a call with these `parameters`.
 
-    `normalized` are the parameters as grants see them (one spelling for a path or host, defaults filled in), `state` the values
-    of `policies.state_keys` that exist, `proposal` what `proposal_facts` gives.
+    `normalized` are the parameters as grants see them (paths and hosts normalized, defaults filled in), `state` the existing
+    values of `policies.state_keys`, `proposal` the result of `proposal_facts`.
     """
     return Request(
         agent=principal.agent,
@@ -63,5 +63,5 @@ def build_request(
 
 
 def proposal_facts(proposal: Proposal) -> dict[str, Any]:
-    """What policies may know of the proposal."""
+    """The facts about the proposal that policies can use."""
     return {"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)}

@@ -1,4 +1,4 @@
-"""Steps 2 to 5 for one call: of an action, of a compensation, and of what a call entails. No other code orders these steps."""
+"""Steps 2 to 5 for one call: an action, a compensation, or a write that a call entails. No other code orders these steps."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def judge_call(judges: Judges, call: Call) -> Judged:
 
 
 def refusal_within(judges: Judges, call: Call) -> Refusal | None:
-    """Why a call may not be made as part of another one, where no question can be asked; None if it may.
+    """The reason why a call may not be made as part of another one, where no question can be asked; None if it may.
 
-    A grant that counts its uses does not cover it: nothing would be counted.
+    A grant that counts its uses does not cover such a call, because the use would not be counted.
     """
     verdict = judge_call(judges, call).verdict
     if isinstance(verdict, Refusal):
@@ -43,14 +43,14 @@ def refusal_within(judges: Judges, call: Call) -> Refusal | None:
 
 
 def objection_to(judges: Judges, call: Call) -> Refusal | None:
-    """Why policies or rules in code object to what a call does on the way, which none of them has to permit; None if none does.
+    """The objection of policies or rules in code to a side effect of a call, which none has to permit; None if none objects.
 
-    For what the grant of a tool lets it do by itself, such as the files of a capsule.
+    Used for effects that the tool's grant allows by itself, such as a capsule's access to files.
     """
     assert call.tool is not None
     request = judges.request(call)
     decision = judges.policies.decide(request)
-    # Denied only because nothing permits it: no policy objects. What could not be evaluated is an objection.
+    # Denied only because nothing permits it: no policy objects. A policy that could not be evaluated is an objection.
     if (
         decision.decision == "deny"
         and decision.reason == "policy_denied"

@@ -1,4 +1,4 @@
-"""What a step of the gate answers: continue, ask a person, or no (`Refusal`)."""
+"""The answers of the gate's steps: continue, ask a person, or refuse (`Refusal`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Judged(NamedTuple):
 
 
 def verdict_of(decision: Decision) -> Verdict:
-    """What a decision of step 5 means for the action."""
+    """The verdict that follows from a decision of step 5."""
     if decision.decision == "allow":
         return ALLOW
     if decision.decision == "hold":
