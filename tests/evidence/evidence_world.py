@@ -69,10 +69,12 @@ def ambiguities(archive):
 class Run:
     """A run whose journal and layers a test writes itself, with the real writer."""
 
-    def __init__(self, directory: Path, *events, seal_each=False) -> None:
+    def __init__(self, directory: Path, *events, kernel=(), seal_each=False) -> None:
+        """`kernel` are lines of recorders, which the journal closes before its last event."""
         self.directory = directory / RUN
         self.directory.mkdir()
-        self.kernel: list[dict] = []
+        self.kernel: list[dict] = list(kernel)
+        events = [*events[:-1], *closings(self.kernel), *events[-1:]]
         self.sdk: list[dict] = []
         disk, clock = Disk(), FakeClock()
         started = e.RunStarted(
@@ -148,6 +150,17 @@ def kernel_lines(*bodies, recorder="rec_1", start=0, ended=True, **where):
         )
     common = {"schema": "interlock.layer.kernel.v1", "run_id": RUN, **where, "recorder": recorder, "ts": 1, "mono": 1}
     return [{"kind": line.pop("kind"), **common, "seq": start + n, **line} for n, line in enumerate(made)]
+
+
+def closings(lines):
+    """What the journal says of the recorders of these lines."""
+    for recorder in dict.fromkeys(line["recorder"] for line in lines):
+        own = [line for line in lines if line["recorder"] == recorder]
+        digest = digest_of([msgspec.json.encode(line) + b"\n" for line in own])
+        yield e.ActionRecorded(
+            proposal=own[0].get("proposal"), action=own[0].get("action"), step=9, recorder=recorder, lines=len(own),
+            digest=digest, calls=sum(line["kind"] == "call" for line in own), dropped=0, refused=0,
+        )  # fmt: skip
 
 
 def sdk_line(kind, seq, writer="w1", writer_seq=None, ts=1, **fields):

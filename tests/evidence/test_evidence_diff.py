@@ -52,8 +52,8 @@ def make(tmp_path, monkeypatch):
         run = Run(
             room, decided(decision=decision, tool=tool), intent(tool=tool), *more,
             succeeded(posture={"net": "active", "record": "active"}), FINISHED,
+            kernel=kernel_lines(*calls, ended=ended, **WHERE) if recorded else (),
         )  # fmt: skip
-        run.kernel = kernel_lines(*calls, ended=ended, **WHERE) if recorded else []
         path = tmp_path / f"{name}.tar.gz"
         path.write_bytes(run.export(room, signers).data)
         return path

@@ -41,8 +41,7 @@ WALLED = {"net": "active", "record": "active"}
 @pytest.fixture
 def plain(tmp_path):
     """A run of one recorded action."""
-    run = Run(tmp_path, decided(digest="hmac-sha256:" + "1" * 64), intent(), succeeded(posture=WALLED), FINISHED)
-    run.kernel = kernel_lines(
+    kernel = kernel_lines(
         OPEN,
         {"call": "openat", "path": "/w/out", "access": "write", "flags": ["create", "truncate"]},
         {"call": "execve", "path": "/bin/sh", "real": "/usr/bin/dash", "argv": ["sh"]},
@@ -53,7 +52,14 @@ def plain(tmp_path):
         {"call": "openat", "path": "/w/in", "access": "read"},
         **WHERE,
     )
-    return run
+    return Run(
+        tmp_path,
+        decided(digest="hmac-sha256:" + "1" * 64),
+        intent(),
+        succeeded(posture=WALLED),
+        FINISHED,
+        kernel=kernel,
+    )
 
 
 def test_the_archive_is_the_format(plain, tmp_path):
@@ -207,12 +213,21 @@ def test_what_is_missing_makes_the_layer_partial(tmp_path, ended, note):
 
 
 def test_a_complete_layer_without_a_record_is_a_bounded_negative(tmp_path):
-    run = Run(tmp_path, decided(), intent(), succeeded(posture=WALLED), FINISHED)
-    run.kernel = kernel_lines(OPEN, **WHERE)
-    archive = run.export(tmp_path)
+    kernel = kernel_lines(OPEN, **WHERE)
+    archive = Run(tmp_path, decided(), intent(), succeeded(posture=WALLED), FINISHED, kernel=kernel).export(tmp_path)
     assert archive.surface["programs"]["known"] == "bounded_negative"
     assert archive.surface["hosts"]["known"] == "bounded_negative"
     assert archive.health["network_coverage"] == "complete"
+
+
+def test_a_recorder_that_the_journal_does_not_close_makes_the_layer_partial(tmp_path):
+    """Else lines that somebody put there later would be as good as recorded ones."""
+    run = Run(tmp_path, decided(), intent(), succeeded(posture=WALLED), FINISHED)
+    run.kernel = kernel_lines(OPEN, **WHERE)
+    archive = run.export(tmp_path)
+    assert archive.health["layers"]["kernel"]["state"] == "partial"
+    assert "recorder_unclosed" in archive.health["notes"]
+    assert archive.surface["programs"]["known"] == "unknown"
 
 
 def test_an_attempt_without_a_recorder_makes_the_layer_partial(tmp_path):

@@ -522,6 +522,16 @@ def test_records_that_a_recorder_did_not_write_are_found(members):
         assert "recorder_mismatch" in codes(resealed(data, SIGNER))
 
 
+def test_a_recorder_that_the_journal_does_not_know_cannot_stay_unnoticed(members):
+    invented = kernel_lines(
+        {"call": "execve", "path": "/bin/evil"}, recorder="rec_2", start=members[KERNEL].count(b"\n"), **WHERE
+    )
+    data = {**members, KERNEL: members[KERNEL] + b"".join(as_bytes(invented))}
+    assert set(codes(resealed(data, SIGNER))) == {"health_mismatch", "surface_mismatch", "correlation_mismatch"}
+    (found,) = [one for one in verdict(resealed(data, SIGNER)).errors if one.code == "health_mismatch"]
+    assert found.where == HEALTH
+
+
 def test_a_policy_layer_that_says_otherwise_is_found(members):
     changed = replaced(members, POLICY, b'"decision":"allow"', b'"decision":"forbid"')
     assert codes(resealed(changed, SIGNER), SIGNER.keyid) == ["policy_mismatch"]

@@ -90,6 +90,8 @@ def _events_state(observed: Observed) -> State:
 def _all_recorded(observed: Observed) -> bool:
     if observed.kernel_dropped or any(not one.ended or one.lost for one in observed.recorders.values()):
         return False
+    if not observed.recorders.keys() <= observed.recorder_ends.keys():
+        return False
     if observed.command is not None and not observed.command_recorders and observed.command_ends != ["spawn_failed"]:
         return False
     return observed.attempts.keys() <= observed.recorded
@@ -116,6 +118,7 @@ def _notes(observed: Observed, layers: Layers) -> Iterator[str]:
         "kernel_drops": observed.kernel_dropped > 0,
         "not_run": not observed.events,
         "recorder_lost": any(not one.ended or one.lost for one in observed.recorders.values()),
+        "recorder_unclosed": not observed.recorders.keys() <= observed.recorder_ends.keys(),
         "redacted_after_sealing": observed.redacted,
         "sdk_drops": layers.sdk.dropped > 0,
         "sdk_rejected": layers.sdk.rejected > 0,

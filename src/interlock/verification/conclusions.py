@@ -70,10 +70,16 @@ def _kernel_state(facts: Facts, events: str) -> str:
         events == "complete"
         and facts.kernel_dropped == 0
         and all(recorder.ended and not recorder.lost for recorder in facts.recorders.values())
+        and not _unclosed(facts)
         and (facts.command_recorders > 0 or not needs_recorder)
         and all(attempt in facts.attempts_recorded for attempt in facts.attempts)
     )
     return "complete" if complete else "partial"
+
+
+def _unclosed(facts: Facts) -> bool:
+    """True if a recorder is not in the journal, so that nothing binds its lines to the run."""
+    return any(name not in facts.recorders_closed for name in facts.recorders)
 
 
 def _network_coverage(facts: Facts, kernel: str) -> str:
@@ -106,6 +112,8 @@ def _notes(facts: Facts, layers: Line, platform: str, agent_shim: str) -> Iterat
         yield "unfinished_run"
     if any(recorder.lost or not recorder.ended for recorder in facts.recorders.values()):
         yield "recorder_lost"
+    if _unclosed(facts):
+        yield "recorder_unclosed"
     if facts.redacted:
         yield "redacted_after_sealing"
     yield from _sdk_notes(facts, layers["sdk"], agent_shim)
