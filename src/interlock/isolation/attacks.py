@@ -57,7 +57,7 @@ for name, code in cases:
     printed, ended, until = b"", False, time.monotonic() + seconds
     while not ended and (left := until - time.monotonic()) > 0 and select.select([r], [], [], left)[0]:
         data = os.read(r, 65536)
-        printed, ended = said + data, not data
+        printed, ended = printed + data, not data
     os.close(r)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
