@@ -93,32 +93,35 @@ def _network_coverage(facts: Facts, kernel: str) -> str:
 
 
 def _notes(facts: Facts, layers: Line, platform: str, agent_shim: str) -> Iterator[str]:
-    kernel_absent = layers["kernel"]["state"] == "absent"
-    if not kernel_absent and any(attempt not in facts.attempts_recorded for attempt in facts.attempts):
-        yield "actions_without_recorder"
-    if facts.kernel_refused:
-        yield "calls_refused"
+    yield from _kernel_notes(facts, layers["kernel"]["state"])
+    yield from _sdk_notes(facts, layers["sdk"], agent_shim)
     if "lost" in facts.command_ends:
         yield "command_lost"
     if "spawn_failed" in facts.command_ends:
         yield "spawn_failed"
-    if kernel_absent:
-        yield "contract_only_mode"
-    if facts.kernel_dropped:
-        yield "kernel_drops"
     if not facts.events:
         yield "not_run"
     elif not facts.run_finished:
         yield "unfinished_run"
+    if facts.redacted:
+        yield "redacted_after_sealing"
+    if platform != "linux":
+        yield "unsupported_platform"
+
+
+def _kernel_notes(facts: Facts, state: str) -> Iterator[str]:
+    if state == "absent":
+        yield "contract_only_mode"
+    elif any(attempt not in facts.attempts_recorded for attempt in facts.attempts):
+        yield "actions_without_recorder"
+    if facts.kernel_refused:
+        yield "calls_refused"
+    if facts.kernel_dropped:
+        yield "kernel_drops"
     if any(recorder.lost or not recorder.ended for recorder in facts.recorders.values()):
         yield "recorder_lost"
     if _unclosed(facts):
         yield "recorder_unclosed"
-    if facts.redacted:
-        yield "redacted_after_sealing"
-    yield from _sdk_notes(facts, layers["sdk"], agent_shim)
-    if platform != "linux":
-        yield "unsupported_platform"
 
 
 def _sdk_notes(facts: Facts, layer: Line, agent_shim: str) -> Iterator[str]:
