@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from interlock.engine.judges.code_rules import CodeRules
@@ -16,6 +16,17 @@ the presented grant token, which then replaces all other grants of its agent."""
 
 _TOKENS_MAX: Final = 64
 """The number of judges that are kept for tokens; the oldest are dropped, and are rebuilt when needed."""
+
+_TOLD_MAX: Final = 3
+
+
+def _told(problems: Sequence[object]) -> list[str]:
+    """What is said of names that nothing has. Many are said in one line: a project's rules may name tools of its own programs."""
+    if len(problems) <= _TOLD_MAX:
+        return [str(problem) for problem in problems]
+    return [
+        f"{len(problems)} names in the rules are of nothing that is here, the first: {problems[0]}; `interlock policy check` lists them"
+    ]
 
 
 class JudgesInForce:
@@ -52,8 +63,8 @@ class JudgesInForce:
                 self._make_room()
             judges = self._by_session[key] = self.make(self._registry, session, self.own_grants, token)
             judges.code_rules = self.code_rules
-            for problem in judges.policies.warnings:
-                self._warn(str(problem))
+            for text in _told(judges.policies.warnings):
+                self._warn(text)
         return judges
 
     def _make_room(self) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Final
 
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.stop import Stopper
 from interlock.engine.services import Services
 from interlock.journal import recover
 from interlock.journal.holder import Holder
+from interlock.journal.stops import StopStore
 from interlock.model.errors import IntegrityError, StoreError, UsageError
+
+_SURFACE: Final = "undo"
 
 
 def require_whole(replayed: ReplayedRun, action: str | None) -> None:
@@ -66,10 +70,16 @@ async def stop_if_it_waits(services: Services, replayed: ReplayedRun, *, by: str
             hint=f"`interlock stop {run_id}` stops it; then undo it",
         )
     assert services.state_dir is not None
-    stopper = Stopper(services.db, services.state_dir, services.disk, services.clock, by=by, surface="undo")
+    stopper = Stopper(services.db, services.state_dir, services.disk, services.clock, by=by, surface=_SURFACE)
     try:
         await stopper.stop([run_id], why)
     except UsageError as error:
         if error.code != "run_finished":  # it has just ended
             raise
     return True
+
+
+def ended_by_undo(services: Services, run_id: str) -> bool:
+    """True if the run was waiting, and an undo has stopped it: to end it may have been all that there was to do."""
+    request = StopStore(services.db, services.clock).get(run_id)
+    return request is not None and request.surface == _SURFACE

@@ -31,7 +31,7 @@ from interlock.engine.runs.resume import abandon
 from interlock.engine.runs.undo_compensation import CompensationUndo
 from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.runs.undo_state import StateUndo
-from interlock.engine.runs.undo_target import bring_to_rest, require_whole
+from interlock.engine.runs.undo_target import bring_to_rest, ended_by_undo, require_whole
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registry
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
@@ -100,7 +100,7 @@ class Undo:
             for proposal in reversed(replayed.proposals.values())
             for one in self._chosen(replayed, proposal, action)
         ]
-        if not chosen and replayed.finished is not None:
+        if not chosen and replayed.finished is not None and not ended_by_undo(services, run_id):
             what = f"no action `{action}` that did something" if action else "nothing that could be undone"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
         # Damaged: then each action reads its own lines, and those that are whole come back.

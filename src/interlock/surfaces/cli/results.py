@@ -113,6 +113,8 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
         for left in done["not_undone"]:
             yield _left(out, left["action"], left["reason"], left["detail"])
         yield from _kept_lines(done)
+        if not any(done[kind] for kind in ("restored", "compensated", "state", "not_undone")):
+            yield "nothing of it was done, so nothing had to be undone; it has ended"
     yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
 
 
