@@ -24,9 +24,8 @@ def _told(problems: Sequence[object]) -> list[str]:
     """What is said of names that nothing has. Many are said in one line: a project's rules may name tools of its own programs."""
     if len(problems) <= _TOLD_MAX:
         return [str(problem) for problem in problems]
-    return [
-        f"{len(problems)} names in the rules are of nothing that is here, the first: {problems[0]}; `interlock policy check` lists them"
-    ]
+    many = f"{len(problems)} names in the rules are of nothing that is here, the first: {problems[0]}"
+    return [f"{many}; `interlock policy check` lists them"]
 
 
 class JudgesInForce:
