@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 
 import pytest
 from hypothesis import example, given, settings
@@ -119,6 +120,8 @@ def test_an_encoding_can_be_given(tools, root):
         ("a\r\nb", "\n", " ", "a b"),
         ("a\nb\n", "a\nb", "x\r\ny", "x\ny\n"),
         ("one", "one", "x\ny", "x\ny"),
+        ("a\nb\n", "a\r\nb", "x\r\ny", "x\ny\n"),
+        ("a\r\nb\nc", "a\r\nb\r\nc", "x\r\ny\r\nz", "x\r\ny\nz"),
     ],
 )
 def test_lf_matches_and_writes_the_line_ends_of_the_file(text, old, new, result):
@@ -172,6 +175,8 @@ def test_an_edit_is_one_or_several(tools, root, more):
 def test_an_edit_that_changes_nothing_is_an_error(tools, root):
     (root / "f").write_text("a")
     assert failure(tools.edit, path="f", old="a", new="a").code == "edit_unchanged"
+    (root / "f").write_bytes(b"a\nb\n")
+    assert failure(tools.edit, path="f", old="a\r\nb", new="a\nb").code == "edit_unchanged"
 
 
 def test_a_mismatch_names_the_nearest_lines(tools, root):
@@ -182,10 +187,18 @@ def test_a_mismatch_names_the_nearest_lines(tools, root):
     assert wrong.output == {"occurrences": 0, "nearest": [{"line": 3, "text": "def run(self, name):"}]}
 
 
+def test_a_mismatch_in_a_file_of_unknown_encoding_says_so(tools, root):
+    (root / "f").write_bytes("café\n".encode("latin-1"))
+    wrong = failure(tools.edit, path="f", old="café", new="thé")
+    assert "the file is not UTF-8: give its `encoding`" in wrong.message
+    assert json.loads(json.dumps(wrong.output)) == {"occurrences": 0, "nearest": [{"line": 1, "text": "caf\ufffd"}]}
+
+
 def test_a_mismatch_names_the_lines_where_it_occurs(tools, root):
     (root / "f").write_bytes(b"x\r\ny\r\nx\r\n")
     wrong = failure(tools.edit, path="f", old="x", new="z")
-    assert "at line 1, 3," in wrong.message
+    assert "occurs 2 times, at lines 1, 3," in wrong.message
+    assert "occurs once, at line 2," in failure(tools.edit, path="f", old="y", new="z", count=2).message
     assert wrong.output == {"occurrences": 2, "lines": [1, 3]}
 
 

@@ -1,8 +1,8 @@
 """Text replacement for `fs.edit`, between reading the file and writing it.
 
 An agent writes lines with LF. They match any line endings in the file (CRLF, LF, both mixed; CR if the file has no LF). An
-unchanged line keeps its ending; a new line gets the most common one around it. An `old` that itself holds a CR is matched,
-and its `new` written, exactly as given.
+unchanged line keeps its ending; a new line gets the most common one around it. An `old` that itself has a CR is matched, and its
+`new` written, exactly as given, if the file has it like that; otherwise its CRLF count as LF, as in all others.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ToolError
 
 LINES_SHOWN_MAX: Final = 50
 _NEAREST: Final = 3
 _LINES_COMPARED_MAX: Final = 20_000
 _LINE_CHARS_MAX: Final = 200
+_UNDECODED: Final = lazy_pattern("[\udc80-\udcff]")
+"""A byte of a file that is not UTF-8."""
 
 
 class Edit(NamedTuple):
@@ -42,19 +45,19 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
 
 
 def _apply(text: str, edit: Edit) -> str:
-    if edit.old == edit.new:
+    if "\r" in edit.old and edit.old in text:
+        plain = _Plain(text, [], [], "")
+        old, new = edit.old, edit.new
+    else:
+        plain = _plain(text)
+        old, new = edit.old.replace("\r\n", "\n"), edit.new.replace("\r\n", "\n")
+    if old == new:
         raise ToolError(
             "`old` and `new` are the same, so nothing would change",
             code="edit_unchanged",
             path=f"{edit.where}.new",
             retryable=False,
         )
-    if "\r" in edit.old:
-        plain = _Plain(text, [], [], "")
-        old, new = edit.old, edit.new
-    else:
-        plain = _plain(text)
-        old, new = edit.old, edit.new.replace("\r\n", "\n")
     places = [match.start() for match in re.finditer(re.escape(old), plain.text)]
     if len(places) != edit.times:
         raise _mismatch(plain.text, old, places, edit)
@@ -116,18 +119,28 @@ def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolErr
         breaks = [match.start() for match in re.finditer("\n", text)]
         lines = [bisect.bisect_left(breaks, place) + 1 for place in places[:LINES_SHOWN_MAX]]
         output["lines"] = lines
-        listed = ", ".join(map(str, lines)) + (" ..." if len(places) > len(lines) else "")
-        message = f"`old` occurs {len(places)} times, at line {listed}, and `count` is {edit.times}"
+        listed = _listed(lines) + (" ..." if len(places) > len(lines) else "")
+        message = f"`old` occurs {_times(len(places))}, at {listed}, and `count` is {edit.times}"
         hint = "give more of the surrounding text, or the right `count`"
     else:
         nearest = _nearest(text, old)
-        output["nearest"] = [{"line": line, "text": found} for line, found in nearest]
-        near = ", ".join(str(line) for line, _ in nearest)
-        message = f"`old` occurs 0 times, and `count` is {edit.times}" + (
-            f"; the nearest is at line {near}" if near else ""
-        )
-        hint = "compare it with the lines in `output.nearest`(white space matters), or read the file again"
+        output["nearest"] = [{"line": line, "text": _UNDECODED.sub("\ufffd", found)} for line, found in nearest]
+        message = f"`old` occurs 0 times, and `count` is {edit.times}"
+        if nearest:
+            message += f"; the nearest text is at {_listed([line for line, _ in nearest])}"
+        hint = "compare it with the lines in `output.nearest` (white space matters), or read the file again"
+    if _UNDECODED.search(text):
+        message += "; the file is not UTF-8: give its `encoding`"
+        hint = "such as `latin-1` or `cp1252`"
     return ToolError(message, code="edit_mismatch", path=f"{edit.where}.old", retryable=False, output=output, hint=hint)
+
+
+def _listed(lines: Sequence[int]) -> str:
+    return f"line {lines[0]}" if len(lines) == 1 else f"lines {', '.join(map(str, lines))}"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _nearest(text: str, old: str) -> list[tuple[int, str]]:

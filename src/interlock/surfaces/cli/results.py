@@ -114,7 +114,7 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             yield _left(out, left["action"], left["reason"], left["detail"])
         yield from _kept_lines(done)
         if not any(done[kind] for kind in ("restored", "compensated", "state", "not_undone")):
-            yield "nothing of it was done, so nothing had to be undone; it has ended"
+            yield "there was nothing left to undo; the run has ended"
     yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
 
 
