@@ -27,6 +27,31 @@ def test_each_built_in_tool_says_what_it_did(cli):
         assert said == [words for _, words in CALLS]
 
 
+def test_a_program_that_lives_on_says_how_it_is(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text().replace('"shell", ', '"shell", "proc.start", "proc.wait", "proc.stop", '))
+    assert cli("trust", "--yes").code == 0
+    handle = {"handle": "$s.output.handle"}
+    plan = cli.plan(
+        call("proc.start", command="echo ready; sleep 60") | {"id": "s"},
+        call("proc.wait", output="ready", **handle),
+        call("proc.stop", **handle),
+        order="declared",
+    )
+    said = [line.strip() for line in cli("run", plan).out.splitlines() if line.startswith(" " * 12)]
+    assert said[0].startswith("started proc-")
+    assert said[0].endswith(", which ends with the run")
+    assert said[1:] == ["running: ready", "signal SIGTERM: ready"]
+
+
+def test_hooks_that_were_not_run_are_named():
+    output = {"commit": "a" * 40, "files": ["f"], "truncated": False, "hooks_not_run": ["pre-commit"]}
+    assert outcome(Call("git.commit"), output) == "commit aaaaaaaaaaaa: 1 file; pre-commit was not run (`[git] hooks`)"
+    moved = {"branch": "main", "commit": "b" * 40, "updated": True, "hooks_not_run": ["post-merge", "post-checkout"]}
+    assert outcome(Call("git.pull"), moved).endswith("; post-merge, post-checkout were not run (`[git] hooks`)")
+    assert outcome(Call("git.commit"), output | {"hooks_not_run": []}) == "commit aaaaaaaaaaaa: 1 file"
+
+
 def test_filled_in_parameters_are_named_as_they_were_used(cli):
     first = call("fs.write", path="a.txt", content="b.txt") | {"id": "w"}
     second = call("fs.read", path="a.txt") | {"id": "r"}

@@ -113,17 +113,36 @@ def _process(_call: Call, output: Output) -> str:
     return f"{how}: {brief(lines[-1].strip(), 60)}{more}"
 
 
+def _started(_call: Call, output: Output) -> str:
+    return f"started {output['handle']}, which ends with the {output['until']}"
+
+
+def _program(call: Call, output: Output) -> str:
+    if not output["running"]:
+        return _process(call, output)
+    lines = [line for line in output["stdout"].split("\n") if line.strip()]
+    return "running" + (f": {brief(lines[-1].strip(), 60)}" if lines else "")
+
+
 def _status(_call: Call, output: Output) -> str:
     return "clean" if output["clean"] else f"{_count(len(output['entries']), 'path')} changed"
 
 
 def _commit(_call: Call, output: Output) -> str:
-    return f"commit {(output['commit'] or 'none')[:12]}: {_count(len(output['files']), 'file', output['truncated'])}"
+    files = _count(len(output["files"]), "file", output["truncated"])
+    return f"commit {(output['commit'] or 'none')[:12]}: {files}{_hooks(output)}"
 
 
 def _moved(_call: Call, output: Output) -> str:
     word = "at" if output["updated"] else "already at"
-    return f"{output['branch']} {word} {output['commit'][:12]}"
+    return f"{output['branch']} {word} {output['commit'][:12]}{_hooks(output)}"
+
+
+def _hooks(output: Output) -> str:
+    """The git hooks that were not run: a person expects them to have checked what was committed."""
+    names = output.get("hooks_not_run") or []
+    verb = "was" if len(names) == 1 else "were"
+    return f"; {', '.join(names)} {verb} not run (`[git] hooks`)" if names else ""
 
 
 def _listed(field: str, what: str) -> Callable[[Call, Output], str]:
@@ -153,6 +172,10 @@ _WORDS: Final[dict[str, Callable[[Call, Output], str]]] = {
         f"status {output['status']}, {_count(len(output['body']), 'character', output['truncated'])}"
     ),
     "proc.list": _listed("processes", "process"),
+    "proc.start": _started,
+    "proc.output": _program,
+    "proc.wait": _program,
+    "proc.stop": _program,
 }
 
 
