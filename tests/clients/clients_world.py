@@ -20,6 +20,7 @@ from interlock.engine.assemble import open_project
 from interlock.engine.inspect.actions import ActionLine, run_lines
 from interlock.engine.inspect.history import History
 from interlock.engine.trust import review, trust
+from interlock.surfaces.clients import claude_code, client, codex, copilot, gemini, opencode
 from interlock.surfaces.clients.doors import examine_clients
 from interlock.surfaces.clients.hook_program import Gate
 from interlock.surfaces.clients.installation import Installation
@@ -36,6 +37,42 @@ tools = ["fs.*"]
 [grants.coder]
 tools = ["fs.*"]
 """
+
+
+class FailingHooks:
+    """What is installed while this is there starts, in place of the hook program, one that fails in the way that a call names."""
+
+    names = ("exit-1", "killed", "silent", "missing", "text", "slow", "shell-killed")
+    seconds = 3
+    """The client's own limit for a hook."""
+    program = """#!/bin/sh
+event=$(cat)
+case $event in
+  *exit-1*) exit 1 ;;
+  *shell-killed*) kill -9 $PPID ;;
+  *killed*) kill -9 $$ ;;
+  *silent*) exit 2 ;;
+  *missing*) exec /nowhere/at/all ;;
+  *text*) echo 'no JSON' ;;
+  *slow*) exec sleep 6 ;;
+esac
+"""
+
+    def __init__(self, beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.beside = beside
+        (beside / "failing").write_text(self.program)
+        monkeypatch.setattr(client, "HOOK_PROGRAM", ("/bin/sh", str(beside / "failing")))
+        for module in (claude_code, codex, copilot, gemini):
+            monkeypatch.setattr(module, "CLIENT_HOOK_SECONDS", self.seconds)
+        monkeypatch.setattr(opencode, "HOOK_SECONDS", self.seconds - 10)
+
+    def commands(self) -> list[str]:
+        """One for each failure; made, it leaves a file of that name beside the project."""
+        return [f"touch ../{name}" for name in self.names]
+
+    def ran(self) -> set[str]:
+        """The failures with which a call was made."""
+        return {path.name for path in self.beside.iterdir()} & set(self.names)
 
 
 class Project:
@@ -130,3 +167,9 @@ class Project:
 def project(tmp_path) -> Project:
     """A trusted project."""
     return Project(tmp_path / "project", tmp_path / "state")
+
+
+@pytest.fixture
+def failing_hooks(tmp_path, monkeypatch) -> FailingHooks:
+    """Hooks that fail."""
+    return FailingHooks(tmp_path, monkeypatch)

@@ -8,9 +8,10 @@ import subprocess
 
 import pytest
 from npm_programs import installed
-from scripted_model import Model
+from two_agents import PROMPT
 
 from interlock.surfaces.clients.claude_code import NATIVE, TESTED
+from interlock.surfaces.clients.scripted_model import ScriptedModel
 
 pytest_plugins = ["clients_world"]
 pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -22,7 +23,7 @@ def claude():
     return installed("@anthropic-ai/claude-code", TESTED, "claude")
 
 
-def run(claude, project, model: Model) -> None:
+def run(claude, project, model: ScriptedModel) -> None:
     home = project.root.parent / "home"
     home.mkdir(exist_ok=True)
     trusted = {"projects": {str(project.root): {"hasTrustDialogAccepted": True}}}
@@ -36,7 +37,7 @@ def run(claude, project, model: Model) -> None:
     }
     with model.serving():
         done = subprocess.run(
-            [claude, "-p", "do it"],
+            [claude, "-p", PROMPT],
             cwd=project.root,
             env={**env, "ANTHROPIC_BASE_URL": model.url},
             stdin=subprocess.DEVNULL,
@@ -52,21 +53,21 @@ def test_its_calls_go_through_the_gate_and_its_own_tools_are_off(claude, project
     project.interlock("install", "claude-code", "--agent", "coder")
     (project.root / "a.txt").write_text("hello")
     turns = [
-        [("mcp__interlock__fs_read", {"path": "a.txt"})],
-        [("mcp__interlock__fs_write", {"path": "b.txt", "content": "made"})],
-        [("mcp__interlock__fs_write", {"path": "../outside", "content": "no"})],
-        [("mcp__interlock__fs_write", {"path": ".claude/settings.json", "content": "{}"})],
-        [("Bash", {"command": "touch pwned"})],
-        [("Write", {"file_path": str(project.root / "pwned"), "content": ""})],
+        ("mcp__interlock__fs_read", {"path": "a.txt"}),
+        ("mcp__interlock__fs_write", {"path": "b.txt", "content": "made"}),
+        ("mcp__interlock__fs_write", {"path": "../outside", "content": "no"}),
+        ("mcp__interlock__fs_write", {"path": ".claude/settings.json", "content": "{}"}),
+        ("Bash", {"command": "touch pwned"}),
+        ("Write", {"file_path": str(project.root / "pwned"), "content": ""}),
     ]
-    model = Model(turns)
+    model = ScriptedModel(turns)
     run(claude, project, model)
-    assert "hello" in model.result(0)
+    assert "hello" in model.results[0]
     assert (project.root / "b.txt").read_text() == "made"
-    assert "REJECTED" in model.result(2)
-    assert "REJECTED" in model.result(3)
-    assert "No such tool" in model.result(4)
-    assert "No such tool" in model.result(5)
+    assert "REJECTED" in model.results[2]
+    assert "REJECTED" in model.results[3]
+    assert "No such tool" in model.results[4]
+    assert "No such tool" in model.results[5]
     assert not model.offered & set(NATIVE)
     assert not (project.root / "pwned").exists()
     assert not (project.root.parent / "outside").exists()
@@ -83,10 +84,10 @@ def test_a_held_call_goes_on_in_another_session(claude, project):
     path.write_text(path.read_text().replace('"gateway"', '"gateway", "--wait", "0s"'))
     (project.root / "a.txt").write_text("old")
     call = ("mcp__interlock__fs_edit", {"path": "a.txt", "old": "old", "new": "new"})
-    first = Model([[call]])
+    first = ScriptedModel([call])
     run(claude, project, first)
-    assert "HELD" in first.result(0)
+    assert "HELD" in first.results[0]
     assert (project.root / "a.txt").read_text() == "old"
     project.interlock("approvals", "approve", "last")
-    run(claude, project, Model([[call]]))
+    run(claude, project, ScriptedModel([call]))
     assert (project.root / "a.txt").read_text() == "new"

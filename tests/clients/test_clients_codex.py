@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 from npm_programs import installed
+from two_agents import PROMPT
 
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.codex import TESTED
@@ -59,7 +60,7 @@ def run(project, model: ScriptedModel, *arguments: str) -> str:
         provider = f'{{name="t", base_url="{model.url}/v1", wire_api="responses", env_key="KEY", stream_max_retries=0}}'
         settings = ["-c", 'model_provider="t"', "-c", f"model_providers.t={provider}", "-c", "analytics.enabled=false"]
         done = subprocess.run(
-            ["codex", "exec", "--json", "--skip-git-repo-check", *settings, *arguments, "do it"],
+            ["codex", "exec", "--json", "--skip-git-repo-check", *settings, *arguments, PROMPT],
             cwd=project.root,
             env={"PATH": project.env["PATH"], "HOME": project.env["HOME"], "KEY": "none"},
             stdin=subprocess.DEVNULL,
@@ -191,3 +192,11 @@ def test_it_is_not_set_up_in_guard_mode_without_the_program(world):
         world.install("codex", "guard")
     assert caught.value.code == "client_program"
     assert settings_of(world) == USER.encode()
+
+
+def test_when_a_hook_fails(world, failing_hooks):
+    """All rows in one run."""
+    world.install("codex", "guard")
+    model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
+    run(world, model)
+    assert failing_hooks.ran() == set(), model.results

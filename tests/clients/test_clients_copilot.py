@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from npm_programs import installed
+from two_agents import PROMPT
 
 from interlock.surfaces.clients.copilot import TESTED
 from interlock.surfaces.clients.copilot_trial import offline
@@ -58,7 +59,7 @@ def world(copilot, project):
 def run(project, model: ScriptedModel, **env: str) -> None:
     with model.serving():
         done = subprocess.run(
-            ["copilot", "-p", "do it", "--output-format", "json", "--allow-all-tools", "--allow-all-paths"],
+            ["copilot", "-p", PROMPT, "--output-format", "json", "--allow-all-tools", "--allow-all-paths"],
             cwd=project.root,
             env={
                 "PATH": project.env["PATH"],
@@ -197,3 +198,11 @@ def test_what_its_hooks_do_not_close(world):
     (world.root.parent / "home/.copilot/config.json").write_text(USER)
     run(world, ScriptedModel([shell("touch ../untrusted")]))
     assert (world.root.parent / "untrusted").exists()
+
+
+def test_when_a_hook_fails(world, failing_hooks):
+    """All rows in one run."""
+    world.install("copilot", "guard")
+    model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
+    run(world, model)
+    assert failing_hooks.ran() == set(), model.results

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from npm_programs import installed
+from two_agents import PROMPT
 
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.gemini import NATIVE, TESTED
@@ -57,7 +58,7 @@ def world(gemini, project):
 def run(project, model: ScriptedModel, code: int = 0) -> None:
     with model.serving():
         done = subprocess.run(
-            ["gemini", "-p", "do it", "--output-format", "json", "--approval-mode", "yolo"],
+            ["gemini", "-p", PROMPT, "--output-format", "json", "--approval-mode", "yolo"],
             cwd=project.root,
             env={
                 "PATH": project.env["PATH"],
@@ -192,3 +193,11 @@ def test_what_its_hooks_do_not_close(world):
     untrusted = ScriptedModel([shell("touch ../untrusted")])
     run(world, untrusted, code=55)  # without a person it does not start there
     assert not untrusted.results
+
+
+def test_when_a_hook_fails(world, failing_hooks):
+    """All rows in one run."""
+    world.install("gemini", "guard")
+    model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
+    run(world, model)
+    assert failing_hooks.ran() == set(), model.results

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from npm_programs import installed
-from scripted_model import Model
+from two_agents import PROMPT
 
 from interlock.surfaces.clients.claude_code import CLIENT, TESTED
 from interlock.surfaces.clients.client import Setup, hook_command
 from interlock.surfaces.clients.entries import add
 from interlock.surfaces.clients.hook_program import Gate
+from interlock.surfaces.clients.scripted_model import ScriptedModel
 
 pytest_plugins = ["clients_world"]
 pytestmark = [pytest.mark.slow, pytest.mark.clients, pytest.mark.timeout(600)]
@@ -52,7 +53,7 @@ def guarded(project):
     project.interlock("gate", "stop")
 
 
-def begin(claude, project, model: Model, *arguments: str, work: Path | None = None) -> subprocess.Popen[str]:
+def begin(claude, project, model: ScriptedModel, *arguments: str, work: Path | None = None) -> subprocess.Popen[str]:
     work = work or project.root
     home = project.root.parent / f"home-of-{work.name}"
     home.mkdir(exist_ok=True)
@@ -67,7 +68,7 @@ def begin(claude, project, model: Model, *arguments: str, work: Path | None = No
         "CLAUDE_CODE_MAX_RETRIES": "0",
     }
     return subprocess.Popen(
-        [claude, "-p", "do it", *arguments],
+        [claude, "-p", PROMPT, *arguments],
         cwd=work,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -81,7 +82,7 @@ OWN = ("--allowedTools", "Bash", "Write", "Edit", "Read", "Glob", "Grep", "Agent
 """The client's own permissions let everything through: what stops a call is Interlock."""
 
 
-def run(claude, project, model: Model, *arguments: str) -> None:
+def run(claude, project, model: ScriptedModel, *arguments: str) -> None:
     with model.serving():
         process = begin(claude, project, model, *(arguments or OWN))
         out, err = process.communicate(timeout=300)
@@ -102,24 +103,24 @@ def edit(project, name: str):
 
 def test_its_own_calls_are_allowed_refused_and_on_record(claude, guarded):
     root = guarded.root
-    model = Model(
+    model = ScriptedModel(
         [
-            [("Bash", {"command": "echo made > by-shell"})],
-            [write(guarded, "by-editor")],
-            [write(guarded, "../outside")],
-            [write(guarded, ".claude/settings.json", "{}")],
-            [("Bash", {"command": "exit 3"})],
-            [("WebFetch", {"url": "https://example.org", "prompt": "x"})],
-            [("Agent", {"description": "x", "prompt": "[[sub]]", "subagent_type": "general-purpose"})],
+            ("Bash", {"command": "echo made > by-shell"}),
+            write(guarded, "by-editor"),
+            write(guarded, "../outside"),
+            write(guarded, ".claude/settings.json", "{}"),
+            ("Bash", {"command": "exit 3"}),
+            ("WebFetch", {"url": "https://example.org", "prompt": "x"}),
+            ("Agent", {"description": "x", "prompt": "[[sub]]", "subagent_type": "general-purpose"}),
         ]
     )
     run(claude, guarded, model)
     assert (root / "by-shell").read_text() == "made\n"
     assert (root / "by-editor").read_text() == "new"
     assert not (root.parent / "outside").exists()
-    assert "path_outside_workspace" in model.result(2)
-    assert "path_" in model.result(3)
-    assert "capability_denied" in model.result(5)
+    assert "path_outside_workspace" in model.results[2]
+    assert "path_" in model.results[3]
+    assert "capability_denied" in model.results[5]
     assert '"hooks"' in (root / ".claude/settings.json").read_text()
     assert [row for row in rows(guarded) if row[0] in ("shell", "fs.write")][:2] == [
         ("shell", "echo made > by-shell", "succeeded"),
@@ -136,7 +137,7 @@ def test_its_own_calls_are_allowed_refused_and_on_record(claude, guarded):
 def test_held_calls_are_answered_while_it_waits(claude, guarded):
     for name in ("approved", "denied", "expired"):
         (guarded.root / name).write_text("old")
-    model = Model([[("Read", {"file_path": str(guarded.root / name)})] for name in ("approved", "denied", "expired")])
+    model = ScriptedModel([[("Read", {"file_path": str(guarded.root / name)})] for name in ("approved", "denied", "expired")])
     model.turns += [[edit(guarded, name)] for name in ("approved", "denied", "expired")]
     over = threading.Event()
 
@@ -158,8 +159,8 @@ def test_held_calls_are_answered_while_it_waits(claude, guarded):
         over.set()
         person.join()
     assert [(guarded.root / name).read_text() for name in ("approved", "denied", "expired")] == ["new", "old", "old"]
-    assert "approval_denied" in model.result(4)
-    assert "approval_expired" in model.result(5)
+    assert "approval_denied" in model.results[4]
+    assert "approval_expired" in model.results[5]
     assert [row[1:] for row in rows(guarded) if row[0] == "fs.edit"] == [
         ("approved", "succeeded"),
         ("denied", "rejected"),
@@ -186,19 +187,19 @@ def test_nothing_runs_when_a_hook_fails(claude, project):
     ]
     path.write_text(json.dumps(settings))
     (project.root / "a.txt").write_text("content")
-    model = Model(
+    model = ScriptedModel(
         [
-            [("Bash", {"command": "touch ran"})],
-            [write(project, "written")],
-            [("Glob", {"pattern": "*.txt"})],
-            [("Grep", {"pattern": "content"})],
-            [("Read", {"file_path": str(project.root / "a.txt")})],
+            ("Bash", {"command": "touch ran"}),
+            write(project, "written"),
+            ("Glob", {"pattern": "*.txt"}),
+            ("Grep", {"pattern": "content"}),
+            ("Read", {"file_path": str(project.root / "a.txt")}),
         ]
     )
     run(claude, project, model)
     assert {path.name for path in project.root.iterdir()} == {"a.txt", "interlock.toml", ".claude"}
-    assert not any("a.txt" in model.result(turn) for turn in (2, 3))
-    assert "content" not in model.result(4)
+    assert not any("a.txt" in model.results[turn] for turn in (2, 3))
+    assert "content" not in model.results[4]
     project.interlock("gate", "stop")
 
 
@@ -211,26 +212,26 @@ def test_what_it_tries_against_the_gate(claude, guarded):
         ]
     )["pid"]
     off = """python3 -c "open('.claude/settings.local.json', 'w').write('{\\"disableAllHooks\\": true}')" """
-    model = Model(
+    model = ScriptedModel(
         [
-            [("Bash", {"command": f"kill -9 {pid}; echo killed"})],
-            [write(guarded, "../outside")],
-            [("Bash", {"command": off})],
-            [("Bash", {"command": "sleep 1"})],
-            [write(guarded, "../outside")],
+            ("Bash", {"command": f"kill -9 {pid}; echo killed"}),
+            write(guarded, "../outside"),
+            ("Bash", {"command": off}),
+            ("Bash", {"command": "sleep 1"}),
+            write(guarded, "../outside"),
         ]
     )
     run(claude, guarded, model)
     assert not (guarded.root.parent / "outside").exists()
-    assert "path_outside_workspace" in model.result(1)
-    assert "path_outside_workspace" in model.result(4)
+    assert "path_outside_workspace" in model.results[1]
+    assert "path_outside_workspace" in model.results[4]
     assert rows(guarded)[0][0] == "shell"
     assert rows(guarded)[0][2] == "succeeded", "the next gate heard of its end"
 
 
 def test_interrupted_while_a_call_is_held(claude, guarded):
     (guarded.root / "a.txt").write_text("old")
-    model = Model([[("Read", {"file_path": str(guarded.root / "a.txt")})], [edit(guarded, "a.txt")]])
+    model = ScriptedModel([("Read", {"file_path": str(guarded.root / "a.txt")}), edit(guarded, "a.txt")])
     with model.serving():
         process = begin(claude, guarded, model, *OWN)
         end = time.monotonic() + 60
@@ -247,7 +248,7 @@ STARTED = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setti
 """Ways to start the client without the hooks of its project; the last writes `disableAllHooks`."""
 
 
-def run_all(program, guarded, models: dict[str, Model]) -> None:
+def run_all(program, guarded, models: dict[str, ScriptedModel]) -> None:
     """Start it in each way, side by side, each in a copy of the project."""
     with contextlib.ExitStack() as stack:
         processes = []
@@ -270,7 +271,7 @@ def doors(guarded) -> dict[str, str]:
 
 def test_what_a_projects_settings_do_not_close(claude, guarded):
     """Who starts the client, or may write its settings, starts it without hooks: documented, and named by doctor."""
-    models = {how: Model([[("Bash", {"command": f"touch ../outside-{how}"})]]) for how in STARTED}
+    models = {how: ScriptedModel([("Bash", {"command": f"touch ../outside-{how}"})]) for how in STARTED}
     run_all(claude, guarded, models)
     assert all((guarded.root.parent / f"outside-{how}").exists() for how in STARTED)
     guarded.env["PATH"] = f"{claude.parent}:{guarded.env['PATH']}"
@@ -294,8 +295,8 @@ def test_managed_settings_hold_however_it_is_started(claude, guarded, tmp_path):
         f' exec "$0" "$@"\' {claude} "$@"\n'
     )
     program.chmod(0o755)
-    models = {how: Model([[("Bash", {"command": f"touch ran-{how}"})]]) for how in STARTED}
+    models = {how: ScriptedModel([("Bash", {"command": f"touch ran-{how}"})]) for how in STARTED}
     run_all(program, guarded, models)
     for how, model in models.items():
-        assert "path_outside_workspace" in model.result(0), how
+        assert "path_outside_workspace" in model.results[0], how
         assert not (guarded.root.parent / f"started-{how}" / f"ran-{how}").exists()

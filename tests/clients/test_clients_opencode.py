@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from npm_programs import installed
+from two_agents import PROMPT
 
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.opencode import TESTED
@@ -54,7 +55,7 @@ def run(project, model: ScriptedModel, *arguments: str) -> None:
         allowed = {"permission": {"bash": "allow", "edit": "allow", "external_directory": "allow"}}
         (home / "settings.json").write_text(json.dumps({**provider(model.url), **allowed}))
         done = subprocess.run(
-            ["opencode", "run", "--format", "json", *arguments, "do it"],
+            ["opencode", "run", "--format", "json", *arguments, PROMPT],
             cwd=project.root,
             env={
                 "PATH": project.env["PATH"],
@@ -157,3 +158,11 @@ def test_what_its_plug_in_does_not_close(world):
     run(world, model)
     assert "nothing is allowed" in model.results[0]
     assert not (world.root / "ran").exists()
+
+
+def test_when_a_hook_fails(world, failing_hooks):
+    """All rows in one run."""
+    world.install("opencode", "guard")
+    model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
+    run(world, model)
+    assert failing_hooks.ran() == set(), model.results

@@ -19,7 +19,6 @@ from interlock.surfaces.clients.model_replies import Turn
 
 Call = tuple[str, Any]
 """A tool's name (`NAMESPACE/NAME` where the API groups tools) and its input."""
-_ID: Final = "call_probe_"
 _CHOICE: Final = json.dumps(
     {
         "model_choice": "flash",
@@ -42,9 +41,10 @@ _SHAPES: Final = (
 class ScriptedModel:
     """Makes one call after the other. Not for more than one client at once."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
-        """`calls` are made in this order, whatever comes of them."""
+    def __init__(self, calls: Sequence[Call], name: str = "probe") -> None:
+        """`calls` are made in this order, whatever comes of them. `name` is part of their ids."""
         self._calls = calls
+        self._id = f"call_{name}_"
         self.offered: set[str] = set()
         """The names of the tools that the client has offered."""
         self.results: dict[int, str] = {}
@@ -72,14 +72,14 @@ class ScriptedModel:
             )  # a title, a probe
         self.offered |= set(_names(request["tools"]))
         messages = [*request.get("messages", ()), *request.get("input", ()), *request.get("contents", ())]
-        results = list(_results(messages))
+        results = list(_results(messages, self._id))
         self.results |= dict(results)
         due = max((number for number, _ in results), default=-1) + 1
         if due >= len(self._calls):
             return Turn("done")
         name, given = self._calls[due]
         namespace, _, tool = name.rpartition("/")
-        return Turn("", f"{_ID}{due}", tool, given, namespace or None)
+        return Turn("", f"{self._id}{due}", tool, given, namespace or None)
 
 
 def _names(tools: Any) -> Iterator[str]:
@@ -92,11 +92,11 @@ def _names(tools: Any) -> Iterator[str]:
         yield str(tool.get("name") or (tool.get("function") or {}).get("name") or tool.get("type"))
 
 
-def _results(value: Any) -> Iterator[tuple[int, str]]:
-    """The results of calls, wherever in a conversation they are."""
+def _results(value: Any, mark: str) -> Iterator[tuple[int, str]]:
+    """The results of calls whose ids begin with `mark`, wherever they are in a conversation."""
     if isinstance(value, list):
         for inner in value:
-            yield from _results(inner)
+            yield from _results(inner, mark)
         return
     if not isinstance(value, dict):
         return
@@ -105,12 +105,12 @@ def _results(value: Any) -> Iterator[tuple[int, str]]:
         call = value.get("call_id")
     if isinstance(response := value.get("functionResponse"), dict):
         call, value = response.get("id"), response
-    number = re.fullmatch(rf"{_ID}(\d+)(?:\D.*)?", str(call))
+    number = re.fullmatch(rf"{mark}(\d+)(?:\D.*)?", str(call))
     if number is not None:
         yield int(number[1]), json.dumps(value.get("content", value.get("output", value.get("response"))))
         return
     for inner in value.values():
-        yield from _results(inner)
+        yield from _results(inner, mark)
 
 
 def _handler(model: ScriptedModel) -> type[BaseHTTPRequestHandler]:
