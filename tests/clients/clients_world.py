@@ -141,6 +141,20 @@ class Project:
                     if answer is not None:
                         getattr(runtime.approvals, answer)(hold)
 
+    def wait_for_question(self) -> str:
+        """The id of a question, once there is one that a call waits for."""
+        end = time.monotonic() + 60
+        with interlock.Runtime(*open_project(self.root, env=self.env)) as runtime:
+            while not (holds := runtime.approvals.list()):
+                assert time.monotonic() < end, "nothing is asked"
+                time.sleep(0.05)
+            return holds[0].id
+
+    def start_gate(self) -> int:
+        """Start the gate; its process."""
+        gate = Gate(self.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60)
+        return int(json.loads(gate.ask(b"interlock 1 status\n" + bytes(16))[17:])["pid"])
+
     def stop_gate(self) -> None:
         """End the gate, if there is one."""
         Gate(self.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60).ask_once(b"interlock 1 stop\n" + bytes(16))

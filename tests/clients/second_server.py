@@ -13,7 +13,11 @@ def result(request: dict) -> dict:
     match request["method"]:
         case "initialize":
             version = request["params"]["protocolVersion"]
-            return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"}}
+            return {
+                "protocolVersion": version,
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "s", "version": "1"},
+            }
         case "tools/list":
             return {"tools": [TOOL]}
         case "tools/call":

@@ -7,8 +7,8 @@ import os
 import subprocess
 
 import pytest
+from attempts import PROMPT
 from npm_programs import installed
-from two_agents import PROMPT
 
 from interlock.surfaces.clients.claude_code import NATIVE, TESTED
 from interlock.surfaces.clients.scripted_model import ScriptedModel

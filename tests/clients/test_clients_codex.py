@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tomllib
 
 import pytest
+from attempts import PROMPT, SECOND_SERVER, Attempts, Means
 from npm_programs import installed
-from two_agents import PROMPT
 
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.codex import TESTED
@@ -160,7 +159,7 @@ def test_guard_mode_asks_about_its_own_calls(world):
 
 
 def test_what_its_hooks_do_not_close(world):
-    """Documented, and named by doctor: hooks that are too slow, that it does not trust, or that are switched off."""
+    """Documented, and named by doctor: hooks that it does not trust, or that are switched off."""
     world.install("codex", "guard")
     path = world.root / ".codex/hooks.json"
     calls = [
@@ -174,13 +173,8 @@ def test_what_its_hooks_do_not_close(world):
     assert not (world.root / "pwned").exists()
     path.write_text(path.read_text().replace('"timeout": 130', '"timeout": 129'))
     run(world, ScriptedModel([shell("touch ../changed")]))
-    hooks = json.loads(path.read_text())
-    hooks["hooks"]["PreToolUse"][0]["hooks"][0] |= {"command": "sleep 30", "timeout": 1}
-    path.write_text(json.dumps(hooks))
-    run(world, ScriptedModel([shell("touch ../slow")]), "--dangerously-bypass-hook-trust")
-    assert {"changed", "slow"} <= {path.name for path in world.root.parent.iterdir()}
+    assert (world.root.parent / "changed").exists()
     world.install("codex", "guard")  # puts it right
-    assert world.doors("codex") == {"shell": "closed", "editor": "closed"}
     local = world.root / ".codex/config.toml"
     local.write_text("[features]\nhooks = false\n")
     assert world.doors("codex")["shell"] == "open"
@@ -195,8 +189,29 @@ def test_it_is_not_set_up_in_guard_mode_without_the_program(world):
 
 
 def test_when_a_hook_fails(world, failing_hooks):
-    """All rows in one run."""
+    """Nothing runs, but where a hook is too slow, is killed with its shell, or says what is no JSON."""
     world.install("codex", "guard")
     model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
     run(world, model)
-    assert failing_hooks.ran() == set(), model.results
+    assert failing_hooks.ran() == {"text", "slow", "shell-killed"}, model.results
+
+
+def test_what_the_agent_tries_against_the_gate(world):
+    """Each attempt is followed by a call that the rules forbid."""
+    settings = world.root.parent / "home/.codex/config.toml"
+    settings.write_text(f"{USER}[mcp_servers.other]\ncommand = '{SECOND_SERVER[0]}'\nargs = {SECOND_SERVER[1:]}\n")
+    world.install("codex", "guard")
+    agent = Attempts(
+        world,
+        Means(
+            shell=shell,
+            write=lambda name: patch(f"*** Add File: {name}", "+x"),
+            background=shell,
+            sub_agent=("multi_agent_v1/spawn_agent", {"message": "work", "agent_type": "default"}),
+            second_tool="mcp__other/touch",
+            hooks=".codex/hooks.json",
+            off={".codex/config.toml": "features.hooks = false"},
+        ),
+    )
+    run(world, agent)
+    assert agent.succeeded() == set(), (agent.results, agent.sub.results)

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from attempts import PROMPT, SECOND_SERVER, Attempts, Means
 from npm_programs import installed
-from two_agents import PROMPT
 
 from interlock.surfaces.clients.copilot import TESTED
 from interlock.surfaces.clients.copilot_trial import offline
@@ -115,7 +115,6 @@ def test_replace_mode_refuses_its_own_tools(world):
     assert not (world.root / "pwned").exists()
     world.undo("fs.write", "b.txt")
     assert not (world.root / "b.txt").exists()
-    assert world.doors("copilot") == CLOSED
     world.remove("copilot")
     assert not settings_of(world).get("trustedFolders")
     assert not (world.root / ".github").exists()
@@ -176,20 +175,12 @@ def test_guard_mode_asks_about_its_own_calls(world):
 
 
 def test_what_its_hooks_do_not_close(world):
-    """Documented, and named by doctor: a hook that is too slow, hooks switched off, a directory that is not trusted."""
+    """Documented, and named by doctor: hooks switched off, a directory that is not trusted."""
     world.install("copilot", "guard")
     patch = "*** Begin Patch\n*** Add File: ../outside\n+x\n*** End Patch\n"
     patched = ScriptedModel([("apply_patch", {"input": patch})])
     run(world, patched, COPILOT_MODEL="gpt-5.5")  # for such models it has an editor that takes patches
     assert "path_outside_workspace" in patched.results[0]
-    path = world.root / ".github/hooks/interlock-copilot.json"
-    written = path.read_text()
-    hooks = json.loads(written)
-    hooks["hooks"]["PreToolUse"][0] |= {"bash": "sleep 30", "timeoutSec": 1}
-    path.write_text(json.dumps(hooks))
-    run(world, ScriptedModel([shell("touch ../slow")]))
-    path.write_text(written)
-    assert (world.root.parent / "slow").exists()
     assert world.doors("copilot") == CLOSED
     (world.root / ".github/copilot").mkdir()
     (world.root / ".github/copilot/settings.json").write_text('{"disableAllHooks": true}')
@@ -201,8 +192,33 @@ def test_what_its_hooks_do_not_close(world):
 
 
 def test_when_a_hook_fails(world, failing_hooks):
-    """All rows in one run."""
+    """Nothing runs, but where a hook is too slow, or says what is no JSON."""
     world.install("copilot", "guard")
     model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
     run(world, model)
-    assert failing_hooks.ran() == set(), model.results
+    assert failing_hooks.ran() == {"text", "slow"}, model.results
+
+
+def test_what_the_agent_tries_against_the_gate(world):
+    """Each attempt is followed by a call that the rules forbid."""
+    server = {"type": "local", "command": SECOND_SERVER[0], "args": SECOND_SERVER[1:], "tools": ["*"]}
+    servers = world.root.parent / "home/.copilot/mcp-config.json"
+    servers.write_text(json.dumps({"mcpServers": {"other": server}}))
+    world.install("copilot", "guard")
+    agent = Attempts(
+        world,
+        Means(
+            shell=shell,
+            write=lambda name: write(world, name),
+            background=lambda command: ("bash", {"command": command, "description": "x", "mode": "async"}),
+            sub_agent=(
+                "task",
+                {"agent_type": "general-purpose", "name": "sub", "description": "x", "prompt": "work", "mode": "sync"},
+            ),
+            second_tool="other-touch",
+            hooks=".github/hooks/interlock-copilot.json",
+            off={".github/copilot/settings.json": '{"disableAllHooks": true}'},
+        ),
+    )
+    run(world, agent)
+    assert agent.succeeded() == set(), (agent.results, agent.sub.results)

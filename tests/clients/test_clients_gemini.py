@@ -7,8 +7,8 @@ import os
 import subprocess
 
 import pytest
+from attempts import PROMPT, SECOND_SERVER, Attempts, Means
 from npm_programs import installed
-from two_agents import PROMPT
 
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.gemini import NATIVE, TESTED
@@ -115,7 +115,6 @@ def test_replace_mode_offers_only_interlocks_tools(world):
     assert not set(NATIVE) & model.offered
     world.undo("fs.write", "b.txt")
     assert not (world.root / "b.txt").exists()
-    assert world.doors("gemini") == CLOSED
     world.remove("gemini")
     assert (world.root / ".gemini/settings.json").read_text() == settings
     assert not (world.root.parent / "home/.gemini/trustedFolders.json").exists()
@@ -176,15 +175,10 @@ def test_guard_mode_asks_about_its_own_calls(world):
 
 
 def test_what_its_hooks_do_not_close(world):
-    """Documented, and named by doctor: a hook that is too slow, and hooks switched off."""
+    """Documented, and named by doctor: hooks switched off."""
     world.install("gemini", "guard")
     path = world.root / ".gemini/settings.json"
     written = path.read_text()
-    settings = read_document(written.encode(), path)
-    settings["hooks"]["BeforeTool"][0]["hooks"][0] |= {"command": "sleep 30", "timeout": 500}
-    path.write_text(json.dumps(settings))
-    run(world, ScriptedModel([shell("touch ../slow")]))
-    assert (world.root.parent / "slow").exists()
     path.write_text(json.dumps({**read_document(written.encode(), path), "hooksConfig": {"enabled": False}}))
     assert world.doors("gemini")["shell"] == "open"
     path.write_text(written)
@@ -196,8 +190,36 @@ def test_what_its_hooks_do_not_close(world):
 
 
 def test_when_a_hook_fails(world, failing_hooks):
-    """All rows in one run."""
+    """Nothing runs, but where a hook is too slow, is killed with its shell, or says what is no JSON."""
     world.install("gemini", "guard")
     model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
     run(world, model)
-    assert failing_hooks.ran() == set(), model.results
+    assert failing_hooks.ran() == {"text", "slow", "shell-killed"}, model.results
+
+
+def test_what_the_agent_tries_against_the_gate(world):
+    """Each attempt is followed by a call that the rules forbid."""
+    settings = world.root.parent / "home/.gemini/settings.json"
+    server = {"command": SECOND_SERVER[0], "args": SECOND_SERVER[1:], "trust": True}
+    read = read_document(USER.encode(), settings, comments=True)
+    settings.write_text(json.dumps({**read, "mcpServers": {"other": server}}))
+    world.install("gemini", "guard")
+    agent = Attempts(
+        world,
+        Means(
+            shell=shell,
+            write=lambda name: write(world, name),
+            background=lambda command: (
+                "run_shell_command",
+                {"command": command, "description": "x", "is_background": True},
+            ),
+            sub_agent=("invoke_agent", {"agent_name": "generalist", "prompt": "work"}),
+            second_tool="mcp_other_touch",
+            hooks=".gemini/settings.json",
+        ),
+    )
+    run(world, agent)
+    assert agent.succeeded() == {"shimmed"}, (  # it starts hooks with the first `bash` on the PATH
+        agent.results,
+        agent.sub.results,
+    )

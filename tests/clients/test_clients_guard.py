@@ -8,18 +8,15 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
+from attempts import PROMPT, SECOND_SERVER, Attempts, Means
 from npm_programs import installed
-from two_agents import PROMPT
 
 from interlock.surfaces.clients.claude_code import CLIENT, TESTED
 from interlock.surfaces.clients.client import Setup, hook_command
 from interlock.surfaces.clients.entries import add
-from interlock.surfaces.clients.hook_program import Gate
 from interlock.surfaces.clients.scripted_model import ScriptedModel
 
 pytest_plugins = ["clients_world"]
@@ -28,12 +25,13 @@ CONFIGURATION = """
 [rules]
 allow = ["fs.read", "fs.list", "fs.write", "shell"]
 ask = ["fs.edit"]
+deny = ["shell(rm *)"]
 
 [grants.agent]
 tools = ["fs.*", "shell"]
 
 [approvals]
-ttl = "10s"
+ttl = "5s"
 """
 
 
@@ -46,11 +44,10 @@ def claude():
 @pytest.fixture
 def guarded(project):
     """A project in guard mode."""
-    (project.root / "interlock.toml").write_text(CONFIGURATION)
-    project.interlock("trust", "--yes")
-    project.interlock("install", "claude-code", "--mode", "guard")
+    project.configure(CONFIGURATION)
+    project.install("claude-code", "guard")
     yield project
-    project.interlock("gate", "stop")
+    project.stop_gate()
 
 
 def begin(claude, project, model: ScriptedModel, *arguments: str, work: Path | None = None) -> subprocess.Popen[str]:
@@ -89,12 +86,12 @@ def run(claude, project, model: ScriptedModel, *arguments: str) -> None:
     assert process.returncode == 0, out + err
 
 
-def rows(project) -> list[tuple[str, str, str]]:
-    return [(row["tool"], row["about"], row["status"]) for row in json.loads(project.interlock("log", "--json"))]
-
-
 def write(project, name: str, content: str = "new"):
     return ("Write", {"file_path": str(project.root / name), "content": content})
+
+
+def shell(command: str):
+    return ("Bash", {"command": command})
 
 
 def edit(project, name: str):
@@ -111,7 +108,6 @@ def test_its_own_calls_are_allowed_refused_and_on_record(claude, guarded):
             write(guarded, ".claude/settings.json", "{}"),
             ("Bash", {"command": "exit 3"}),
             ("WebFetch", {"url": "https://example.org", "prompt": "x"}),
-            ("Agent", {"description": "x", "prompt": "[[sub]]", "subagent_type": "general-purpose"}),
         ]
     )
     run(claude, guarded, model)
@@ -122,126 +118,85 @@ def test_its_own_calls_are_allowed_refused_and_on_record(claude, guarded):
     assert "path_" in model.results[3]
     assert "capability_denied" in model.results[5]
     assert '"hooks"' in (root / ".claude/settings.json").read_text()
-    assert [row for row in rows(guarded) if row[0] in ("shell", "fs.write")][:2] == [
+    assert [row for row in guarded.actions()[::-1] if row[0] in ("shell", "fs.write")][:2] == [
         ("shell", "echo made > by-shell", "succeeded"),
         ("fs.write", "by-editor", "succeeded"),
     ]
-    assert ("shell", "exit 3", "failed") in rows(guarded)
-    run_id = next(
-        row["run_id"] for row in json.loads(guarded.interlock("log", "--json")) if row["about"] == "by-editor"
-    )
-    guarded.interlock("undo", run_id)
+    assert ("shell", "exit 3", "failed") in guarded.actions()
+    guarded.undo("fs.write", "by-editor")
     assert not (root / "by-editor").exists()
 
 
 def test_held_calls_are_answered_while_it_waits(claude, guarded):
     for name in ("approved", "denied", "expired"):
         (guarded.root / name).write_text("old")
-    model = ScriptedModel([[("Read", {"file_path": str(guarded.root / name)})] for name in ("approved", "denied", "expired")])
-    model.turns += [[edit(guarded, name)] for name in ("approved", "denied", "expired")]
-    over = threading.Event()
-
-    def answer() -> None:
-        done: set[str] = set()
-        while not over.is_set():
-            for hold in json.loads(guarded.interlock("approvals", "list", "--json")):
-                name = hold["parameters"]["path"]
-                if hold["id"] not in done and name != "expired":
-                    done.add(hold["id"])
-                    guarded.interlock("approvals", "approve" if name == "approved" else "deny", hold["id"])
-            time.sleep(0.05)
-
-    person = threading.Thread(target=answer)
-    person.start()
-    try:
+    names = ("approved", "denied", "expired")
+    reads = [("Read", {"file_path": str(guarded.root / name)}) for name in names]
+    model = ScriptedModel([*reads, *(edit(guarded, name) for name in names)])
+    with guarded.person({"approved": "approve", "denied": "deny"}):
         run(claude, guarded, model)
-    finally:
-        over.set()
-        person.join()
     assert [(guarded.root / name).read_text() for name in ("approved", "denied", "expired")] == ["new", "old", "old"]
     assert "approval_denied" in model.results[4]
     assert "approval_expired" in model.results[5]
-    assert [row[1:] for row in rows(guarded) if row[0] == "fs.edit"] == [
+    assert [row[1:] for row in guarded.actions()[::-1] if row[0] == "fs.edit"] == [
         ("approved", "succeeded"),
         ("denied", "rejected"),
         ("expired", "rejected"),
     ]
 
 
-def test_nothing_runs_when_a_hook_fails(claude, project):
-    """Each of its tools has a hook that fails in a way of its own; the client's own permissions allow all of them."""
-    failures = {
-        "Bash": "exit 1",
-        "Write": "kill -9 $$",
-        "Glob": "/nowhere/at/all",
-        "Grep": "sleep 60",
-        "Read": "echo reason >&2; exit 2",
-    }
-    project.interlock("install", "claude-code", "--mode", "guard")
-    path = project.root / ".claude/settings.json"
-    settings = json.loads(path.read_text())
-    [ours] = settings["hooks"]["PreToolUse"]
-    settings["hooks"]["PreToolUse"] = [
-        {"matcher": tool, "hooks": [{**ours["hooks"][0], "command": command, "timeout": 2}]}
-        for tool, command in failures.items()
-    ]
-    path.write_text(json.dumps(settings))
-    (project.root / "a.txt").write_text("content")
-    model = ScriptedModel(
-        [
-            ("Bash", {"command": "touch ran"}),
-            write(project, "written"),
-            ("Glob", {"pattern": "*.txt"}),
-            ("Grep", {"pattern": "content"}),
-            ("Read", {"file_path": str(project.root / "a.txt")}),
-        ]
-    )
+def test_when_a_hook_fails(claude, project, failing_hooks):
+    """Nothing runs, but where a hook says what is no JSON: the client is told to block when a hook fails in any other way."""
+    project.install("claude-code", "guard")
+    model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
     run(claude, project, model)
-    assert {path.name for path in project.root.iterdir()} == {"a.txt", "interlock.toml", ".claude"}
-    assert not any("a.txt" in model.results[turn] for turn in (2, 3))
-    assert "content" not in model.results[4]
-    project.interlock("gate", "stop")
+    assert failing_hooks.ran() == {"text"}, model.results
 
 
-def test_what_it_tries_against_the_gate(claude, guarded):
-    """It kills the gate, and edits its settings with its shell: the calls after it are checked as before."""
-    guarded.interlock("gate", "start")
-    pid = json.loads(
-        Gate(guarded.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60).ask_once(b"interlock 1 status\n" + bytes(16))[
-            17:
-        ]
-    )["pid"]
-    off = """python3 -c "open('.claude/settings.local.json', 'w').write('{\\"disableAllHooks\\": true}')" """
-    model = ScriptedModel(
-        [
-            ("Bash", {"command": f"kill -9 {pid}; echo killed"}),
-            write(guarded, "../outside"),
-            ("Bash", {"command": off}),
-            ("Bash", {"command": "sleep 1"}),
-            write(guarded, "../outside"),
-        ]
+def test_what_the_agent_tries_against_the_gate(claude, guarded):
+    """Each attempt is followed by a call that the rules forbid."""
+    guarded.remove("claude-code")
+    server = {"command": SECOND_SERVER[0], "args": SECOND_SERVER[1:]}
+    (guarded.root / ".mcp.json").write_text(json.dumps({"mcpServers": {"other": server}}))
+    guarded.install("claude-code", "guard")
+    agent = Attempts(
+        guarded,
+        Means(
+            shell=shell,
+            write=lambda name: write(guarded, name),
+            background=lambda command: ("Bash", {"command": command, "run_in_background": True}),
+            sub_agent=("Agent", {"description": "x", "prompt": "work", "subagent_type": "general-purpose"}),
+            second_tool="mcp__other__touch",
+            hooks=".claude/settings.json",
+            off={".claude/settings.local.json": '{"disableAllHooks": true}'},
+        ),
     )
-    run(claude, guarded, model)
-    assert not (guarded.root.parent / "outside").exists()
-    assert "path_outside_workspace" in model.results[1]
-    assert "path_outside_workspace" in model.results[4]
-    assert rows(guarded)[0][0] == "shell"
-    assert rows(guarded)[0][2] == "succeeded", "the next gate heard of its end"
+    run(claude, guarded, agent, *OWN, "mcp__other__touch", "--settings", '{"enabledMcpjsonServers": ["other"]}')
+    assert agent.succeeded() == set(), (agent.results, agent.sub.results)
 
 
-def test_interrupted_while_a_call_is_held(claude, guarded):
-    (guarded.root / "a.txt").write_text("old")
-    model = ScriptedModel([("Read", {"file_path": str(guarded.root / "a.txt")}), edit(guarded, "a.txt")])
-    with model.serving():
-        process = begin(claude, guarded, model, *OWN)
-        end = time.monotonic() + 60
-        while not (holds := json.loads(guarded.interlock("approvals", "list", "--json"))):
-            assert time.monotonic() < end
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    guarded.interlock("approvals", "approve", holds[0]["id"])
-    assert (guarded.root / "a.txt").read_text() == "old"
-    assert ("fs.edit", "a.txt", "succeeded") not in rows(guarded)
+def test_interrupted_and_killed_while_a_call_is_held(claude, guarded):
+    """By Ctrl-C, then with the gate. Approved after that, nothing has happened; made again, it happens once."""
+    guarded.configure(CONFIGURATION.replace("5s", "10m"))
+    path = guarded.root / "a.txt"
+    path.write_text("old")
+    again = ("Edit", {"file_path": str(path), "old_string": "old", "new_string": "old and more"})
+    calls = [("Read", {"file_path": str(path)}), again]
+    for end in (signal.SIGINT, signal.SIGKILL):
+        model = ScriptedModel(calls)
+        with model.serving():
+            process = begin(claude, guarded, model, *OWN)
+            held = guarded.wait_for_question()
+            if end == signal.SIGKILL:
+                os.kill(guarded.start_gate(), end)
+            process.send_signal(end)
+            process.communicate(timeout=60)
+        assert path.read_text() == "old"
+    guarded.interlock("approvals", "approve", held)
+    assert "succeeded" not in [status for tool, _, status in guarded.actions() if tool == "fs.edit"]
+    run(claude, guarded, ScriptedModel(calls))
+    assert path.read_text() == "old and more"
+    assert [status for tool, _, status in guarded.actions() if tool == "fs.edit"].count("succeeded") == 1
 
 
 STARTED = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setting": ()}

@@ -7,12 +7,12 @@ import os
 import subprocess
 
 import pytest
+from attempts import PROMPT, SECOND_SERVER, Attempts, Means
 from npm_programs import installed
-from two_agents import PROMPT
 
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.opencode import TESTED
-from interlock.surfaces.clients.opencode_trial import OFFLINE, provider
+from interlock.surfaces.clients.opencode_trial import OFFLINE, provider, skip_install
 from interlock.surfaces.clients.scripted_model import ScriptedModel
 
 pytest_plugins = ["clients_world"]
@@ -51,6 +51,8 @@ def world(opencode, project):
 
 def run(project, model: ScriptedModel, *arguments: str) -> None:
     home = project.root.parent / "home"
+    for settings in (home / ".config/opencode", project.root / ".opencode"):
+        skip_install(settings)
     with model.serving():
         allowed = {"permission": {"bash": "allow", "edit": "allow", "external_directory": "allow"}}
         (home / "settings.json").write_text(json.dumps({**provider(model.url), **allowed}))
@@ -104,7 +106,6 @@ def test_replace_mode_offers_only_interlocks_tools(world):
     assert not {"bash", "edit", "write", "read", "glob", "grep", "webfetch", "apply_patch"} & model.offered
     world.undo("fs.write", "b.txt")
     assert not (world.root / "b.txt").exists()
-    assert world.doors("opencode") == CLOSED
     world.remove("opencode")
     left = (world.root / "opencode.jsonc").read_text()  # it has put a line of its own into the file meanwhile
     assert "// mine\n" in left
@@ -148,21 +149,35 @@ def test_guard_mode_asks_about_its_own_calls(world):
 
 
 def test_what_its_plug_in_does_not_close(world):
-    """Documented: it is started without plug-ins. A gate that cannot answer is no such way."""
+    """Documented: it is started without plug-ins."""
     world.install("opencode", "guard")
     run(world, ScriptedModel([shell("touch ../pure")]), "--pure")
     assert (world.root.parent / "pure").exists()
-    path = world.root / ".opencode/plugin/interlock.js"
-    path.write_text(path.read_text().replace("hook_program.run()", "hook_program.walk()"))
-    model = ScriptedModel([shell("touch ran"), write(world, "ran")])
-    run(world, model)
-    assert "nothing is allowed" in model.results[0]
-    assert not (world.root / "ran").exists()
 
 
 def test_when_a_hook_fails(world, failing_hooks):
-    """All rows in one run."""
+    """Nothing runs."""
     world.install("opencode", "guard")
     model = ScriptedModel([shell(command) for command in failing_hooks.commands()])
     run(world, model)
     assert failing_hooks.ran() == set(), model.results
+
+
+def test_what_the_agent_tries_against_the_gate(world):
+    """Each attempt is followed by a call that the rules forbid."""
+    server = {"type": "local", "command": SECOND_SERVER, "enabled": True}
+    (world.root / "opencode.json").write_text(json.dumps({"mcp": {"other": server}}))
+    world.install("opencode", "guard")
+    agent = Attempts(
+        world,
+        Means(
+            shell=shell,
+            write=lambda name: write(world, name),
+            background=shell,
+            sub_agent=("task", {"subagent_type": "general", "description": "x", "prompt": "work"}),
+            second_tool="other_touch",
+            hooks=".opencode/plugin/interlock.js",
+        ),
+    )
+    run(world, agent)
+    assert agent.succeeded() == set(), (agent.results, agent.sub.results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Final
 
 from interlock.surfaces.clients.scripted_model import ScriptedModel
@@ -16,9 +17,16 @@ HOME_FILES: Final = (
 OFFLINE: Final = {
     "OPENCODE_DISABLE_MODELS_FETCH": "1",
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
-    "npm_config_offline": "true",  # beside a plug-in it installs the types of plug-ins from npm, and waits for that
+    "npm_config_offline": "true",
 }
 """Its environment for work without a network."""
+
+
+def skip_install(settings: Path) -> None:
+    """Keep it from installing the types of plug-ins from npm into a directory of its settings, for which it waits."""
+    (settings / "node_modules").mkdir(parents=True, exist_ok=True)
+    lock = {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
+    (settings / "package-lock.json").write_text(json.dumps(lock))
 
 
 def provider(url: str) -> dict[str, object]:
@@ -39,6 +47,8 @@ def trial(place: Place) -> list[Tried]:
             ("write", {"filePath": str(marks["editor"]), "content": "x"}),
         ]
     )
+    for settings in (place.home / ".config" / "opencode", place.work / ".opencode"):
+        skip_install(settings)
     with model.serving():
         extra = place.home / "probe.json"
         extra.write_text(json.dumps(provider(model.url)))
