@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,8 +23,10 @@ from interlock.engine.inspect.history import History
 from interlock.engine.judges.build import policy_of
 from interlock.engine.judges.judges import read_keys
 from interlock.engine.judges.requests import Subject, build_request, proposal_facts, subject_of
+from interlock.engine.learning import attach as learning
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.record.replay import ReplayedRun
+from interlock.engine.tools import model_tools
 from interlock.engine.tools.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
@@ -32,6 +34,7 @@ from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.events import PolicyDecided
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
+from interlock.model.result import ActionResult
 from interlock.model.tool import Tool
 from interlock.policy import (
     CaseResult,
@@ -47,7 +50,7 @@ from interlock.policy import (
 )
 from interlock.policy.replay import replay
 from interlock.policy.world import BUILT_IN, about
-from interlock.settings import Gathered, TrustStore, gather
+from interlock.settings import Gathered, Settings, TrustStore, gather
 from interlock.settings.source import utf8
 from interlock.state.store import StateStore
 from interlock.verify.references import References
@@ -77,6 +80,10 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """Tool modules that were not loaded because their code is not trusted."""
     registry: Registry
     root: Path
+    settings: Settings
+    """As in the file."""
+    path: Path
+    """The file."""
 
     def normalize(self, tool: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the gate passes them to the policies: paths and hosts normalized, and defaults filled in."""
@@ -143,6 +150,8 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
     changed = {change.name for change in changes}
     services, closing = embedded({}, workspace=gathered.root, env={})
     try:
+        model_tools.prepare(services, gathered.settings, {}, lambda binding, _: binding)()
+        learning.offer_to_rules(services, gathered.settings)
         modules = gathered.settings.tools.modules
         left_out = list(modules) if changed & set(gathered.modules.values()) else []
         if modules and not left_out:
@@ -176,6 +185,8 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
             left_out=left_out,
             registry=services.registry,
             root=gathered.root,
+            settings=gathered.settings,
+            path=gathered.path,
         )
     finally:
         while closing:
@@ -196,22 +207,32 @@ def _rule_place(place: str, gathered: Gathered) -> str:
     return gathered.locate(("rules", rule[1], int(rule[2]))) if rule else place
 
 
+class PastCall(NamedTuple):
+    """A call of a past run, as it was judged first."""
+
+    past: Past
+    action: Action
+    parameters: dict[str, Any]
+    row: ActionResult | None
+    """None if the run ended before the call did."""
+
+
 def replay_runs(policies: Policies, history: History, run_ids: Sequence[str]) -> Replayed:
     """Repeat the requests of past runs (of all runs, if none is named). Raises: UsageError `not_found`; StoreError."""
     chosen = list(run_ids) or [row.run_id for row in reversed(history.runs(limit=1_000_000))]
     past: list[Past] = []
     left_out = 0
     for run_id in chosen:
-        for one in _questions(policies, history, run_id):
+        for one in past_calls(policies, history, run_id):
             if one is None:
                 left_out += 1
             else:
-                past.append(one)
+                past.append(one.past)
     found = replay(policies.judge, past)
     return Replayed(requests=found.requests, summary=found.summary, changes=found.changes, left_out=left_out)
 
 
-def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Past | None]:
+def past_calls(policies: Policies, history: History, run_id: str) -> Iterator[PastCall | None]:
     """The first decision about each action of a run, with its request; None if the request is no longer known."""
     directory = history.directory(run_id)
     try:
@@ -248,13 +269,15 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             parameters=parameters, normalized=policies.normalize(action.tool or "", parameters),
             state=_state(policies, store, event.ts), proposal=proposal_facts(proposal),
         )  # fmt: skip
-        yield Past(
+        one = Past(
             run=run_id,
             action=action.id,
             request=request,
             answer=event.decision,  # type: ignore[arg-type]
             reads=read_keys(action),
         )
+        row = known.actions[action.id].row if action.id in known.actions else None
+        yield PastCall(one, action, parameters, row)
 
 
 def _parameters(replayed: ReplayedRun, known: Any, action: Action, references: References) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from interlock.engine.learning import grounded
 from interlock.engine.learning.distil import Distiller
@@ -14,7 +14,8 @@ from interlock.engine.learning.skills import Skills
 from interlock.engine.services import EndedProposal, Services
 from interlock.learning.facts import FactStore
 from interlock.learning.skills import SkillStore
-from interlock.model.errors import StoreError
+from interlock.model.errors import StoreError, UsageError
+from interlock.model.result import ProposalResult
 from interlock.model.tool import Binding
 from interlock.settings import Settings
 
@@ -52,6 +53,19 @@ def offer_memory(services: Services, adjust: Adjust) -> None:
     offer_grounded(services, adjust)
     if services.reload is not None:
         services.reload.preparing.append(lambda fresh: lambda: grounded.offer(services, store, fresh.settings, adjust))
+
+
+def offer_to_rules(services: Services, settings: Settings) -> None:
+    """Register the tools that a configuration asks for where rules are only looked at, and nothing runs."""
+
+    async def refuse(*_: Any, **__: Any) -> ProposalResult:
+        raise UsageError("nothing runs where rules are looked at")
+
+    if settings.learning.memory:
+        offer_memory(services, lambda binding, _: binding)
+    if settings.learning.distill:
+        for binding in skill_bindings(Skills(services, refuse, refuse)):
+            services.registry.add_built_in(binding)
 
 
 def offer_grounded(services: Services, adjust: Adjust) -> None:

@@ -61,6 +61,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "sessions": ("sessions", "List and show sessions."),
         "state": ("state", "Show the state that runs share, and its history."),
         "memory": ("memory", "Show, correct and forget what agents noted."),
+        "learn": ("learn", "Propose the smallest rules and grants that the last days needed."),
         "skills": ("skills", "Read, test, approve and use what was learnt from proposals that worked."),
     },
     "Prove": {
