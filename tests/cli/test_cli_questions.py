@@ -152,7 +152,7 @@ def test_pasted_text_is_no_answer(asking, terminal):
     for pasted in ("aaaaaaaa\naaaa\n" * 50, "\x1b[200~a\x1b[201~"):
         shell.wait_for(KEYS)
         shell.type(pasted)
-        shell.wait_for("several keys at once are no answer")
+        shell.wait_for("several keys at once are not an answer")
     shell.wait_for(KEYS)
     shell.type("d")
     assert shell.end()[0] == 1

@@ -108,6 +108,14 @@ def test_nothing_is_in_the_workspace_before_the_proposal_has_succeeded(project, 
     assert (root / "a").read_text() == "agent\nmore\n"
 
 
+def test_what_only_looked_in_a_layer_is_not_said_to_be_rolled_back(rt):
+    look = call("fs.list", "look", parameters={})
+    result = execute(rt, fs_write(), look, FAIL)
+    assert statuses(result) == ["rolled_back", "succeeded", "failed"]
+    (shown,) = rt.runs.results(result.run_id)
+    assert [row.status for row in shown.results] == [row.status for row in result.results]
+
+
 def test_an_abort_leaves_no_trace_of_files_or_shell_commands(rt, root, project):
     before = tree(root)
     result = execute(

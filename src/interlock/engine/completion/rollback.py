@@ -205,7 +205,7 @@ def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, co
 def _works_in_layer(run: ProposalRun, index: int) -> bool:
     """True if all changes of the action are in the layer, because its processes could reach nothing else."""
     tool = run.tools[index]
-    return tool is not None and tool.in_layer and not run.not_undoable.get(index)
+    return tool is not None and tool.in_layer and not tool.read_only and not run.not_undoable.get(index)
 
 
 def _overwritten(restored: Sequence[Restored], run_id: str) -> list[str]:
