@@ -137,6 +137,7 @@ class TestShape:
         assert refusal(call(zzzzzz=1)).hint is None
 
     def test_the_values_that_a_field_may_have_are_listed(self):
+        assert refusal({"tool": "fs.read"}).hint.startswith("one of `tool_call`, ")
         assert refusal(call(failure_behavior="ignore")).hint == "one of `abort`, `retry`, `skip`"
         assert refusal(call(compensation={"type": "shell"})).hint == "one of `tool`, `action_ref`"
 

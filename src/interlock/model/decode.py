@@ -349,12 +349,18 @@ def _shape_error(text: str) -> ProposalError:
         hint = f"did you mean `{near[0]}`?" if near else None
         return ProposalError(f"unknown field {quoted(name)}", path=path + step(name), hint=hint)
     if missing := _MISSING_FIELD.match(message):
-        return ProposalError(f"the field `{missing[1]}` is missing", path=path + step(missing[1]))
+        where = path + step(missing[1])
+        return ProposalError(f"the field `{missing[1]}` is missing", path=where, hint=_choices(where))
     if message.startswith("Invalid"):
-        choices = _CHOICES.get("compensation" if ".compensation." in path else _field(path), ())
-        hint = "one of " + ", ".join(f"`{choice}`" for choice in choices) if choices else None
-        return ProposalError("the value is not one of the field's values", path=path, hint=hint)
-    return ProposalError(message[:1].lower() + message[1:], path=path)
+        return ProposalError("the value is not one of the field's values", path=path, hint=_choices(path))
+    hint = 'a proposal is an object with a list of actions: `{"actions": [...]}`' if path == "$" else None
+    return ProposalError(message[:1].lower() + message[1:], path=path, hint=hint)
+
+
+def _choices(path: str) -> str | None:
+    """The values that the field at a path can have, for a hint."""
+    choices = _CHOICES.get("compensation" if ".compensation." in path else _field(path), ())
+    return "one of " + ", ".join(f"`{choice}`" for choice in choices) if choices else None
 
 
 def _field(path: str) -> str:

@@ -204,7 +204,8 @@ class ShownRun:
     def _head_lines(self, out: Output) -> Iterator[str]:
         """The run itself, for people."""
         row = self._run
-        yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}, from {clean(row.source)}"
+        source = "" if row.source == "unknown" else f", from {clean(row.source)}"
+        yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}{source}"
         ended = f", ended {when(row.finished_us)}" if row.finished_us else ""
         session = f", session {clean(row.session)}" if row.session else ""
         yield f"started {when(row.started_us)}{ended}{session}"

@@ -63,9 +63,10 @@ def list_keys(out: Output, pattern: str) -> None:
     matches = name_matcher([pattern])
     with _store() as store:
         found = {key: entry for key, entry in sorted(store.snapshot().items()) if matches(key)}
+    head, rows = ("KEY", "VERSION", "VALUE"), [(key, e.version, brief(e.value)) for key, e in found.items()]
     out.emit(
         [{"key": key, "version": entry.version, "value": entry.value} for key, entry in found.items()],
-        lambda: out.table(("KEY", "VERSION", "VALUE"), ((key, e.version, brief(e.value)) for key, e in found.items())),
+        lambda: out.table(head, rows) if rows else ["no keys"],
     )
 
 
