@@ -96,6 +96,7 @@ def test_bash_completes_commands_runs_questions_and_tools(cli):
     assert completed(cli, ["runs"], "sh") == ["show"]
     assert run_id in completed(cli, ["undo"], "")
     assert completed(cli, ["runs", "show"], run_id[:10]) == [run_id]
+    assert completed(cli, ["undo"], "la") == completed(cli, ["approvals", "approve"], "l") == ["last"]
     assert completed(cli, ["approvals", "deny"], hold["id"][:3]) == [hold["id"]]
     assert "fs.write" in completed(cli, ["policy", "explain"], "fs.w")
 

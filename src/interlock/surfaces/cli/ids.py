@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 else:
     shell_completion = lazy("click.shell_completion")
 
+_LAST = "last"
 _OFFERED = 50
 """How many ids a completion offers, newest first."""
 
@@ -49,7 +50,8 @@ class RunId(click.ParamType[str]):
             return []
         wanted = [row for row in rows if not self._statuses or row.status in self._statuses]
         found = [row for row in wanted if row.run_id.startswith(incomplete)][:_OFFERED]
-        return [shell_completion.CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
+        shown = [shell_completion.CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
+        return [*_newest(incomplete, "run", any_there=bool(rows)), *shown]
 
 
 class HoldId(click.ParamType[str]):
@@ -79,7 +81,8 @@ class HoldId(click.ParamType[str]):
         except InterlockError:
             return []
         found = [hold for hold in holds if hold.id.startswith(incomplete)][-_OFFERED:]
-        return [shell_completion.CompletionItem(hold.id, help=hold.summary) for hold in found]
+        shown = [shell_completion.CompletionItem(hold.id, help=hold.summary) for hold in found]
+        return [*_newest(incomplete, "question", any_there=bool(holds)), *shown]
 
 
 class ToolName(click.ParamType[str]):
@@ -99,6 +102,12 @@ class ToolName(click.ParamType[str]):
         except InterlockError:
             return []
         return [shell_completion.CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _newest(incomplete: str, what: str, *, any_there: bool) -> list[shell_completion.CompletionItem]:
+    """The word that names the newest, once it is begun: of two kinds of names the ids are what is looked for."""
+    begun = any_there and incomplete and _LAST.startswith(incomplete)
+    return [shell_completion.CompletionItem(_LAST, help=f"the newest {what}")] if begun else []
 
 
 def _require_text(kind: click.ParamType[str], value: str) -> None:
