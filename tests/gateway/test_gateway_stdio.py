@@ -51,6 +51,43 @@ def test_a_client_of_any_revision_is_served(project):
         assert "2026-07-28" in refused["data"]["supported"]
 
 
+def test_what_an_agent_did_three_times_takes_one_call_the_fourth_time(project):
+    """The third sentence of issue 14, through a door: learnt from calls, read and approved by a person, used by the agent."""
+    project.configure(
+        """
+        agent = "coder"
+        [rules]
+        allow = ["fs.*", "memory.*", "skills.*"]
+        [grants.coder]
+        tools = ["*"]
+        [learning]
+        memory = true
+        distill = true
+        """
+    )
+    for month in ("jan", "feb", "mar"):
+        with project.gateway() as gateway:
+            gateway.initialize()
+            tools = [tool["name"] for tool in gateway.request("tools/list")["result"]["tools"]]
+            assert {"memory_read", "memory_write", "skills_find", "skills_run"} <= set(tools)
+            assert not gateway.call("fs_write", path=f"{month}.txt", content="total: 1")[1]
+            assert "total: 1" in gateway.call("fs_read", path=f"{month}.txt")[0]
+            gateway.process.stdin.close()  # as a client ends it
+            assert gateway.process.wait(WAIT_S) == 0
+    (skill,) = json.loads(project.interlock("skills", "list", "--json"))
+    assert (skill["state"], len(skill["evidence"]), skill["tools"]) == ("candidate", 3, ["fs.read", "fs.write"])
+    name = skill["name"]
+    assert '"$parameter"' in project.interlock("skills", "show", name)
+    project.interlock("skills", "test", name, "--parameters", '{"path": "apr.txt"}')
+    project.interlock("skills", "approve", name, "--digest", skill["digest"])
+    with project.gateway() as gateway:
+        gateway.initialize()
+        assert name in gateway.call("skills_find", goal="fs write and read")[0]
+        said, failed = gateway.call("skills_run", name=name, parameters={"path": "apr.txt"})
+    assert (failed, (project.root / "apr.txt").read_text()) == (False, "total: 1")
+    assert said.count('"status":"succeeded"') == 2
+
+
 def test_a_client_need_not_wait_for_the_answer_to_its_greeting(project):
     with project.gateway() as gateway:
         hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}

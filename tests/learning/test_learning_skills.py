@@ -294,7 +294,7 @@ def test_two_that_learn_at_once_make_one_skill(tmp_path):
 
         def learn(store, mine):
             for n, trace in mine:
-                store.learn("ann", f"run{n}", "p", trace, {"a": "1", "b": "1"})
+                store.learn("ann", (f"run{n}",), "p", trace, {"a": "1", "b": "1"})
 
         halves = [list(enumerate(traces))[i::2] for i in range(2)]
         threads = [threading.Thread(target=learn, args=each) for each in zip(stores, halves, strict=True)]

@@ -67,6 +67,7 @@ class EndedProposal(NamedTuple):
     result: ProposalResult
     rolled_back: bool
     dry_run: bool
+    session: str | None
 
 
 class Listeners(TypedDict, total=False):

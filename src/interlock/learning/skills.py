@@ -3,7 +3,7 @@
 Whatever is learnt from a trace is one transaction, worked out anew from the traces that there are: two processes that learn at
 once, or the same history again, give the same skills.
 
-Schema history: 1: first.
+Schema history: 1: first. 2: a trace may be of several runs.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ _SCHEMA: Final = (
         agent text not null, succeeded integer not null, at_us bigint not null,
         primary key (workspace, run, proposal)
     );
+    """,
+    """
+    alter table skill_traces add column runs text not null default '';
+    update skill_traces set runs = ' ' || run || ' ';
     """,
 )
 
@@ -128,14 +132,17 @@ class SkillStore:
 
     # -- learning
 
-    def learn(self, agent: str, run: str, proposal: str, trace: Trace, tools: dict[str, str]) -> Skill | None:
-        """Count a proposal that succeeded; returns the candidate if it makes a new one."""
+    def learn(
+        self, agent: str, runs: Sequence[str], proposal: str, trace: Trace, tools: dict[str, str]
+    ) -> Skill | None:
+        """Count a proposal that succeeded, or the `runs` of a task's calls; returns the candidate if it makes a new one."""
         with self.db.transaction():
             self.db.execute(
-                "insert into skill_traces (workspace, agent, shape, run, proposal, trace, tools, created_us)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
+                "insert into skill_traces (workspace, agent, shape, run, proposal, trace, tools, created_us, runs)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
                 (
-                    self._workspace, agent, trace.shape, run, proposal, _json(trace), _json(tools), self._clock.now_us(),
+                    self._workspace, agent, trace.shape, runs[-1], proposal, _json(trace), _json(tools),
+                    self._clock.now_us(), f" {' '.join(runs)} ",
                 ),
             )  # fmt: skip
             if not self.db.changes:
@@ -146,11 +153,11 @@ class SkillStore:
         """A run was undone: it is no longer evidence. What that run itself had withdrawn counts again."""
         with self.db.transaction():
             rows = self.db.execute(
-                "select distinct agent, shape from skill_traces where workspace = ? and (run = ? or withdrawn_by = ?)",
-                (self._workspace, run, run),
+                "select distinct agent, shape from skill_traces where workspace = ? and (instr(runs, ?) > 0 or withdrawn_by = ?)",
+                (self._workspace, f" {run} ", run),
             )
             self._mark(None, "withdrawn_by = ?", run)
-            self._mark(by, "run = ? and withdrawn_by is null", run)
+            self._mark(by, "instr(runs, ?) > 0 and withdrawn_by is null", f" {run} ")
             for agent, shape in rows:
                 if len(self._traces(agent, shape)) >= EVIDENCE_MIN:
                     continue

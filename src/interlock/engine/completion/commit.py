@@ -220,8 +220,11 @@ async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResul
     for tell in run.services.hooks.ended:
         rolled_back = run.stop_reason in _ABORTING
         tell(
-            EndedProposal(run.files.id, run.principal.agent, run.proposal, run.edited, result, rolled_back, run.dry_run)
-        )
+            EndedProposal(
+                run.files.id, run.principal.agent, run.proposal, run.edited, result, rolled_back, run.dry_run,
+                run.principal.session,
+            )
+        )  # fmt: skip
     return result
 
 

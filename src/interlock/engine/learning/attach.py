@@ -90,6 +90,7 @@ def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool
         services.judges.expire()
     found = runtime.skills.distiller = Distiller(services, store)
     services.hooks.ended.append(found.hear)
+    services.hooks.undone.append(lambda run, _action, _by: found.undone(run))
     return [found.close]
 
 

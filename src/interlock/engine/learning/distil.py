@@ -6,10 +6,11 @@ import queue
 import threading
 from typing import Final
 
+from interlock.engine.learning.session_calls import SessionTasks, Task
 from interlock.engine.learning.traces import SKILL_SOURCE, is_use_of, trace_of
 from interlock.engine.runs.run import Run
 from interlock.engine.services import EndedProposal, Services
-from interlock.learning.skills import SkillStore
+from interlock.learning.skills import Skill, SkillStore
 from interlock.model.errors import InterlockError
 from interlock.model.events import Event, EvolutionTriggered, SkillDistilled
 
@@ -26,7 +27,8 @@ class Distiller:
         """The thread begins with the first proposal."""
         self._services = services
         self._store = store
-        self._queue: queue.Queue[EndedProposal | None] = queue.Queue(_QUEUED_MAX)
+        self._sessions = SessionTasks(services)
+        self._queue: queue.Queue[EndedProposal | str | None] = queue.Queue(_QUEUED_MAX)
         self._thread: threading.Thread | None = None
 
     def hear(self, ended: EndedProposal) -> None:
@@ -42,6 +44,15 @@ class Distiller:
             self._services.hooks.notify(
                 f"run `{ended.run_id}` was not learnt from: {_QUEUED_MAX} proposals wait already"
             )
+
+    def undone(self, run: str) -> None:
+        """A run was undone: its calls are no longer part of what its session is learnt from."""
+        if self._thread is None:
+            return
+        try:
+            self._queue.put_nowait(run)
+        except queue.Full:
+            self._services.hooks.notify(f"run `{run}` was undone, and may be learnt from nevertheless")
 
     def wait_learnt(self) -> None:
         """Wait until everything that has ended so far was learnt from."""
@@ -59,8 +70,13 @@ class Distiller:
             ended = self._queue.get()
             try:
                 if ended is None:
+                    for task in self._sessions.end():
+                        self._learn_task(task)
                     return
-                self._learn(ended)
+                if isinstance(ended, str):
+                    self._sessions.undone(ended)
+                else:
+                    self._learn(ended)
             except InterlockError as error:
                 self._services.hooks.notify(f"nothing was learnt from a proposal: {error.message}")
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread that others wait for
@@ -73,12 +89,20 @@ class Distiller:
         if source.startswith(SKILL_SOURCE):
             self._count(ended, source.removeprefix(SKILL_SOURCE))
             return
-        found = trace_of(self._services, ended)
-        if found is None:
+        if len(ended.proposal.actions) == 1 and not ended.proposal.by_client:
+            for task in self._sessions.take(ended):
+                self._learn_task(task)
             return
-        made = self._store.learn(ended.agent, ended.run_id, ended.proposal.id, *found)
+        found = trace_of(self._services, ended)
+        if found is not None:
+            self._say(ended.agent, self._store.learn(ended.agent, (ended.run_id,), ended.proposal.id, *found))
+
+    def _learn_task(self, task: Task) -> None:
+        self._say(task.agent, self._store.learn(task.agent, task.runs, "", task.trace, task.tools))
+
+    def _say(self, agent: str, made: Skill | None) -> None:
         if made is not None:
-            self._record(ended.agent, SkillDistilled(count=1, names=(made.name,)))
+            self._record(agent, SkillDistilled(count=1, names=(made.name,)))
 
     def _count(self, ended: EndedProposal, which: str) -> None:
         name, _, version = which.rpartition("@")

@@ -54,6 +54,15 @@ def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str,
     return Trace(order=proposal.order, steps=steps, goal="" if keeps_apart(shown) else shown), tools
 
 
+def step_of(services: Services, ended: EndedProposal) -> Step | None:
+    """What can be learnt from a proposal of one action, as a step; None if nothing can."""
+    action = ended.proposal.actions[0]
+    if not _is_learnable(ended) or action.tool is None or is_never_in_skill(action.tool):
+        return None
+    found = _steps(services, [msgspec.structs.replace(action, parameters=ended.edited.get(0, action.parameters))])
+    return None if found is None or services.registry.find(action.tool) is None else found[0]
+
+
 def is_use_of(services: Services, proposal: Proposal, template: Template) -> bool:
     """True if a proposal is what the template gives: its `source` alone is only what its author says of it."""
     actions = proposal.actions[1:] if proposal.actions[0].tool == RUN_TOOL else proposal.actions

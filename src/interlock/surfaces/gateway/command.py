@@ -72,6 +72,8 @@ def gateway(
     with Runtime(*open_project(Path(), direct=True)) as runtime:
         for warning in runtime.warnings:
             out.warn(warning)
+        learning = runtime.services.settings.learning
+        runtime.with_learning(memory=learning.memory, auto_distill=learning.distill)
         runtime.subscribe(notices=out.warn)
         if not runtime.tools_for("mcp", agent=agent, session=session):
             who = f"agent `{agent}`" if agent else "the agent of the configuration"

@@ -1,0 +1,92 @@
+"""Calls that came one by one, such as those of an agent at a door: several of one session together are a task to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from interlock.engine.learning.traces import STEPS_MAX, STEPS_MIN, step_of
+from interlock.engine.services import EndedProposal, Services
+from interlock.learning.align import Step, Trace
+from interlock.learning.episodes import SessionCalls
+
+_SESSIONS_MAX: Final = 200
+_LOOKING: Final = ("memory.read", "memory.read_agent", "skills.find")
+"""Tools with which an agent looks for what was learnt: they belong to no task."""
+
+
+class Call(NamedTuple):
+    """A call that succeeded, as the only action of its proposal."""
+
+    run: str
+    step: Step
+    version: str | None
+
+
+class Task(NamedTuple):
+    """Calls that were one task."""
+
+    agent: str
+    runs: tuple[str, ...]
+    trace: Trace
+    tools: dict[str, str]
+
+
+class SessionTasks:
+    """Finds tasks in the calls of sessions. Used by one thread."""
+
+    def __init__(self, services: Services) -> None:
+        """No session yet."""
+        self._services = services
+        self._sessions: dict[tuple[str, str], SessionCalls[Call]] = {}
+
+    def take(self, ended: EndedProposal) -> Iterator[Task]:
+        """Take the end of a call. Gives the tasks that are known by it; the agent's earlier session, if there is one, is over."""
+        session, action = ended.session, ended.proposal.actions[0]
+        if session is None or action.tool in _LOOKING:
+            return
+        for key in [key for key in self._sessions if key[0] == ended.agent and key[1] != session]:
+            yield from self._rest(key)
+        if len(self._sessions) >= _SESSIONS_MAX and (ended.agent, session) not in self._sessions:
+            yield from self._rest(next(iter(self._sessions)))
+        if ended.result.status != "succeeded":
+            return
+        calls = self._sessions.setdefault((ended.agent, session), SessionCalls(shortest=STEPS_MIN, longest=STEPS_MAX))
+        call = self._call(ended)
+        shape = None if call is None else Trace(order="declared", steps=(call.step,)).shape
+        for part in calls.add(shape, call or Call(ended.run_id, Step(type=action.type), None)):
+            yield _task(ended.agent, part)
+
+    def undone(self, run: str) -> None:
+        """A run was undone: it is no call of a task any more."""
+        for calls in self._sessions.values():
+            gone = {index for index, call in enumerate(calls.payloads) if call.run == run}
+            if gone:
+                calls.remove(gone)
+
+    def end(self) -> Iterator[Task]:
+        """All sessions are over, as far as they are known here."""
+        for key in list(self._sessions):
+            yield from self._rest(key)
+
+    def _rest(self, key: tuple[str, str]) -> Iterator[Task]:
+        left = self._sessions.pop(key).rest()
+        if left:
+            yield _task(key[0], left)
+
+    def _call(self, ended: EndedProposal) -> Call | None:
+        step = step_of(self._services, ended)
+        if step is None:
+            return None
+        tool = self._services.registry.find(step.tool)
+        return Call(ended.run_id, step, None if tool is None else tool.version)
+
+
+def _task(agent: str, calls: Sequence[Call]) -> Task:
+    steps = tuple(
+        msgspec.structs.replace(call.step, needs=(index - 1,) if index else ()) for index, call in enumerate(calls)
+    )
+    tools = {call.step.tool: call.version for call in calls if call.step.tool is not None and call.version is not None}
+    return Task(agent, tuple(call.run for call in calls), Trace(order="declared", steps=steps), tools)

@@ -1,0 +1,69 @@
+"""Tells tasks apart in the calls of a session, which say nothing of where one begins. Pure and deterministic.
+
+A task is what is repeated: two neighbouring parts of the same shapes (tools and names of parameters, step by step) are the same
+task twice. What is left at the end of a session, after the last of these, is one task too.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class _Call(NamedTuple, Generic[T]):
+    shape: str | None
+    payload: T
+
+
+class SessionCalls(Generic[T]):
+    """The calls of one session that succeeded, in order."""
+
+    def __init__(self, *, shortest: int, longest: int) -> None:
+        """A task has so many calls."""
+        self._shortest, self._longest = shortest, longest
+        self._calls: list[_Call[T]] = []
+        self._told = 0
+        """So many of the calls belong to tasks that were given."""
+
+    def add(self, shape: str | None, payload: T) -> list[list[T]]:
+        """Add a call; the tasks that have become known by it, oldest first. A call without a shape belongs to no task."""
+        calls = self._calls
+        calls.append(_Call(shape, payload))
+        found: list[list[T]] = []
+        for length in range(self._shortest, min(self._longest, len(calls) // 2) + 1):
+            middle, first = len(calls) - length, len(calls) - 2 * length
+            block = [call.shape for call in calls[middle:]]
+            if None in block or block != [call.shape for call in calls[first:middle]] or len(set(block)) == 1:
+                continue
+            if middle >= self._told:
+                parts = [(first, middle)] if first >= self._told else []
+                found = [[call.payload for call in calls[a:b]] for a, b in (*parts, (middle, len(calls)))]
+                self._told = len(calls)
+            break
+        if len(calls) > 4 * self._longest:
+            gone = len(calls) - 2 * self._longest
+            del calls[:gone]
+            self._told = max(0, self._told - gone)
+        return found
+
+    def rest(self) -> list[T]:
+        """The session is over: the task that its last calls are; empty if they are none. They belong to no other from now on."""
+        left = self._calls[self._told :]
+        self._told = len(self._calls)
+        for index in range(len(left) - 1, -1, -1):
+            if left[index].shape is None:
+                left = left[index + 1 :]
+                break
+        fits = self._shortest <= len(left) <= self._longest
+        return [call.payload for call in left] if fits else []
+
+    def remove(self, payload_is_gone: set[int]) -> None:
+        """Take out the calls at these places, which were undone."""
+        self._told -= sum(index < self._told for index in payload_is_gone)
+        self._calls = [call for index, call in enumerate(self._calls) if index not in payload_is_gone]
+
+    @property
+    def payloads(self) -> list[T]:
+        """What was added, in order."""
+        return [call.payload for call in self._calls]
