@@ -11,13 +11,6 @@ import pytest
 from capsules_world import FIND, call, name_of, wat
 
 
-@pytest.fixture
-def runtime(world):
-    world.add()
-    world.configure()
-    return world.open()
-
-
 def set_config(runtime, key, value):
     runtime.services.capsules._values.set_config("c", key, value)
 
@@ -31,7 +24,10 @@ def events(runtime, result):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_call_goes_through_the_gate_and_gives_a_value(runtime, world):
+def test_a_call_goes_through_the_gate_and_gives_a_value(world):
+    world.add()
+    world.configure()
+    runtime = world.open()
     assert runtime.warnings == ()
     got = call(runtime, "echo", {"a": [1, "x"]})
     assert got.output == {"a": [1, "x"]}
@@ -64,11 +60,13 @@ def test_each_call_has_memory_of_its_own(runtime):
     ],
 )
 def test_what_goes_wrong_in_a_capsule_is_a_failed_action_and_leaves_nothing_behind(runtime, tool, reason, words):
+    call(runtime, "count")
+    before = set(runtime.services.capsules._workers._idle)
     got = call(runtime, tool)
     assert (got.status, got.reason) == ("failed", reason)
     assert words in got.error
     assert call(runtime, "count").output == 1
-    assert len(runtime.services.capsules._workers._idle) == 1  # the same worker continues
+    assert set(runtime.services.capsules._workers._idle) == before  # the same worker continues
 
 
 def test_memory_ends_where_the_manifest_says(runtime):
@@ -106,6 +104,7 @@ def test_a_start_function_is_held_to_the_time_out(world):
 def test_memory_lasts_for_a_capsule_that_says_so_until_a_trap(world):
     world.add(lifetime="capsule")
     world.configure()
+    others = workers()
     runtime = world.open()
     assert [call(runtime, "count").output for _ in range(3)] == [1, 2, 3]
     assert [call(runtime, tool).reason for tool in ("fail", "much", "words")] == [
@@ -119,7 +118,7 @@ def test_memory_lasts_for_a_capsule_that_says_so_until_a_trap(world):
     assert reset["instance"] in trapped.posture["capsule"]
     assert call(runtime, "count").output == 1
     assert call(runtime, "count", agent="other").output == 2
-    for worker in workers():
+    for worker in workers(others):
         worker.kill()
     lost = call(runtime, "count")
     assert lost.output == 1
@@ -220,12 +219,16 @@ def test_a_missing_required_value_refuses_the_capsule(world):
     assert "lacks `PLACE`" in refused.error
 
 
-def test_a_worker_that_is_killed_takes_one_call_with_it_and_no_more(runtime):
+def test_a_worker_that_is_killed_takes_one_call_with_it_and_no_more(world):
+    world.add()
+    world.configure()
+    others = workers()
+    runtime = world.open()
     assert call(runtime, "count").output == 1
-    (idle,) = workers()
+    (idle,) = workers(others)
     idle.kill()
     assert call(runtime, "count").output == 1  # nothing was lost: it did nothing
-    (worker,) = workers()
+    (worker,) = workers(others)
     before = worker.cpu_times().user
 
     async def main():
@@ -240,14 +243,15 @@ def test_a_worker_that_is_killed_takes_one_call_with_it_and_no_more(runtime):
     assert call(runtime, "count").output == 1
 
 
-def workers():
-    """The worker processes of this test, that is, descendants of its process."""
+def workers(others=()):
+    """The worker processes of this process, but for those of other runtimes."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if (
                 "interlock.executors.capsules.worker" in " ".join(process.cmdline())
                 and process.status() != psutil.STATUS_ZOMBIE
+                and process not in others
             ):
                 found.append(process)
     return found
