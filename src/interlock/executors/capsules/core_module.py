@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import wasmtime
@@ -94,16 +94,66 @@ class Answers:
         return self._host.call(f"{interface}.{function}", arguments, body)
 
 
+class LinkedModule:
+    """A module that is linked once for all its stores, which takes longer than a short call."""
+
+    def __init__(
+        self, engine: wasmtime.Engine, module: wasmtime.Module, allowed: Sequence[str], answers: Answers
+    ) -> None:
+        """`allowed` are the interfaces to link, as far as the module imports them. Raises: CallError."""
+        self.engine = engine
+        self.answers = answers
+        imported = {one.module for one in module.imports}
+        self.has_wasi = interfaces.WASI_CORE in imported
+        linker = wasmtime.Linker(engine)
+        if self.has_wasi:
+            linker.define_wasi()
+        for name in allowed:
+            if interfaces.module_name(name) in imported:
+                self._link(linker, name)
+        self.instances = run_guarded(lambda: linker.instantiate_pre(module))
+
+    def _link(self, linker: wasmtime.Linker, name: str) -> None:
+        for function, signature in interfaces.INTERFACES[name].functions.items():
+            kinds = [
+                kind
+                for parameter in signature.parameters
+                for kind in ([_I64] if parameter == "number" else [_I32, _I32])
+            ]
+            linker.define_func(
+                interfaces.module_name(name),
+                function,
+                wasmtime.FuncType(kinds, [_I64]),
+                self._answer(name, function, signature),
+                access_caller=True,
+            )
+
+    def _answer(self, name: str, function: str, signature: interfaces.HostFunction) -> Callable[..., int]:
+        def answer(caller: Any, *values: int) -> int:
+            try:
+                if signature.plain:
+                    return self.answers.plain(function)
+                memory, rest = caller["memory"], iter(values)
+                given = [
+                    next(rest) if kind == "number" else _read(caller, memory, next(rest), next(rest))
+                    for kind in signature.parameters
+                ]
+                kind_of_reply, data = self.answers.reply(name, function, given)
+                reply = bytes((kind_of_reply,)) + data
+                return _packed(_write(caller, memory, caller["interlock_alloc"], reply), len(reply))
+            except BaseException:  # noqa: BLE001 - the module gave no memory for it: 0 is not a reply, and nothing is raised
+                return 0
+
+        return answer
+
+
 class CoreInstance:
     """A store with the module's instance. Used by one thread, and not again after an error."""
 
-    def __init__(
-        self, engine: wasmtime.Engine, module: wasmtime.Module, allowed: list[str], answers: Answers, bounds: Bounds
-    ) -> None:
-        """Instantiate. `allowed` are the interfaces to link. Raises: CallError."""
-        self._answers = answers
+    def __init__(self, linked: LinkedModule, bounds: Bounds) -> None:
+        """Instantiate. Raises: CallError."""
         self._bounds = bounds
-        self.store = wasmtime.Store(engine)
+        self.store = wasmtime.Store(linked.engine)
         self.store.set_limits(
             memory_size=bounds.memory_bytes,
             table_elements=TABLE_ELEMENTS_MAX,
@@ -112,15 +162,9 @@ class CoreInstance:
             memories=1,
         )
         self.begin()
-        linker = wasmtime.Linker(engine)
-        imported = {one.module for one in module.imports}
-        if interfaces.WASI_CORE in imported:
-            self.store.set_wasi(answers.printed.configuration())
-            linker.define_wasi()
-        for name in allowed:
-            if interfaces.module_name(name) in imported:  # to link what is not used would take longer than a short call
-                self._link(linker, name)
-        exports = run_guarded(lambda: linker.instantiate(self.store, module)).exports(self.store)
+        if linked.has_wasi:
+            self.store.set_wasi(linked.answers.printed.configuration())
+        exports = run_guarded(lambda: linked.instances.instantiate(self.store)).exports(self.store)
         self._exports = exports
         found = [exports.get(name) for name in EXPORTS]
         if not isinstance(found[0], wasmtime.Memory) or not all(isinstance(one, wasmtime.Func) for one in found[1:]):
@@ -136,12 +180,9 @@ class CoreInstance:
     def call(self, tool: str, arguments: bytes) -> bytes:
         """The result of a tool, as JSON text. Raises: CallError."""
         self.begin()
-        name = tool.encode()
-        places = [
-            run_guarded(lambda data=data: _write(self.store, self._memory, self._alloc, data))  # type: ignore[misc]
-            for data in (name, arguments)
-        ]
-        packed = run_guarded(lambda: self._call(self.store, places[0], len(name), places[1], len(arguments)))
+        name, memory, alloc = tool.encode(), self._memory, self._alloc
+        at = run_guarded(lambda: _write(self.store, memory, alloc, name + arguments))
+        packed = run_guarded(lambda: self._call(self.store, at, len(name), at + len(name), len(arguments)))
         return self._result(packed)
 
     def handle(self, event: str, message: bytes) -> bytes:
@@ -172,39 +213,6 @@ class CoreInstance:
         if data[0] == interfaces.ERROR:
             raise CallError("tool_failed", data[1:].decode("utf-8", "replace")[:2000] or "the tool reported a failure")
         return data[1:]
-
-    def _link(self, linker: wasmtime.Linker, name: str) -> None:
-        for function, signature in interfaces.INTERFACES[name].functions.items():
-            kinds = [
-                kind
-                for parameter in signature.parameters
-                for kind in ([_I64] if parameter == "number" else [_I32, _I32])
-            ]
-            linker.define_func(
-                interfaces.module_name(name),
-                function,
-                wasmtime.FuncType(kinds, [_I64]),
-                self._answer(name, function, signature),
-                access_caller=True,
-            )
-
-    def _answer(self, name: str, function: str, signature: interfaces.HostFunction) -> Callable[..., int]:
-        def answer(caller: Any, *values: int) -> int:
-            try:
-                if signature.plain:
-                    return self._answers.plain(function)
-                memory, rest = caller["memory"], iter(values)
-                given = [
-                    next(rest) if kind == "number" else _read(caller, memory, next(rest), next(rest))
-                    for kind in signature.parameters
-                ]
-                kind_of_reply, data = self._answers.reply(name, function, given)
-                reply = bytes((kind_of_reply,)) + data
-                return _packed(_write(caller, memory, caller["interlock_alloc"], reply), len(reply))
-            except BaseException:  # noqa: BLE001 - the module gave no memory for it: 0 is not a reply, and nothing is raised
-                return 0
-
-        return answer
 
 
 def run_guarded(run: Callable[[], Any]) -> Any:

@@ -25,7 +25,7 @@ from interlock.executors.capsules.component_instance import (
     TooManyMemoriesError,
     link,
 )
-from interlock.executors.capsules.core_module import EXPORTS, Answers, Bounds, CallError, CoreInstance
+from interlock.executors.capsules.core_module import EXPORTS, Answers, Bounds, CallError, CoreInstance, LinkedModule
 
 _LOADED_MAX: Final = 256
 _STACK_BYTES: Final = 512 * 1024
@@ -97,6 +97,8 @@ class Worker:
         self._engines: dict[tuple[str, bool], wasmtime.Engine] = {}
         self._modules: dict[str, wasmtime.Module | component.Component] = {}
         self._answers = Answers(self, {})
+        self._modules_linked: dict[str, tuple[tuple[str, ...], LinkedModule | None]] = {}
+        """By the keys of modules: the interfaces that they are linked with."""
         self._linkers: dict[tuple[int, tuple[str, ...]], component.Linker] = {}
         self._several: set[str] = set()
         """Keys of components with several memories."""
@@ -169,6 +171,7 @@ class Worker:
         dropped = list(self._modules)[: max(0, len(self._modules) - _LOADED_MAX + 1)]
         for key in dropped:
             del self._modules[key]
+            self._modules_linked.pop(key, None)
         kind = component.Component if header["abi"] == "component" else wasmtime.Module
         self._modules[header["key"]] = kind.deserialize_file(
             self._engine(header["abi"], header["fuel"]), header["path"]
@@ -191,7 +194,7 @@ class Worker:
                 if isinstance(code, component.Component):
                     instance = self._component(key, engine, code, self._linker(engine, allowed), bounds)
                 else:
-                    instance = CoreInstance(engine, code, allowed, self._answers, bounds)
+                    instance = CoreInstance(self._linked(key, engine, code, allowed), bounds)
             self._running, event = instance, header["event"]
             try:
                 result = instance.call(header["tool"], body) if event is None else instance.handle(event, body)
@@ -216,6 +219,14 @@ class Worker:
             except TooManyMemoriesError:
                 self._several.add(key)
         return ComponentInstance(engine, code, linker, bounds, self._answers.printed, memories=MEMORIES_MAX)
+
+    def _linked(self, key: str, engine: wasmtime.Engine, module: wasmtime.Module, allowed: list[str]) -> LinkedModule:
+        """The module, linked with these interfaces; what they do is answered for the call that runs."""
+        known, found = self._modules_linked.get(key, ((), None))
+        if found is None or known != tuple(allowed):
+            found = LinkedModule(engine, module, allowed, self._answers)
+            self._modules_linked[key] = (tuple(allowed), found)
+        return found
 
     def _linker(self, engine: wasmtime.Engine, allowed: list[str]) -> component.Linker:
         """The linker of components with these interfaces; its functions answer for the call that runs."""
