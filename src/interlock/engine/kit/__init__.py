@@ -1,13 +1,13 @@
-"""The agent kit: what a home-made agent loop needs of the runtime, in the shapes that models and their vendors speak.
+"""The agent kit: connects a custom agent loop to the runtime, in the formats of models and their vendors.
 
-| file | what it does |
+| file | purpose |
 |---|---|
-| `names.py` | names for tools that every vendor takes, and back |
+| `names.py` | converts names of tools to names that every vendor accepts, and back |
 | `tool_schemas.py` | a tool's parameters as a model should see them |
-| `toolset.py` | which tools an agent may reach, as definitions for a model |
-| `messages.py` | reads tool calls out of a vendor's message, and puts results into its shape |
-| `calls.py` | carries out one call, once for each call id |
+| `toolset.py` | the definitions, for a model, of the tools that an agent may reach |
+| `messages.py` | reads tool calls from a vendor's message, and converts results to its format |
+| `calls.py` | carries out one call, once per call id |
 
-How questions are answered from Python is in `people/questions.py` and `people/approvals.py`.
-Everything goes through the gate as any proposal does; nothing here decides.
+`people/questions.py` and `people/approvals.py` answer questions from Python.
+Every call goes through the gate like any proposal; nothing here decides.
 """

@@ -1,4 +1,4 @@
-"""The result of a call: its row, or with the rows of the actions that it stands for (`Binding.expand`) one for all of them."""
+"""The result of a call: its row, or one combined row if the call expands to several actions (`Binding.expand`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _STATUS: Final[dict[RunStatus, Status]] = {
     "succeeded": "succeeded", "failed": "failed", "rejected": "failed", "cancelled": "cancelled", "interrupted": "cancelled",
 }  # fmt: skip
 _DONE: Final = ("succeeded", "rolled_back", "not_undone")
-"""Statuses of the call's own row from which the actions that it stands for went on."""
+"""Statuses of the call's own row after which the actions of its expansion ran."""
 
 
 def call_result(tool: str, found: ProposalResult) -> CallResult:
-    """The row of the call. Raises: HeldError if it, or one of the actions that it stands for, is held."""
+    """The result of the call. Raises: HeldError if it, or one of the actions of its expansion, is held."""
     row = found.results[0]
     for one in found.results:
         if one.status == "held":
@@ -54,7 +54,7 @@ def _together(found: ProposalResult) -> dict[str, Any]:
 
 
 def _shown(row: ActionResult) -> dict[str, Any]:
-    """What matters of a row to the one who called."""
+    """The fields of a row that matter to the caller."""
     found: dict[str, Any] = {"id": row.action_id, "status": row.status}
     more = {"reason": row.reason, "output": row.output, "error": row.error}
     return found | {name: value for name, value in more.items() if value is not None}

@@ -1,7 +1,7 @@
-"""Carries out calls of tools, one run each, and once for each call id.
+"""Carries out calls of tools, each in its own run, and once per call id.
 
-A call with an id is claimed before its run begins, and its outcome is kept: the same message again gives the same results, and
-continues with held calls. A call that was rejected did nothing, so it may be made again; but a person's denial stands.
+A call with an id is claimed before its run starts, and its outcome is kept: the same message again returns the same results, and
+continues held calls. A rejected call did nothing, so it may be made again, except after a person's denial.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from interlock.verify.references import References
 T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 0.05
-"""A run that was cancelled before it began is stopped as soon as it is there."""
+"""Poll interval: a run that was cancelled before it started is stopped as soon as it exists."""
 _ACTION: Final = "call"
 _BY_A_PERSON: Final = ("approval_denied", "approval_expired")
 _OPEN: Final = ("held", "unknown_outcome", "cancelled")
@@ -46,12 +46,12 @@ _TOOLS_SHOWN: Final = 30
 
 
 class Caller(NamedTuple):
-    """On whose behalf calls are made."""
+    """The agent on whose behalf calls are made."""
 
     agent: str
     session: str | None
     token: GrantToken | None = None
-    """The grant token that they bring, whose agent then is `agent`."""
+    """The grant token that was presented, if there was one; `agent` is then its agent."""
 
 
 async def call(
@@ -65,17 +65,17 @@ async def call(
     client: ClientExecutor | None = None,
 ) -> CallResult:
     """One call; see `Runtime.call`."""
-    plain = References((_ACTION,)).escape(dict(parameters))  # a model's text that looks like a reference is text
+    plain = References((_ACTION,)).escape(dict(parameters))  # text of a model that looks like a reference stays text
     action: dict[str, Any] = {"type": "tool_call", "id": _ACTION, "tool": tool, "parameters": plain}
     definition = services.registry.by_name.get(tool)
     if caller.session is not None and definition is not None and "session" in definition.invocation_modes:
         action["invocation_mode"] = (
-            "session"  # the run ends with this call, and what it starts is for the calls after it
+            "session"  # the run ends with this call, and later calls use the programs that it starts
         )
     source = "call"
     if client is not None:
         source = CLIENT_SOURCE + client.client
-        action["failure_behavior"] = "skip"  # what its own tools did is not rolled back behind its back
+        action["failure_behavior"] = "skip"  # the client does not expect a rollback of what its own tools did
     document = {"source": source, "agent": caller.agent, "actions": [action]}
     one = _Call(services, caller, decode(document, services.bounds.limits), client)
     # A result for the agent itself, or for another token, is not reused for this one.
@@ -84,7 +84,7 @@ async def call(
         about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters, *token]
         return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
     if resume_held:
-        # Not the session: a restarted client continues with held calls.
+        # Not the session: a restarted client continues its held calls.
         about = [services.workspace_id, caller.agent, tool, parameters, *token, *([] if client is None else [source])]
         return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)))
     return call_result(tool, await one.run(services.ids.new("run")))
@@ -122,7 +122,7 @@ async def _carry_out(
         )
     except ProposalError as error:
         path = error.path or ""
-        if path.endswith(".tool"):  # not even the name of a tool: empty, or far too long
+        if path.endswith(".tool"):  # not a valid name of a tool: empty, or much too long
             return CallText(one, _unknown(services, one.name, own, caller), is_error=True)
         where = path.replace("$.actions[0].parameters", "$") + ": " if path else ""
         return CallText(one, f"[REJECTED] {where}{error.message}. Nothing was done.", is_error=True)
@@ -132,7 +132,7 @@ async def _carry_out(
 
 
 def _unknown(services: Services, name: str, own: Mapping[str, str], caller: Caller) -> str:
-    """What to tell a model that made a tool up: the tools that it has, and which one it may have meant."""
+    """The text for a model that called a tool which does not exist: the tools that it has, and the closest name."""
     token = None if caller.token is None else caller.token.id
     reached = {found.name for found in reachable(services, caller.agent, caller.session, token)}
     known = sorted(safe for safe, tool in own.items() if tool in reached)
@@ -145,7 +145,7 @@ def _unknown(services: Services, name: str, own: Mapping[str, str], caller: Call
 
 
 class _Call(NamedTuple):
-    """A decoded call, and where it is made."""
+    """A decoded call and its context."""
 
     services: Services
     caller: Caller
@@ -153,8 +153,8 @@ class _Call(NamedTuple):
     client: ClientExecutor | None = None
 
     async def run(self, run_id: str) -> ProposalResult:
-        """Make the call, as a run of its own."""
-        # As in `Runtime.execute`: a run of the operator's name would be the person's own.
+        """Make the call, in a new run."""
+        # As in `Runtime.execute`: a run with the operator's name would count as the person's.
         agent = None if self.caller.agent == OPERATOR else self.caller.agent
         run = Run.start(
             self.services, agent=agent, session=self.caller.session, run_id=run_id, source=self.proposal.source
@@ -165,7 +165,7 @@ class _Call(NamedTuple):
             run.finish()
 
     async def go_on(self, run_id: str) -> ProposalResult | None:
-        """Go on with a call that was begun earlier. None if the call did not begin. Raises: ConflictError `call_unfinished`."""
+        """Continue a call that was started earlier. None if the call did not start. Raises: ConflictError `call_unfinished`."""
         services = self.services
         if services.state_dir is None or services.durability == "off":
             raise ConflictError(
@@ -193,7 +193,7 @@ class _Call(NamedTuple):
 
 
 async def _once(one: _Call, tool: str, key: str) -> CallResult:
-    """Make the call unless it was made; continue with it if it was begun."""
+    """Make the call unless it was made; continue it if it was started."""
     store, run_id = one.services.calls, one.services.ids.new("run")
     claim = store.claim(key, run_id)
     if claim is not None and claim.outcome is not None:
@@ -216,19 +216,19 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
 
 
 async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
-    """Go on with the same call if it is held; else make a new one, and remember it if it is held."""
+    """Continue the same call if it is held; otherwise make a new one, and remember it if it is held."""
     store = one.services.calls
     claim = store.find(key)
     if claim is not None:
         try:
             found = await _stopped_with_caller(one, claim.run, one.go_on(claim.run))
-        except ConflictError:  # the same call, made twice at once: the other one continues with the held call
+        except ConflictError:  # the same call was made twice at once: the other one continues the held call
             found = None
         else:
             if found is None:
                 store.forget(key, claim.run)
         if found is not None:
-            result = call_result(tool, found)  # raises if it is still held: the claim stays
+            result = call_result(tool, found)  # raises if it is still held: the claim remains
             store.forget(key, claim.run)
             return result
     run_id = one.services.ids.new("run")
@@ -240,9 +240,9 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
 
 
 async def _stopped_with_caller(one: _Call, run_id: str, work: Coroutine[Any, Any, T]) -> T:
-    """Carry out a run, which is stopped if the caller is cancelled: no one would resume it.
+    """Carry out a run, and stop it if the caller is cancelled, because nobody would resume it.
 
-    Raises: CancelledError once nothing of the run is running; and what the work raises.
+    Raises: CancelledError once no part of the run is running; and the errors of the work.
     """
     done = asyncio.ensure_future(work)
     try:
@@ -253,8 +253,8 @@ async def _stopped_with_caller(one: _Call, run_id: str, work: Coroutine[Any, Any
                 at_us = one.services.clock.now_us()
                 by, reason = one.caller.agent, "the caller cancelled the call"
                 run.stop(StopRequest(run=run_id, by=by, surface="call", reason=reason, at_us=at_us))
-            with contextlib.suppress(asyncio.CancelledError):  # cancelled again: the end is near either way
+            with contextlib.suppress(asyncio.CancelledError):  # cancelled again: the run is being stopped anyway
                 await asyncio.wait([done], timeout=_LOOK_AGAIN_S)
         if not done.cancelled():
-            done.exception()  # looked at: the caller hears of its own cancellation
+            done.exception()  # retrieve the exception: the caller gets its own cancellation
         raise

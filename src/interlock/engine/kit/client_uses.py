@@ -1,6 +1,6 @@
-"""Which run a coding agent's own tool use belongs to: on disk before the agent is told to go ahead.
+"""Maps a coding agent's own tool uses to their runs; each is on disk before the agent may proceed.
 
-So its report of the end finds the run even if it reaches another process than the one that allowed it.
+So the agent's report of the end finds the run, even if it reaches another process than the one that allowed the use.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ else:
 
 
 class ClientUses:
-    """The uses that were allowed and have not ended. Raises StoreError."""
+    """The tool uses that were allowed and have not ended. Raises StoreError."""
 
     def __init__(self, services: Services) -> None:
-        """Over the calls of a workspace."""
+        """Uses the store of calls of a workspace."""
         self._services = services
 
     def begin(self, client: str, session: str, use: str, run_id: str) -> None:
         """Remember the run of a use."""
         key = self._key(client, session, use)
         claim = self._services.calls.claim(key, run_id)
-        if claim is not None:  # the client has used the id before, and did not say what became of it
+        if claim is not None:  # the client has used the id before, and did not report the outcome
             self._services.calls.forget(key, claim.run)
             self._services.calls.claim(key, run_id)
 
@@ -43,9 +43,9 @@ class ClientUses:
         self._services.calls.forget(self._key(client, session, use), run_id)
 
     async def settle(self, client: str, run_id: str, *, succeeded: bool) -> None:
-        """Settle the run of a use from the client's report, which came when the process that had allowed it was gone.
+        """Settle the run of a use from the client's report, which arrived after the process that had allowed it was gone.
 
-        Raises: UsageError `not_found`, or `run_finished` if it is settled; `client_call` if nothing of it is unknown; StoreError.
+        Raises: UsageError `not_found`, or `run_finished` if it is settled; `client_call` if no outcome is unknown; StoreError.
         """
         await self._services.load_tools()
         answer: Answer = "succeeded" if succeeded else "failed"

@@ -1,4 +1,4 @@
-"""What `Runtime.execute`, `call` and `execute_tool_calls` do, with the grant token that may come with the work."""
+"""Implements `Runtime.execute`, `call` and `execute_tool_calls`, including grant tokens that are presented with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ else:
     calls = lazy("interlock.engine.kit.calls")
 
 Asks = Callable[[bool, OnQuestion | None], AbstractAsyncContextManager[None]]
-"""Gives the context in which work is asked about, from `wait` and `on_question`."""
+"""Returns the context that handles questions, from `wait` and `on_question`."""
 
 
 async def execute(
@@ -41,7 +41,7 @@ async def execute(
     """See `Runtime.execute`."""
     decoded = decode(proposal, services.bounds.limits)
     token = present(services, grant_token, decoded.agent)
-    # `operator` is refused in `Run.take`: a run of that name would be the person's own.
+    # `operator` is refused in `Run.take`: a run with that name would count as the person's.
     agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent
     run = Run.start(services, agent=agent, session=session or decoded.session, source=decoded.source)
     try:
@@ -52,7 +52,7 @@ async def execute(
 
 
 def present(services: Services, grant_token: str | None, agent: str | None) -> GrantToken | None:
-    """The grant token that came with the work, checked; None without one. Raises: UsageError."""
+    """Check the grant token that was presented; None without one. Raises: UsageError."""
     if grant_token is None:
         return None
     return present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)

@@ -1,8 +1,8 @@
-"""Reads tool calls out of a vendor's message, and puts results into the vendor's shape.
+"""Reads tool calls from a vendor's message, and converts results to the vendor's format.
 
-Three shapes are known: OpenAI's Chat Completions (and everything that is compatible with it), OpenAI's Responses, and
-Anthropic's Messages. A message may be the object of the vendor's SDK, which is read by attribute, or a dictionary; no SDK is
-imported. A call that the model wrote badly is still a call: it gets a result that says what is wrong.
+Three formats are supported: OpenAI's Chat Completions (and compatible servers), OpenAI's Responses, and Anthropic's Messages. A
+message may be the object of the vendor's SDK, which is read by attribute, or a dictionary; no SDK is imported. A malformed call
+gets a result that describes the mistake.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Shape = Literal["chat", "responses", "anthropic"]
 
 
 class ToolCall(NamedTuple):
-    """One call of a message. Either `parameters` are an object, or `problem` says why they are not."""
+    """One call of a message. `problem` says why `parameters` are not an object, if they are not."""
 
     id: str
     name: str
@@ -26,7 +26,7 @@ class ToolCall(NamedTuple):
 
 
 class CallText(NamedTuple):
-    """What the model is told about a call."""
+    """The text about a call for the model."""
 
     call: ToolCall
     text: str
@@ -72,7 +72,7 @@ def read_message(message: Any) -> Message:
 
 
 def result_messages(shape: Shape, texts: Iterable[CallText]) -> list[dict[str, Any]]:
-    """What to append to the conversation; empty if there were no calls."""
+    """The messages to append to the conversation; empty if there were no calls."""
     found = list(texts)
     match shape:
         case "chat":
@@ -109,7 +109,7 @@ def _call(call_id: Any, name: Any, arguments: Any) -> ToolCall:
 
 
 def _parameters(arguments: Any) -> tuple[dict[str, Any], str | None]:
-    """The arguments as an object, or why they are not one. Models write nothing at all for no arguments."""
+    """The arguments as an object, or why they are not one. Models may leave them out if there are none."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}, None
     if isinstance(arguments, str):
@@ -124,7 +124,7 @@ def _parameters(arguments: Any) -> tuple[dict[str, Any], str | None]:
 
 
 def _get(value: Any, name: str) -> Any:
-    """A field of a dictionary, or an attribute of an SDK's object; None if it is not there."""
+    """A field of a dictionary, or an attribute of an SDK's object; None if it is absent."""
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
 
 

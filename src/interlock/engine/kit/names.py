@@ -1,7 +1,7 @@
-"""Names for tools that every vendor takes: `[A-Za-z0-9_-]`, at most 64 characters. `fs.read` becomes `fs_read`.
+"""Converts tool names to names that every vendor accepts: `[A-Za-z0-9_-]`, at most 64 characters. `fs.read` becomes `fs_read`.
 
-The name of a tool depends on what is registered and not on who asks, so that it is the same for every agent. A tool whose own
-name is safe keeps it; where two would get the same, and where one is too long, a piece of a digest makes the difference.
+The converted name depends on the registered tools and not on the agent, so that it is the same for every agent. A tool whose
+name is safe keeps it; if two names would be equal, or one is too long, part of a digest is added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNSAFE: Final = lazy_pattern(r"[^A-Za-z0-9_-]")
 
 
 def safe_names(tools: Collection[str], chars_max: int = CHARS_MAX) -> dict[str, str]:
-    """The safe name of each tool, by its own name. No two are the same."""
+    """The safe name of each tool, by its own name. All are different."""
     plain = {name: _UNSAFE.sub("_", name) for name in tools}
     wanted = Counter(plain.values())
     own = {name for name, safe in plain.items() if name == safe and len(name) <= chars_max}

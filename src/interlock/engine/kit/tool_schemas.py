@@ -1,7 +1,7 @@
-"""A tool's parameters as a model should see them: smaller and simpler than what the gate checks, and never stricter.
+"""A tool's parameters as a model should see them: smaller and simpler than the gate's schema, and never stricter.
 
-Left out is what only Interlock reads (`x-interlock` and its like, `$schema`), and what vendors refuse at the top of a schema.
-A path is plain text here: the form for names that are not UTF-8 makes models write objects where a text would do.
+Keywords that only Interlock reads (such as `x-interlock` and `$schema`), and those that vendors refuse at the top of a schema,
+are omitted. A path is plain text here: with the form for names that are not UTF-8, models write objects instead of text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FORMS: Final = ("anyOf", "oneOf")
 
 
 def model_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema for a model. Whatever fits the tool's own schema, except unusual path names, fits this one too."""
+    """The schema for a model. Everything valid under the tool's own schema, except unusual path names, is valid here."""
     slim = _slim(dict(parameters))
     top = {name: value for name, value in slim.items() if name not in _NOT_AT_TOP}
     return {**top, "type": "object", "properties": top.get("properties", {})}
@@ -41,7 +41,7 @@ def _slim(node: Any) -> Any:
 
 
 def _as_text(node: dict[str, Any]) -> dict[str, Any]:
-    """A path parameter whose forms are text and an object, as text (or null, where that is a form too)."""
+    """A path parameter that may be text or an object, as text (or null, if that is allowed too)."""
     for keyword in _FORMS:
         forms = [form for form in node.get(keyword, ()) if isinstance(form, dict) and form.get("type") != "object"]
         if len(forms) == len(node.get(keyword, ())) or not any(form.get("type") == "string" for form in forms):

@@ -1,7 +1,7 @@
-"""Which tools an agent may reach, as definitions for a model.
+"""Definitions, for a model, of the tools that an agent may reach.
 
-Reach is what grants and policies can ever allow: a tool is hidden if every call of it would be refused. A tool that
-needs approval, or is allowed for some parameters only, is shown.
+A tool is hidden if grants and policies would refuse every call of it. A tool that needs approval, or is allowed for some
+parameters only, is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interlock.executors.mcp.servers import Servers
 
 Format = Literal["openai", "openai-responses", "anthropic", "mcp"]
-"""Chat Completions and Responses of OpenAI (and what is compatible), Messages of Anthropic, `tools/list` of MCP."""
+"""OpenAI's Chat Completions and Responses (and compatible servers), Anthropic's Messages, and MCP's `tools/list`."""
 
 
 _MCP_CHARS_MAX: Final = CHARS_MAX - len("mcp__interlock__")
@@ -67,12 +67,12 @@ def definitions(services: Services, form: Format, *, agent: str, session: str | 
 
 
 def _more(servers: Servers, name: str) -> dict[str, Any]:
-    """What clients show of a server's tool besides: nothing is decided by it."""
+    """Further fields of a server's tool that clients show; no decision depends on them."""
     locked = servers.definition(name)
     if locked is None:
         return {}
     title = locked.title or locked.annotations.get("title")
-    # Its parameters as they are locked: a client reads more in a schema than a model does.
+    # The locked parameters: a client uses more of a schema than a model does.
     parameters = {"type": "object", **locked.input_schema}
     found = {"title": title, "outputSchema": locked.output_schema, "inputSchema": parameters}
     return {field: value for field, value in found.items() if value}

@@ -1,1 +1,1 @@
-"""The machine: its clocks, its ids, its user, and where a project keeps its state."""
+"""The machine: its clocks, ids and user, and the place of a project's state."""

@@ -1,4 +1,4 @@
-"""The real clock and the real source of ids: what everything else is handed."""
+"""The real clock and the real source of ids, which the other rooms receive as arguments."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where a project's state is: found without trusting its configuration, and even where that is broken or gone.
+"""Finds a project's state without trusting its configuration, even if the configuration is broken or missing.
 
-The ways back must not depend on files that an agent, or an editor half way through, can write. So where no configuration can be
-found, the directory is asked instead: is it a workspace that the state directory knows?
+Undo and recovery must not depend on files that an agent can write, or that an editor has half written. So if no configuration is
+found, this module checks whether the directory is a workspace that the state directory knows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def open_database(home: Path, disk: Disk) -> Database:
     """The workspace's database, made if this is its first use.
 
     Approvers, budgets, grants, questions and state are only there. A mark beside it holds its identity, so a database that is
-    lost, empty or another one is an error: to begin anew in silence would mean that no one has to be asked any more.
+    lost, empty or replaced is an error: with a new, empty database, nobody would have to be asked any more.
     Raises: IntegrityError `database_lost`; StoreError.
     """
     path, mark = home / "interlock.db", home / MARK_NAME
@@ -63,11 +63,11 @@ def open_database(home: Path, disk: Disk) -> Database:
 
 
 def _identity(db: Database, expected: str | None) -> str:
-    """The identity that the database has, or gets now at its first use. Raises: IntegrityError `database_lost`; StoreError."""
+    """The identity of the database, which it gets at its first use. Raises: IntegrityError `database_lost`; StoreError."""
     db.migrate("identity", ("create table identity (id text primary key)",))
     rows = db.execute("select id from identity")
     if not rows and expected is None:
-        with db.transaction():  # of two processes that are the first, one is
+        with db.transaction():  # if two processes are the first at once, one of them creates it
             rows = db.execute("select id from identity") or [(SystemIds().new("database"),)]
             db.execute("insert into identity values (?) on conflict (id) do nothing", rows[0])
     if not rows or expected not in (None, rows[0][0]):
@@ -97,7 +97,7 @@ def _lost(path: Path, how: str) -> IntegrityError:
 def locate(start: Path, env: Mapping[str, str], disk: Disk) -> Place:
     """The project that `start` belongs to.
 
-    Raises: ConfigurationError if there is none, or if its configuration cannot be read and no known workspace is there;
+    Raises: ConfigurationError if there is none, or if its configuration cannot be read and the directory is no known workspace;
     StoreError, IntegrityError.
     """
     state = state_directory(env, disk)
@@ -110,7 +110,7 @@ def locate(start: Path, env: Mapping[str, str], disk: Disk) -> Place:
 
 
 def _configuration(start: Path, registry: Registry) -> Path:
-    """The configuration file, or where it would be in the nearest known workspace."""
+    """The path of the configuration file, which need not exist in the nearest known workspace."""
     try:
         found = find(start)
         problem = no_configuration(start)
@@ -126,6 +126,6 @@ def _configuration(start: Path, registry: Registry) -> Path:
 
 
 def last_trusted_warning(error: ConfigurationError) -> str:
-    """What a way back says when it continues with the configuration that was last trusted."""
+    """The warning of undo and recovery when they continue with the last trusted configuration."""
     where = f" ({error.path})" if error.path else ""
     return f"the configuration cannot be used{where}: {error.message}; what was last trusted counts here"

@@ -1,4 +1,4 @@
-"""Facts about this machine and this user that no room may look up by itself."""
+"""Facts about this machine and this user that the rooms may not look up themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def user_name() -> str:
 
 
 def boot_id() -> str:
-    """The id of this boot of the machine; empty where the kernel does not tell."""
+    """The id of this boot of the machine; empty if the kernel does not provide one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -26,7 +26,7 @@ def boot_id() -> str:
 
 
 def redaction_key(state: Path, disk: Disk) -> bytes:
-    """The key of the fingerprints that stand for secrets; made once for a state directory. Raises StoreError."""
+    """The key for the fingerprints of secrets; made once per state directory. Raises StoreError."""
     return own_key(state, disk, "redaction")
 
 

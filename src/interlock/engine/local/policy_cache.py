@@ -1,8 +1,8 @@
-"""Policy sets that were checked before, in the state directory: a process that finds its set there needs no Cedar parser.
+"""A cache of checked policy sets in the state directory: a process that finds its set there needs no Cedar parser.
 
-An entry is named by a digest of the set and of the code that checked it. What is not exactly as it was written, what another
-user owns or could have written, is not there: the set is then checked again, and written again. Nothing is synced, because
-nothing is lost with it.
+The name of an entry is a digest of the set and of the code that checked it. An entry that was altered, or that another user owns
+or could have written, is ignored: the set is then checked and written again. Entries are not synced, because losing one only
+costs time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from interlock.disk import Disk
 from interlock.model.errors import StoreError
 
 _ENTRIES_MAX: Final = 8
-"""Enough for the ways in which one project is opened: with and without its tool modules, as it is and as it was trusted."""
+"""Enough for every way to open one project: with and without its tool modules, the current and the trusted version."""
 _BYTES_MAX: Final = 32 * 1024 * 1024
 _HASH_BYTES: Final = 32
 _CHECKED_BY: Final = ("cedarpy", "interlock.policy")
@@ -35,7 +35,7 @@ class PolicyCache:
         self._disk = disk
 
     def find(self, key: str) -> bytes | None:
-        """What was kept under this key, if it is whole and no one else could have written it."""
+        """The entry with this key, if it is intact and nobody else could have written it."""
         try:
             with contextlib.closing(_Private(self._path(key))) as file:
                 data = file.read()
@@ -45,7 +45,7 @@ class PolicyCache:
         return body if hashlib.sha256(body).digest() == data[:_HASH_BYTES] else None
 
     def keep(self, key: str, data: bytes) -> None:
-        """Keep it, and drop the entries that were written longest ago. A disk that refuses costs time, and nothing else."""
+        """Store an entry, and drop the oldest ones. If the disk refuses, that only costs time."""
         if len(data) > _BYTES_MAX - _HASH_BYTES:
             return
         with contextlib.suppress(StoreError, OSError):
@@ -60,9 +60,9 @@ class PolicyCache:
 
     @cached_property
     def _code(self) -> str:
-        """What the code that checks looks like from outside: another version, or an edit, is other code.
+        """A fingerprint of the code that checks, which changes with its version and with edits.
 
-        Raises: OSError if it cannot be looked at (in an archive, say): then nothing is found or kept.
+        Raises: OSError if it cannot be read (for example in an archive): then nothing is found or stored.
         """
         found: list[tuple[str, int, int]] = []
         for name in _CHECKED_BY:
@@ -95,7 +95,7 @@ class _Private:
 
 
 def _directories(name: str) -> list[str]:
-    """Where a package is, without importing it."""
+    """The directories of a package, without importing it."""
     path = None
     for part in name.split("."):
         found = PathFinder.find_spec(part if path is None else name, path)

@@ -1,4 +1,4 @@
-"""Which walls this machine allows, remembered for one boot and user, and what a configuration makes of them."""
+"""The walls that this machine allows, remembered for one boot and user, and those that a configuration uses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BYTES_MAX: Final = 64 * 1024
 def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict[str, str]:
     """Each layer with `active` or `absent(reason)`. Probed once per boot, user, kernel and Python; `anew` probes again.
 
-    Without a state directory only this process remembers what was found. Raises: StoreError.
+    Without a state directory only this process remembers the results. Raises: StoreError.
     """
     if state is None:
         return dict(_probe_once())
@@ -48,7 +48,7 @@ def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict
             if known["key"] == key:
                 return dict(known["layers"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not probed yet, or of another time: probe
+            pass  # not probed yet, or for another boot: probe
     layers = machine.probe() if anew else dict(_probe_once())
     disk.write_atomic(path, json.dumps({"key": key, "layers": layers}).encode() + b"\n")
     return layers
@@ -67,7 +67,7 @@ def enclosure_for(
     hidden: Sequence[Path],
     warn: Callable[[str], None],
 ) -> Enclosure:
-    """The walls that the settings ask for, as far as the machine has them; `warn` is told of a weaker profile.
+    """The walls that the settings ask for, as far as the machine has them; `warn` is called for a weaker profile.
 
     Raises: ConfigurationError `isolation_unavailable` if no wall can be raised and `none` was not asked for, or if a layer of
     `isolation.require` is missing.
@@ -116,7 +116,7 @@ def enclosure_for(
 
 
 def process_limits(isolation: Isolation) -> ProcessLimits:
-    """What the settings hold a process action to."""
+    """The limits of a process action in the settings."""
     return ProcessLimits(
         memory_bytes=isolation.memory_bytes,
         processes=isolation.processes,
@@ -129,10 +129,10 @@ def process_limits(isolation: Isolation) -> ProcessLimits:
 
 
 class Warned(Protocol):
-    """Who is told of walls that are not there."""
+    """Receives warnings about missing walls."""
 
     def warn_once(self, text: str) -> None:
-        """Tell people, unless that was done before."""
+        """Send a warning to people, unless that was done before."""
         ...
 
 
@@ -145,9 +145,9 @@ def open_walls(
     *,
     undo: bool = False,
 ) -> Enclose:
-    """The walls of a runtime on this machine, looked for when the first process starts; with `isolation.require` now.
+    """The walls of a runtime on this machine, probed when the first process starts; with `isolation.require` at once.
 
-    Raises: ConfigurationError `isolation_unavailable`, StoreError; then too, or in what is returned. With `undo` a machine
+    Raises: ConfigurationError `isolation_unavailable`, StoreError; now, or when the result is called. With `undo` a machine
     without walls can still undo changes to files; programs do not start.
     """
 

@@ -1,6 +1,6 @@
-"""Answering questions from outside the run that asked them: what a REST server, a console or a command needs of the desk.
+"""Answers questions from outside the run that asked them, for a REST server, a console or a command.
 
-The names of the approvals room that doors pass around are exported here, because doors know the engine and the model only.
+This module re-exports the names of `approvals` that doors use, because doors import only the engine and the model.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 RETRY_AFTER_S = FAILURES_WINDOW_US // 1_000_000
-"""After so long a source that failed too often may try again, at the latest."""
+"""The longest time after which a source with too many failures may try again."""
 
 
 class Answering:
-    """The questions of a workspace, for one surface. Every method may block on the database, for as long as it is locked."""
+    """The questions of a workspace, for one surface. Every method may block while the database is locked."""
 
     def __init__(self, desk: Desk, surface: Surface) -> None:
-        """`surface` is what votes and audit records name."""
+        """`surface` is the name in votes and audit records."""
         self._desk = desk
         self._surface = surface
 
@@ -48,7 +48,7 @@ class Answering:
         return bool(self._desk.approvers.all())
 
     def by_token(self, token: str, source: str) -> Approver:
-        """Whose token this is; `source` is where it came from. Raises: AccessError (`unauthenticated`, `too_many_failures`)."""
+        """The approver with this token from `source`. Raises: AccessError (`unauthenticated`, `too_many_failures`)."""
         return self._desk.approvers.by_token(token, f"{self._surface}:{source}")
 
     def holds(self, status: Status | None = "pending", *, after: int = 0, limit: int = 100) -> list[Hold]:
@@ -60,7 +60,7 @@ class Answering:
         return self._desk.store.get(hold_id)
 
     def original(self, hold_id: str, approver: Approver, *, digest: str) -> tuple[Outcome, Any]:
-        """The parameters of an open question with nothing hidden, for who may answer it; on record before they are read.
+        """The full parameters of an open question, for an approver who may answer it; this is recorded before they are read.
 
         `digest` is that of the question as the approver saw it. The outcome is `recorded`, or says why nothing is shown (and
         the parameters are None). Raises: StoreError; IntegrityError (`original_missing`, `private_damaged`).
@@ -81,9 +81,9 @@ class Answering:
         patch: dict[str, Any] | None = None,
         standing: Standing | None = None,
     ) -> Outcome:
-        """Give an approver's answer; see `ApprovalStore.vote`. Only a denial may leave out the digest that was seen.
+        """Give an approver's answer; see `ApprovalStore.vote`. Only a denial may omit the digest of the seen version.
 
-        Raises: UsageError for a patch or terms that make no sense; StoreError, and then nothing has happened.
+        Raises: UsageError for an invalid patch or invalid terms; StoreError, and then nothing has changed.
         """
         return self._desk.store.vote(
             hold_id,

@@ -1,4 +1,4 @@
-"""Where questions are asked: the store of approvals, the waiters for answers, and the notifiers."""
+"""The desk, which asks questions: the store of approvals, the waiters for answers, and the notifiers."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ else:
     wait = lazy("interlock.approvals.wait")
 
 CLOSE_S: Final = 2.0
-"""What notifications and audit sinks get at the end of a process."""
+"""The time for notifications and audit sinks at the end of a process."""
 
 
 class Asking(NamedTuple):
-    """How the caller of one piece of work wants to be asked."""
+    """The caller's options for the questions of one piece of work."""
 
     wait: bool = True
-    """False: a held action is left open at once."""
+    """False to leave a held action open at once."""
     tell: Callable[[Hold], None] | None = None
-    """Told of each question of this work. Must return at once."""
+    """Called with each question of this work. Must return at once."""
 
 
 _ASKED: Final = Asking()
 ASKING: ContextVar[Asking] = ContextVar("interlock_asking", default=_ASKED)
-"""Of the work under way. A context variable, because many callers share a desk, and a call's tasks inherit its context."""
+"""The options of the current work. A context variable: many callers share a desk, and a call's tasks inherit its context."""
 
 
 class Desk:
@@ -70,20 +70,20 @@ class Desk:
         ttl_max_ms: int | None = None,
         agent_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`home` is the workspace's state directory (None: nothing outlives this process); `user` is who runs this process.
+        """`home` is the workspace's state directory (None: nothing outlives this process); `user` runs this process.
 
-        `ttl_ms` is how long a question waits whose policies do not say, `ttl_max_ms` the most that any may wait.
+        `ttl_ms` is the default waiting time of a question, `ttl_max_ms` the upper bound for all questions.
 
-        `groups` (of approvers) and `agent_groups` are from the configuration: each with its members.
+        `groups` (of approvers) and `agent_groups` are from the configuration, each with its members.
         """
         self._home = home
         self._db = db
         self._stream: audit_sinks.AuditStream | None = None
         self.wake: wait.Wake = wait.LocalWake() if home is None else wait.WakeFile(home / "wake")
-        """Rings whenever a question has changed."""
+        """Signals each change of a question."""
         self._redactor = redactor
         self.questions = QuestionRedactor(redactor)
-        """What a question is redacted with: it shows all that could be code."""
+        """Redacts questions: it shows everything that could be code."""
         self.store = ApprovalStore(db, clock, ids, boot=boot, redact=self.questions.redact, changed=self.wake.ring)
         self.issued = GrantStore(db, self.store.time, ids, self.store.audit)
         self.approvers = Approvers(db, self.store.time, ids, self.store.audit, groups=groups)
@@ -93,22 +93,22 @@ class Desk:
         self.separation = separation
         self.agent_groups = agent_groups or {}
         self.wait = True
-        """False: a held action is left open at once, and the run is to be resumed."""
+        """False to leave a held action open at once, so that the run has to be resumed."""
         self.expected = False
-        """In memory: the program answers through `approvals`, so that a question may wait with no listener."""
+        """In memory: True if the program answers through `approvals`, so that a question may wait without a listener."""
         self.listeners: list[Callable[[Hold], None]] = []
-        """Told of each question as it is asked (a prompt at the terminal). Must return at once."""
+        """Called with each question when it is asked (such as a prompt at the terminal). Must return at once."""
         self._notifications: notify.Notifications | None = None
         self._waiters: dict[asyncio.AbstractEventLoop, wait.Waiter] = {}
 
     @property
     def runs_directory(self) -> Path:
-        """Where the journals are that hold the originals of what questions hide. Raises: UsageError `not_available`."""
+        """The directory of the journals with the originals of hidden values. Raises: UsageError `not_available`."""
         return self._kept() / "runs"
 
     @property
     def outlives(self) -> bool:
-        """True if questions outlive this process, so that what is held can be left open, and answered from elsewhere."""
+        """True if questions outlive this process, so that a held action can be left open, and answered from elsewhere."""
         return self._home is not None
 
     def _kept(self) -> Path:
@@ -118,7 +118,7 @@ class Desk:
 
     @property
     def can_ask(self) -> bool:
-        """True if a person could answer a question of the work under way: in memory, only who listens here, and waits."""
+        """True if a person could answer a question of the current work: in memory, only a listener of this process that waits."""
         if self.outlives:
             return True
         heard = self.expected or self.listeners or ASKING.get().tell is not None or self._notifications is not None
@@ -126,7 +126,7 @@ class Desk:
 
     @property
     def waits(self) -> bool:
-        """True if a held action of the work under way waits for its answer."""
+        """True if a held action of the current work waits for its answer."""
         return self.wait and ASKING.get().wait
 
     def configure(
@@ -138,18 +138,18 @@ class Desk:
         separation: bool,
         agent_groups: Mapping[str, Sequence[str]],
     ) -> None:
-        """Take over an edited configuration: for questions from now on, and for who may answer any."""
+        """Apply an edited configuration to later questions, and to the right to answer any question."""
         self.approvers.configured = groups
         self.ttl_ms, self.ttl_max_ms = ttl_ms, ttl_max_ms
         self.separation = separation
         self.agent_groups = agent_groups
 
     def notify_through(self, notifiers: Sequence[notify.Notifier]) -> None:
-        """Tell these of each question."""
+        """Notify these of each question."""
         self._notifications = notify.Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None
 
     def add_notifier(self, notifier: notify.Notifier | Callable[[Hold], None]) -> None:
-        """Tell this too of each question; a plain function is called with it."""
+        """Notify this one too of each question; a plain function is called with it."""
         found = notifier if isinstance(notifier, notify.Notifier) else notifiers.Function(notifier)
         if self._notifications is None:
             self.notify_through([found])
@@ -157,24 +157,24 @@ class Desk:
             self._notifications.add(found)
 
     def attach(self, sink: audit_sinks.AuditSink | Callable[[AuditRecord], None]) -> None:
-        """Copy the audit to a sink from now on, beginning with what it has not had; a plain function is called with it."""
+        """Copy the audit to a sink from now on, starting with the first record that it has not received."""
         if self._stream is None:
             locks = self._home
             self._stream = audit_sinks.AuditStream(self._db, self.store.audit, self.store.time, locks, Disk())
         self._stream.attach(sink if isinstance(sink, audit_sinks.AuditSink) else audit_sinks.FunctionSink(sink))
 
     def keyed(self, digest: str) -> str:
-        """A digest that does not confirm a guess of what it is of."""
+        """A keyed digest, which cannot be used to confirm a guess of the content."""
         return self._redactor.keyed(digest)
 
     def call_digest(self, tool: str, tool_version: str, parameters: Any) -> str:
-        """What an approval of a call is bound to. Raises: CanonicalError."""
+        """The digest to which an approval of a call is bound. Raises: CanonicalError."""
         return self._redactor.keyed(action_digest(tool, tool_version, parameters))
 
     def tell(self, hold: Hold, *, here: bool = True) -> None:
-        """Tell everybody who wants to know; those in this process only if it waits `here`. Never waits, never raises."""
+        """Notify all listeners and notifiers; listeners of this process only if it waits `here`. Never waits, never raises."""
         if self._notifications is not None:
-            # They send it outside this machine, where it cannot be answered: everything that may be a secret is redacted.
+            # Notifiers send it outside of this machine, where it cannot be answered: everything that may be a secret is redacted.
             fields = ("summary", "reason", "parameters", "context")
             redacted = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
             self._notifications.tell(msgspec.structs.replace(hold, **redacted, changes=()))
@@ -185,13 +185,13 @@ class Desk:
             listener(hold)
 
     def waiter(self, loop: asyncio.AbstractEventLoop) -> wait.Waiter:
-        """What waits on that loop."""
+        """The waiter on that loop."""
         for closed in [other for other in self._waiters if other.is_closed()]:
             self._waiters.pop(closed).close()
         return self._waiters.setdefault(loop, wait.Waiter(self.store, self.wake))
 
     def close(self) -> None:
-        """Give notifications and audit sinks a moment, and stop waiting."""
+        """Give notifications and audit sinks time to finish, and stop waiting."""
         if self._notifications is not None:
             self._notifications.drain(CLOSE_S)
         if self._stream is not None:

@@ -1,4 +1,4 @@
-"""`runtime.approvals`: the questions of a workspace, for a program. What `interlock approvals` is at a terminal."""
+"""`runtime.approvals`: the questions of a workspace, for a program, like `interlock approvals` at a terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Approvals:
-    """Asks, lists and answers questions. Every method may block on the database, for as long as another process has it locked.
+    """Asks, lists and answers questions. Every method may block while another process has the database locked.
 
-    Once approvers are configured, an answer needs the `token` of one: a program that runs as the user proves nothing by that.
+    Once approvers are registered, an answer needs the `token` of one: running as the user is no proof.
     """
 
     def __init__(self, desk: Desk, agent: str) -> None:
@@ -44,11 +44,11 @@ class Approvals:
         group: str | None = None,
         timeout_ms: int | None = None,
     ) -> HoldAnswer:
-        """Ask people something of the program's own, and wait for the answer: the answer is true only if it was approved.
+        """Ask people the program's own question, and wait for the answer, which is true only if it was approved.
 
-        `summary` is the line that is approved, `context` any JSON value that helps to decide (shown redacted, with `reason`).
-        `group` names the approvers that decide. Without an answer within `timeout_ms` (else `approvals.ttl`) it is refused. A
-        cancelled caller withdraws the question. An approval is used up by this call.
+        `summary` is the line that people approve, `context` any JSON value that helps to decide (shown redacted, with `reason`).
+        `group` names the approvers who decide. Without an answer within `timeout_ms` (default: `approvals.ttl`) it is refused.
+        Cancelling the caller withdraws the question. This call uses the approval up.
 
         Raises: UsageError, CanonicalError for a context that is not JSON; HeldError in a process that leaves questions open;
         StoreError.
@@ -65,10 +65,10 @@ class Approvals:
         return answer_of(answered)
 
     def subscribe(self, notifier: Notifier | Callable[[Hold], None]) -> None:
-        """Notify this too of each question, on a thread of its own, with time limits and retries; a failure is audited.
+        """Notify this one too of each question, on a separate thread, with time limits and retries; a failure is audited.
 
         A notifier has a `name` and `notify(hold, timeout_s)`, which raises `interlock.NotifyError`; a plain function gets the
-        question. What it is given is redacted for the world outside. In a runtime in memory, questions wait from now on.
+        question. The question is redacted for use outside of this machine. In an in-memory runtime, questions wait from now on.
         """
         self.desk.add_notifier(notifier)
 
@@ -79,7 +79,7 @@ class Approvals:
         return self._answering().holds(status, limit=limit)
 
     def get(self, approval: str) -> Hold:
-        """A question by its id, any unambiguous beginning of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
+        """A question by its id, a unique prefix of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
         found = self._answering().hold(self.desk.store.find(approval))
         assert found is not None, "questions are never deleted"
         return found
@@ -100,30 +100,30 @@ class Approvals:
     def approve(
         self, approval: str | Hold, *, reason: str = "", scope: Scope = "once", token: str | None = None
     ) -> Hold:
-        """Let the call continue, exactly as the question showed it; see `edit` for what is given and raised.
+        """Let the call continue, exactly as the question showed it; see `edit` for the arguments and errors.
 
-        `scope="session"` and `"always"` are for all such calls of the agent, for eight hours and 100 uses at most.
+        `scope="session"` and `"always"` cover all such calls of the agent, for at most eight hours and 100 uses.
         """
         return self._answer(approval, "approve", reason, token, standing=Standing(scope=scope))
 
     def deny(self, approval: str | Hold, *, reason: str = "", token: str | None = None) -> Hold:
-        """Refuse the call; the agent is told the reason. One denial is final, even if others have approved."""
+        """Refuse the call; the agent gets the reason. One denial is final, even if others have approved."""
         return self._answer(approval, "deny", reason, token)
 
     def edit(
         self, approval: str | Hold, patch: Mapping[str, Any], *, reason: str = "", token: str | None = None
     ) -> Hold:
-        """Change the call's parameters (a JSON merge patch: null removes) and approve it so.
+        """Change the call's parameters (a JSON merge patch: null removes) and approve the changed call.
 
-        `approval` is a question as it was seen, or an id, which means the question as it was first asked: if a person has
-        edited it since, only the former counts. Returns the question as it stands then, `pending` if more answers are needed.
-        Raises: UsageError `not_found`, or `invalid_parameters` if the edited parameters do not fit the tool; ConflictError
+        `approval` is the question that was seen, or an id, which means the question as it was first asked: if a person has
+        edited it since, only the former is accepted. Returns the question afterwards, `pending` if more answers are needed.
+        Raises: UsageError `not_found`, or `invalid_parameters` if the edited parameters do not match the tool; ConflictError
         (`already_resolved`, `changed`, `separation`, `not_in_group`); AccessError `unauthenticated`; StoreError.
         """
         return self._answer(approval, "edit", reason, token, patch=dict(patch))
 
     def resolve(self, approval: str | Hold, approved: bool, *, reason: str = "", token: str | None = None) -> Hold:
-        """`approve` or `deny`, as a decision says."""
+        """Call `approve` or `deny`."""
         return (
             self.approve(approval, reason=reason, token=token)
             if approved
@@ -133,7 +133,7 @@ class Approvals:
     # -- the audit
 
     def audit(self, approval: str | None = None, *, after: int = 0, limit: int = 1_000) -> Sequence[AuditRecord]:
-        """What happened to questions, approvers and grants, in order, from record number `after` on; of one question or of all.
+        """The audit records of questions, approvers and grants, in order, after record number `after`; of one question or all.
 
         Raises: UsageError `not_found`, `ambiguous_id`; StoreError.
         """
@@ -141,10 +141,11 @@ class Approvals:
         return self.desk.store.audit.records(subject, after=after, limit=limit)
 
     def attach(self, sink: AuditSink | Callable[[AuditRecord], None]) -> None:
-        """Copy every audit record to a sink, in order, from the first that it has not had, on a thread of its own.
+        """Copy every audit record to a sink, in order, from the first one that it has not received, on a separate thread.
 
-        A sink has a `name` (which its place in the audit is kept under) and `write(record, timeout_s)`, which raises
-        `interlock.NotifyError` if it cannot take it now; a plain function gets the record. At least once: `seq` tells them apart.
+        A sink has a `name` (under which its position is stored) and `write(record, timeout_s)`, which raises
+        `interlock.NotifyError` if it cannot accept the record now; a plain function gets the record. Delivery is at least once;
+        `seq` identifies a record.
         """
         self.desk.attach(sink)
 

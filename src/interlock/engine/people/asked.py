@@ -1,4 +1,4 @@
-"""Questions that no rule asked: a program's own (`runtime.approvals.ask`), and those of a tool while it runs (`ctx.ask`)."""
+"""Questions that do not come from a rule: a program's own (`runtime.approvals.ask`), and a running tool's (`ctx.ask`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     reason: str = ""
     context: Any = None
     group: str | None = None
-    """The group of approvers that decides; None for any."""
+    """The group of approvers that decides; None for anyone."""
     ttl_ms: int | None = None
     """How long it waits before it is denied; None for `approvals.ttl`."""
     session: str | None = None
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
 
 def checked(desk: Desk, asked: Asked) -> HoldRequest:
-    """What the store is asked to keep. Raises: UsageError, CanonicalError for a context that is not JSON."""
+    """The checked request for the store. Raises: UsageError, CanonicalError for a context that is not JSON."""
     if asked.kind not in get_args(AskedKind):
         raise UsageError(f"`{asked.kind}` is not a kind of question", hint=f"one of {', '.join(get_args(AskedKind))}")
     if not asked.summary.strip():
@@ -70,7 +70,7 @@ def checked(desk: Desk, asked: Asked) -> HoldRequest:
 
 
 def digest_of(desk: Desk, asked: Asked) -> str:
-    """What an approval of it is bound to: everything that is shown, in clear. Keyed, because it may be short and secret."""
+    """The digest to which an approval is bound: everything that is shown, unredacted. Keyed: it may be short and secret."""
     about = [asked.agent, asked.kind, asked.summary, asked.reason, asked.context, asked.group]
     return desk.keyed(digest("question", about))
 

@@ -1,8 +1,7 @@
 """Grant tokens: issued from a grant, narrowed by their holders, and checked where they are presented.
 
-A token that was presented is known by its id from then on: its blocks are in the table of grants, each the child of the one
-before, so that revocation, uses, expiry and a resume after a crash are those of every other grant. The token itself is kept
-nowhere.
+Once a token was presented, it is known by its id: its blocks are in the table of grants, each a child of the previous one, so
+that revocation, uses, expiry and resumption after a crash work as for any grant. The token itself is not stored.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ TTL_MAX_MS: Final = 30 * 86_400_000
 
 
 class IssuedToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A fresh token. `token` is the secret itself; the rest may be shown to anyone."""
+    """A new token. `token` is the secret itself; the other fields are not secret."""
 
     token: str
     id: str
@@ -46,10 +45,10 @@ def issue_token(
     ttl_ms: int = TTL_MS,
     by: str,
 ) -> IssuedToken:
-    """Issue a token for a grant of an agent, or of a group (then `agent` says of which member). `audience` is the workspace.
+    """Issue a token for a grant of an agent, or of a group (then `agent` is the member). `audience` is the workspace.
 
-    It holds for `ttl_ms`, at most 30 days and no longer than the grant. Raises: UsageError if there is no such grant in force,
-    or the wish makes no sense; ConfigurationError for a bad glob.
+    It is valid for `ttl_ms`, at most 30 days and no longer than the grant. Raises: UsageError if there is no such grant in
+    force, or the request is invalid; ConfigurationError for a bad glob.
     """
     signer = _required(signer)
     grant = _grant_in_force(desk, grant_id)
@@ -75,9 +74,9 @@ def issue_token(
 
 
 def attenuate_token(token: str, restriction: Restriction) -> str:
-    """A narrower token made from `token`, which stays as it is. Needs no project, no key of Interlock's and no connection.
+    """Make a narrower token from `token`, which remains valid. Needs no project, none of Interlock's keys and no connection.
 
-    It allows what `token` allows and `restriction` does, and expires no later. Raises: GrantTokenError if `token` is damaged,
+    It allows what both `token` and `restriction` allow, and expires no later. Raises: GrantTokenError if `token` is damaged,
     has 16 blocks already, or a limit is below 1; ConfigurationError for a bad glob.
     """
     narrower = add_block(token.strip(), restriction, Signer.generate())
@@ -86,9 +85,9 @@ def attenuate_token(token: str, restriction: Restriction) -> str:
 
 
 def present_token(desk: Desk, signer: Signer | None, audience: str, token: str, *, agent: str | None) -> GrantToken:
-    """Check a token that came with a proposal, and make its blocks known. Whatever is not certain is refused.
+    """Check a token that was presented with a proposal, and store its blocks. If in doubt, refuse it.
 
-    `agent` is whom the proposal names, if it names one. Raises: GrantTokenError `bad_grant_token`, `grant_token_audience`,
+    `agent` is the one that the proposal names, if any. Raises: GrantTokenError `bad_grant_token`, `grant_token_audience`,
     `grant_token_expired`, `grant_token_agent`; UsageError `grant_token_revoked`, or `not_available` in a runtime that keeps
     nothing; StoreError.
     """
@@ -131,7 +130,7 @@ def _grant_in_force(desk: Desk, grant_id: str) -> Grant:
 
 
 def _agent_of(desk: Desk, grant: Grant, agent: str | None) -> str:
-    """As whom the holder acts: the agent of the grant, or a member of its group. A token never changes who acts."""
+    """The agent as which the holder acts: the grant's agent, or a member of its group. A token never changes the agent."""
     if not grant.agent.startswith(GROUP):
         if agent not in (None, grant.agent):
             raise UsageError(f"the grant is of `{grant.agent}`, so its token cannot be one of `{agent}`")

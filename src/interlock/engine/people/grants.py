@@ -1,4 +1,4 @@
-"""Grants beside the configuration: issued, listed and revoked by a person, standing answers among them."""
+"""Grants outside of the configuration, which a person issues, lists and revokes, including standing answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKEN_ID: Final = lazy_pattern("token_[0-9a-f]{32}")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant as a person asks for it. What is left out grants nothing, but for a child: there it is the parent's."""
+    """A grant as a person requests it. Omitted fields grant nothing, except in a child, which gets the parent's."""
 
     agent: str
     tools: tuple[str, ...] = ()
@@ -36,12 +36,12 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listed(NamedTuple):
-    """What there is."""
+    """Grants and standing answers."""
 
     grants: list[IssuedGrant]
     standing: list[StandingAnswer]
     now_us: int
-    """When that was so: what expires by then is not in force."""
+    """The time of the list: a grant that has expired by then is not in force."""
 
 
 def listed(desk: Desk, *, agent: str | None = None, revoked: bool = False) -> Listed:
@@ -68,7 +68,7 @@ def get(desk: Desk, grant_id: str) -> IssuedGrant | StandingAnswer:
 
 
 def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
-    """Issue it. Raises: UsageError for a wish that makes no sense; ConfigurationError for a glob that is none."""
+    """Issue a grant. Raises: UsageError for an invalid request; ConfigurationError for an invalid glob."""
     if not wish.agent or not wish.agent.isprintable():
         raise UsageError("an agent's name must be printable, and not empty")
     if wish.agent == OPERATOR:
@@ -115,14 +115,14 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
             "unscoped": wish.unscoped or above.unscoped,
         }
         grant = attenuate(above, msgspec.structs.replace(grant, **inherited))
-    compile_grants([grant])  # a glob that cannot be used must not get into the database, where it would stop every run
+    compile_grants([grant])  # an invalid glob must not get into the database, where it would stop every run
     return desk.issued.issue(grant, by=by, session=wish.session)
 
 
 def revoke(desk: Desk, grant_id: str, *, by: str) -> list[str]:
-    """Revoke it; the ids that are revoked by that. A grant token need not have been presented before.
+    """Revoke a grant, and return all ids that this revokes. A grant token need not have been presented before.
 
-    Raises: UsageError `not_found`, or that of a configured grant.
+    Raises: UsageError `not_found`, or another one for a configured grant.
     """
     if _TOKEN_ID.fullmatch(grant_id) and desk.issued.get(grant_id) is None:
         desk.issued.revoke_unseen(grant_id, by)

@@ -1,8 +1,8 @@
-"""Who answers: opening the workspace's desk from a command, and how a person proves to be an approver.
+"""Opens the workspace's desk for a command, and checks a person's proof of being an approver.
 
-Being the user's own uid proves little, since an agent runs as that uid too. So once approvers are configured an answer needs
-a token, or a PIN that was typed at a terminal; only the prompt of the very run that asks needs neither. With no approvers the
-local user may answer from anywhere, and `doctor` says so.
+Running as the user's uid proves little, because an agent runs as that uid too. So once approvers are registered, an answer needs
+a token, or a PIN typed at a terminal; only the prompt of the run that asks needs neither. Without approvers the local user may
+answer from anywhere, and `doctor` says so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REFUSALS = {
 
 
 class Proof(NamedTuple):
-    """What a person brings as proof of identity: a token, or a name and a PIN, or nothing."""
+    """A person's proof of identity: a token, or a name and a PIN, or nothing."""
 
     token: str | None = None
     name: str | None = None
@@ -54,9 +54,9 @@ def open_desk(
 ) -> Iterator[Desk]:
     """The desk of the project that `start` belongs to.
 
-    The groups of approvers come from its configuration; with `trusted=False` it is not read, and only the database's own groups
-    count. With `warn` a configuration that cannot be read, or is not trusted, changes nothing: the groups are those that were
-    last trusted, as in every process that is running, and `warn` is called with the reason. Without it that is an error.
+    The groups of approvers are those of its configuration; with `trusted=False` it is not read, and only the database's groups
+    count. With `warn`, if the configuration cannot be read or is not trusted, the groups are the last trusted ones, as in every
+    running process, and `warn` is called with the reason. Without `warn` that is an error.
 
     Raises: ConfigurationError, StoreError, IntegrityError.
     """
@@ -71,7 +71,7 @@ def open_desk(
 
 @contextmanager
 def desk_at(place: Place, settings: Settings = DEFAULTS) -> Iterator[Desk]:
-    """The desk of a project that was found already. Raises: StoreError, IntegrityError."""
+    """The desk of a project whose place is known. Raises: StoreError, IntegrityError."""
     disk, asking = Disk(), settings.approvals
     db = open_database(place.home, disk)
     try:
@@ -96,7 +96,7 @@ def _settings(place: Place, env: Mapping[str, str], disk: Disk, warn: Callable[[
 
 
 def identify(desk: Desk, proof: Proof) -> Approver:
-    """Who answers. Raises: AccessError (`unauthenticated`, `too_many_failures`)."""
+    """The approver with this proof. Raises: AccessError (`unauthenticated`, `too_many_failures`)."""
     if proof.token is not None:
         return desk.approvers.by_token(proof.token, "command line")
     if proof.pin is not None:
@@ -110,7 +110,7 @@ def identify(desk: Desk, proof: Proof) -> Approver:
 
 
 def at_own_terminal(desk: Desk) -> Approver:
-    """The person at the terminal that started the run that asks: no proof, and the groups that they have by name."""
+    """The person at the terminal of the run that asks: without proof, with the groups of their name."""
     rows = desk.approvers.all()
     if not rows:
         return Approver(id=desk.user, display=desk.user, groups=(ANY_GROUP,))
@@ -119,7 +119,7 @@ def at_own_terminal(desk: Desk) -> Approver:
 
 
 def require(outcome: Outcome, hold_id: str) -> Outcome:
-    """The outcome of an answer if it counted. Raises: UsageError `not_found`; ConflictError for every other refusal."""
+    """The outcome of an answer if it was accepted. Raises: UsageError `not_found`; ConflictError for every other refusal."""
     if outcome.code in ("resolved", "recorded"):
         return outcome
     if outcome.code == "not_found":
@@ -146,5 +146,5 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
 
 
 def watch_questions(desk: Desk) -> int | None:
-    """A descriptor that becomes readable when a question has changed (close it); None where the kernel has no such thing."""
+    """A descriptor that becomes readable when a question has changed (close it); None if the kernel does not support this."""
     return desk.wake.watch()

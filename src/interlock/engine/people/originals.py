@@ -1,4 +1,4 @@
-"""The original of what a question hides. The database never has it: it is in the private part of the run that asked."""
+"""Reads the original of a question's hidden values, which is in the private part of the run that asked, never in the database."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from interlock.model.events import ActionHeld, Kept
 
 
 def original_parameters(desk: Desk, hold: Hold) -> Any:
-    """The parameters that an approval of this question is bound to, edits of approvers included.
+    """The parameters to which an approval of this question is bound, including edits of approvers.
 
-    Raises: IntegrityError `original_missing` if the run has them no more, or others than those that the digest names;
+    Raises: IntegrityError `original_missing` if the run no longer has them, or they do not match the digest;
     `private_damaged`, `journal_corrupt`; StoreError.
     """
     directory = desk.runs_directory / hold.run
@@ -49,7 +49,7 @@ def _kept(directory: Path, hold_id: str) -> Kept | None:
             if isinstance(event, ActionHeld) and event.approval == hold_id:
                 return event.parameters
     except UsageError:
-        return None  # the run is not there
+        return None  # the run does not exist
     return None
 
 

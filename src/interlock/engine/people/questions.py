@@ -1,7 +1,7 @@
-"""Asks the caller's own function about held actions: `on_question=`.
+"""Calls the caller's own function with held actions: `on_question=`.
 
-The function stands where a prompt at the run's own terminal would: it is code of the program that started the run, so it
-answers as the person who runs the program, without a token.
+The function replaces a prompt at the run's terminal: it is code of the program that started the run, so it answers as the person
+who runs the program, without a token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interlock.engine.tools.threads import DaemonThreads
 from interlock.model.errors import StoreError, UsageError
 
 Reply = bool | Mapping[str, Any] | None
-"""True approves, False denies, a mapping is a JSON merge patch of the parameters and approves them so; None leaves it open."""
+"""True approves, False denies, a mapping (a JSON merge patch) edits the parameters and approves them; None leaves it open."""
 
 OnQuestion = Callable[[Hold], Reply | Awaitable[Reply]]
 """Called with each question. An async function runs on the event loop, a plain one on a thread: it may call `input()`."""
@@ -29,15 +29,15 @@ _WAIT: Final = Asking(wait=True, tell=None)
 
 
 class asking:  # noqa: N801 - used like a function; a class, because every proposal enters one and a generator costs more
-    """Ask about the work inside in this way. With `wait=False` nothing is asked here: a held action is left open.
+    """Handle the questions of the work in the block. With `wait=False`, `on_question` is not called: a held action is left open.
 
-    Raises: what `on_question` raised; the question is then withdrawn, so the action is rejected.
+    Raises: the error of `on_question`; the question is then withdrawn, so the action is rejected.
     """
 
     __slots__ = ("_asking", "_questions", "_token")
 
     def __init__(self, desk: Desk, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None) -> None:
-        """Nothing is asked before the block is entered."""
+        """Has no effect until the block is entered."""
         self._questions: _Questions | None = None
         if on_question is not None and wait:
             self._questions = _Questions(desk, threads, on_question)
@@ -58,7 +58,7 @@ class asking:  # noqa: N801 - used like a function; a class, because every propo
 
 
 class _Questions:
-    """The questions of one piece of work, each in a task of its own."""
+    """The questions of one piece of work, each in a separate task."""
 
     def __init__(self, desk: Desk, threads: DaemonThreads, on_question: OnQuestion) -> None:
         self._desk = desk
@@ -69,11 +69,11 @@ class _Questions:
         self.failure: Exception | None = None
 
     def tell(self, hold: Hold) -> None:
-        """Begin to ask."""
+        """Start to ask a question."""
         self._tasks.add(asyncio.get_running_loop().create_task(self._ask(hold)))
 
     async def close(self) -> None:
-        """The work is over: what is still being asked was answered elsewhere, or withdrawn."""
+        """End: questions that are still open were answered elsewhere, or withdrawn."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -82,7 +82,7 @@ class _Questions:
     async def _ask(self, hold: Hold) -> None:
         try:
             while not self._answer(hold, await self._reply(hold)):
-                edited = self._answering.hold(hold.id)  # by another person meanwhile: what is approved is what was seen
+                edited = self._answering.hold(hold.id)  # if another person edited it: only the seen version counts
                 assert edited is not None, "questions are never deleted"
                 hold = edited
         except Exception as error:  # noqa: BLE001 - whatever the caller's function raises, the action must not run
@@ -99,7 +99,7 @@ class _Questions:
         return cast("Reply", await reply if inspect.isawaitable(reply) else reply)
 
     def _answer(self, hold: Hold, reply: Reply) -> bool:
-        """Pass the reply on. False if the question is another one by now."""
+        """Pass the reply on. False if the question has changed meanwhile."""
         patch: dict[str, Any] | None = None
         if reply is None:
             return True
@@ -115,6 +115,6 @@ class _Questions:
         outcome = self._answering.answer(hold.id, at_own_terminal(self._desk), choice, digest=hold.digest, patch=patch)
         if outcome.code == "changed":
             return False
-        if outcome.code != "already_resolved":  # then another person was quicker, which is fine
+        if outcome.code != "already_resolved":  # another person was faster, which is fine
             require(outcome, hold.id)
         return True

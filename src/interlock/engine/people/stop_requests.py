@@ -1,6 +1,6 @@
-"""Looks for the requests of people to stop the runs of this process, and hands them to the runs.
+"""Looks for people's requests to stop the runs of this process, and passes them to the runs.
 
-On a thread, because the event loop of a run may be blocked by a tool, and a run may have nothing to do at the moment.
+This happens on a thread, because a tool may block the event loop of a run, and a run may be idle.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from interlock.journal.stops import StopRequest, StopStore
 from interlock.model.errors import StoreError, UsageError
 
 LOOK_S: Final = 0.1
-"""How often the wake file is looked at."""
+"""Poll interval of the wake file."""
 _ANYWAY: Final = 10
-"""After so many looks the table is read although the file was not touched: who asked may have died before that."""
+"""After this many polls the table is read even if the file was not touched: the requester may have died before touching it."""
 WAKE_NAME: Final = "stop"
-"""Of the wake file, beside that of the approvals."""
+"""Name of the wake file, next to that of the approvals."""
 
 
 class Stoppable(Protocol):
-    """What the listener knows of a run."""
+    """A run as the listener sees it."""
 
     id: str
 
     def stop(self, request: StopRequest) -> None:
-        """Stop what it does, from any thread."""
+        """Stop the run, from any thread."""
         ...
 
 
@@ -36,7 +36,7 @@ class StopListener:
     """Looks for requests to stop the open runs of one runtime, on a thread that lives while there are any."""
 
     def __init__(self, store: StopStore, wake: Path, runs: Iterable[Stoppable]) -> None:
-        """`runs` are the open ones, at each moment; `wake` is the file that who asks touches."""
+        """`runs` are the open runs at each moment; `wake` is the file that a requester touches."""
         self.store = store
         self._wake = wake
         self._runs = runs
@@ -45,7 +45,7 @@ class StopListener:
         self._thread: threading.Thread | None = None
 
     def listen(self) -> None:
-        """There is an open run."""
+        """Start listening, because there is an open run."""
         with self._lock:
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._watch, name="interlock-stop", daemon=True)
@@ -75,7 +75,7 @@ class StopListener:
                 touched, due = now, True
 
     def _look(self, runs: dict[str, Stoppable]) -> bool:
-        """False if the database could not be read, to be tried again."""
+        """Read the requests. False if the database could not be read and this has to be repeated."""
         try:
             for request in self.store.open(runs):
                 self.store.seen(request.run)
