@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -10,6 +11,10 @@ import sys
 import time
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
+
+from interlock import Runtime
+from interlock.engine.trust import review, trust
 
 COMMAND = [sys.executable, "-c", "from interlock.surfaces.cli.main import main; main()"]
 CONFIGURATION = """
@@ -40,7 +45,13 @@ class Project:
 
     def configure(self, text: str) -> None:
         (self.root / "interlock.toml").write_text(text)
-        self.interlock("trust", "--yes")
+        trust(review(self.root, self.env), self.env)
+
+    def lock(self) -> None:
+        """What `interlock tools lock` does, and a person's trust in it."""
+        with mock.patch.dict(os.environ, self.env), Runtime.open(self.root / "interlock.toml") as runtime:
+            runtime.servers.write_lock(asyncio.run(runtime.servers.compare()))
+        trust(review(self.root, self.env), self.env)
 
     def interlock(self, *arguments: str) -> str:
         """Run a command; its standard output."""
