@@ -21,6 +21,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     status = 200
     """What every request is answered with, if it is not 200."""
+    forgetful = False
+    """True if no session outlives its beginning."""
+    asked: list[str]
+    """The methods of all requests."""
     answers: dict[str, queue.Queue[dict[str, Any]]]
 
     def do_GET(self) -> None:
@@ -28,6 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(message.get("method", ""))
         if self.status != 200:
             self._send(self.status, b"no")
         elif "method" not in message:
@@ -35,6 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(202, b"")
         elif "id" not in message:
             self._send(202, b"")
+        elif message["method"] == "tools/call" and self.forgetful:
+            self._send(404, b"no")
         elif message["method"] == "tools/call":
             self._ask(message["id"], message["params"]["arguments"]["message"])
         else:
@@ -77,9 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def older_http_server(status: int = 200) -> Iterator[str]:
-    """The address of a running server. With a `status`, it refuses everything with that."""
-    handler = type("Handler", (_Handler,), {"answers": {}, "status": status})
+def older_http_server(status: int = 200, *, forgetful: bool = False, asked: list[str] | None = None) -> Iterator[str]:
+    """The address of a running server. With a `status`, it refuses everything with that. `asked` gets the methods of requests."""
+    own = {"answers": {}, "status": status, "forgetful": forgetful, "asked": [] if asked is None else asked}
+    handler = type("Handler", (_Handler,), own)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

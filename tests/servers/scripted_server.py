@@ -48,6 +48,11 @@ def call(request, name, arguments):
         case "crash":
             print("my last words", file=sys.stderr, flush=True)
             os._exit(3)
+        case "noise":  # much on standard error
+            for number in range(arguments["lines"]):
+                print(f"line {number} " + "x" * 1000, file=sys.stderr)
+            sys.stderr.flush()
+            return text("said")
         case "hang":
             time.sleep(3600)
         case "big":
@@ -95,6 +100,8 @@ def call(request, name, arguments):
 
 
 def answer(request):
+    if request["method"] in ("server/discover", "initialize"):
+        time.sleep(script().get("delay", 0))
     match request["method"]:
         case "server/discover" if script().get("modern") or script().get("both"):
             about = {"name": "scripted", "version": "1"}
