@@ -1,1 +1,1 @@
-"""One proposal while it runs: its data, the pool that takes its actions, and what tools see of it."""
+"""One proposal while it runs: its data, the pool that runs its actions, and its tools' view of the runtime."""

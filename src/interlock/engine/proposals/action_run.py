@@ -1,4 +1,4 @@
-"""One action on its way through the gate: the only object that its steps change, and what they hand back to the pool."""
+"""One action in the gate: the only object that the steps modify, and the result that they return to the pool."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from interlock.model.tool import Estimate
 
 
 class Effect(NamedTuple):
-    """What a held call did in a throw-away layer, which an approval makes so."""
+    """The effect of a held call in a temporary layer, which an approval applies."""
 
     directory: Path
     digest: str
-    """Of all that differs, and of what the call returned: part of what the approval is bound to."""
+    """Digest of all differences and of the call's result; the approval is also bound to it."""
 
 
 class Digested(NamedTuple):
-    """A call's canonical parameters and its digest, and what they were worked out from."""
+    """A call's canonical parameters and its digest, and the values from which they were computed."""
 
     parameters: dict[str, Any]
     effect: Effect | None
@@ -39,38 +39,38 @@ class Digested(NamedTuple):
 
 
 class ActionRun:
-    """One action's way through the gate: what is known about it so far."""
+    """One action in the gate, and everything that is known about it so far."""
 
-    # What most actions never change is a class attribute, so that an action costs only what is its own.
+    # Fields that most actions never change are class attributes, to make an action cheap.
     step = 2
-    """The gate's step that is being taken: what a rejection names."""
+    """The current step of the gate, which a rejection names."""
     waited_ns = 0
     admitted = False
     """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
     reserved: Estimate | None = None
-    """What step 7 has reserved of tokens and money for the attempt; None for a tool that uses none."""
+    """The tokens and money that step 7 has reserved for the attempt; None for a tool that uses none."""
     in_turn = False
     """True while the action may be writing in the workspace."""
     in_plan = True
     """False for a compensation or a probe, which no executor of the caller runs."""
     used = False
-    """True once the action has used up what its grant counts."""
+    """True once the action has counted as a use of its grant."""
     failed: Failure | None = None
     """The last attempt, once one has failed."""
     asked = False
-    """True once a question about this action was answered: another one is a new question."""
+    """True once a question about this action was answered: a further question is a new one."""
     discharged: frozenset[str] = frozenset()
-    """Content hashes of the policies that an approval has answered for this very call."""
+    """Content hashes of the policies that an approval has discharged for this call."""
     shown: tuple[tuple[Any, str | None], ...] = ()
-    """The paths that the approved question was about, with the digests of what was there."""
+    """The paths in the approved question, with the digests of their content at that time."""
     effect: Effect | None = None
-    """What the question shows, or has shown, of a call that has run in a throw-away layer."""
+    """The effect in a temporary layer that the question shows, or has shown."""
     generation: int | None = None
-    """Of the files that the action reads, where its result goes into the cache."""
+    """Generation of the files that the action reads, if its result goes into the cache."""
     digested: Digested | None = None
-    """The digest that the last decision was recorded with."""
+    """The digest with which the last decision was recorded."""
     changed = False
-    """True once one of those was no longer what was approved: then only an answer to a new question counts."""
+    """True once one of the shown files differed from the approved one: only an answer to a new question then counts."""
 
     def __init__(self, run: ProposalRun, slot: Slot, index: int) -> None:
         """At the start of step 2, with references not yet filled in."""
@@ -107,22 +107,22 @@ class ActionRun:
         return recorder.record(build(recorder), self.run.proposal.id, self.spec.id, step)
 
     def refund(self) -> None:
-        """Give back what step 7 reserved: the attempt is not made."""
+        """Release the reservations of step 7, because the attempt is not made."""
         if self.admitted:
             self.admitted = False
             self.run.allowance.refund(tool_calls=0 if self.tool is None else 1, most=self.reserved)
 
 
 class Ended(msgspec.Struct, eq=False):
-    """How an action's way ended; the pool writes it down."""
+    """The end of an action in the gate; the pool stores it."""
 
     row: ActionResult | None
-    """None if nothing happened."""
+    """None if nothing was done."""
     outcome: Outcome | None = None
-    """What the scheduler is told; None if it is told nothing: the action is held, or it was stopped."""
+    """The outcome for the scheduler; None if the action is held or was stopped."""
     undoable: bool = False
     """True puts an action without outcome into the order of undo."""
     stop: str | None = None
     """A reason for which nothing more may start."""
     raises: BaseException | None = None
-    """Passes through once the row is written."""
+    """Raised once the row is stored."""

@@ -1,4 +1,4 @@
-"""What one attempt at an action came to: an output, or a failure."""
+"""The result of one attempt at an action: an output, or a failure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from interlock.model.result import Status
 
 @final
 class Output(msgspec.Struct, eq=False):
-    """What a tool returned, checked and copied: a JSON value."""
+    """A tool's return value, checked and copied: a JSON value."""
 
     value: Any
     duration_ms: float = 0.0
 
 
 class Failure:
-    """Why an attempt did not succeed: a code of `REASONS` (or a tool's own), and a sentence."""
+    """The reason why an attempt did not succeed: a code of `REASONS` (or a tool's own), and a sentence."""
 
     __slots__ = (
         "attempt", "duration_ms", "message", "output", "raises", "reason", "retryable", "started", "status", "stopped",

@@ -1,7 +1,7 @@
-"""What a proposal may still spend: its own budget, and those of its run, session and agent.
+"""The budgets of a proposal: its own, and those of its run, session and agent.
 
 Reserved before dispatch, counting attempts, and refunded where nothing ran. A call of a model also reserves the most tokens and
-money that it can use, and is settled by what it used. The shared budgets are leased in blocks from the
+money that it can use, and is settled by its actual use. The shared budgets are leased in blocks from the
 database (`interlock.state.budgets`), so a step costs no transaction here.
 """
 
@@ -16,14 +16,14 @@ from interlock.state.budgets import Exhausted, SharedBudget
 
 
 class Use(NamedTuple):
-    """What an attempt used of tokens and money."""
+    """The tokens and money that an attempt used."""
 
     cost: float = 0.0
     tokens: int = 0
     unknown: bool = False
-    """True if it was not reported: the amounts are what was reserved."""
+    """True if the use was not reported: the amounts are those that were reserved."""
     reserved: Estimate | None = None
-    """What was reserved for it, which this replaces."""
+    """The reservation that this replaces."""
 
 
 class Allowance:
@@ -34,7 +34,7 @@ class Allowance:
     )  # fmt: skip
 
     def __init__(self, budget: Budget | None, shared: SharedBudget | None = None) -> None:
-        """`budget` is the proposal's own; `shared` is drawn from beside it."""
+        """`budget` is the proposal's own; amounts are also taken from `shared`."""
         self._budget = budget
         self._shared = shared
         self.free = budget is None and shared is None
@@ -47,9 +47,9 @@ class Allowance:
         self.counts_cost = (budget is not None and budget.cost is not None) or (
             shared is not None and shared.counts("cost")
         )
-        """True if a budget bounds money."""
+        """True if a budget limits money."""
         self.exhausted = ""
-        """After a failed `reserve`: which budget, for people."""
+        """After a failed `reserve`: a text for people that names the budget."""
 
     def reserve(self, tool_calls: int, most: Estimate | None = None) -> bool:
         """Take a place for one attempt in every budget, and the `most` that it can use, or nothing."""
@@ -69,7 +69,7 @@ class Allowance:
         return True
 
     def refund(self, tool_calls: int, most: Estimate | None = None) -> None:
-        """Give back what `reserve` took: nothing ran."""
+        """Release a reservation, because nothing ran."""
         if self.free:
             return
         tokens, cost = _amounts(most)
@@ -81,7 +81,7 @@ class Allowance:
             self._shared.refund(1, tool_calls, tokens, cost)
 
     def settle(self, duration_ms: float, use: Use) -> None:
-        """Count what an attempt took, in place of what was reserved for it."""
+        """Count an attempt's use in place of its reservation."""
         if self.free:
             return
         tokens, cost = _amounts(use.reserved)
@@ -92,12 +92,12 @@ class Allowance:
             self._shared.settle(duration_ms, use.cost - cost, use.tokens - tokens)
 
     def release(self) -> None:
-        """Give back what is leased and not used, for other processes: a long wait begins."""
+        """Release the unused part of the lease for other processes, before a long wait."""
         if self._shared is not None:
             self._shared.release()
 
     def spent(self, attempts: int, tool_calls: int, duration_ms: float, use: Use) -> None:
-        """Count what an earlier process spent on this proposal (after `resume`)."""
+        """Count the use by an earlier process (after `resume`)."""
         self._actions += attempts
         self._tool_calls += tool_calls
         self._duration_ms += duration_ms
@@ -148,7 +148,7 @@ def tighter(a: Budget | None, b: Budget | None) -> Budget | None:
 
 
 def budget_of(amounts: Amounts) -> Budget | None:
-    """The budget that a section of the settings gives; None if it bounds nothing."""
+    """The budget of a section of the settings; None if it limits nothing."""
     budget = Budget(
         actions=amounts.actions,
         tool_calls=amounts.tool_calls,

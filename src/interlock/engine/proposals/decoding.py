@@ -1,4 +1,4 @@
-"""Step 1, the shape: a proposal in any of the forms that the library takes. The one decoder, for every caller."""
+"""Step 1, decoding: reads a proposal in any form that the library accepts. All callers use this decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ProposalLike = Proposal | Mapping[str, Any] | bytes | str
 def decode(proposal: ProposalLike, limits: Limits) -> Proposal:
     """The decoded proposal; a `Proposal` that was made by hand is checked like any other. Raises ProposalError."""
     if isinstance(proposal, str):
-        proposal = proposal.encode("utf-8", "surrogatepass")  # the decoder then says what is wrong with it
+        proposal = proposal.encode("utf-8", "surrogatepass")  # the decoder then reports the mistake
     if isinstance(proposal, bytes):
         return decode_proposal(proposal, limits=limits)
     return proposal_from_builtins(proposal, limits=limits)

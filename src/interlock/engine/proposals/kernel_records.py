@@ -1,4 +1,4 @@
-"""Between the kernel recorders and the run: where an action's records go, and what the journal says of them."""
+"""Connects the kernel recorders with the run: stores an action's records, and journals their summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_lines(ctx: Context) -> Lines | None:
 
 
 def record_summary(ctx: Context, summary: Summary) -> None:
-    """Say in the journal what a recorder wrote, with the digest that its lines must have."""
+    """Journal a summary of a recorder's lines, with their digest."""
     assert isinstance(ctx, ActionContext)
     event = event_of(summary)
     layer = ctx.run.files.kernel
@@ -41,7 +41,7 @@ def record_summary(ctx: Context, summary: Summary) -> None:
 
 
 def event_of(summary: Summary) -> ActionRecorded:
-    """What the journal says of a recorder that has ended."""
+    """The journal event for a recorder that has ended."""
     lines = cast("KernelWriter", summary.lines)
     return ActionRecorded(
         recorder=lines.recorder,

@@ -1,4 +1,4 @@
-"""Programs that live on after their action, as the engine sees them: on record, and ended with their proposal, run or session."""
+"""Background programs, which outlive their action: records them, and ends them with their proposal, run or session."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class OnRecord:
 
 
 def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) -> None:
-    """`process_ended` for programs that were ended with what they belong to, and what they did on the network until then."""
+    """Record `process_ended` for programs that ended with their proposal, run or session, and their network connections."""
     for program, end in ends:
         if recorder is not None:
             record_connections(recorder, end.traffic.records, program.proposal, program.action)
-            with contextlib.suppress(StoreError):  # the next flush meets the same disk and says so
+            with contextlib.suppress(StoreError):  # the next flush fails in the same way and reports it
                 if not program.reported:
                     recorder.record(_event(program, end), program.proposal)
 

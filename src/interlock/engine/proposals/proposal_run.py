@@ -31,7 +31,7 @@ from interlock.workspace import Layer
 
 
 class Write(NamedTuple):
-    """One thing that an undo writes: with which tool (None: state), and where (canonical JSON of a path, or a key)."""
+    """One write of an undo: the tool (None: state), and the canonical JSON of a path, or a key."""
 
     tool: str | None
     where: str
@@ -40,20 +40,20 @@ class Write(NamedTuple):
 class ProposalRun:
     """One proposal while it runs, on one loop."""
 
-    # What most proposals never set is a class attribute.
+    # Fields that most proposals never set are class attributes.
     stopped_text: str | None = None
-    """Who stopped the run, and why."""
+    """A text that says who stopped the run, and why."""
     turn: WriteTurn | None = None
     """The turn to write in the workspace; None if the proposal needs none."""
     cost = 0.0
     tokens = 0
     cost_unknown = 0
-    """What tools reported."""
+    """The cost and tokens that tools reported, and the number of calls without a known cost."""
     layer: Layer | None = None
     layer_absent: str | None = None
     """Why the proposal has no layer where the configuration wants one."""
     layer_problem: str | None = None
-    """What went wrong when the layer was committed."""
+    """The problem in the commit of the layer."""
     layer_result: LayerResult | None = None
     only: bool = False
     """As in `Run.take`."""
@@ -72,11 +72,11 @@ class ProposalRun:
         allowance: Allowance,
         token: str | None = None,
     ) -> None:
-        """Nothing has happened yet. `token` is the presented grant token's id; a `client` carries the calls out itself."""
-        # What does not change.
+        """`token` is the presented grant token's id; a `client` carries out the calls itself."""
+        # Constant during the run.
         self.services = services
         self.files = self.run_files = files  # in a layer `files` has the layer's backups
-        self.workspace = services.workspace  # what the actions see; in a layer its view
+        self.workspace = services.workspace  # the workspace that the actions see; in a layer, its view
         self.proposal = proposal
         self.graph = graph
         self.principal = principal
@@ -91,12 +91,12 @@ class ProposalRun:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.tools: list[Registered | None] = services.registry.find_all(a.tool for a in proposal.actions)
-        # What is known so far.
+        # Changes during the run.
         self.rows: list[ActionResult | None] = [None] * len(proposal.actions)
         self.order_ended: list[int] = []
-        """Actions in the order in which they ended: undo goes backwards through it."""
+        """Actions in the order in which they ended; undo uses the reverse order."""
         self.stop_reason: str | None = None
-        """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `stopped`, `cancelled` ..."""
+        """Why no further action may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `stopped`, `cancelled` ..."""
         self.stopped_by: int | None = None
         """The action whose failure or refusal stopped the proposal."""
         self.buffer = Buffer(services.store, proposal.id)
@@ -105,27 +105,27 @@ class ProposalRun:
         self.edited: dict[int, dict[str, Any]] = {}
         """Parameters that an approver changed."""
         self.not_undoable: dict[int, list[str]] = {}
-        """What actions did that cannot be undone exactly."""
+        """Effects of actions that cannot be undone exactly."""
         self.waits: dict[int, list[str]] = {}
-        """What actions have waited for, as phrases for people."""
+        """The causes of actions' waits, as phrases for people."""
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
         self.judges: Judges = services.judges.current(principal.session, token)
         self.settled: dict[Registered | None, Decision] = {}
-        """What the judges decide about every call of a tool, where the call cannot matter."""
+        """The judges' decisions about all calls of a tool, if they cannot depend on the call."""
         self.entailed: dict[int, frozenset[Write]] = {}
-        """What else of an action was judged: an undo writes no more than that."""
-        # What an earlier process did (after `resume`).
+        """The further writes of an action that were judged: an undo writes no others."""
+        # Results of an earlier process (after `resume`).
         self.attempts_before: dict[int, int] = {}
         self.undone: dict[int, ReplayedAction] = {}
 
     def stop(self, reason: str) -> None:
-        """Remember why nothing more may start; the first reason counts."""
+        """Remember why no further action may start; the first reason is kept."""
         if self.stop_reason is None:
             self.stop_reason = reason
 
     def why_stopped(self, reason: str | None) -> str | None:
-        """For the row of an action that the end of the proposal stopped, or kept from starting: what ended the proposal."""
+        """The cause of the proposal's end, for the row of an action that it stopped or prevented from starting."""
         by = None if self.stopped_by is None else self.rows[self.stopped_by]
         match reason:
             case "aborted" if by is not None:
@@ -141,7 +141,7 @@ class ProposalRun:
         return None
 
     def why_skipped(self, index: int) -> str | None:
-        """Which action that this one needs did not succeed."""
+        """A text that names the dependency of this action that did not succeed."""
         for j in sorted(self.graph.needs[index] or ()):
             row = self.rows[j]
             if j in self.graph.reserved:
@@ -151,7 +151,7 @@ class ProposalRun:
         return None
 
     def judges_in_force(self) -> Judges:
-        """The judges, after a look whether they were replaced or a grant was issued or revoked."""
+        """The judges, replaced if the rules have changed or a grant was issued or revoked."""
         judges = self.judges
         if judges.replaced or (judges.issued and not self.services.judges.is_current(judges)):
             judges = self.judges = self.services.judges.current(self.principal.session, self.token)
@@ -159,7 +159,7 @@ class ProposalRun:
         return judges
 
     def grants_digest(self) -> str:
-        """What stands for the grants that count here in the key of a stored result: a changed grant is another key."""
+        """The digest of the applicable grants in the key of a stored result: a changed grant makes a different key."""
         if self.token is None:
             return self.services.grant_of(self.principal.agent)
         return self.judges_in_force().grants_digest(self.principal.agent)
@@ -174,17 +174,17 @@ class ProposalRun:
         )
 
     def kick(self) -> None:
-        """Let the journal write what was recorded, without waiting for it."""
+        """Let the journal write the recorded events, without waiting for it."""
         if self.recorder is not None:
             self.recorder.writer.kick(self.loop)
 
     def flush(self) -> None:
-        """Put what was recorded on disk, as far as the durability promises. Raises: StoreError."""
+        """Put the recorded events on disk, as far as the durability promises. Raises: StoreError."""
         if self.recorder is not None:
             self.recorder.writer.flush()
 
     def write_state(self, index: int, key: str, value: Any, *, delete: bool = False) -> None:
-        """A write into the proposal's buffer that was observed, and its event (step 10)."""
+        """Make an observed write into the proposal's buffer, and its event (step 10)."""
         action_id = self.proposal.actions[index].id
         old, new = self.buffer.delete(key, action_id) if delete else self.buffer.write(key, value, action_id)
         self.record(
@@ -200,7 +200,7 @@ class ProposalRun:
         )
 
     def spend(self, duration_ms: float, use: Use) -> None:
-        """Count what an attempt took."""
+        """Count the use of an attempt."""
         self.cost += use.cost
         self.tokens += use.tokens
         self.cost_unknown += use.unknown
@@ -208,5 +208,5 @@ class ProposalRun:
 
 
 def _deadline(proposal: Proposal, clock: Clock) -> int:
-    """When the proposal has to be over (monotonic nanoseconds)."""
+    """The proposal's deadline (monotonic nanoseconds)."""
     return NEVER if proposal.deadline_ms is None else clock.mono_ns() + proposal.deadline_ms * 1_000_000

@@ -1,4 +1,4 @@
-"""Fills the references of parameters (`$ID.output`) with the outputs of earlier actions, within the limits.
+"""Replaces the references in parameters (`$ID.output`) with the outputs of earlier actions, within the limits.
 
 A reference is a few characters, but its value may be megabytes, and a parameter may hold thousands of them.
 """
@@ -18,7 +18,7 @@ def fill_references(run: ProposalRun, parameters: dict[str, Any]) -> dict[str, A
     """A copy of the parameters in which every reference is replaced by its value.
 
     Raises: ToolError `reference_failed` if a reference has no value, if the values together are larger than `output_bytes`, or
-    if they bring in what no proposal may hold.
+    if they contain a value that no proposal may contain.
     """
     limits = run.services.bounds.limits
     sizes: dict[tuple[str, tuple[str | int, ...]], int] = {}

@@ -1,4 +1,4 @@
-"""The workspace as one action may see it: what a tool finds by itself must be within the agent's grant.
+"""The workspace for one action: every path that a tool encounters must be within the agent's grant.
 
 Step 3 judges paths as they are written. Where a name is a symbolic link, its target is judged here when the tool follows it,
 and so is everything that the tool finds in a directory.
@@ -19,11 +19,11 @@ Check = Callable[[Rel, str, Access | None, str], None]
 
 
 class ScopedWorkspace(Workspace):
-    """A workspace that asks before it continues. Shares everything else with the one it was made from."""
+    """A workspace that checks each path. It shares everything else with the one from which it was made."""
 
     def __init__(self, base: Workspace, check: Check, globs: Callable[[Access], tuple[str, ...]]) -> None:
-        """`check(place, field, access, what)` raises ToolError if the action may not go there; `globs` are what processes may
-        read or write. The base owns the root.
+        """`check(place, field, access, what)` raises ToolError if the action may not use the path; `globs` are the paths that
+        processes may read or write. The base owns the root.
         """
         self.__dict__.update(base.__dict__)
         self._base = base

@@ -1,4 +1,4 @@
-"""What a tool sees of the runtime while it runs: `interlock.Context`."""
+"""A tool's interface to the runtime while it runs: `interlock.Context`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from interlock.workspace.names import Rel, to_json
 class ActionContext(msgspec.Struct, eq=False):
     """The `Context` of attempt number `attempt` (from 1) of the action at `index`.
 
-    Cheap to make: what tools rarely ask for is worked out when they ask.
+    Cheap to make: rarely used values are computed on demand.
     """
 
     run: ProposalRun
@@ -41,19 +41,19 @@ class ActionContext(msgspec.Struct, eq=False):
     """The tool and the agent of a compensation, which need not be those of the action."""
     cancelled: bool = False
     paused_ns: int = 0
-    """For how long people were asked meanwhile: not a part of the execution time."""
+    """Time spent on questions, which does not count as execution time."""
     cost: float = 0.0
     tokens: int = 0
     cost_unknown: bool = False
     reserved: Estimate | None = None
-    """What step 7 has reserved for this attempt."""
+    """The reservation of step 7 for this attempt."""
     reported: tuple[int, float | None, bool] | None = None
-    """What the tool said that it used: tokens, cost, and whether that is known."""
+    """The use that the tool reported: tokens, cost, and whether it is known."""
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
     usage: dict[str, Any] | None = None
     hosts: tuple[HostUse, ...] | None = None
-    """What processes of the action did on the network, by host."""
+    """The network connections of the action's processes, by host."""
     before: Snapshot | None = None
     """The reading of the machine before the tool was called; None if it cannot have an effect."""
 
@@ -99,19 +99,19 @@ class ActionContext(msgspec.Struct, eq=False):
 
     @property
     def workspace(self) -> Any:
-        """The workspace of the run, in which links lead no further than the agent's grant."""
+        """The workspace of the run, limited to the agent's grant, also through links."""
         workspace = self.run.workspace
         return None if workspace is None else ScopedWorkspace(workspace, self._check_path, self._globs)
 
     @property
     def reach(self) -> Reach:
-        """How far the agent's grants reach for what the tool finds while it runs."""
+        """Checks paths, hosts and keys that the tool encounters against the agent's grants."""
         return Reach(self.run.judges_in_force, self.agent, self.tool)
 
     def refusal_of(self, tool: str, parameters: dict[str, Any]) -> Refusal | None:
         """Why this agent may not make another call as a part of this one; None if the rules allow it without a question.
 
-        Steps 2 to 5. A grant that counts its uses does not cover it: nothing would be counted.
+        This takes steps 2 to 5. A grant that counts its uses does not cover such a call, because it would not be counted.
         """
         run, found = self.run, self.run.services.registry.find(tool)
         if found is None:
@@ -122,7 +122,7 @@ class ActionContext(msgspec.Struct, eq=False):
         return refusal_within(judges, Call(principal, run.proposal, action, found, parameters, run.buffer))
 
     def refusal_of_connection(self, there: Endpoint) -> Refusal | None:
-        """Why the policies do not let a process of this call connect there; the grant's hosts were compared before."""
+        """Why the policies refuse a connection of this call's process; its host was already compared with the grant."""
         run, judges = self.run, self.run.judges_in_force()
         if self.tool is None:
             return Refusal("host_denied", "a state action reaches no host")
@@ -153,7 +153,7 @@ class ActionContext(msgspec.Struct, eq=False):
         line = recorder.text(str(message))
         if threading.get_ident() == run.thread:
             run.record(9, self.index, lambda _: ActionLog(message=line))
-        else:  # the journal belongs to the loop; what a thread says after the loop was closed is dropped
+        else:  # the journal belongs to the loop; messages of a thread after the loop was closed are dropped
             with contextlib.suppress(RuntimeError):
                 run.loop.call_soon_threadsafe(_log, run, self.index, line)
 
@@ -164,7 +164,7 @@ class ActionContext(msgspec.Struct, eq=False):
         context: Any = None,  # noqa: ARG002
         **_options: Unpack[AskOptions],
     ) -> HoldAnswer:
-        """Refuse: what is called outside the plan (a compensation, a probe) has no action that could wait."""
+        """Refuse: a call outside the plan (a compensation, a probe) has no action that could wait."""
         raise ToolError("a compensation or a probe cannot ask a question", code="approval_required", retryable=False)
 
     def ask_sync(
@@ -178,10 +178,10 @@ class ActionContext(msgspec.Struct, eq=False):
         raise ToolError("a compensation or a probe cannot ask a question", code="approval_required", retryable=False)
 
     def withdraw(self) -> None:
-        """The call was stopped: a thread that waits for an answer continues without one."""
+        """Withdraw the questions of a stopped call: a thread that waits for an answer continues without one."""
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Report how far the work is to those who watch; not journaled."""
+        """Report progress to the listeners; it is not journaled."""
         for listener in self.run.services.hooks.progress:
             listener(self.action_id, done, total)
 
@@ -190,13 +190,13 @@ class ActionContext(msgspec.Struct, eq=False):
         self.cost = checked_cost(self.cost + checked_cost(cost))
 
     def report_usage(self, tokens: int, cost: float | None, *, known: bool = True) -> None:
-        """What the call has used, in place of the reservation. Raises ValueError for an invalid amount."""
+        """Report the call's use, which replaces the reservation. Raises ValueError for an invalid amount."""
         if tokens < 0:
             raise ValueError("a number of tokens is 0 or more")
         self.reported = tokens, None if cost is None else checked_cost(cost), known
 
     def count_use(self) -> None:
-        """The attempt is over: what it used is what it reported, or all that was reserved for it."""
+        """Count the use of an ended attempt: the reported use, or otherwise the whole reservation."""
         if self.reserved is None:
             return
         tokens, cost, known = self.reported or (*self.reserved, False)
@@ -205,11 +205,11 @@ class ActionContext(msgspec.Struct, eq=False):
 
     @property
     def use(self) -> Use:
-        """What the attempt used, for the budgets."""
+        """The use of the attempt, for the budgets."""
         return Use(self.cost, self.tokens, self.cost_unknown, self.reserved)
 
     def posture(self, **layers: str) -> None:
-        """Add to the action's posture: of a layer that several processes have, the weakest."""
+        """Add to the action's posture; if several processes report a layer, the weakest value counts."""
         known = self.layers
         if known is None:
             self.layers = {name: str(layer) for name, layer in layers.items()}
@@ -217,11 +217,11 @@ class ActionContext(msgspec.Struct, eq=False):
             self.layers = {**known, **{name: _weaker(known.get(name), str(layer)) for name, layer in layers.items()}}
 
     def not_exactly_undoable(self, what: str) -> None:
-        """Remember that this cannot be undone exactly."""
+        """Remember an effect that cannot be undone exactly."""
         self.not_undoable = [*(self.not_undoable or ()), str(what)]
 
     def resources(self, usage: dict[str, Any]) -> None:
-        """Attach the action's own measured use; several processes of one action add up, but for the peak of memory."""
+        """Add to the action's own measured use; several processes add up, except for peak memory."""
         total = self.usage = dict(self.usage or {})
         for name, value in usage.items():
             if name == "pids":
@@ -236,7 +236,7 @@ def _log(run: ProposalRun, index: int, line: str) -> None:
 
 
 def _weaker(known: str | None, new: str) -> str:
-    """`absent(...)` before `active(...)` before `active`; of two alike the later one."""
+    """The weaker of two values (`absent(...)`, `active(...)`, `active`); the new one if they are equally strong."""
     if known is None or (known.startswith("absent"), known != "active") <= (new.startswith("absent"), new != "active"):
         return new
     return known

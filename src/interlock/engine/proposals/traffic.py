@@ -1,4 +1,4 @@
-"""Between the egress proxy and the gate: what the processes of an action may reach on the network, and what they did there."""
+"""Connects the egress proxy with the gate: the hosts that an action's processes may reach, and their connections."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from interlock.model.tool import Context
 
 
 def policy_of(ctx: Context, *, lasting: bool = False) -> Policy:
-    """What the grants in force when the action starts let its processes reach; policies are asked for each connection.
+    """The network policy from the grants in force when the action starts; policies are evaluated for each connection.
 
-    A `lasting` program may outlive a grant: the grants are asked again too.
+    A `lasting` program may outlive a grant, so the grants are checked again too.
     """
     assert isinstance(ctx, ActionContext)
     tool = ctx.tool
@@ -43,7 +43,7 @@ def policy_of(ctx: Context, *, lasting: bool = False) -> Policy:
 
 
 def record_traffic(ctx: Context, traffic: Traffic) -> None:
-    """Write each connection down and add it to the action's result, by host."""
+    """Record each connection, and add it to the action's result, by host."""
     assert isinstance(ctx, ActionContext)
     events = record_connections(ctx.run.recorder, traffic.records, ctx.proposal_id, ctx.action_id)
     ctx.hosts = add_hosts(ctx.hosts, events)
@@ -60,7 +60,7 @@ def record_traffic(ctx: Context, traffic: Traffic) -> None:
 def record_connections(
     recorder: Recorder | None, records: Iterable[Record], proposal: str, action: str
 ) -> list[ActionConnection]:
-    """Write connections of an action's processes down; returns the events."""
+    """Record connections of an action's processes; returns the events."""
     events = []
     for record in records:
         host = record["host"] if recorder is None else recorder.text(record["host"])

@@ -10,7 +10,7 @@ from interlock.model.waiting import Waiting
 
 
 class Behind(NamedTuple):
-    """Who writes in the workspace now: see `Waiting`."""
+    """The current writer in the workspace: see `Waiting`."""
 
     holder: str | None = None
     doing: str | None = None
@@ -28,8 +28,8 @@ def tell_waiting(
     reading: dict[str, float] | None = None,
     behind: Behind | None = None,
 ) -> None:
-    """Say that the action at `index` (or the proposal) waits from now on."""
-    if cause != "retry":  # which has an event of its own
+    """Report that the action at `index` (or the proposal) waits from now on."""
+    if cause != "retry":  # a retry has a separate event
         run.record(
             step,
             index,

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Pool(Protocol):
-    """What an action may ask of the pool that runs it."""
+    """The functions of its pool that an action may use."""
 
     @property
     def alone(self) -> bool:
@@ -27,12 +27,12 @@ class Pool(Protocol):
         ...
 
     async def wait_outside(self, answer: Awaitable[T]) -> T:
-        """Wait for a person, while another action takes this one's place."""
+        """Wait for a person, while another action uses this one's place."""
         ...
 
 
 class Alone:
-    """The pool of a call outside the plan: nothing runs beside it."""
+    """The pool of a call outside the plan, which runs alone."""
 
     alone = True
 
@@ -58,7 +58,7 @@ class Slot:
         self.deadline = NEVER
         """When the watchdog cancels the task (monotonic nanoseconds); wake the watchdog after setting an earlier one."""
         self.ended_ns = 0
-        """When the last attempt here ended: spares the worker a reading of the clock."""
+        """The end of the last attempt in this slot; saves the worker a reading of the clock."""
         self.expired = 0
         self.stopped: str | None = None
         self.before = task.cancelling()
@@ -87,7 +87,7 @@ class Watchdog:
         """When the timer fires (monotonic nanoseconds)."""
         self._handle: asyncio.Handle | None = None
         self._armed = False
-        """False while the timer is not set, but is going to be at the loop's next turn."""
+        """False while the timer is not set yet, but will be at the loop's next turn."""
 
     def add(self, slot: Slot) -> None:
         """Watch a slot."""
@@ -102,7 +102,7 @@ class Watchdog:
     def wake(self, at: int) -> None:
         """Set the timer to an earlier time (monotonic nanoseconds).
 
-        It is set at the loop's next turn, before which it could not fire: most proposals of quick tools are over by then.
+        It is set at the loop's next turn, before which it could not fire: most proposals of quick tools have ended by then.
         """
         self.at = at
         if self._handle is not None:
@@ -156,7 +156,7 @@ class Deadline:
         self._watchdog.wake(deadline_ns)
 
     def close(self) -> None:
-        """Do not call it any more, not even if it is just about to be called."""
+        """Disarm the deadline, even if it is about to fire."""
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.task.cancel()

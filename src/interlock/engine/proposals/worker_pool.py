@@ -1,8 +1,8 @@
-"""The pool of workers that takes a proposal's actions from the scheduler to their end, and writes down how each ended.
+"""The pool of workers that runs the actions of a proposal in the scheduler's order, and stores their rows.
 
 The caller's own task is worker 0; more workers start only when more than one action is ready, up to `concurrency_max`. A
-worker awaits a tool directly, so there is no task per action, and a tool's own tasks and time-outs work as usual. What happens
-to one action is up to `take_action`, which the pool is handed; how a proposal ends is in `completion`.
+worker awaits a tool directly, so there is no task per action, and a tool's own tasks and time-outs work as usual. The
+pool receives `take_action` as an argument, which handles one action; `completion` ends the proposal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SLICE_NS = 1_000_000
 
 
 class WorkerPool:
-    """Runs one proposal. The only writer of its rows and of the order in which they ended."""
+    """Runs one proposal. No other code writes its rows and the order in which they ended."""
 
     def __init__(self, run: ProposalRun, take_action: Callable[[ActionRun], Awaitable[Ended]]) -> None:
         """Nothing starts before `drive`."""
@@ -39,19 +39,19 @@ class WorkerPool:
         self._held = 0
         """Actions that wait for a person while no worker waits with them."""
         self._waiting, self._waited = 0, False
-        """Workers that wait for an approval: they are not counted as workers meanwhile."""
+        """Workers that wait for an approval, and do not count as workers meanwhile."""
         self._ready: deque[int] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._returning: deque[asyncio.Future[None]] = deque()
         self._slots: list[Slot] = []
         self._watchdog = Watchdog(run.loop, run.clock)
 
-    # -- the life of the pool
+    # -- start and end
 
     async def drive(self, replay: Sequence[tuple[int, Outcome]] = ()) -> None:
-        """Run every action that can run. Raises what must pass through: cancellation, store errors, KeyboardInterrupt.
+        """Run every action that can run. Raises errors that end the run: cancellation, store errors, KeyboardInterrupt.
 
-        `replay` are the outcomes that an earlier process came to, in their order.
+        `replay` are the outcomes of an earlier process, in their order.
         """
         run, scheduler = self.run, self._scheduler
         if run.stop_reason is not None:
@@ -60,7 +60,7 @@ class WorkerPool:
         self._skip(skipped, "dependency_failed")
         self._ready.extend(ready)
         for index, outcome in replay:
-            if not scheduler.ended(index):  # skipped because of an earlier outcome, as the journal says too
+            if not scheduler.ended(index):  # skipped because of an earlier outcome, which the journal has too
                 self._follow(*scheduler.step(index, outcome))
         if replay:
             self._ready = deque(i for i in self._ready if not scheduler.ended(i))
@@ -89,7 +89,7 @@ class WorkerPool:
             raise self._failure
 
     def stop(self, reason: str) -> None:
-        """Nothing more may start, and what runs is cancelled (but not the worker that calls this)."""
+        """Let no further action start, and cancel the running ones (except the worker that calls this)."""
         self.run.stop(reason)
         self._scheduler.halt()
         me = asyncio.current_task()
@@ -99,22 +99,22 @@ class WorkerPool:
                 slot.task.cancel()
 
     def close(self) -> None:
-        """The proposal is over. A slot knows its pool: without that circle, everything that it used is freed at once."""
+        """End the pool. This breaks the reference cycle between pool and slots, so that everything is freed at once."""
         self._slots.clear()
 
     def drain(self, reason: str) -> None:
-        """Nothing more may start; what runs may finish."""
+        """Let no further action start; the running ones may finish."""
         self.run.stop(reason)
         self._scheduler.halt()
         self._wake(len(self._idle))
 
     def fail(self, error: BaseException) -> None:
-        """The engine itself cannot continue: the journal cannot be written, or the interpreter is asked to leave."""
+        """Stop because the engine itself cannot continue: the journal cannot be written, or the interpreter is exiting."""
         if self._failure is None:
             self._failure = error
         self.stop("store_failed" if isinstance(error, StoreError) else "cancelled")
 
-    # -- what an action may ask (see `watchdog.Pool`)
+    # -- for actions (see `watchdog.Pool`)
 
     @property
     def alone(self) -> bool:
@@ -122,7 +122,7 @@ class WorkerPool:
         return self._busy <= 1 and not self._ready
 
     async def wait_outside(self, answer: Awaitable[T]) -> T:
-        """Wait for a person while another action takes this one's place; afterwards wait until there is a place again."""
+        """Wait for a person while another action uses this one's place; afterwards wait for a free place."""
         self._waiting += 1
         self._give_place()
         try:
@@ -143,10 +143,10 @@ class WorkerPool:
                 self._waiting -= 1
         return found
 
-    # -- inside
+    # -- internal
 
     def _end(self, index: int, ended: Ended) -> None:
-        """Write down how an action ended, and let go what waited for it. Raises what has to pass through."""
+        """Store the end of an action, and release the actions that waited for it. Raises errors that end the run."""
         run, outcome = self.run, ended.outcome
         if ended.row is not None:
             run.rows[index] = ended.row
@@ -186,7 +186,7 @@ class WorkerPool:
         for index in indices:
             known = run.rows[index]
             if known is not None and known.status == "skipped":
-                continue  # the journal says so already
+                continue  # the journal has it already
             why = run.why_skipped(index) if reason == "dependency_failed" else run.why_stopped(reason)
             seq = self._record_skip(index, reason, why or "")
             action_id, now_us = run.proposal.actions[index].id, run.clock.now_us()
@@ -201,11 +201,11 @@ class WorkerPool:
 
     @property
     def _full(self) -> bool:
-        """True if no more may run at once (only workers that come back from waiting can make too many)."""
+        """True if no other action may run now (only workers that return from waiting can exceed the limit)."""
         return self._waited and self._busy - self._waiting >= self.run.services.bounds.concurrency_max
 
     def _give_place(self) -> None:
-        """A worker waits or is done: the one that has waited longest to come back continues, or else something new starts."""
+        """Pass on the place of a worker that waits or is done: to the longest-waiting worker that returns, or to a new action."""
         self._waited = True
         if self._returning:
             self._waiting -= 1
@@ -239,7 +239,7 @@ class WorkerPool:
             turn = clock.mono_ns() + _SLICE_NS
 
     def _start_more(self) -> None:
-        """There is more to do than this worker can take: wake another one, or start it."""
+        """Wake or start another worker, because there is more work than this one can do."""
         if self._full:
             return
         if self._idle:

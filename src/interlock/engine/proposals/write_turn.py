@@ -1,4 +1,4 @@
-"""A proposal's turn to write in the workspace, as the gate's steps see it. How turns are taken is in `runs/write_lease`."""
+"""A proposal's turn to write in the workspace, as the gate's steps see it. `runs/write_lease` implements it."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class Caller(Protocol):
 
 
 class WriteTurn(Protocol):
-    """The turn of one proposal. It is given back whenever all that is left to do is to wait, and taken again in step 7."""
+    """The turn of one proposal. It is released while the proposal only waits, and taken again in step 7."""
 
     def try_enter(self, action: Caller) -> bool:
-        """Enter if the proposal has its turn already. False if it has to be taken: `enter` does."""
+        """Enter if the proposal already has its turn. False if `enter` has to take it first."""
         ...
 
     async def enter(self, action: Caller) -> Refusal | None:
-        """Step 7: wait for the turn. Time that was waited is added to the action's. Raises: StoreError."""
+        """Step 7: wait for the turn. The waiting time is added to the action's. Raises: StoreError."""
         ...
 
     def leave(self, action: Caller) -> None:
-        """The action has ended, or waits: it writes no more."""
+        """Leave, because the action has ended or waits, and does not write any more."""
         ...
 
     def pause(self, action: Caller) -> AbstractContextManager[None]:
-        """The block waits (for a person, for time to pass): meanwhile others may write, if nothing of the proposal does."""
+        """The block waits (for a person, or for time to pass): others may write meanwhile, if no action of the proposal does."""
         ...
 
     async def take_for_commit(self) -> None:
-        """Before the layer of the proposal is committed: the turn to write everything, however long that takes."""
+        """Take the turn to write everything, before the proposal's layer is committed, however long that takes."""
         ...
 
     async def take_for_undo(self) -> None:
-        """Before the proposal is rolled back: the turn to write all that this may touch, however long that takes."""
+        """Take the turn to write everything that a rollback may change, however long that takes."""
         ...
