@@ -3,7 +3,7 @@
 Whatever is learnt from a trace is one transaction, worked out anew from the traces that there are: two processes that learn at
 once, or the same history again, give the same skills.
 
-Schema history: 1: first. 2: a trace may be of several runs.
+Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ USES_MIN: Final = 5
 """A skill is not degraded before it was used so often."""
 RATE_MIN: Final = 0.6
 GOALS_MAX: Final = 5
+EVOLVED: Final = "evolved"
+"""The source of a version that is a repair of another one."""
 IMPORTED: Final = ""
 """The shape of a skill that was not learnt here."""
 _SLUG: Final = re.compile(r"[^a-z0-9]+")
@@ -60,6 +62,7 @@ _SCHEMA: Final = (
     alter table skill_traces add column runs text not null default '';
     update skill_traces set runs = ' ' || run || ' ';
     """,
+    "alter table skill_uses add column failed text not null default ''",
 )
 
 
@@ -93,7 +96,7 @@ class Skill(msgspec.Struct, frozen=True, kw_only=True):
     tested: str | None = None
     """Outcome of the last test of this content: `passed`, or why not."""
     source: str = "learnt"
-    """`learnt`, or `imported`."""
+    """`learnt`, `imported`, or `EVOLVED`."""
     shape: str = IMPORTED
 
 
@@ -176,8 +179,10 @@ class SkillStore:
             return None
         traces = [typed.decode(row[2], Trace) for row in rows]
         newest = self._newest(agent, shape)
+        if newest is not None and newest.state == "candidate" and newest.source == EVOLVED:
+            return None  # a person decides about it first
         if newest is not None and newest.state != "candidate":
-            settled = newest.state == "retired" or bindings(newest.content.template, traces[-1]) is not None
+            settled = newest.state == "retired" or arguments_of(newest, traces[-1]) is not None
             if settled:  # a person does not want it, or it covers this as well
                 return None
         try:
@@ -189,7 +194,7 @@ class SkillStore:
         if newest is None:
             return self._add(self._free_name(content), 1, agent, shape, content, "learnt")
         if newest.state != "candidate":
-            return self._add(newest.name, newest.version + 1, agent, shape, content, "learnt")
+            return self._add(newest.name, self._next_version(newest.name), agent, shape, content, "learnt")
         if newest.content != content:
             self.db.execute(
                 "update skills set content = ?, digest = ?, tested = null where workspace = ? and name = ? and version = ?",
@@ -200,8 +205,20 @@ class SkillStore:
     def add_imported(self, name: str, content: Content) -> Skill:
         """A skill from elsewhere, as a candidate of its own version."""
         with self.db.transaction():
-            known = self.versions(name)
-            return self._add(name, known[0].version + 1 if known else 1, "", IMPORTED, content, "imported")
+            return self._add(name, self._next_version(name), "", IMPORTED, content, "imported")
+
+    def add_repair(self, skill: Skill, content: Content) -> Skill | None:
+        """A repair of a skill, as a candidate version; None if a candidate waits already, or a version was that before."""
+        with self.db.transaction():
+            known = self.versions(skill.name)
+            if any(one.state == "candidate" or one.digest == content.digest for one in known):
+                return None
+            version = self._next_version(skill.name)
+            return self._add(skill.name, version, skill.agent, skill.shape, content, EVOLVED)
+
+    def _next_version(self, name: str) -> int:
+        known = self.versions(name)
+        return known[0].version + 1 if known else 1
 
     def _add(self, name: str, version: int, agent: str, shape: str, content: Content, source: str) -> Skill:
         self.db.execute(
@@ -262,13 +279,14 @@ class SkillStore:
     # -- uses
 
     def count_use(
-        self, name: str, version: int, run: str, proposal: str, agent: str, *, succeeded: bool
+        self, name: str, version: int, run: str, proposal: str, agent: str, *, succeeded: bool, failed: str = ""
     ) -> Uses | None:
-        """Count a use of an active version; what it has come to, if that degrades it."""
+        """Count a use of an active version; what it has come to, if that degrades it. `failed` is as in `failures`."""
         with self.db.transaction():
             self.db.execute(
-                "insert into skill_uses values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
-                (self._workspace, name, version, run, proposal, agent, succeeded, self._clock.now_us()),
+                "insert into skill_uses (workspace, name, version, run, proposal, agent, succeeded, at_us, failed)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
+                (self._workspace, name, version, run, proposal, agent, succeeded, self._clock.now_us(), failed),
             )
             uses = self.uses(name, version)
             if self.get(name, version).state != "active" or uses.uses < USES_MIN or uses.rate >= RATE_MIN:
@@ -283,6 +301,14 @@ class SkillStore:
             (self._workspace, name, version, USES),
         )
         return Uses(uses=len(rows), succeeded=sum(row[0] for row in rows))
+
+    def failures(self, name: str, version: int) -> list[str]:
+        """`STEP REASON` (the step's number, from 0) of the last uses that failed."""
+        rows = self.db.execute(
+            "select failed from skill_uses where workspace = ? and name = ? and version = ? order by at_us desc limit ?",
+            (self._workspace, name, version, USES),
+        )
+        return [row[0] for row in rows if row[0]]
 
     # -- reading
 
@@ -307,7 +333,7 @@ class SkillStore:
         """The proposals that a skill was learnt from and fits, oldest first."""
         found = []
         for run, proposal, text, _ in self._traces(skill.agent, skill.shape):
-            arguments = bindings(skill.content.template, typed.decode(text, Trace))
+            arguments = arguments_of(skill, typed.decode(text, Trace))
             if arguments is not None:
                 found.append(Evidence(run=run, proposal=proposal, arguments=arguments))
         return found
@@ -355,6 +381,16 @@ class SkillStore:
             fields = dict(zip(names, row, strict=True))
             found.append(Skill(**{**fields, "content": typed.decode(fields["content"], Content)}))
         return found
+
+
+def arguments_of(skill: Skill, trace: Trace) -> dict[str, Any] | None:
+    """The arguments with which a skill gives a trace; None if it does not. A repair may differ in how its steps are tried."""
+    template = skill.content.template
+    if skill.source == EVOLVED and len(template.steps) == len(trace.steps):
+        pairs = zip(template.steps, trace.steps, strict=True)
+        steps = tuple(msgspec.structs.replace(ours, more=theirs.more) for ours, theirs in pairs)
+        template = msgspec.structs.replace(template, steps=steps)
+    return bindings(template, trace)
 
 
 def _json(value: Any) -> str:

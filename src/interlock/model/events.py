@@ -556,6 +556,8 @@ class EvolutionTriggered(Event, kw_only=True, tag="evolution_triggered"):
 
     domain: str
     rate: float
+    repairs: tuple[str, ...] = ()
+    """Candidates that repair it: `NAME@VERSION`."""
 
 
 class Unknown(msgspec.Struct, kw_only=True):

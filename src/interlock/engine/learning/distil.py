@@ -6,8 +6,9 @@ import queue
 import threading
 from typing import Final
 
+from interlock.engine.learning import evolve
 from interlock.engine.learning.session_calls import SessionTasks, Task
-from interlock.engine.learning.traces import SKILL_SOURCE, is_use_of, trace_of
+from interlock.engine.learning.traces import RUN_TOOL, SKILL_SOURCE, is_use_of, trace_of
 from interlock.engine.runs.run import Run
 from interlock.engine.services import EndedProposal, Services
 from interlock.learning.skills import Skill, SkillStore
@@ -116,10 +117,12 @@ class Distiller:
             return
         succeeded = ended.result.status == "succeeded"
         degraded = self._store.count_use(
-            name, int(version), ended.run_id, ended.proposal.id, ended.agent, succeeded=succeeded
+            name, int(version), ended.run_id, ended.proposal.id, ended.agent, succeeded=succeeded, failed=_failed(ended)
         )
         if degraded is not None:
-            self._record(ended.agent, EvolutionTriggered(domain=name, rate=degraded.rate))
+            repaired = evolve.repair(self._services, self._store, known[0])
+            names = () if repaired is None else (f"{repaired.skill.name}@{repaired.skill.version}",)
+            self._record(ended.agent, EvolutionTriggered(domain=name, rate=degraded.rate, repairs=names))
 
     def _record(self, agent: str, event: Event) -> None:
         run = Run.start(self._services, agent=agent, source=SOURCE)
@@ -128,3 +131,10 @@ class Distiller:
                 run.recorder.record(event)
         finally:
             run.finish()
+
+
+def _failed(ended: EndedProposal) -> str:
+    """`STEP REASON` of the step that failed first; empty if none did."""
+    rows = ended.result.results[1:] if ended.proposal.actions[0].tool == RUN_TOOL else ended.result.results
+    found = [f"{step} {row.reason}" for step, row in enumerate(rows) if row.status in ("failed", "unknown_outcome")]
+    return found[0] if found else ""

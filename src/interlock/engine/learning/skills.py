@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from interlock.engine.learning import evolve
 from interlock.engine.learning.traces import SKILL_SOURCE, TEST_SOURCE, document_of, is_never_in_skill
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.runs.kept_layers import discard_layers
@@ -154,6 +155,10 @@ class Skills:
             )
         return self._store.approve(name, version, digest, by=by or self._services.desk.user)
 
+    def repair(self, name: str) -> evolve.Repair | None:
+        """Make a candidate of a skill's safe repairs, if there are any. Raises: UsageError `not_found`."""
+        return evolve.repair(self._services, self._store, self._store.get(name))
+
     def retire(self, name: str, *, by: str | None = None) -> Sequence[Skill]:
         """Let no version be used any more. Raises: UsageError `not_found`."""
         return self._store.retire(name, by=by or self._services.desk.user)
@@ -249,7 +254,7 @@ class Skills:
             raise UsageError(
                 f"`{skill.name}` cannot be used: {problems[0]}",
                 code="skill_tool_changed",
-                hint="do the task anew, so that it is learnt with the tools as they are",
+                hint=f"`interlock skills repair {skill.name}`, or do the task anew, so that it is learnt with these tools",
             )
 
 

@@ -121,6 +121,19 @@ def approve(
     )
 
 
+@skills.command("repair")
+@click.argument("name")
+@click.pass_obj
+def repair(out: Output, name: str) -> None:
+    """Make a candidate of a skill's safe repairs: steps retried that failed for a reason that passes, tools as they are now."""
+    with runtime(out) as opened:
+        prepare(out, opened)
+        found = opened.skills.repair(name)
+        document = None if found is None else {"changes": list(found.changes), **_document(opened, found.skill)}
+    nothing = ["nothing can be repaired safely, or a candidate waits already"]
+    out.emit(document, lambda: nothing if document is None else [*map(clean, document["changes"]), *_lines(document)])
+
+
 @skills.command("retire")
 @click.argument("name")
 @proving
