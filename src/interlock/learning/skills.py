@@ -36,6 +36,7 @@ IMPORTED: Final = ""
 """The shape of a skill that was not learnt here."""
 _SLUG: Final = re.compile(r"[^a-z0-9]+")
 _SLUG_CHARS: Final = 48
+_OF_VERSION: Final = "workspace = ? and name = ? and version = ?"
 
 _SCHEMA: Final = (
     """
@@ -113,6 +114,8 @@ class Uses(msgspec.Struct, frozen=True, kw_only=True):
 
     uses: int
     succeeded: int
+    failed: tuple[str, ...] = ()
+    """`STEP REASON` (the step's number, from 0) of those that failed."""
 
     @property
     def rate(self) -> float:
@@ -281,7 +284,7 @@ class SkillStore:
     def count_use(
         self, name: str, version: int, run: str, proposal: str, agent: str, *, succeeded: bool, failed: str = ""
     ) -> Uses | None:
-        """Count a use of an active version; what it has come to, if that degrades it. `failed` is as in `failures`."""
+        """Count a use of an active version; what it has come to, if that degrades it. `failed` is as in `Uses`."""
         with self.db.transaction():
             self.db.execute(
                 "insert into skill_uses (workspace, name, version, run, proposal, agent, succeeded, at_us, failed)"
@@ -297,18 +300,11 @@ class SkillStore:
     def uses(self, name: str, version: int) -> Uses:
         """How a version has done lately."""
         rows = self.db.execute(
-            "select succeeded from skill_uses where workspace = ? and name = ? and version = ? order by at_us desc limit ?",
+            f"select succeeded, failed from skill_uses where {_OF_VERSION} order by at_us desc limit ?",  # noqa: S608 - a constant
             (self._workspace, name, version, USES),
         )
-        return Uses(uses=len(rows), succeeded=sum(row[0] for row in rows))
-
-    def failures(self, name: str, version: int) -> list[str]:
-        """`STEP REASON` (the step's number, from 0) of the last uses that failed."""
-        rows = self.db.execute(
-            "select failed from skill_uses where workspace = ? and name = ? and version = ? order by at_us desc limit ?",
-            (self._workspace, name, version, USES),
-        )
-        return [row[0] for row in rows if row[0]]
+        failed = tuple(row[1] for row in rows if row[1])
+        return Uses(uses=len(rows), succeeded=sum(row[0] for row in rows), failed=failed)
 
     # -- reading
 
@@ -365,10 +361,8 @@ class SkillStore:
         )
 
     def _set(self, name: str, version: int, *, state: SkillState, decided_by: str | None) -> None:
-        self.db.execute(
-            "update skills set state = ?, decided_by = ? where workspace = ? and name = ? and version = ?",
-            (state, decided_by, self._workspace, name, version),
-        )
+        known = (state, decided_by, self._workspace, name, version)
+        self.db.execute(f"update skills set state = ?, decided_by = ? where {_OF_VERSION}", known)  # noqa: S608 - a constant
 
     def _select(self, condition: str, *values: Any) -> list[Skill]:
         rows: Sequence[tuple[Any, ...]] = self.db.execute(

@@ -54,7 +54,7 @@ def repaired(services: Services, store: SkillStore, skill: Skill) -> tuple[Conte
     tools = _tools_as_they_are(services, skill, changes)
     if tools is None:
         return None
-    often = Counter(store.failures(skill.name, skill.version))
+    often = Counter(store.uses(skill.name, skill.version).failed)
     steps = list(skill.content.template.steps)
     for failed in sorted(often):
         number, _, reason = failed.partition(" ")
