@@ -10,6 +10,9 @@ import psutil
 import pytest
 from capsules_world import FIND, call, name_of, wat
 
+from interlock.disk import Database
+from interlock.state.capsule_values import CapsuleValues
+
 
 def set_config(runtime, key, value):
     runtime.services.capsules._values.set_config("c", key, value)
@@ -67,6 +70,92 @@ def test_what_goes_wrong_in_a_capsule_is_a_failed_action_and_leaves_nothing_behi
     assert words in got.error
     assert call(runtime, "count").output == 1
     assert set(runtime.services.capsules._workers._idle) == before  # the same worker continues
+
+
+TABLE = """
+  (table $t 1 funcref)
+  (func $tables
+    (loop (br_if 0 (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1))))
+    (if (i32.gt_u (table.size $t) (i32.const 100000)) (then (unreachable))))
+"""
+
+
+def test_tables_and_stacks_end_at_limits_too(world):
+    tables = "(call $tables) (return (call $reply_ok (i32.const 32) (i32.const 4)))"
+    world.add(source=wat(top=FIND + TABLE, more=tables), tools=["echo"])
+    world.add("d", source=wat(top=FIND + "(table 200000 funcref)", more="(unreachable)"), tools=["echo"])
+    many = "".join("(table 1 funcref)" for _ in range(5))
+    world.add("e", source=wat(top=FIND + many, more="(unreachable)"), tools=["echo"])
+    world.configure()
+    runtime = world.open()
+    assert call(runtime, "echo").ok
+    assert call(runtime, "echo", capsule="d").reason == "capsule_invalid"
+    assert call(runtime, "echo", capsule="e").reason == "capsule_invalid"
+
+
+def test_values_are_bounded_by_size_and_in_all(runtime, monkeypatch):
+    given = {"x": "1" * 600}
+    assert "key_invalid" in call(runtime, "set", given).error  # the tool's arguments are key and value
+    monkeypatch.setattr("interlock.executors.capsules.host.VALUE_BYTES_MAX", 8)
+    assert "value_too_large" in call(runtime, "set", {"x": "123456789"}).error
+    monkeypatch.undo()
+    monkeypatch.setattr("interlock.state.capsule_values.BYTES_MAX", 100)
+    assert call(runtime, "set", {"x": "1" * 30}).ok
+    assert "kv_full" in call(runtime, "set", {"x": "2" * 30}).error
+    assert call(runtime, "set", {"x": "1" * 30}).ok  # the same key again
+
+
+def test_no_name_of_a_capsule_agent_or_key_reaches_the_values_of_another(tmp_path):
+    db = Database(tmp_path / "db")
+    values = CapsuleValues(db, "w")
+    owners = [("a", "b/c"), ("a/b", "c"), ("a", "b"), ("a%", "b"), ("A", "b"), ("a", "b "), ("a", "*")]
+    for number, owner in enumerate(owners):
+        values.of(*owner).set("key", str(number).encode())
+        values.of(*owner).set("%", b"x")
+    values.set_config("a", "TOKEN", b"secret")
+    for number, owner in enumerate(owners):
+        mine = values.of(*owner)
+        assert mine.get("key") == str(number).encode()
+        assert mine.keys("", 10) == ["%", "key"]
+        assert (mine.keys("%", 10), mine.keys("_", 10), mine.keys("k*", 10)) == (["%"], [], [])
+        assert mine.get("TOKEN") is None
+        mine.set("TOKEN", b"mine")
+    values.of("a", "b").delete("key")
+    assert values.of("a", "b ").get("key") is not None
+    assert values.config("a") == {"TOKEN": b"secret"}
+    db.close()
+
+
+def test_a_missing_value_and_an_empty_one_are_different(tmp_path):
+    db = Database(tmp_path / "db")
+    mine = CapsuleValues(db, "w").of("c", "a")
+    assert mine.get("k") is None
+    assert mine.set("k", b"")
+    assert mine.get("k") == b""
+    db.close()
+
+
+def test_a_call_that_is_cancelled_ends_at_once_and_the_next_one_works(runtime):
+    async def main():
+        running = asyncio.ensure_future(runtime.call(f"c/{name_of('loop')}"))
+        while not runtime.services.capsules._calls._calls.get("c"):
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running], timeout=10)
+        return running
+
+    assert asyncio.run(main()).cancelled()
+    assert runtime.services.capsules._calls._calls["c"] == set()
+    assert call(runtime, "count").output == 1
+
+
+def test_a_capsule_that_is_not_trusted_does_not_run_without_walls(world):
+    world.add(trust="none")
+    world.add("d")
+    world.configure('[isolation]\nprofile = "none"\n')
+    runtime = world.open()
+    assert call(runtime, "echo").reason == "isolation_failed"
+    assert call(runtime, "echo", capsule="d").ok
 
 
 def test_memory_ends_where_the_manifest_says(runtime):

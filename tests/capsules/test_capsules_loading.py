@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -13,10 +14,11 @@ import pytest
 import wasmtime
 from capsules_world import KV, call, wat
 
+from interlock.disk import Disk, store_error
 from interlock.engine.inspect import capsule_files
 from interlock.executors.capsules import worker
 from interlock.executors.capsules.interfaces import INTERFACES
-from interlock.model.errors import ToolError
+from interlock.model.errors import ConfigurationError, ToolError
 
 
 def load(runtime, name="c"):
@@ -86,6 +88,49 @@ def test_one_flipped_byte_in_the_compiled_code_has_it_compiled_again(world):
     record = code.with_suffix(".json")
     record.write_bytes(record.read_bytes().replace(b'"imports":[', b'"imports":[ '))
     assert runtime.services.capsules._loader._cache.find(code.stem) is None
+
+
+def test_a_lock_that_was_changed_stops_everything_until_it_is_trusted(world):
+    world.add()
+    world.configure()
+    lock = world.root / "interlock.lock"
+    text = lock.read_text()
+    place = text.index('"component": "') + 14
+    lock.write_text(text[:place] + ("1" if text[place] != "1" else "2") + text[place + 1 :])
+    with pytest.raises(ConfigurationError) as caught:
+        world.open()
+    assert caught.value.code == "untrusted_configuration"
+    world.trust()
+    assert "another build" in refusal(world.open())
+
+
+def test_a_full_disk_while_the_code_is_kept_refuses_the_capsule_and_leaves_nothing(world):
+    world.add()
+    world.configure()
+    runtime = world.open()
+    cache = runtime.services.capsules._loader._cache
+    for file in cache.directory.iterdir() if cache.directory.exists() else ():
+        file.unlink()
+    cache._disk = FullDisk()
+    message = refusal(runtime)
+    assert "cannot be kept" in message
+    assert "No space left" in message
+    assert call(runtime, "echo").reason == "capsule_refused"
+    assert list(cache.directory.iterdir()) == []
+    cache._disk = Disk()
+    assert call(runtime, "echo").ok
+    code = code_of(runtime)
+    os.utime(code)  # its record is to be written anew, which is not needed to use it
+    cache._disk = FullDisk()
+    assert cache.find(code.stem) is not None
+
+
+class FullDisk(Disk):
+    """A disk on which half of each file fits."""
+
+    def write(self, fd, data):
+        super().write(fd, data[: len(data) // 2])
+        raise store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "write")
 
 
 def test_the_code_is_not_read_again_while_its_file_is_the_same(world):

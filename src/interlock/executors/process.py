@@ -222,15 +222,17 @@ class ProcessRunner:
         stdin: int,
         stdout: int,
         stderr_bytes_max: int,
+        memory_bytes_max: int | None = None,
     ) -> background.Background:
         """Start a program that belongs to no action: a server that is spoken to over `stdin` and `stdout`, both the caller's.
 
         It runs in the workspace's root until it is closed or the runtime ends; the last `stderr_bytes_max` bytes of its
-        standard error are kept. `env` is added to the base environment unchecked.
+        standard error are kept. `env` is added to the base environment unchecked. It has the memory of an action, or less.
 
         Raises: ToolError `spawn_failed`, `process_lost`.
         """
-        limits = msgspec.structs.replace(self._limits, cpu_ms=None)  # which is that of one action
+        memory = min(self._limits.memory_bytes, memory_bytes_max or self._limits.memory_bytes)
+        limits = msgspec.structs.replace(self._limits, memory_bytes=memory, cpu_ms=None)  # which is that of one action
         request = self._request(argv, env, limits, walls, stderr_bytes_max)
         request["keep_last"] = True
         directory = int(workspace.open_directory((), "cwd"))

@@ -138,6 +138,13 @@ class Capsules:
         one = self._installed[name]
         if tool == RUN and one.manifest.behavior.run and not DRIVEN.get():
             raise ToolError("only the program runs it: `runtime.capsules.run`", code="not_available", retryable=False)
+        if one.manifest.behavior.trust == "none" and not self._start.walled:
+            raise ToolError(
+                f'the capsule `{name}` says `trust = "none"`, so it is run only behind walls, and there are none',
+                code="isolation_failed",
+                retryable=False,
+                hint="set `[isolation] profile` to `ns` or `nons`",
+            )
         loaded = await self._load_for(ctx, name, one)
         call = Called(name, one, loaded, tool, parameters)
         host = self._host(call, ctx)

@@ -6,6 +6,7 @@ imports of the module, and the identity of the file when it was written. As long
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -18,6 +19,7 @@ import msgspec
 from interlock.disk import Disk
 from interlock.executors.capsules.component_file import Identity
 from interlock.model import typed
+from interlock.model.errors import StoreError
 
 _FORMAT: Final = "2"
 """Part of every name. History: 1: first. 2: components may have several memories."""
@@ -57,7 +59,8 @@ class CodeCache:
                 data = path.read_bytes()
                 if not hmac.compare_digest(self._digest(name, data), record.digest):
                     return None
-                self._write_record(name, msgspec.structs.replace(record, identity=identity))
+                with contextlib.suppress(StoreError):  # the code is good; it is read again the next time
+                    self._write_record(name, msgspec.structs.replace(record, identity=identity))
         except OSError:
             return None
         return Code(path, record.imports)
@@ -66,7 +69,7 @@ class CodeCache:
         """Keep compiled code. Raises: StoreError."""
         self._disk.make_directory(self.directory)
         path = self._path(name)
-        self._disk.write_atomic(path, data, durable=False)
+        self._disk.write_atomic(path, data)  # on disk before the record vouches for it
         self._write_record(name, _Record(self._digest(name, data), tuple(imports), _identity(path)))
         return Code(path, tuple(imports))
 

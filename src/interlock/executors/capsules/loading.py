@@ -19,7 +19,7 @@ from interlock.executors.capsules.component_file import Identity, identify, read
 from interlock.executors.capsules.host import KeyValues
 from interlock.executors.capsules.workers import WorkerLostError, Workers
 from interlock.model.capsule import LockedCapsule, Manifest, Variable
-from interlock.model.errors import ConfigurationError, ToolError
+from interlock.model.errors import ConfigurationError, StoreError, ToolError
 
 COMPILE_S: Final = 60
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
@@ -148,7 +148,10 @@ class Loader:
         if reply.header["done"] != "ok":
             raise refused(name, str(reply.header["message"]), None)
         imports = [(str(module), str(function)) for module, function in reply.header["imports"]]
-        return await asyncio.to_thread(self._cache.keep, key, reply.body, imports)
+        try:
+            return await asyncio.to_thread(self._cache.keep, key, reply.body, imports)
+        except StoreError as error:
+            raise refused(name, f"its compiled code cannot be kept: {error.message}", error.hint) from None
 
     def _config(self, name: str, manifest: Manifest) -> dict[str, str]:
         """The configuration of a capsule as text. Raises: ToolError `capsule_refused`."""

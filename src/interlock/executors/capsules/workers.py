@@ -22,6 +22,8 @@ from interlock.model.errors import ToolError
 from interlock.server_process import module_command
 
 _STDERR_BYTES: Final = 16 * 1024
+_COMPILER_BYTES: Final = 1024**3
+"""Memory of a process that compiles: a component made from Python takes 370 MB."""
 _CHUNK: Final = 256 * 1024
 _PRINTED: Final = 1
 """The level of what a capsule prints."""
@@ -49,7 +51,7 @@ class Start(Protocol):
     """Starts a worker process; returns the runtime's end of its socket, and the process."""
 
     async def __call__(self, code_directory: str | None) -> tuple[socket.socket, Background]:
-        """`code_directory` is what it may read beside its own program. Raises: ToolError."""
+        """`code_directory` is what it may read beside its own program; one without compiles. Raises: ToolError."""
         ...
 
 
@@ -78,6 +80,7 @@ class WalledStart:
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr_bytes_max=_STDERR_BYTES,
+                    memory_bytes_max=_COMPILER_BYTES if code_directory is None else None,
                 )
             except BaseException:
                 ours.close()
@@ -97,6 +100,11 @@ class WalledStart:
                 hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
             )
         return tuple(path for path in enclosure.hidden if path not in above)
+
+    @property
+    def walled(self) -> bool:
+        """False where there are no walls at all, because the configuration wants none."""
+        return self._runner.enclosure.profile != "none"
 
     def posture(self) -> dict[str, str]:
         """The posture of a worker. Raises: ToolError `isolation_failed` if `isolation.require` names `record`."""
