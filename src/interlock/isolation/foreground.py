@@ -185,7 +185,7 @@ def _perform_inside(command: Command, launcher: Launcher, channel: int | None) -
     _enter(command["directory"])
     try:
         syscalls.set_dumpable(dumpable=False)
-        syscalls.close_on_exec(3)
+        _close_others(command)
         syscalls.die_with_parent()
     except OSError as error:
         raise RefusedError("walls", error.errno or errno.EINVAL) from error
@@ -225,7 +225,7 @@ def _become_program(command: Command, launcher: Launcher, trouble: int, channel:
         if around is not None:
             syscalls.die_with_parent()
             walls.confine_alone(around, launcher.readable, environment)
-        syscalls.close_on_exec(3)
+        _close_others(command)
         if channel is not None:
             if around is None:
                 syscalls.forbid_new_privileges()
@@ -240,6 +240,13 @@ def _become_program(command: Command, launcher: Launcher, trouble: int, channel:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(127)
+
+
+def _close_others(command: Command) -> None:
+    """The program inherits its standard streams, and the socket of a shim. Raises: OSError."""
+    syscalls.close_on_exec(3)
+    if command["sdk"] is not None:
+        os.set_inheritable(command["sdk"], True)
 
 
 def _enter(directory: str) -> None:

@@ -164,6 +164,8 @@ class Command(TypedDict):
     timeout_ms: int | None
     recorder: int | None
     """The descriptor of the pipe that a recorder writes to, if the command is to be recorded."""
+    sdk: int | None
+    """A descriptor that the program inherits: the socket of an agent's shim."""
 
 
 class CommandEnd(TypedDict):

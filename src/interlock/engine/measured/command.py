@@ -33,7 +33,7 @@ def run_in_foreground(command: Command, *, take_signals: bool) -> CommandEnd | N
                 [*module_command("interlock.isolation.foreground"), str(request), str(writer), str(os.getpid())],
                 env=bare_environment(),
                 cwd="/",
-                pass_fds=(request, writer, *([] if command["recorder"] is None else [command["recorder"]])),
+                pass_fds=(request, writer, *(fd for fd in (command["recorder"], command["sdk"]) if fd is not None)),
             )
         except BaseException:
             os.close(reader)

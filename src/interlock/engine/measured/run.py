@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock import agent_shims
 from interlock._version import __version__
 from interlock.detect import Redactor
 from interlock.detect.credentials import is_secret_name
@@ -20,6 +21,7 @@ from interlock.engine.inspect.history import History, RunRow
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.local.machine import boot_id, redaction_key
 from interlock.engine.measured.command import run_in_foreground
+from interlock.engine.measured.sdk import SdkCollector
 from interlock.engine.measured.spec import RunSpec
 from interlock.engine.measured.walls import Enclosed, OwnNetwork, enclosed
 from interlock.engine.proposals.kernel_records import event_of
@@ -83,6 +85,10 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     posture: dict[str, str] = {}
     recorded_calls: int | None = None
     """Calls that its recorder saw; null without one."""
+    shim_hooked: int | None = None
+    """Processes in which the agent's shim found its place in the SDK; null without a shim."""
+    reported_lines: int | None = None
+    """What the shim reported."""
     record_whole: bool = True
     """False if calls were left out of the record, or its recorder was killed."""
 
@@ -115,6 +121,7 @@ def measure_command(
         network=options.network,
         clean=options.clean,
         recorder=options.recorder,
+        shown=() if spec.agent_shim == "none" else (str(agent_shims.DIRECTORY),),
         warn=warn,
     ) as around:
         run = _MeasuredRun(past, spec, clock)
@@ -138,6 +145,7 @@ def _command_of(spec: RunSpec, options: Options, around: Enclosed, directory: Pa
         "mask": [],
         "timeout_ms": options.timeout_ms,
         "recorder": None,
+        "sdk": None,
     }
 
 
@@ -184,23 +192,35 @@ class _MeasuredRun:
         self._record(started)
         start = self._clock.mono_ns()
         record = None if options.recorder == "none" else self._open_record()
+        reports = None if self._spec.agent_shim == "none" else self._open_reports()
         end: CommandEnd | None
         try:
             if record is not None:
                 command = {**command, "recorder": record.descriptors[RECORD]}
+            if reports is not None:
+                environment = reports.environment(command["environment"])
+                command = {**command, "sdk": reports.descriptor, "environment": environment}
+                reports.start()
             end = run_in_foreground(command, take_signals=take_signals)
         except OSError as error:
             failure: Failure = {"step": "fork", "errno": error.errno or errno.EAGAIN}
             end = {"failure": failure, "status": 0, "strays": 0, "timed_out": False}
         finally:
             summary = None if record is None else record.finish()
+            reported = None if reports is None else reports.finish()
         elapsed_ms = (self._clock.mono_ns() - start) // 1_000_000
         result = _result(self._spec.run_id, end, elapsed_ms, around)
         if record is not None:
             result = self._close_record(record, summary, result)
+        if reported is not None:
+            self._record(reported)
+            result = msgspec.structs.replace(result, shim_hooked=reported.hooked, reported_lines=reported.records)
         self._record(_event_of(result, 0 if end is None else end["strays"]))
         self._finish("succeeded" if result.success else "failed")
         return result
+
+    def _open_reports(self) -> SdkCollector:
+        return SdkCollector(self._directory, self._spec.agent_shim, self._redactor, self._past.disk, self._clock)
 
     def _open_record(self) -> Record:
         self._layer = KernelLayer(self._directory, self._past.disk, self._redactor)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
+
+import msgspec
 
 from interlock.disk import Disk
 from interlock.engine.local.location import Place
@@ -48,9 +50,10 @@ def enclosed(
     network: OwnNetwork,
     clean: bool,
     recorder: Recorder,
+    shown: Sequence[str] = (),
     warn: Callable[[str], None],
 ) -> Iterator[Enclosed]:
-    """The walls for a command that starts in `directory` with `env` and, besides, `given`.
+    """The walls for a command that starts in `directory` with `env` and, besides, `given`. It can read what is in `shown`.
 
     Raises: ConfigurationError `isolation_unavailable` if the machine has none of them, or no recorder where one is wanted;
     UsageError if `directory` is not visible
@@ -70,6 +73,7 @@ def enclosed(
         return
     offered = offered_walls(place.state, disk)
     made = enclosure_for(Isolation(profile=profile), offered, environment=env, hidden=[place.state], warn=warn)
+    made = msgspec.structs.replace(made, shown=(*made.shown, *shown))
     with contextlib.ExitStack() as stack:
         home = "" if clean else _home(environment, place)
         if made.profile == "nons" or clean:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from interlock.model.errors import ConfigurationError, InterlockError, UsageError
+from interlock.model.errors import InterlockError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, clean
@@ -43,7 +43,12 @@ _HELP: Final = "`interlock exec --help` shows how it is used"
     "--spec", "spec_file", type=click.Path(path_type=Path), help="A run spec in JSON; options come before it."
 )
 @click.option("--platform", metavar="NAME", help="The platform that is recorded. [default: this one's]")
-@click.option("--agent-shim", "shim", metavar="NAME", help="What reports an agent's tool calls. [default: none]")
+@click.option(
+    "--agent-shim",
+    "shim",
+    metavar="NAME",
+    help="Report the tool calls of an agent's SDK: openai-agents, gemini-google-genai, claude-agent-sdk. [default: none]",
+)
 @click.option("--env", "env", multiple=True, metavar="KEY=VALUE", help="Set a variable; only its name is recorded.")
 @click.option("--env-clean", "clean", is_flag=True, help="Hand on no environment of yours, and an empty HOME.")
 @click.option(
@@ -136,7 +141,7 @@ def _own(error: InterlockError) -> InterlockError:
 def _spec(
     command: tuple[str, ...], spec_file: Path | None, given: dict[str, str | None], env: tuple[str, ...]
 ) -> RunSpec:
-    """The run spec of a file and of options. Raises: UsageError, ConfigurationError `not_available`."""
+    """The run spec of a file and of options. Raises: UsageError."""
     from interlock.engine.measured.spec import RunSpec  # noqa: PLC0415 - start-up
 
     spec = RunSpec(command=()) if spec_file is None else RunSpec.from_json(_read(spec_file))
@@ -151,12 +156,6 @@ def _spec(
         variables[name] = value
     spec = msgspec.structs.replace(spec, env=variables, **changes)
     spec.validate()
-    if spec.agent_shim != "none":
-        raise ConfigurationError(
-            f"this version does not install the agent shim `{spec.agent_shim}`",
-            code="not_available",
-            hint="leave `--agent-shim` out: the run is then recorded without what the agent's SDK reports",
-        )
     return spec
 
 
@@ -206,4 +205,9 @@ def _end_line(result: CommandResult) -> str:
     if result.recorded_calls is not None:
         part = "" if result.record_whole else ", and the record is not whole"
         recorded = f"{result.recorded_calls} calls recorded{part}: `interlock runs show {clean(result.run_id)}`"
+    if result.shim_hooked is not None:
+        hooked = (
+            f"{result.reported_lines} lines from the agent's SDK" if result.shim_hooked else "no SDK reported anything"
+        )
+        recorded = f"{recorded}; {hooked}"
     return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; {recorded}"

@@ -15,6 +15,7 @@ from interlock.disk import Disk, open_regular, store_error
 from interlock.engine.inspect.history import History
 from interlock.engine.local.machine import redaction_key
 from interlock.evidence.export import Batch, Exported, Source, export
+from interlock.evidence.format import SDK
 from interlock.evidence.layers import blocks_of
 from interlock.evidence.redaction import Redaction
 from interlock.journal.kernel_layer import layer_files
@@ -95,7 +96,7 @@ def source_of(directory: Path) -> Source:
         run_id=directory.name,
         batches=lambda: _batches(directory),
         kernel=lambda: blocks_of(_lines(layer_files(directory))),
-        sdk=lambda: _lines([]),
+        sdk=lambda: _lines([path for path in (directory / SDK,) if path.exists()]),
         signed_head=envelope,
         original=original,
     )

@@ -15,7 +15,6 @@ from interlock.engine.measured.run import Options, measure_command, problem_of
 from interlock.engine.measured.spec import RunSpec
 from interlock.evidence.export import Exported, Source
 from interlock.evidence.redaction import Redaction
-from interlock.model.errors import ConfigurationError
 from interlock.signing import DEFAULT_NAME, Signer
 from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_existing, write_file
 
@@ -57,11 +56,10 @@ def measure(
     (default: here), `env` what it inherits (default: this process's environment), `recorder` what records its effects. A command
     that cannot be started is an outcome, with an archive. Blocks until its end.
 
-    Raises: UsageError as `RunSpec.validate`, `file_exists` (nothing has run then); ConfigurationError (`isolation_unavailable`,
-    `not_available` for an agent shim); StoreError; IntegrityError.
+    Raises: UsageError as `RunSpec.validate`, `file_exists` (nothing has run then); ConfigurationError `isolation_unavailable`;
+    StoreError; IntegrityError.
     """
     directory = Path(workspace or ".").absolute()
-    _refuse_shim(spec)
     with History.open(directory, os.environ) as past:
         spec.validate(past.index.ids())
         target = directory / f"{spec.run_id}{ENDING}" if archive is None else Path(archive)
@@ -118,13 +116,3 @@ def skeleton_archive(
 def layer_states(done: Exported) -> dict[str, str]:
     """The state of each layer of an archive."""
     return {name: layer["state"] for name, layer in msgspec.to_builtins(done.documents.health.layers).items()}
-
-
-def _refuse_shim(spec: RunSpec) -> None:
-    if spec.agent_shim not in ("none", ""):
-        spec.validate()
-        raise ConfigurationError(
-            f"this version does not install the agent shim `{spec.agent_shim}`",
-            code="not_available",
-            hint='`with_agent_shim("none")`: the run is then recorded without what the agent\'s SDK reports',
-        )

@@ -1,0 +1,146 @@
+"""openai-agents: run hooks of ours around the program's own, and the places where a failure becomes a text for the model.
+
+The hooks know a call's id, but get the text that the model sees, also of a tool that failed; what failed is seen where the SDK
+turns the exception into that text. A run reports its end by the hook `on_agent_end`, and a failure by the exception.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextvars import ContextVar
+from typing import Any
+
+from .channel import Channel
+
+DISTRIBUTION = "openai-agents"
+MODULE = "agents.run"
+
+
+def hook(module: Any, channel: Channel) -> None:
+    """Wrap the normaliser of hooks, the makers of error texts and the runner. Raises: AttributeError, ImportError."""
+    from agents import RunHooks  # type: ignore[import-not-found]
+    from agents import tool as tools
+    from agents.result import RunResultStreaming  # type: ignore[import-not-found]
+    from agents.run_internal import tool_execution  # type: ignore[import-not-found]
+
+    calls = _Calls(channel)
+    hooks_of = _reporting(RunHooks, calls)
+    normalise = module.validate_run_hooks
+
+    @functools.wraps(normalise)
+    def validate_run_hooks(hooks: Any) -> Any:
+        return hooks_of(normalise(hooks))
+
+    explain = tools.maybe_invoke_function_tool_failure_error_function
+
+    @functools.wraps(explain)
+    async def explained(*, function_tool: Any, context: Any, error: BaseException) -> Any:
+        calls.errors[id(context)] = _text(error)
+        return await explain(function_tool=function_tool, context=context, error=error)
+
+    invoke = tools._invoke_function_tool_with_metadata
+
+    @functools.wraps(invoke)
+    async def invoked(*, function_tool: Any, context: Any, arguments: str) -> Any:
+        token = _CONTEXT.set(id(context))
+        try:
+            return await invoke(function_tool=function_tool, context=context, arguments=arguments)
+        except BaseException as error:  # it ends the run, and the hook of the tool's end is not called
+            calls.errors.setdefault(id(context), _text(error))
+            calls.end(context, function_tool)
+            raise
+        finally:
+            _CONTEXT.reset(token)
+
+    class ToolTimeoutError(tools.ToolTimeoutError):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            calls.errors[_CONTEXT.get()] = _text(self)
+
+    run, stream = module.AgentRunner.run, RunResultStreaming.stream_events
+
+    @functools.wraps(run)
+    async def running(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return await run(self, *args, **options)
+        except BaseException as error:
+            channel.finish_run(_text(error))
+            raise
+
+    @functools.wraps(stream)
+    async def streaming(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            async for event in stream(self, *args, **options):
+                yield event
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            channel.finish_run(_text(error))
+            raise
+
+    module.validate_run_hooks = validate_run_hooks
+    tools.ToolTimeoutError = ToolTimeoutError
+    for place in (tools, tool_execution):
+        place.maybe_invoke_function_tool_failure_error_function = explained
+        place._invoke_function_tool_with_metadata = invoked
+    module.AgentRunner.run, RunResultStreaming.stream_events = running, streaming
+
+
+_CONTEXT: ContextVar[int] = ContextVar("_CONTEXT", default=0)
+"""The `id` of the context of the call that runs."""
+
+
+class _Calls:
+    """Calls that have begun, and what is known of their failures."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.errors: dict[int, str] = {}
+        """By the `id` of a call's context."""
+        self._begun: dict[int, tuple[str, str, str]] = {}
+
+    def start(self, context: Any, tool: Any) -> None:
+        call_id, arguments = getattr(context, "tool_call_id", None), getattr(context, "tool_arguments", None)
+        self._begun[_key(context, tool)] = self.channel.start_call(call_id, getattr(tool, "name", ""), arguments)
+
+    def end(self, context: Any, tool: Any) -> None:
+        call = self._begun.pop(_key(context, tool), None)
+        error = self.errors.pop(id(context), None)
+        if call is not None:
+            self.channel.end_call(call, error)
+
+
+def _key(context: Any, tool: Any) -> int:
+    # A function's call has a context of its own; other tools share that of the run.
+    return id(context) if getattr(context, "tool_call_id", None) else hash((id(context), id(tool)))
+
+
+def _reporting(base: Any, calls: _Calls) -> Any:
+    """Makes run hooks that report, and then do what others do."""
+
+    class Reporting(base):  # type: ignore[misc]
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattribute__(self, name: str) -> Any:
+            if name.startswith("_") or name in ("on_tool_start", "on_tool_end", "on_agent_end"):
+                return super().__getattribute__(name)
+            return getattr(self._inner, name)
+
+        async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
+            calls.start(context, tool)
+            await self._inner.on_tool_start(context, agent, tool)
+
+        async def on_tool_end(self, context: Any, agent: Any, tool: Any, result: Any) -> None:
+            calls.end(context, tool)
+            await self._inner.on_tool_end(context, agent, tool, result)
+
+        async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
+            calls.channel.finish_run()
+            await self._inner.on_agent_end(context, agent, output)
+
+    return lambda hooks: hooks if isinstance(hooks, Reporting) else Reporting(hooks)
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

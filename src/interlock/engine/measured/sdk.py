@@ -1,0 +1,219 @@
+"""Collects what an agent's shim reports during a measured run, and writes the run's sdk layer.
+
+The shim sends messages through a socket that the command inherits (`interlock.agent_shims`). The program around it is not
+trusted: a message that is not of the format is rejected and counted, and the layer has a bound. Each line is redacted before it
+is written. The order is that of arrival.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import select
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from interlock.agent_shims import MESSAGE_BYTES_MAX, variables
+from interlock.detect import Redactor
+from interlock.disk import Disk
+from interlock.evidence.format import SDK, SdkRecord
+from interlock.model import typed
+from interlock.model.canonical import canonical
+from interlock.model.clock import Clock
+from interlock.model.errors import StoreError
+from interlock.model.events import SdkRecorded
+
+LAYER_BYTES: Final = 64 * 1024 * 1024
+WRITERS_MAX: Final = 10_000
+PROBLEMS_MAX: Final = 20
+_DESCRIPTOR_MIN: Final = 100
+"""Shells use the numbers beneath it."""
+_SEND_SECONDS: Final = 5
+"""A shim does not hold its program up for longer."""
+_SCHEMA: Final = "interlock.layer.sdk.v1"
+
+
+class _Hooked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hooked"):
+    """The shim found its place in the SDK."""
+
+    run_id: str
+    writer: str
+    seq: int
+    sdk: str
+    version: str
+
+
+class _NotHooked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="not_hooked"):
+    """The SDK is of another shape."""
+
+    run_id: str
+    writer: str
+    seq: int
+    sdk: str
+    version: str
+    why: Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+_NOTICE: Final = typed.json_decoder(_Hooked | _NotHooked)
+_RECORD: Final = typed.json_decoder(SdkRecord)
+_KINDS: Final = frozenset(("hooked", "not_hooked"))
+
+
+class SdkCollector:
+    """Receives on a thread from `start` to `finish`."""
+
+    def __init__(
+        self, run_dir: Path, shim: str, redactor: Redactor, disk: Disk, clock: Clock, *, layer_bytes: int = LAYER_BYTES
+    ) -> None:
+        """`run_dir` is named by the run's id. Raises: OSError if no socket could be had."""
+        self._path = run_dir / SDK
+        self._run_id, self._shim = run_dir.name, shim
+        self._redactor, self._disk, self._clock, self._layer_bytes = redactor, disk, clock, layer_bytes
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+            self._theirs = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTOR_MIN)
+        self._wake_reader, self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._receive, name="interlock-sdk", daemon=True)
+        self._failure: StoreError | None = None
+        self._fd = -1
+        self._digest = hashlib.sha256()
+        self._last_us = self._bytes = self._messages = 0
+        self._hooked: set[str] = set()
+        self._seqs: dict[str, int] = {}
+        """The number that each writer's next message must have."""
+        self._lines: dict[str, int] = {}
+        self._records = self._dropped = self._rejected = 0
+        self._problems: list[str] = []
+
+    @property
+    def descriptor(self) -> int:
+        """The command's end of the socket."""
+        return self._theirs
+
+    def environment(self, given: dict[str, str]) -> dict[str, str]:
+        """The command's environment with what the shim needs."""
+        inode = os.fstat(self._theirs).st_ino
+        return given | variables(self._shim, self._run_id, self._theirs, inode, given.get("PYTHONPATH"))
+
+    def start(self) -> None:
+        """Begin to receive."""
+        self._thread.start()
+
+    def finish(self) -> SdkRecorded:
+        """Take what was sent until now, and close the layer. Raises: StoreError if it could not be written."""
+        if self._thread.ident is not None:
+            os.write(self._wake, b"x")
+            self._thread.join()
+        self._ours.close()
+        for fd in (self._theirs, self._wake_reader, self._wake):
+            os.close(fd)
+        if self._fd >= 0:
+            try:
+                self._disk.sync_data(self._fd)
+            except StoreError as error:
+                self._failure = self._failure or error
+            os.close(self._fd)
+        if self._failure is not None:
+            raise self._failure
+        return SdkRecorded(
+            shim=self._shim, hooked=len(self._hooked), writers=len(self._lines), records=self._records,
+            dropped=self._dropped, rejected=self._rejected, problems=tuple(self._problems),
+            digest="sha256:" + self._digest.hexdigest(),
+        )  # fmt: skip
+
+    def _receive(self) -> None:
+        poll = select.poll()
+        poll.register(self._ours, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
+        self._ours.setblocking(False)
+        while True:
+            ready = dict(poll.poll())
+            state = ready.get(self._ours.fileno(), 0)
+            if state & select.POLLIN:
+                self._take()
+            elif state or self._wake_reader in ready:  # every other end is closed, or all that was sent is taken
+                return
+
+    def _take(self) -> None:
+        try:
+            data, _, flags, _ = self._ours.recvmsg(MESSAGE_BYTES_MAX)
+        except OSError:
+            return
+        self._messages += 1
+        if self._failure is not None:
+            return
+        try:
+            self._add(data, cut=bool(flags & socket.MSG_TRUNC))
+        except StoreError as error:
+            self._failure = error
+
+    def _add(self, data: bytes, *, cut: bool) -> None:
+        """Write the line of a message, or count why not. Raises: StoreError."""
+        try:
+            message = self._checked(data, cut=cut)
+            if message.get("kind") in _KINDS:
+                self._notice(_NOTICE.decode(data))
+            else:
+                self._write(message)
+            self._seqs[message["writer"]] = message["seq"] + 1
+        except (ValueError, UnicodeError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            self._rejected += 1
+            self._problem(f"message {self._messages}: {error}")
+
+    def _checked(self, data: bytes, *, cut: bool) -> dict[str, Any]:
+        """A message of this run whose number follows. Raises: ValueError."""
+        message: Any = None if cut else msgspec.json.decode(data)
+        writer = message.get("writer") if isinstance(message, dict) else None
+        seq = message.get("seq") if isinstance(message, dict) else None
+        expected = self._seqs.get(writer, 0 if len(self._seqs) < WRITERS_MAX else -1) if isinstance(writer, str) else -1
+        wrong = (
+            f"it is longer than {MESSAGE_BYTES_MAX} bytes" if cut
+            else "it is not an object" if not isinstance(message, dict)
+            else "it does not say who sent it - at `$.writer`" if not isinstance(writer, str)
+            else "it is of another run - at `$.run_id`" if message.get("run_id") != self._run_id
+            else "its number does not follow - at `$.seq`" if isinstance(seq, bool) or seq != expected
+            else "it has a member that only an archive has - at `$.redacted`" if "redacted" in message
+            else None
+        )  # fmt: skip
+        if wrong is not None:
+            raise ValueError(wrong)
+        assert isinstance(message, dict)
+        return message
+
+    def _notice(self, notice: _Hooked | _NotHooked) -> None:
+        if isinstance(notice, _Hooked):
+            self._hooked.add(notice.writer)
+        else:
+            self._problem(f"{notice.sdk} {notice.version}: the shim found no place to hook into: {notice.why}")
+
+    def _write(self, message: dict[str, Any]) -> None:
+        writer = message["writer"]
+        now = max(self._clock.now_us(), self._last_us + 1)
+        number = self._lines.get(writer, 0)
+        line = {**message, "schema": _SCHEMA, "seq": self._records, "writer_seq": number, "ts": now}
+        _RECORD.decode(msgspec.json.encode(line))
+        for name in ("arguments", "error", "tool", "tool_call_id"):
+            if name in line:
+                line[name] = self._redactor.redact(line[name], ())
+        written = canonical(line) + b"\n"
+        if self._bytes + len(written) > self._layer_bytes:
+            self._dropped += 1
+            return
+        if self._fd < 0:
+            self._disk.make_directory(self._path.parent)
+            self._fd = self._disk.open_append(self._path)
+        self._disk.write(self._fd, written)
+        self._digest.update(written)
+        self._bytes += len(written)
+        self._last_us, self._records, self._lines[writer] = now, self._records + 1, number + 1
+
+    def _problem(self, text: str) -> None:
+        if len(self._problems) < PROBLEMS_MAX:
+            self._problems.append(self._redactor.redact_text(text[:500]))
