@@ -49,7 +49,6 @@ def test_nothing_runs_if_the_archive_cannot_be_written_or_the_spec_is_wrong(root
         "not_found": lambda: interlock.measure(touch, key="nobody", profile="none"),
         "run_id_colon": lambda: interlock.measure(touch.with_run_id("a:b"), profile="none"),
         "unknown_shim": lambda: interlock.measure(touch.with_agent_shim("other"), profile="none"),
-        "not_available": lambda: interlock.measure(touch.with_agent_shim("openai-agents"), profile="none"),
     }
     for code, act in refused.items():
         with pytest.raises(interlock.InterlockError) as caught:

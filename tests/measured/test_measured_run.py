@@ -262,7 +262,6 @@ def test_the_command_line_keeps_the_exit_code_for_the_command(project, tmp_path)
         (["--json", "--", "true"], "usage"),
         (["--run-id", "a:b", "--", "true"], "run_id_colon"),
         (["--agent-shim", "typo", "--", "true"], "unknown_shim"),
-        (["--agent-shim", "openai-agents", "--", "true"], "not_available"),
         (["--env", "novalue", "--", "true"], "bad_environment"),
         (["--timeout", "soon", "--", "true"], "usage"),
         (["--spec", "missing.json"], "malformed_spec"),

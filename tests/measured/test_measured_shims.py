@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import shim_model
 
+from interlock import verify_archive
 from interlock.detect import Redactor
 from interlock.engine.measured.run import Options, measure_command
 from interlock.engine.measured.sdk import SdkCollector
 from interlock.engine.measured.spec import RunSpec
 from interlock.model.errors import StoreError
+from interlock.signing import DEFAULT_NAME, Signer
 from interlock.surfaces.clients.scripted_model import ScriptedModel
+from interlock.surfaces.evidence.archives import export_run
 from interlock.testing.clock import FakeClock
 from interlock.testing.disk import CrashingDisk
 
@@ -154,6 +157,12 @@ def test_what_is_not_of_the_format_is_rejected_and_counted(project, profile):
     for part in ("another run - at `$.run_id`", "`surprise`", "$.tool", "`$.redacted`", "`$.seq`", "longer than"):
         assert part in told
     assert project.past.check(found.result.run_id).ok
+    archive = project.root / "run.tar.gz"
+    signer = Signer.named(project.past.place.state / "keys", DEFAULT_NAME, project.past.disk)
+    export_run(project.past, found.result.run_id, archive, signers=[signer])
+    verdict = verify_archive(archive, keys=[signer.keyid])
+    assert (verdict.valid, verdict.layers["sdk"]) == (True, "partial")
+    assert {"sdk_rejected", "shim_not_hooked"} <= set(verdict.notes)
 
 
 FORKER = """

@@ -1,9 +1,9 @@
 """Shims that report, from within an agent's Python program, which tools its SDK called. They decide nothing.
 
-`site/` is put first on the `PYTHONPATH` of a measured run, so that Python imports its `sitecustomize.py` at start. What is in
-`site/` runs in the agent's interpreter, of any version from 3.9 on: standard library only, and nothing of Interlock.
+This directory is put first on the `PYTHONPATH` of a measured run, so that Python imports its `sitecustomize.py` at start. All
+files but this one run in the agent's interpreter, of any version from 3.9 on: standard library only, and nothing of Interlock.
 
-| file in `site/` | what it is for |
+| file | what it is for |
 |---|---|
 | `sitecustomize.py` | installs the shim, then imports the `sitecustomize` that it hides |
 | `interlock_agent_shim/importing.py` | calls a function once a module has been imported |
@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-DIRECTORY: Final = Path(__file__).parent / "site"
+DIRECTORY: Final = Path(__file__).parent
 """What comes first on the program's `PYTHONPATH`."""
 MESSAGE_BYTES_MAX: Final = 60_000
 """The longest message that a shim sends. Equal to `MESSAGE_BYTES_MAX` in `channel.py`."""

@@ -266,7 +266,7 @@ class SdkLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     writer_seq: Count
     """From 0 for each writer."""
     ts: int
-    """Microseconds since the epoch, by the reporting process."""
+    """Microseconds since the epoch, when it was received."""
     redacted: Literal[True] | None = None
     """Set in a line that was redacted when it was exported."""
 

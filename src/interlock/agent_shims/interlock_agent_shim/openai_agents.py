@@ -7,6 +7,7 @@ turns the exception into that text. A run reports its end by the hook `on_agent_
 from __future__ import annotations
 
 import functools
+import sys
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,29 +17,36 @@ DISTRIBUTION = "openai-agents"
 MODULE = "agents.run"
 
 
-def hook(module: Any, channel: Channel) -> None:
-    """Wrap the normaliser of hooks, the makers of error texts and the runner. Raises: AttributeError, ImportError."""
-    from agents import RunHooks  # type: ignore[import-not-found]
-    from agents import tool as tools
-    from agents.result import RunResultStreaming  # type: ignore[import-not-found]
-    from agents.run_internal import tool_execution  # type: ignore[import-not-found]
+_CONTEXT: ContextVar[int] = ContextVar("_CONTEXT", default=0)
+"""The `id` of the context of the call that runs."""
 
+
+def hook(module: Any, channel: Channel) -> None:
+    """Wrap the normaliser of hooks, the invocation of functions and the runner. Raises: AttributeError, KeyError."""
     calls = _Calls(channel)
-    hooks_of = _reporting(RunHooks, calls)
+    # All of them are imported by now: `agents.run` needs them.
+    hooks_of = _reporting(sys.modules["agents.lifecycle"].RunHooks, calls)
     normalise = module.validate_run_hooks
 
     @functools.wraps(normalise)
     def validate_run_hooks(hooks: Any) -> Any:
         return hooks_of(normalise(hooks))
 
-    explain = tools.maybe_invoke_function_tool_failure_error_function
+    _wrap_invocation([sys.modules["agents.tool"], sys.modules["agents.run_internal.tool_execution"]], calls)
+    _wrap_runner(module.AgentRunner, sys.modules["agents.result"].RunResultStreaming, channel)
+    module.validate_run_hooks = validate_run_hooks
+
+
+def _wrap_invocation(places: list[Any], calls: _Calls) -> None:
+    """Learn of functions that fail. `places` are modules that have the SDK's functions under the same names."""
+    tools = places[0]
+    timeout_error = tools.ToolTimeoutError
+    explain, invoke = tools.maybe_invoke_function_tool_failure_error_function, tools._invoke_function_tool_with_metadata
 
     @functools.wraps(explain)
     async def explained(*, function_tool: Any, context: Any, error: BaseException) -> Any:
         calls.errors[id(context)] = _text(error)
         return await explain(function_tool=function_tool, context=context, error=error)
-
-    invoke = tools._invoke_function_tool_with_metadata
 
     @functools.wraps(invoke)
     async def invoked(*, function_tool: Any, context: Any, arguments: str) -> Any:
@@ -52,12 +60,20 @@ def hook(module: Any, channel: Channel) -> None:
         finally:
             _CONTEXT.reset(token)
 
-    class ToolTimeoutError(tools.ToolTimeoutError):  # type: ignore[misc]
+    class ToolTimeoutError(timeout_error):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             calls.errors[_CONTEXT.get()] = _text(self)
 
-    run, stream = module.AgentRunner.run, RunResultStreaming.stream_events
+    tools.ToolTimeoutError = ToolTimeoutError
+    for place in places:
+        place.maybe_invoke_function_tool_failure_error_function = explained
+        place._invoke_function_tool_with_metadata = invoked
+
+
+def _wrap_runner(runner: Any, streamed: Any, channel: Channel) -> None:
+    """Report a run that ends with an exception."""
+    run, stream = runner.run, streamed.stream_events
 
     @functools.wraps(run)
     async def running(self: Any, *args: Any, **options: Any) -> Any:
@@ -78,16 +94,7 @@ def hook(module: Any, channel: Channel) -> None:
             channel.finish_run(_text(error))
             raise
 
-    module.validate_run_hooks = validate_run_hooks
-    tools.ToolTimeoutError = ToolTimeoutError
-    for place in (tools, tool_execution):
-        place.maybe_invoke_function_tool_failure_error_function = explained
-        place._invoke_function_tool_with_metadata = invoked
-    module.AgentRunner.run, RunResultStreaming.stream_events = running, streaming
-
-
-_CONTEXT: ContextVar[int] = ContextVar("_CONTEXT", default=0)
-"""The `id` of the context of the call that runs."""
+    runner.run, streamed.stream_events = running, streaming
 
 
 class _Calls:

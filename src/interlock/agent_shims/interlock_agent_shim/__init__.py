@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Mapping
 
 from . import claude_agent, google_genai, openai_agents
@@ -36,9 +37,8 @@ def install(environ: Mapping[str, str]) -> None:
 
 
 def _version(distribution: str) -> str:
-    from importlib import metadata
-
+    metadata = importlib.import_module("importlib.metadata")  # large, and only needed where the SDK is
     try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+        return str(metadata.version(distribution))
+    except ImportError:
         return "unknown"

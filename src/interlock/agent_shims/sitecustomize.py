@@ -6,13 +6,16 @@ import os
 import sys
 
 
-def _install() -> None:
-    try:
-        import interlock_agent_shim  # type: ignore[import-not-found]
+def _warn(error: Exception) -> None:
+    sys.stderr.write(f"Interlock: the agent shim does not start: {type(error).__name__}: {error}\n")
 
-        interlock_agent_shim.install(os.environ)
-    except Exception as error:  # the program must start as it would without the shim
-        sys.stderr.write(f"Interlock: the agent shim does not start: {type(error).__name__}: {error}\n")
+
+try:  # the program must start as it would without the shim
+    import interlock_agent_shim  # type: ignore[import-not-found]
+
+    interlock_agent_shim.install(os.environ)
+except Exception as broken:
+    _warn(broken)
 
 
 def _import_hidden() -> None:
@@ -27,5 +30,4 @@ def _import_hidden() -> None:
     spec.loader.exec_module(module)
 
 
-_install()
 _import_hidden()
