@@ -38,7 +38,7 @@ def test_the_fourth_time_takes_one_call(learnt):
     done = learnt("skills", "run", name, '{"path": "apr.txt"}', "--json").json
     assert (done["status"], (learnt.root / "apr.txt").read_text()) == ("succeeded", "1")
     assert learnt("skills", "run", name, "{}", "--json").error["code"] == "skill_arguments"
-    assert learnt("skills", "list", "--json").json[0]["uses"] == {"uses": 1, "succeeded": 1}
+    assert learnt("skills", "list", "--json").json[0]["uses"] == {"uses": 1, "succeeded": 1, "failed": []}
     assert learnt("skills", "retire", name).code == 0
     assert learnt("skills", "list").out == "no skills\n"
     assert learnt("skills", "run", name, '{"path": "x"}', "--json").error["code"] == "skill_not_active"
