@@ -1,1 +1,1 @@
-"""What the engine writes down: events, rows and counts, for a live run and for the replay of a journal."""
+"""Records of runs: events, rows and counts, for a live run and for the replay of a journal."""

@@ -1,4 +1,4 @@
-"""What processes did on the network, as the journal has it and as results sum it up."""
+"""Network connections of processes, as journal events and as summaries in results."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from interlock.model.events import ActionConnection
 from interlock.model.result import HostUse
 
 HOSTS_MAX: Final = 256
-"""Hosts in one result; each attempt beyond is in the journal all the same."""
+"""Maximum number of hosts in one result; the journal has all connections."""
 
 
 def connection_event(record: Record, host: str) -> ActionConnection:
-    """A record of the proxy as an event. `host` is its host as it may be shown."""
+    """A record of the proxy as an event. `host` is the host in a form that may be shown."""
     return ActionConnection(
         host=host,
         port=record["port"],
@@ -33,7 +33,7 @@ def connection_event(record: Record, host: str) -> ActionConnection:
 
 
 def add_hosts(known: Iterable[HostUse] | None, events: Iterable[ActionConnection]) -> tuple[HostUse, ...] | None:
-    """The hosts of a result, with more connections, those of one host, port and outcome together; None if there are none."""
+    """The hosts of a result with further connections added, grouped by host, port and outcome; None if there are none."""
     uses = {_key(use): use for use in known or ()}
     for event in events:
         use = HostUse(

@@ -1,4 +1,4 @@
-"""Writes the events of one run into its journal, with values redacted and kept. The only way to record an event.
+"""Writes the events of one run into its journal, with values redacted and their originals kept. No other code records events.
 
 With durability `off` there is no recorder, and no event is built: `ProposalRun.record` takes a function that builds one.
 """
@@ -18,12 +18,12 @@ from interlock.model.limits import DEFAULT_LIMITS
 from interlock.telemetry import Snapshot
 
 LARGE_BYTES: Final = DEFAULT_LIMITS.inline_value_bytes
-"""A value whose canonical JSON is longer is in no event: only its digest is, and the original is beside the journal."""
+"""A value with longer canonical JSON is not in an event: the event has its digest, and the original is next to the journal."""
 SAMPLES_KEPT: Final = 8
-"""How many readings of the machine are remembered as written. An action that runs longer than that has its first reading
-written again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
+"""The number of machine readings that are remembered as written. An action that runs longer has its first reading written
+again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
 _NOTHING: Final = Kept(digest=digest_bytes("value", b"null"), bytes=4, view=msgspec.Raw(b"null"))
-"""What a tool returned that returned nothing."""
+"""The kept value of a tool that returned nothing."""
 
 Listener = Callable[[str, Event], None]
 """Called with the id of the run and the event, on the loop; must be quick and must not raise."""
@@ -37,7 +37,7 @@ class Recorder:
     def __init__(
         self, run_id: str, writer: JournalWriter | MemoryJournal, redactor: Redactor, listeners: Sequence[Listener]
     ) -> None:
-        """`listeners` may be added later: it is their list that is kept."""
+        """Keeps the list `listeners` itself, to which listeners may be added later."""
         self.run_id = run_id
         self.writer = writer
         self._redactor = redactor
@@ -58,8 +58,8 @@ class Recorder:
         return seq
 
     def sampled(self, sample: Snapshot) -> int:
-        """The number of the event that holds a reading of the machine, which is written once however many actions name it."""
-        for known, seq in self._sampled:  # the newest is first, and nearly always the one
+        """The number of the event with a reading of the machine, which is written once, even if many actions refer to it."""
+        for known, seq in self._sampled:  # the newest is first, and almost always the wanted one
             if known is sample:
                 return seq
         seq = self.record(MachineSampled(sample=sample.view))
@@ -79,9 +79,9 @@ class Recorder:
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
     def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = ()) -> Kept:
-        """What an action with these parameters gave, as `keep`; if one of the two may hold a secret, without hashes either.
+        """As `keep`, for the output of an action with these parameters; if either may contain a secret, without hashes.
 
-        The hash that `fs.write` gives of a file would let a reader of the journal confirm guesses at what was redacted.
+        The hash of a file in the output of `fs.write` would let a reader of the journal confirm guesses of a redacted value.
         """
         if value is None:
             return _NOTHING
@@ -94,7 +94,7 @@ class Recorder:
         return self.writer.keep(data, view, value)
 
     def _may_hold_secret(self, parameters: Any, secrets: Sequence[str]) -> bool:
-        """True if the journal shows these parameters redacted, or not at all."""
+        """True if the journal has these parameters redacted, or not at all."""
         data = canonical(parameters)
         return len(data) > LARGE_BYTES or self._redactor.redact(parameters, secrets, data) is not parameters
 
@@ -103,5 +103,5 @@ class Recorder:
         return self._redactor.redact(value, secrets, canonical(value))
 
     def text(self, text: str) -> str:
-        """Text for people, with secret shapes replaced and cut to what a journal line should hold."""
+        """Text for people, with secrets in known formats replaced, and cut to the length of a journal line."""
         return self._redactor.redact_text(text if len(text) <= 8192 else text[:8192] + "...")

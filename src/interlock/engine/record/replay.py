@@ -1,7 +1,6 @@
-"""Replays a run's journal into what the engine knew: the reader of the events that `gate/` and `completion/` write.
+"""Replays a run's journal to rebuild the engine's knowledge of the run, from the events of `gate/` and `completion/`.
 
-The order of actions is not worked out again here: the outcomes are handed to the scheduler's own `step`, in the order in which
-the journal has them.
+The order of actions is not computed again here: the outcomes are passed to the scheduler's `step` in the journal's order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, Cost, LayerResult, NotUndone, ProposalResult, RunStatus
 
 _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
-"""Statuses of actions that had succeeded, whatever undo has made of them."""
+"""Statuses of actions that had succeeded, including those that were undone."""
 
 
 class ReplayedAction:
@@ -60,33 +59,33 @@ class ReplayedAction:
         """Nothing yet."""
         self.attempts = 0
         self.open = False
-        """True while there is an intent without outcome."""
+        """True while there is an intent without an outcome."""
         self.interrupted = False
-        """True if its last attempt was cancelled, or its outcome is not known: it may have had an effect."""
+        """True if its last attempt was cancelled or has an unknown outcome, and so may have had an effect."""
         self.settled: str | None = None
-        """What was decided about an unknown outcome."""
+        """The decision about an unknown outcome."""
         self.row: ActionResult | None = None
         self.parameters: e.Kept | None = None
-        """Of the last intent, or as edited by an approver."""
+        """Parameters of the last intent, or as an approver edited them."""
         self.edited = False
         self.tool: str | None = None
         self.read_only = False
-        """True if its last intent was of something that changes nothing outside of state."""
+        """True if its last intent changes nothing outside of state."""
         self.needs_person = False
-        """True if only a person can say what became of it, should its outcome be unknown."""
+        """True if only a person can settle it, in case its outcome is unknown."""
         self.not_undoable: tuple[str, ...] = ()
         self.stopped: ActionResult | None = None
-        """Its row if nothing is done about that."""
+        """Its row if it is not settled."""
         self.undone: dict[str, str | None] = {}
-        """Kinds of undo that are done, and what went wrong with them."""
+        """Kinds of undo that are done, with their problems."""
         self.undo_open: str | None = None
-        """Kind of undo that was begun and not ended."""
+        """Kind of undo that has started but not ended."""
         self.approval: str | None = None
         """The last question about it."""
         self.asked = False
-        """True while that has no answer, as far as the journal knows."""
+        """True while that question has no answer in the journal."""
         self.waits: list[str] = []
-        """What it has waited for."""
+        """The causes of its waits."""
         self.reserved: tuple[int, float] = (0, 0.0)
         """Tokens and cost of its open attempt."""
 
@@ -95,7 +94,7 @@ class ReplayedProposal:
     """What the journal says about one proposal."""
 
     def __init__(self, run_id: str, received: e.ProposalReceived) -> None:
-        """As received."""
+        """From the event of its receipt."""
         self.run_id = run_id
         self.received = received
         self.actions: dict[str, ReplayedAction] = {}
@@ -106,7 +105,7 @@ class ReplayedProposal:
         self.committed: e.WorkspaceCommitted | None = None
         self.finished: e.ProposalFinished | None = None
         self.layer: LayerResult | None = None
-        """What became of its layer."""
+        """The result of its layer."""
         self.spent_ms = 0.0
         self.cost = 0.0
         self.tokens = 0
@@ -120,14 +119,14 @@ class ReplayedProposal:
         return known
 
     def reserve(self, action: ReplayedAction, intent: e.ActionIntent) -> None:
-        """Count what was reserved for an attempt as spent, until its outcome says what it was."""
+        """Count the reservation of an attempt as spent, until its outcome has the actual use."""
         self.cost_unknown += action.reserved != (0, 0.0)
         action.reserved = intent.tokens, intent.cost
         self.tokens += intent.tokens
         self.cost += intent.cost
 
     def count(self, action: ReplayedAction, event: e.Event) -> None:
-        """Count what an attempt used, in place of what was reserved for it. One whose process died has spent all of that."""
+        """Count an attempt's use in place of its reservation. If its process died, the whole reservation is spent."""
         if not isinstance(event, e.ActionSucceeded | e.ActionFailed | e.ActionUnknown | e.ActionCancelled):
             return  # a stored result costs nothing
         tokens, cost = action.reserved
@@ -140,17 +139,17 @@ class ReplayedProposal:
         self.cost_unknown += event.cost_unknown
 
     def forget_writes(self, action_id: str) -> None:
-        """Drop the state writes of an attempt that does not count: it is made again, or another call stands for it."""
+        """Drop the state writes of an attempt that does not count: it is made again, or another call replaces it."""
         self.writes = [(owner, change) for owner, change in self.writes if owner != action_id]
 
     def only_read(self) -> set[str]:
-        """The actions that changed nothing, so that there was nothing to undo."""
+        """The actions that changed nothing, so that there is nothing to undo."""
         wrote = {action_id for action_id, _ in self.writes}
         return {name for name, known in self.actions.items() if known.read_only} - wrote
 
 
 class NamedAction(msgspec.Struct, frozen=True, gc=False):
-    """An action of a proposal, without all that a long one would fill the memory with."""
+    """An action of a proposal in a short form, which needs little memory."""
 
     id: str
     type: str
@@ -171,20 +170,20 @@ class ReplayedRun:
         outputs: bool = True,
         events: Iterable[e.Event | e.Unknown] | None = None,
     ) -> None:
-        """Read it, or `events` of it. Raises: IntegrityError if it is damaged or holds kinds that this version does not know.
+        """Read the journal, or its `events`. Raises: IntegrityError if it is damaged, or has kinds unknown to this version.
 
-        With `open_only`, a proposal that has ended is counted and forgotten: a run may have had any number. Without `outputs`,
-        rows hold outputs as the journal does (`Kept`), and `view` gives each.
+        With `open_only`, an ended proposal is counted and forgotten, because a run may have any number. Without `outputs`, rows
+        have outputs in the journal's form (`Kept`), which `view` converts.
         """
         self.directory = directory
         self._open_only = open_only
         self.ended = Tally()
-        """The proposals that were forgotten."""
+        """Counts of the forgotten proposals."""
         self.started: e.RunStarted | None = None
         self.finished: e.RunFinished | None = None
         self.proposals: dict[str, ReplayedProposal] = {}
         self.samples: dict[int, dict[str, Any]] = {}
-        """The last readings of the machine by the number of their event: no event names an older one."""
+        """The last readings of the machine by the number of their event: no event refers to an older one."""
         self._originals = Originals(directory)
         self._shown: Callable[[e.Kept], Any] = self.view if outputs else _as_kept
         for event in read(directory) if events is None else events:
@@ -204,13 +203,13 @@ class ReplayedRun:
         return msgspec.json.decode(data)
 
     def add_torn(self, intents: Iterable[TornIntent]) -> None:
-        """Intents that recovery found behind the last seal: written but never sealed, so their outcome is unknown."""
+        """Add intents that recovery found after the last seal: they were written but not sealed, so their outcome is unknown."""
         for intent in intents:
             if intent.proposal in self.proposals:
                 action = self.proposals[intent.proposal].action(intent.action)
                 if (
                     action.row is None and intent.attempt > action.attempts
-                ):  # else it was settled, and tried again since
+                ):  # otherwise it was settled, and tried again since
                     action.attempts = intent.attempt
                     action.open = True
 
@@ -231,12 +230,12 @@ class ReplayedRun:
         return None if data is None else typed.decode(data, _Actions).actions
 
     def result(self, proposal_id: str, only: Container[str] | None = None) -> ProposalResult:
-        """The result as far as the journal has it: what `runs show` prints. With `only`, it has rows for no other actions; the
+        """The result as far as the journal has it, as `runs show` prints it. With `only`, it has rows only for these actions; the
         proposal must have ended.
         """
         replayed = self.proposals[proposal_id]
         actions = self.actions(replayed.received)
-        if actions is None:  # then those that the journal mentions
+        if actions is None:  # without the proposal: those that the journal mentions
             mentioned = replayed.actions.items()
             actions = [NamedAction(name, "tool_call" if known.tool else "assertion") for name, known in mentioned]
         if only is not None:
@@ -262,7 +261,7 @@ class ReplayedRun:
         )
 
     def take(self, event: e.Event | e.Unknown) -> None:
-        """Go on with the next event. Raises: IntegrityError `unknown_event`."""
+        """Process the next event. Raises: IntegrityError `unknown_event`."""
         match event:
             case e.Unknown():
                 raise IntegrityError(
@@ -279,12 +278,12 @@ class ReplayedRun:
                 self.proposals[event.proposal or ""] = ReplayedProposal(self.directory.name, event)
             case e.MachineSampled():
                 self.samples[event.seq] = event.sample
-                if len(self.samples) > SAMPLES_KEPT + 1:  # an action's own second reading may have come since
+                if len(self.samples) > SAMPLES_KEPT + 1:  # an action's own second reading may have been written since
                     del self.samples[next(iter(self.samples))]
             case _ if event.proposal in self.proposals:
                 self._take_of(self.proposals[event.proposal], event)
             case _:
-                pass  # resumptions, proposals that were rejected before they were received, and those that are forgotten
+                pass  # resumptions, proposals that were rejected before they were received, and forgotten ones
 
     def _take_of(self, replayed: ReplayedProposal, event: e.Event) -> None:
         match event:
@@ -325,7 +324,7 @@ class ReplayedRun:
                 replayed.reserve(action, event)
                 action.attempts = event.attempt
                 action.open, action.interrupted, action.settled = True, False, None
-                action.undone.clear()  # what an interrupted attempt had done was undone before this one
+                action.undone.clear()  # the effects of an interrupted attempt were undone before this one
                 action.tool = event.tool
                 action.read_only = event.read_only
                 action.needs_person = not (event.read_only or event.idempotent or event.recoverable)
@@ -333,7 +332,7 @@ class ReplayedRun:
             case e.ActionSucceeded() | e.ActionDeduplicated():
                 action.open = action.interrupted = False
                 if action.attempts and isinstance(event, e.ActionDeduplicated):
-                    replayed.forget_writes(action_id)  # what it did came to nothing: another call has done it
+                    replayed.forget_writes(action_id)  # its writes do not count: another call has made them
                 action.row = row_of(event, self._shown, self.samples)
                 action.not_undoable = getattr(event, "not_undoable", ())
                 replayed.outcomes.append((action_id, Outcome.DONE))
@@ -368,7 +367,7 @@ class ReplayedRun:
         """The events that are not an action's outcome."""
         match event:
             case e.ActionConnection():
-                if action.row is not None:  # of a program that lives on; otherwise the outcome has it
+                if action.row is not None:  # of a background program; otherwise the outcome has it
                     action.row.hosts = add_hosts(action.row.hosts, (event,))
             case e.ActionHeld():
                 action.approval, action.asked = event.approval, True
@@ -400,7 +399,7 @@ class ReplayedRun:
             action.stopped = row
 
     def view(self, kept: e.Kept) -> Any:
-        """The original if it is there, else the redacted view: good enough to show, and checked again before it is used."""
+        """The original if it exists, otherwise the redacted view: for display, and checked again before it is used."""
         try:
             return self.value(kept)
         except IntegrityError:
@@ -408,7 +407,7 @@ class ReplayedRun:
 
 
 def _layer_after(before: LayerResult | None, event: e.LayerCommitted | e.LayerKept | e.LayerDiscarded) -> LayerResult:
-    """What has become of a layer by now."""
+    """The result of a layer after an event."""
     match event:
         case e.LayerCommitted():
             status: Literal["committed", "kept"] = "kept" if event.blocked else "committed"
@@ -428,7 +427,7 @@ def _layer_after(before: LayerResult | None, event: e.LayerCommitted | e.LayerKe
 
 
 def _mark_uncommitted(rows: list[ActionResult], replayed: ReplayedProposal, layer: LayerResult) -> None:
-    """Actions that succeeded in the layer say why their changes are not in the workspace."""
+    """Set the reason why the changes of actions that succeeded in the layer are not in the workspace."""
     for row in rows:
         known = replayed.actions.get(row.action_id)
         if row.status == "succeeded" and known is not None and known.tool is not None and not known.read_only:
@@ -458,7 +457,7 @@ def _as_kept(kept: e.Kept) -> Any:
 
 
 def _shown_row(action_id: str, known: ReplayedAction | None) -> ActionResult:
-    """The row that an action has, or would have if its run stayed as it is."""
+    """The row of an action, or the one that it would have if its run did not continue."""
     if known is None:
         return rows.skipped(action_id, "interrupted")
     row = known.row or known.stopped
@@ -472,14 +471,14 @@ def _shown_row(action_id: str, known: ReplayedAction | None) -> ActionResult:
 
 
 def _abandoned(rows: list[ActionResult]) -> None:
-    """Actions that had not begun when the run was undone never will, whatever they waited for."""
+    """Mark the actions that had not started when the run was undone: they never will."""
     for row in rows:
         if row.status == "held" or (row.status == "skipped" and row.reason == "interrupted"):
             row.status, row.reason, row.error, row.output = "skipped", "cancelled", None, None
 
 
 def _mark_rolled_back(rows: list[ActionResult], left: Sequence[NotUndone], read: set[str]) -> None:
-    """Of an aborted proposal no success stands that changed something: `undo_done` names files and compensations only."""
+    """Mark the successes of an aborted proposal that changed something: `undo_done` names only files and compensations."""
     reasons: dict[str, str] = {}
     for one in left:
         reasons.setdefault(one.action_id, one.reason)

@@ -1,4 +1,4 @@
-"""The rows of a result: the only place that makes them, for a live run from its values and for a replay from its events."""
+"""Makes the rows of a result, for a live run from its values and for a replay from its events. No other code makes rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def succeeded(
     source: str | None = None,
     hosts: tuple[HostUse, ...] | None = None,
 ) -> ActionResult:
-    """A success. `changes` are the state keys it wrote; `source` names the earlier call whose stored result it is."""
+    """The row of a success. `changes` are the state keys that it wrote; `source` is the earlier call with the stored result."""
     return ActionResult(  # by position, here and in calls: this row is made for nearly every action
         action_id, "succeeded", None, output, None, {} if changes is None else changes, attempts, duration_ms, waited_ms,
         at_us, seq, source, posture, telemetry, hosts,
@@ -47,7 +47,7 @@ def failed(
     unknown: bool = False,
     hosts: tuple[HostUse, ...] | None = None,
 ) -> ActionResult:
-    """A failure; `unknown` if it cannot be known whether the tool had its effect."""
+    """The row of a failure; `unknown` if the tool may have had its effect."""
     return ActionResult(
         action_id=action_id, status="unknown_outcome" if unknown else "failed", reason=reason, output=output, error=error,
         attempts=attempts, duration_ms=duration_ms, waited_ms=waited_ms, timestamp=at_us, seq=seq, posture=posture,
@@ -70,7 +70,7 @@ def stopped(
     posture: dict[str, str] | None = None,
     hosts: tuple[HostUse, ...] | None = None,
 ) -> ActionResult:
-    """An action that the engine or the caller stopped; `unknown` if it may still have an effect."""
+    """The row of an action that the engine or the caller stopped; `unknown` if it may still have an effect."""
     return ActionResult(
         action_id=action_id, status="unknown_outcome" if unknown else "cancelled", reason=reason, output=output,
         error=error, attempts=attempts, duration_ms=duration_ms, waited_ms=waited_ms, timestamp=at_us, seq=seq, posture=posture,
@@ -89,7 +89,7 @@ def rejected(
     waited_ms: float = 0.0,
     telemetry: dict[str, Any] | None = None,
 ) -> ActionResult:
-    """An action that the gate refused."""
+    """The row of an action that the gate refused."""
     return ActionResult(
         action_id=action_id, status="rejected", reason=reason, error=error, attempts=attempts, waited_ms=waited_ms,
         timestamp=at_us, seq=seq, telemetry=telemetry,
@@ -106,7 +106,7 @@ def skipped(
     waited_ms: float = 0.0,
     output: Any = None,
 ) -> ActionResult:
-    """An action that did not run, through no fault of its own. `output` is what it would do, after a dry run."""
+    """The row of an action that did not run, without a failure of its own. After a dry run, `output` describes its changes."""
     return ActionResult(
         action_id=action_id, status="skipped", reason=reason, error=error, waited_ms=waited_ms, timestamp=at_us, seq=seq,
         output=output,
@@ -123,7 +123,7 @@ def held(
     attempts: int = 0,
     waited_ms: float = 0.0,
 ) -> ActionResult:
-    """An action that waits for a person: for the answer to `approval`, or for a word about an unknown outcome."""
+    """The row of an action that waits for a person: for the answer to `approval`, or to settle an unknown outcome."""
     return ActionResult(
         action_id=action_id, status="held", reason=reason, error=error, attempts=attempts, waited_ms=waited_ms,
         output=None if approval is None else {"approval": approval}, timestamp=at_us,
@@ -131,9 +131,9 @@ def held(
 
 
 def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int, dict[str, Any]]) -> ActionResult:
-    """The row that the event of an outcome stands for: equal to the one that the live run made.
+    """The row for the event of an outcome, equal to the one that the live run made.
 
-    `value` gives what was kept; `samples` are readings of the machine by the number of their event.
+    `value` returns a kept value; `samples` are readings of the machine by the number of their event.
     """
     action_id, at_us, seq = event.action or "", event.ts, event.seq
     match event:

@@ -1,4 +1,4 @@
-"""What one run has on disk: its directory, its journal, its backups, and its share of the budgets."""
+"""The files of one run: its directory, its journal, its backups, and its share of the budgets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from interlock.workspace import Backups
 
 
 class RunFiles(msgspec.Struct, frozen=True, eq=False):
-    """The run that a proposal belongs to. Everything but `id` is None where nothing is kept, or nothing limits it."""
+    """The run of a proposal. Every field except `id` is None if nothing is kept on disk, or nothing limits the run."""
 
     id: str
     directory: Path | None = None
@@ -21,17 +21,17 @@ class RunFiles(msgspec.Struct, frozen=True, eq=False):
     backups: Backups | None = None
     budget: SharedBudget | None = None
     kernel: KernelLayer | None = None
-    """The record that kernel recorders make, where `isolation.recorder` asks for one."""
+    """The record of the kernel recorders, if `isolation.recorder` asks for one."""
     layer: Path | None = None
-    """Of a proposal in a layer: the layer's directory, which then also has the backups."""
+    """The layer's directory, for a proposal in a layer; it then also contains the backups."""
 
     def close(self) -> None:
-        """Close everything but the journal, which has a last word to write."""
+        """Close everything except the journal, whose last event is still to be written."""
         for one in (self.backups, self.kernel, self.budget):
             if one is not None:
                 one.close()
 
     @property
     def undo_directory(self) -> Path | None:
-        """The directory whose backups undo what the proposal did until now."""
+        """The directory of the backups that undo the proposal's changes so far."""
         return self.layer or self.directory

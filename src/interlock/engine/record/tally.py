@@ -1,4 +1,4 @@
-"""What a proposal spent and how it ended, as its rows say it: counted when it ends, and again when a journal is looked at."""
+"""Counts a proposal's use and the statuses of its rows, when it ends and when a journal is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORST_FIRST: Final[tuple[RunStatus, ...]] = ("interrupted", "held", "cancelled"
 
 
 class Spending(Protocol):
-    """What is not in the rows."""
+    """The use that is not in the rows."""
 
     cost: float
     tokens: int
@@ -19,7 +19,7 @@ class Spending(Protocol):
 
 
 class Typed(Protocol):
-    """An action, as far as its cost depends on it."""
+    """The part of an action on which its cost depends."""
 
     @property
     def type(self) -> str:
@@ -27,9 +27,9 @@ class Typed(Protocol):
 
 
 def cost_of(actions: Sequence[Typed], rows: Sequence[ActionResult], spending: Spending) -> Cost:
-    """What was spent. A stored or cached result costs nothing.
+    """The use of the actions. A stored or cached result costs nothing.
 
-    `tool_calls` counts each try of a call that began, as the budgets do: five tries of one action are five.
+    `tool_calls` counts each attempt that started, as the budgets do: five attempts at one action count as five.
     """
     spent = Cost(cost=spending.cost, tokens=spending.tokens, cost_unknown=spending.cost_unknown)
     calls = retries = executed = 0
@@ -52,16 +52,16 @@ def cost_of(actions: Sequence[Typed], rows: Sequence[ActionResult], spending: Sp
 
 
 class Tally:
-    """How the proposals of a run ended. Of the same size however many there were."""
+    """Counts how the proposals of a run ended. Its size does not depend on their number."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """No proposal is counted yet."""
         self.statuses: set[RunStatus] = set()
         self.counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
 
     @property
     def status(self) -> RunStatus:
-        """The worst of the proposals' statuses: that of the run."""
+        """The status of the run, which is the worst status of its proposals."""
         return next((status for status in _WORST_FIRST if status in self.statuses), "succeeded")
 
     def add(self, status: RunStatus, rows: Iterable[ActionResult], not_undone: int) -> None:
@@ -75,7 +75,7 @@ class Tally:
                 counts[row.status] += 1
 
     def join(self, other: Tally) -> None:
-        """Count what another one has counted."""
+        """Add the counts of another tally."""
         self.statuses |= other.statuses
         for name, count in other.counts.items():
             self.counts[name] += count
