@@ -40,7 +40,7 @@ def hook(module: Any, channel: Channel) -> None:
 def _wrap_invocation(places: list[Any], calls: _Calls) -> None:
     """Learn of functions that fail. `places` are modules that have the SDK's functions under the same names."""
     tools = places[0]
-    timeout_error = tools.ToolTimeoutError
+    timeout_error: Any = tools.ToolTimeoutError
     explain, invoke = tools.maybe_invoke_function_tool_failure_error_function, tools._invoke_function_tool_with_metadata
 
     @functools.wraps(explain)
