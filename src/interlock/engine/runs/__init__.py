@@ -1,1 +1,1 @@
-"""Runs: one journal each, begun, resumed, recovered, undone and kept."""
+"""Runs, each with one journal: they are started, resumed, recovered, undone and kept here."""

@@ -1,8 +1,8 @@
-"""Undos whose process died before their outcome was recorded, and what becomes of them.
+"""Finds and settles undos whose process died before their outcome was recorded.
 
-An undo compares states, so it can begin again where it stopped. But once another undo of the same target has succeeded, the
-dead one has nothing left to do, and continuing it could only destroy what a person has made since. So the one that
-succeeds settles the others: their action gets the outcome of the new one, and a run that consisted only of that undo is over.
+An undo compares states, so it can continue where it stopped. But once another undo of the same target has succeeded, the dead
+one has nothing left to do, and continuing it could only destroy later changes by a person. So the undo that succeeds settles the
+others: their action gets its outcome, and a run that consisted only of such an undo ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from interlock.workspace.names import Rel
 from interlock.workspace.undo import discard_temporaries, plan_undo
 
 _CLOCK_SLACK_US: Final = 3_600_000_000
-"""How much older the file system's time of an index may seem than its youngest entry."""
+"""How much older the file system's time of an index may be than its newest entry."""
 
 
 class DeadUndo(NamedTuple):
@@ -35,15 +35,15 @@ class DeadUndo(NamedTuple):
 
     replayed: ReplayedRun
     actions: list[tuple[str, str]]
-    """Proposal and action."""
+    """Pairs of proposal and action."""
     nothing_else: bool
-    """True if the run has no other action: then it is over once these are settled."""
+    """True if the run has no other action, so that it ends once these are settled."""
 
 
 def find_dead_undos(services: Services, target: str, action: str | None, *, own: str) -> list[DeadUndo]:
     """The unfinished undos of run `target` that an undo of it (of `action`; None: of all) replaces.
 
-    `own` is the run that asks. A run whose process is alive is left out, and so is one that cannot be read: it cannot be
+    `own` is the calling run. A run whose process is alive is omitted, and so is one that cannot be read, because it cannot be
     resumed either. Raises: StoreError.
     """
     if services.state_dir is None:
@@ -82,7 +82,7 @@ def _undos_of(replayed: ReplayedRun, target: str, action: str | None) -> Iterato
 def _is_unsettled(known: ReplayedProposal, action_id: str) -> bool:
     """True if the undo can still have an effect: it has no outcome, or state that is not committed.
 
-    One that was not begun counts in a person's run only: an agent's plan may come to it later.
+    One that has not started counts only in a person's run: an agent's plan may reach it later.
     """
     if known.committed is not None:
         return False
@@ -104,10 +104,10 @@ def _is_nothing_else(replayed: ReplayedRun, actions: list[tuple[str, str]]) -> b
 
 
 def find_later_change(services: Services, paths: set[Rel], *, own: str) -> tuple[str, Rel] | None:
-    """A run that has recorded a change of one of `paths` since run `own` began, and that path. None if there is none.
+    """A run that has recorded a change of one of `paths` since run `own` started, and that path. None if there is none.
 
-    Asked by an undo that continues after its process died: what another run has written since may look like a state that the
-    undo knows, but must be kept. Raises: IntegrityError, StoreError, UsageError.
+    Used by an undo that continues after its process died: content that another run has written since may equal a state that
+    the undo expects, but must be kept. Raises: IntegrityError, StoreError, UsageError.
     """
     if services.state_dir is None:
         return None
@@ -123,7 +123,7 @@ def find_later_change(services: Services, paths: set[Rel], *, own: str) -> tuple
 
 
 def clear(services: Services, dead: DeadUndo) -> None:
-    """Remove the temporary files that it left beside what it restored. Raises: ToolError, IntegrityError, StoreError."""
+    """Remove the temporary files that it left next to the files it restored. Raises: ToolError, IntegrityError, StoreError."""
     for proposal, action in dead.actions:
         clear_action(services, dead.replayed, proposal, action)
 
@@ -138,7 +138,7 @@ def clear_action(services: Services, replayed: ReplayedRun, proposal: str, actio
 def settle(services: Services, dead: DeadUndo, source: str, output: dict[str, Any]) -> None:
     """Give the dead undo the outcome of the one that succeeded; `source` is that one's `run/proposal/action`.
 
-    A run that another process has resumed meanwhile is left alone: it looks again before it touches anything.
+    A run that another process has resumed meanwhile is left alone: it checks again before it changes anything.
     """
     replayed = dead.replayed
     started = replayed.started

@@ -1,4 +1,4 @@
-"""A run's row in the index, and the signed head of its journal: what others see of it while it runs and after it has ended."""
+"""A run's row in the index, and the signed head of its journal, which other processes see during the run and afterwards."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from interlock.model.errors import StoreError
 from interlock.model.events import RunFinished
 
 SIGN_EVERY: Final = 10_000
-"""Events after which the head of a run that continues is signed again."""
+"""The number of events after which the head of a running run is signed again."""
 
 
 class IndexedRun:
-    """One run as the index and its signed head have it."""
+    """One run's row in the index and its signed head."""
 
     __slots__ = ("_services", "_signed_to")
 
@@ -46,11 +46,11 @@ class IndexedRun:
         head = files.recorder.writer.head()
         if head.seq - self._signed_to >= SIGN_EVERY:
             self._signed_to = head.seq
-            with contextlib.suppress(StoreError):  # the next flush meets the same disk, and so does the end of the run
+            with contextlib.suppress(StoreError):  # the next flush, or the end of the run, reports the error
                 self._sign_head(files, head)
 
     def end(self, files: RunFiles, tally: Tally) -> None:
-        """The last event, the signed head, the row's last state. Raises StoreError."""
+        """Write the last event, the signed head, and the final row. Raises StoreError."""
         services, recorder, status = self._services, files.recorder, tally.status
         assert recorder is not None
         if status not in ("held", "interrupted"):
@@ -58,7 +58,7 @@ class IndexedRun:
         recorder.writer.flush()
         head = recorder.writer.head()
         self._sign_head(files, head)
-        with services.db.transaction(lasting=False):  # the journal and its head are on disk, and say the same
+        with services.db.transaction(lasting=False):  # the journal and its head on disk have the same information
             services.index.update(files.id, status=status, finished_us=services.clock.now_us(), **tally.counts)
             services.index.commit_point(head)
 

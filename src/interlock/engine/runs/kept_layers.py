@@ -1,7 +1,7 @@
-"""What a person does with the layers that a run has kept: look at them, commit them (or some paths), discard them.
+"""Shows, commits (completely or by path) and discards the layers that a run has kept, for a person.
 
-All actions of the run were judged when they ran; what is left is one decision of a person, so it is journaled in the run's own
-journal, under the run's lock, and not as a run of its own. The same command repeats an interrupted commit.
+All actions of the run were judged when they ran; only a person's decision is missing. So it is recorded in the run's own journal,
+under the run's lock, and not as a new run. The same command repeats an interrupted commit.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _UNFINISHED: Final = {
     "interrupted": "was interrupted",
     "held": "waits for an answer",
 }
-"""What a run without a living process is like, by its status."""
+"""Descriptions of a run without a living process, by its status."""
 _CONTENT_CHARS_MAX: Final = 16 * 1024 * 1024
-"""Of all differences of texts together."""
+"""The maximum length of all text differences together."""
 _LEFT_SHOWN_MAX = 5  # paths in one message
 
 
@@ -66,20 +66,20 @@ class LayerChange(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     """`added`, `changed`, `deleted`; `mode`, `attributes` or `times` if only these differ."""
     what: str
-    """`file`, `dir` or `symlink`; of a deleted path what it was; `special` for anything else."""
+    """`file`, `dir` or `symlink` (before the change, for a deleted path); `special` for anything else."""
     layer: int
     blocked: str | None = None
-    """Why a commit would leave it: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
+    """Why a commit would leave it out: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
     leaves_workspace: bool = False
     """True for a symbolic link that leads out of the workspace."""
     size: int | None = None
     """Bytes of a file."""
     content: ChangeShown | None = None
-    """The difference line by line, if it was asked for, redacted as in a question; its `note` says why there is none."""
+    """The difference line by line, if requested, redacted as in a question; its `note` says why there is none."""
 
 
 class LayerReport(msgspec.Struct, frozen=True):
-    """What a commit or a discard did."""
+    """The result of a commit or a discard."""
 
     run_id: str
     committed: list[NameJson] = []
@@ -89,17 +89,17 @@ class LayerReport(msgspec.Struct, frozen=True):
     discarded: int = 0
     """Layers that were discarded."""
     in_workspace: int = 0
-    """Of a discard: paths of these layers that were committed before, and are in the workspace still: `interlock undo` takes them
-    back.
+    """For a discard: the number of paths of these layers that were committed before, and are still in the workspace;
+    `interlock undo` undoes them.
     """
 
 
 def diff_layers(
     services: Services, run_id: str, paths: Sequence[NameJson] = (), *, content: bool = False
 ) -> list[LayerChange]:
-    """What the kept layers of a run would change in the workspace: all of it, or what is at or beneath `paths`.
+    """The changes in the kept layers of a run: all, or those at or below `paths`.
 
-    With `content`, also the differences of texts, 16 MiB of them at most. Changes nothing. Raises: UsageError `layer_missing`,
+    With `content`, also the differences of texts, at most 16 MiB of them. Changes nothing. Raises: UsageError `layer_missing`,
     `path_unchanged`, StoreError, IntegrityError, ToolError.
     """
     found: list[LayerChange] = []
@@ -157,11 +157,11 @@ class _Contents:
 
 
 async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJson] = ()) -> LayerReport:
-    """Commit the kept layers of a run, oldest first: all of them, or what is at or beneath `paths`.
+    """Commit the kept layers of a run, oldest first: completely, or only the changes at or below `paths`.
 
     A path may be given as `diff` shows it, with escapes. Files that run later are committed only if a path names them, or a
     directory above them. Raises: UsageError `layer_missing`, `path_unchanged` (nothing was done),
-    ConflictError `commit_incomplete` (the rest was committed) or why one layer could not be committed (then nothing of it was),
+    ConflictError `commit_incomplete` (the rest was committed) or the error of a layer that could not be committed at all,
     StoreError `run_locked`, IntegrityError, ToolError.
     """
     directory, kept = _kept(services, run_id)
@@ -211,13 +211,13 @@ _TO_DO: Final = {
 
 
 def _what_to_do(run_id: str, why: set[str]) -> str:
-    """What a person does about paths that stay in a layer for these reasons."""
+    """The remedy for paths that stay in a layer for these reasons."""
     steps = [text.format(run=run_id) for reason, text in _TO_DO.items() if reason in why]
     return "; ".join([f"`interlock diff {run_id}` shows them", *steps, f"`interlock discard {run_id}` drops the rest"])
 
 
 def _asked(services: Services, kept: Sequence[Path], paths: Sequence[NameJson], so: str) -> list[Rel] | None:
-    """The paths that a commit or a diff is limited to; None for all. Raises: UsageError `path_unchanged`, ToolError."""
+    """The paths to which a commit or a diff is limited; None for all. Raises: UsageError `path_unchanged`, ToolError."""
     if not paths:
         return None
     assert services.workspace is not None
@@ -375,7 +375,7 @@ def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recor
 
 
 def _last_origin(directory: Path, layer: Layer) -> Origin:
-    """The action that unrecorded changes are attributed to."""
+    """The action to which unrecorded changes are attributed."""
     entries = read_entries(layer.directory)
     for entry in reversed([one for one in entries if one.by == "process"] or entries):
         return Origin(entry.proposal, entry.action)

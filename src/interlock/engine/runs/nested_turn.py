@@ -1,7 +1,7 @@
-"""The turn at writing of a proposal that a tool makes while it runs: that of the proposal that the tool belongs to.
+"""The turn to write of a nested proposal, which a tool makes while it runs: it uses the turn of the tool's own proposal.
 
-While all that such a tool's proposals can do is to wait, the tool's action waits too, so that the turn may be given back. It is
-taken again before one of them writes, and before the tool gets their results.
+While all of the tool's proposals only wait, the tool's action waits too, so that the turn can be released. It is taken again
+before one of them writes, and before the tool gets their results.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from interlock.model.errors import StoreError
 
 
 class Outer(Protocol):
-    """The turn of the proposal that the tool belongs to. `suspend` and `resume` are called on its event loop."""
+    """The turn of the tool's own proposal. `suspend` and `resume` are called on its event loop."""
 
     nested: dict[int, list[Nested]]
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of that proposal: a plain tool, on a thread, makes its own proposals on another one."""
+        """The event loop of that proposal: a plain tool on a thread makes its nested proposals on another loop."""
         ...
 
     def is_inside(self, action: Caller) -> bool:
-        """True while an action may write: it is in its turn and not suspended."""
+        """True while an action may write, because it is in its turn and not suspended."""
         ...
 
     def suspend(self, action: Caller) -> None:
-        """All that an action is making waits: so does the action."""
+        """Suspend an action, because all of its nested proposals wait."""
         ...
 
     async def resume(self, action: Caller, *, patient: bool) -> None:
@@ -42,8 +42,8 @@ class Outer(Protocol):
 
 @contextlib.asynccontextmanager
 async def under(run: ProposalRun, outer: Outer, origin: Caller | None) -> AsyncIterator[None]:
-    """Let a proposal work under the turn of another one, whose action `origin` makes it."""
-    if origin is None or not origin.in_turn:  # made by an action that writes nothing, beside one that does
+    """Let a nested proposal work under the turn of the proposal whose action `origin` makes it."""
+    if origin is None or not origin.in_turn:  # made by an action that writes nothing, in parallel with one that does
         yield
         return
     turn = run.turn = Nested(run, outer, origin)
@@ -70,7 +70,7 @@ class Nested:
 
     @property
     def waits(self) -> bool:
-        """True if nothing of the proposal may be writing, and something waits."""
+        """True if no action of the proposal may be writing, and one of them waits."""
         return self._waiting > 0 and not self._inside
 
     def try_enter(self, action: Caller) -> bool:
@@ -123,7 +123,7 @@ class Nested:
         await self.resume(patient=True)
 
     async def resume(self, *, patient: bool) -> None:
-        """Take the tool's turn again, if it was given back. Raises: StoreError `workspace_busy` unless `patient`."""
+        """Take the tool's turn again, if it was released. Raises: StoreError `workspace_busy` unless `patient`."""
         if not self._origin.in_turn or self._outer.is_inside(self._origin):
             return
         work = self._outer.resume(self._origin, patient=patient)
@@ -140,6 +140,6 @@ class Nested:
 
     def _suspend(self) -> None:
         origin = self._origin
-        proposals = self._outer.nested.get(origin.index)  # none is left if the last one ended before this was called
+        proposals = self._outer.nested.get(origin.index)  # there are none if the last one ended before this was called
         if origin.in_turn and proposals and all(each.waits for each in proposals):
             self._outer.suspend(origin)

@@ -1,4 +1,4 @@
-"""Opens and closes what a run has on disk: its journal with the run's lock, its backups, its share of the budgets."""
+"""Opens and closes the files of a run: its journal with the run's lock, its backups, its share of the budgets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from interlock.workspace import Backups
 
 
 def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
-    """The files of a run that is new (`create`) or resumed. Raises: StoreError `run_locked` and others."""
+    """Open the files of a run that is new (`create`) or resumed. Raises: StoreError `run_locked` and others."""
     if services.kept is not None:
         journal = services.kept.open(run_id)
         return RunFiles(run_id, None, Recorder(run_id, journal, services.redactor, services.hooks.events))
@@ -40,7 +40,7 @@ def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
 
 
 def open_budget(services: Services, files: RunFiles, agent: str, session: str | None) -> RunFiles:
-    """The files, with what the run, its session and its agent may spend in all. A run without a session is one of its own."""
+    """The files, with the budgets of the run, its session and its agent. A run without a session counts as its own session."""
     given = services.settings.budget
     limits = {
         f"session:{session or files.id}": budget_of(given),
@@ -52,7 +52,7 @@ def open_budget(services: Services, files: RunFiles, agent: str, session: str | 
 
 
 def release_files(files: RunFiles) -> None:
-    """Release the run's lock and everything else: the run could not begin. The error is already being raised to the caller."""
+    """Release the run's lock and everything else, because the run could not start. The caller already gets that error."""
     with contextlib.suppress(StoreError):
         if files.recorder is not None:
             files.recorder.writer.close()

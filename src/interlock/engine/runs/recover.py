@@ -1,6 +1,6 @@
-"""Unfinished runs: puts their journals in order, and finds out what each needs to continue.
+"""Puts the journals of unfinished runs in order, and determines what each run needs to continue.
 
-Nothing is run here. `resume` continues; `recover RUN --action ID --as ...` settles what only a person can know.
+Nothing runs here. `resume` continues a run; `recover RUN --action ID --as ...` settles an outcome that only a person knows.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from interlock.workspace.tree import Workspace
 from interlock.workspace.undo import discard_temporaries
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
-"""What a run needs: nothing (its process is alive, or its coding agent continues with it), `resume`, an answer to a question, a
-human's word, a whole journal."""
+"""What a run needs: nothing (its process is alive, or its coding agent continues it), `resume`, an answer to a question, a
+person who settles an outcome, an intact journal."""
 
 OPEN_STATUSES = ("running", "interrupted", "held")
 
 
 class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is not over."""
+    """A run that has not ended."""
 
     run_id: str
     status: str
@@ -53,24 +53,24 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     """One sentence for people."""
     command: str | None
-    """What to do next, if there is something to do."""
+    """The next command, if there is one."""
     then: str | None = None
-    """What to do after that."""
+    """The command after that."""
     actions: list[str] = []
-    """Actions whose outcome is not known."""
+    """Actions with an unknown outcome."""
     approvals: list[str] = []
     """Questions that wait for an answer."""
     moved_bytes: int = 0
-    """What recovery moved out of the journal just now, to `journal.torn`."""
+    """Bytes that this recovery moved from the journal to `journal.torn`."""
 
 
 def recover_all(
     db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Desk | None = None, *, root: Path | None
 ) -> list[Unfinished]:
-    """Put the journal of every run that is not over in order, newest run first, and say what each needs.
+    """Put the journal of every unfinished run in order, newest run first, and report what each needs.
 
-    A run whose journal says that it is over is entered as such. With a `desk`, what only a person can know is asked there
-    at once. A journal that was not written since it was last put in order is not read again. The temporary files that a killed
+    If its journal says that a run has ended, its row is updated. With a `desk`, outcomes that only a person knows are asked
+    there at once. A journal that has not changed since it was last put in order is not read again. Temporary files that a killed
     process left in the workspace at `root` are removed. Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
@@ -91,7 +91,7 @@ def recover_all(
         if facts is not None and _still_holds(facts, row, answered):
             found.append(_need_of(row, facts, answered))
             continue
-        journal = fingerprint(str(runs / row.run_id))  # taken first, so that a write from now on makes it differ
+        journal = fingerprint(str(runs / row.run_id))  # taken first, so that a later write makes it differ
         one, facts = _recover_one(db, index, runs, disk, row, desk, store, root)
         if one is not None:
             found.append(one)
@@ -103,17 +103,17 @@ def recover_all(
 
 
 def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
-    """Enter runs whose process ended between the first line of their journal and their row. Raises: StoreError."""
+    """Add rows for runs whose process ended between the first line of their journal and their row. Raises: StoreError."""
     names = set(os.listdir(runs)) if runs.is_dir() else set()  # noqa: PTH208 - there may be thousands, all known
     for name in sorted(names - index.ids()):
         directory = runs / name
         if not os.path.lexists(directory / JOURNAL_NAME):
-            continue  # nothing is written yet: the process that starts this run may need its lock
+            continue  # nothing is written yet: the process that is starting this run may need its lock
         try:
             recover(directory, disk)
             first = next(read(directory), None)
         except (StoreError, IntegrityError, UsageError):
-            continue  # it is just beginning, nothing was ever sealed there, it is not a run, or we may not read it
+            continue  # it is just starting, has no seal yet, is not a run, or is not readable
         if isinstance(first, RunStarted):
             row = RunRow(
                 run_id=directory.name,
@@ -123,15 +123,15 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
                 source="unknown",
                 started_us=first.ts,
             )
-            with contextlib.suppress(UsageError):  # it was entered meanwhile, by its own process or another one
+            with contextlib.suppress(UsageError):  # its own process or another one has added it meanwhile
                 index.add(row)
 
 
 def apply_commits(db: Database, replayed: ReplayedRun) -> None:
     """Apply the state that a dead run committed in its journal, if the database does not have it.
 
-    The journal decided before anything that is written from here on: applied later, it would overwrite that. Applying it
-    again, as `resume` does, changes nothing. Raises: IntegrityError, StoreError.
+    This has to happen before any new write: applied later, the commit would overwrite it. Applying it again, as `resume` does,
+    changes nothing. Raises: IntegrityError, StoreError.
     """
     for known in replayed.proposals.values():
         if known.committed is None or replayed.started is None:
@@ -146,7 +146,7 @@ def apply_commits(db: Database, replayed: ReplayedRun) -> None:
             )
             for owner, change in known.writes
         ]
-        if seal is not None and writes:  # without a seal `resume` says what is wrong with the journal
+        if seal is not None and writes:  # without a seal, `resume` reports the problem of the journal
             store = StateStore(db, replayed.started.workspace, SystemClock())
             store.apply(writes, run=replayed.directory.name, seq=known.committed.seq or 0, seal=seal)
 
@@ -161,7 +161,7 @@ def _recover_one(
     store: ApprovalStore,
     root: Path | None,
 ) -> tuple[Unfinished | None, OpenFacts | None]:
-    """What a run needs (None if it is over), and what is to be remembered of it."""
+    """What a run needs (None if it has ended), and the facts to remember about it."""
     directory = runs / row.run_id
     try:
         report = recover(directory, disk, at=row.seq)
@@ -179,7 +179,7 @@ def _recover_one(
     except UsageError:
         return _report(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}"), None
     if replayed.finished is not None:
-        # The process ended between its last event and its row, perhaps even before it signed.
+        # The process ended between its last event and its row, perhaps before it signed the head.
         sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
         index.update(row.run_id, status=replayed.finished.status, finished_us=replayed.finished.ts)
         return None, None
@@ -188,7 +188,7 @@ def _recover_one(
             _end_empty(index, directory, disk, runs.parent.parent / "keys")
         return None, None
     if row.status == "running":
-        # Its unfinished writes make what other runs had read out of date.
+        # Its unfinished writes invalidate the results that other runs have read.
         ResultCache(db, row.workspace, SystemClock()).clear()
         if root is not None:
             _discard_temporaries(directory, disk, root, replayed)
@@ -198,10 +198,10 @@ def _recover_one(
 
 
 def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: ReplayedRun) -> None:
-    """Remove the temporary files of changes that the dead process had begun.
+    """Remove the temporary files of changes that the dead process had started.
 
-    What a person saved under such a name at that very moment is put back. What cannot be removed now is removed by the next
-    commit or undo of the run.
+    A file that a person saved under such a name at that moment is restored. Files that cannot be removed now are removed by the
+    next commit or undo of the run.
     """
     with (
         contextlib.suppress(UsageError, ToolError, IntegrityError, StoreError),
@@ -213,11 +213,11 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: Repl
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
-    """End a run whose process died before its first proposal, or during a measured command: there is nothing to continue with."""
+    """End a run whose process died before its first proposal, or during a measured command: nothing can continue."""
     clock, status = SystemClock(), "cancelled"
     commands = list(read(directory, kinds=COMMAND_KINDS))
     with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
-        if commands:  # a measured run: it was its process that was lost, not only its end
+        if commands:  # a measured run: its process was lost, not only its end
             status = "failed"
             if isinstance(commands[-1], CommandStarted):
                 writer.append(CommandLost(detail="the process that measured it ended before the command did"))
@@ -233,7 +233,7 @@ def _need(
 ) -> tuple[Unfinished, OpenFacts | None]:
     unknown, asked = [], {}
     to_settle: dict[str, str | None] = {}
-    """Actions that only a person can settle, and the questions about them."""
+    """Actions that only a person can settle, with the questions about them."""
     for proposal_id, known in replayed.proposals.items():
         for action_id, action in known.actions.items():
             if is_unknown(action):
@@ -276,7 +276,7 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: Mapping[str, str], *, move
         waiting += [hold for hold in facts.settle.values() if hold is not None]
         unknown = list(facts.unknown)
         return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved_bytes)
-    by_client = row.source.startswith(CLIENT_SOURCE)  # only the coding agent itself continues with such a call
+    by_client = row.source.startswith(CLIENT_SOURCE)  # only the coding agent itself continues such a call
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
         command = f"interlock approvals show {waiting[0]}"
@@ -302,7 +302,7 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: Mapping[str, str], *, move
 def _question(
     desk: Desk | None, store: ApprovalStore, replayed: ReplayedRun, known: ReplayedProposal, action_id: str
 ) -> dict[str, str | None]:
-    """The action with the question about its outcome, asked now if there is a desk; nothing if it is already answered."""
+    """The action with the question about its outcome, which is asked now if there is a desk; empty if it is already answered."""
     if desk is not None:
         hold: Hold | None = ask_outcome(desk, replayed, known, action_id)
     else:

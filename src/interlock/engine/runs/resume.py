@@ -1,8 +1,8 @@
 """Resumes a run whose process ended before the run did.
 
-An intent without an outcome is an unknown outcome, never a failure. What settles it, by the tool: read-only and idempotent
-tools run again; what has backups is put back exactly and runs again; a probe is asked; everything else waits for a human.
-Finished actions never run again: their outcomes are replayed through the scheduler.
+An intent without an outcome is an unknown outcome, never a failure. It is settled by kind of tool: read-only and idempotent
+tools run again; file changes are restored exactly and the action runs again; a probe is called; every other action waits for a
+person. Finished actions never run again: their outcomes are replayed through the scheduler.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ async def resume(
     client: ClientExecutor | None = None,
     reported: bool = False,
 ) -> list[ProposalResult]:
-    """Finish what a run began. `answers` settle unknown outcomes by action id; `by` names the person who gave them.
+    """Finish a run. `answers` settle unknown outcomes by action id; `by` names the person who gave them.
 
     The calls of a coding agent's own tools continue only with their `client`; without it, UsageError `client_call`.
 
-    `reported` says that the `answers` are the client's report of how its own calls ended.
+    `reported` means that the `answers` are the client's report of the outcomes of its own calls.
 
-    Once there are approvers, only they answer, with a proof: through the question (`unknown_outcomes`), not through `answers`.
+    Once approvers are registered, only they answer, with a proof: through the question (`unknown_outcomes`), not `answers`.
     Returns the results of the proposals that were not finished. Raises: UsageError `not_found` or `run_finished`;
     IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
     """
@@ -105,7 +105,7 @@ async def resume(
 
 
 def abandon(services: Services, replayed: ReplayedRun, *, stop: StopRequest | None = None) -> None:
-    """End a run that is not over, and withdraw its questions: a run that is being undone, or was stopped, is not resumed.
+    """End an unfinished run and withdraw its questions: a run that is being undone, or was stopped, is not resumed.
 
     Raises: IntegrityError if the journal was truncated; StoreError `run_locked` if its process is alive.
     """
@@ -125,7 +125,7 @@ def abandon(services: Services, replayed: ReplayedRun, *, stop: StopRequest | No
             run.count(replayed.result(proposal))
         run.abandon()
     except BaseException:
-        run.leave()  # it is not over, and can be resumed
+        run.leave()  # it has not ended, and can be resumed
         raise
     finally:
         run.finish()
@@ -140,7 +140,7 @@ def _require_no_approvers(services: Services, run_id: str) -> None:
 
 
 def _require_no_client(replayed: ReplayedRun, answers: Mapping[str, Answer]) -> None:
-    """Raises: UsageError `client_call` if calls would continue that only the client can carry out, with its own tools."""
+    """Raises: UsageError `client_call` if a call would continue that only the client can carry out, with its own tools."""
     for known in replayed.proposals.values():
         if not replayed.proposal(known).by_client:
             continue
@@ -154,7 +154,7 @@ def _require_no_client(replayed: ReplayedRun, answers: Mapping[str, Answer]) -> 
 
 
 def unknown_actions(services: Services, run_id: str) -> list[str]:
-    """The actions of a run whose outcome is not known. Raises: UsageError `not_found`; StoreError `run_locked`."""
+    """The actions of a run with an unknown outcome. Raises: UsageError `not_found`; StoreError `run_locked`."""
     directory = run_directory(services, run_id)
     report = recover(directory, services.disk)
     replayed = ReplayedRun(directory, open_only=True)
@@ -165,7 +165,7 @@ def unknown_actions(services: Services, run_id: str) -> list[str]:
 
 
 def run_directory(services: Services, run_id: str) -> Path:
-    """Where a run of this workspace lives. Raises UsageError `not_found`."""
+    """The directory of a run of this workspace. Raises UsageError `not_found`."""
     if services.state_dir is None:
         raise UsageError("this runtime keeps no journals", code="not_found")
     services.index.get(run_id)
@@ -188,7 +188,7 @@ class _Resumption:
         self._folded = replayed
         self._known = known
         self._unsettled_writes: dict[str, list[StateChanged]] = {}
-        """State that actions wrote whose outcome is not known: it counts only if they are settled as succeeded."""
+        """State writes of actions with an unknown outcome: they count only if the actions are settled as succeeded."""
         proposal = replayed.proposal(known)
         services = owner.services
         self._run = ProposalRun(
@@ -213,7 +213,7 @@ class _Resumption:
             reapply(run, known.committed)
             fill_missing(run)
             return self._count(await finish(run, []))
-        async with working_layer(run), writing(self._pool, settle=True):  # settling puts files back, as undo does
+        async with working_layer(run), writing(self._pool, settle=True):  # settling restores files, as undo does
             if run.files.layer is not None and run.files.backups is not None:
                 end_left_processes(run.files.backups)
             return await self._continue()
@@ -232,12 +232,12 @@ class _Resumption:
         for action_id in self._settlement.succeeded:
             for change in self._unsettled_writes.get(action_id, ()):
                 self._write_again(action_id, change)
-        if any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):  # a person said so
+        if any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):  # by a person's decision
             return self._count(await self._roll_back())
         return await self._owner.carry_on(self._pool, self._replay())
 
     async def _roll_back(self) -> ProposalResult:
-        """The proposal was already stopped: its rollback continues where it was; nothing more is asked or started."""
+        """Continue the rollback of a proposal that was already stopped; no question is asked and no action starts."""
         run = self._run
         self._replay()
         for index, action in enumerate(run.proposal.actions):
@@ -260,7 +260,7 @@ class _Resumption:
         return result
 
     def _restore(self) -> None:
-        """Rows, buffer, attempts and spending, as they were when the process ended."""
+        """Restore rows, buffer, attempts and use to the state at the end of the process."""
         run, known = self._run, self._known
         for index, action in enumerate(run.proposal.actions):
             replayed = known.actions.get(action.id)
@@ -271,7 +271,7 @@ class _Resumption:
             if replayed.waits:
                 run.waits[index] = list(replayed.waits)
             if row is not None and replayed.undone and row.status != "failed":
-                row.status, row.reason = "succeeded", None  # rollback sets it again, with what is left
+                row.status, row.reason = "succeeded", None  # rollback sets it again, with the remaining effects
             if row is not None and row.reason == "budget_exceeded":
                 run.stop("budget_exceeded")
             run.attempts_before[index] = replayed.attempts
@@ -293,11 +293,11 @@ class _Resumption:
         run.cost, run.tokens, run.cost_unknown = known.cost, known.tokens, known.cost_unknown
 
     def _write_again(self, action_id: str, change: StateChanged) -> None:
-        """Put a state write of the journal back into the buffer, and into its action's row."""
+        """Restore a state write of the journal into the buffer, and into its action's row."""
         run, value = self._run, self._folded.value(change.value)
         first = self._known.action(action_id).tool == UNDO_TOOL and all(w.key != change.key for w in run.buffer.writes)
         if first:
-            run.buffer.expect(change.key, change.old_version)  # an undo looks at a key before it writes it
+            run.buffer.expect(change.key, change.old_version)  # an undo reads a key before it writes it
         if change.deleted:
             run.buffer.delete(change.key, action_id)
         else:
@@ -306,10 +306,10 @@ class _Resumption:
             row.state_changes[change.key] = value
 
     def _clear_temporaries(self) -> None:
-        """Remove the temporary files of interrupted actions, whatever becomes of these: they may hold what is private."""
+        """Remove the temporary files of interrupted actions in any case, because they may contain private data."""
         for action_id, replayed in self._known.actions.items():
             if replayed.row is None and (replayed.open or replayed.interrupted):
-                # An obstacle here is met again, and reported, when the files are restored.
+                # An error here occurs again, and is reported, when the files are restored.
                 run = self._run
                 with contextlib.suppress(ToolError, IntegrityError):
                     if run.workspace is not None and run.files.layer is not None:
@@ -319,7 +319,7 @@ class _Resumption:
                         clear_action(self._owner.services, self._folded, run.proposal.id, action_id)
 
     def _remember(self, index: int, replayed: ReplayedAction) -> None:
-        """A success of an idempotent call is stored with the commit, whichever process made it."""
+        """Store the success of an idempotent call with the commit, whichever process made it."""
         run = self._run
         action, tool, row = run.proposal.actions[index], run.tools[index], run.rows[index]
         if row is None or row.status != "succeeded" or row.deduplicated_from or replayed.parameters is None:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _DAY_US: Final = 24 * 60 * 60 * 1_000_000
 _JUMP_US: Final = 30 * _DAY_US
-"""After a longer pause nothing is deleted at the first look: a clock that jumped ahead would take all that undo needs."""
+"""After a longer pause, the first check deletes nothing: a clock that jumped ahead would otherwise delete all backups."""
 
 
 def keep_once_a_day(services: Services) -> None:
-    """Called when a project is opened. If deleting fails now, it is tried again tomorrow."""
+    """Delete old data, at most once a day. Called when a project is opened. If deleting fails, it is tried again the next day."""
     home = services.state_dir
     if home is None:
         return
@@ -34,7 +34,7 @@ def keep_once_a_day(services: Services) -> None:
     try:
         services.disk.write_atomic(mark, str(now).encode())
         if since_us > _JUMP_US:
-            return  # the clock may be wrong now: believe it only if it still says so tomorrow
+            return  # the clock may be wrong: believe it only if it is the same tomorrow
         keep(home / "runs", services.index, services.disk, before_us=before)
         services.store.prune(before)
     except StoreError as error:

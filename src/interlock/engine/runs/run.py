@@ -1,4 +1,4 @@
-"""A run: one journal, and the proposals that go through it one after the other or side by side."""
+"""A run: one journal, and its proposals, which run one after the other or concurrently."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from interlock.model.tool import ClientExecutor, ToolExecutor
 
 
 class Run:
-    """One journal. Open it with `Run.start` or `Run.resume`, close it with `finish` (or `leave`, to be resumed)."""
+    """A run with its journal. Open it with `Run.start` or `Run.resume`; close it with `finish`, or `leave` to resume it later."""
 
     def __init__(self, services: Services, run_id: str, *, agent: str, session: str | None) -> None:
         """Use `start` or `resume`."""
         self.services = services
         self.id, self.agent, self.session = run_id, agent, session
         self.on_question: OnQuestion | None = None
-        """Asked about held actions of `execute`, unless a call brings its own."""
+        """Called with held actions of `execute`, unless a call has its own function."""
         self.files = RunFiles(run_id)
         self.tally = Tally()
         self.switch = StopSwitch(services, run_id)
@@ -75,7 +75,7 @@ class Run:
         run_id: str | None = None,
         source: str = "unknown",
     ) -> Run:
-        """Begin a new run; its first event is on disk before anything else happens. Raises StoreError."""
+        """Start a new run; its first event is on disk before anything else happens. Raises StoreError."""
         run = cls(services, run_id or services.ids.new("run"), agent=agent or services.agent, session=session)
         services.refresh()
         with run._or_nothing():
@@ -88,7 +88,7 @@ class Run:
         return run
 
     def _open(self) -> None:
-        """From now on the run is notified of changes and of requests to stop."""
+        """Register the run for changes of the configuration and for requests to stop."""
         self.services.hooks.runs.add(self)
         if self.services.stops is not None:
             self.services.stops.listen()
@@ -96,17 +96,17 @@ class Run:
             self.services.sampler.warm_up()
 
     def stop(self, request: StopRequest) -> None:
-        """Stop what it does, and whatever begins from now on; from any thread."""
+        """Stop all current and later work of the run, from any thread."""
         self.switch.pull(request)
 
     @property
     def stop_answer(self) -> StopAnswer | None:
-        """What was stopped; None while anything of the run is still running."""
+        """The stopped actions; None while any part of the run is still running."""
         return self.switch.answer
 
     @contextlib.contextmanager
     def _or_nothing(self) -> Iterator[None]:
-        """If the run cannot begin, release its lock and everything else, for another process or a later try."""
+        """If the run cannot start, release its lock and everything else, for another process or a later attempt."""
         try:
             yield
         except BaseException:
@@ -118,14 +118,14 @@ class Run:
     def resume(cls, services: Services, run_id: str, *, agent: str, session: str | None, at: int) -> Run:
         """Resume a run whose journal was recovered and read up to event `at`.
 
-        Raises: StoreError `run_locked` if another process has it, or has had it since the journal was read.
+        Raises: StoreError `run_locked` if another process has the lock, or has had it since the journal was read.
         """
         run = cls(services, run_id, agent=agent, session=session)
         with run._or_nothing():
             run.files = open_files(services, run_id, create=False)
             assert run.recorder is not None
             if run.recorder.writer.head().seq != at:
-                # The lock was free only because another process has already finished: what was read is out of date.
+                # The lock was free only because another process has already finished: the journal has changed since.
                 raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
             run.files = open_budget(services, run.files, agent, session)
             run._open()
@@ -143,7 +143,7 @@ class Run:
         on_question: OnQuestion | None = None,
         grant_token: str | None = None,
     ) -> ProposalResult:
-        """Take a proposal through the gate, in any form and with the options that `Runtime.execute` takes.
+        """Take a proposal through the gate, in any form and with the options of `Runtime.execute`.
 
         Raises: as `take`, and UsageError for a grant token that is not accepted.
         """
@@ -170,8 +170,8 @@ class Run:
         token: GrantToken | None = None,
         only: bool = False,
     ) -> ProposalResult:
-        """Take a proposal that `decode` gave through the gate; with a `token` that `present_token` gave, under it alone
-        and as its agent; a `client` carries the calls out itself. `only` promises to `finish` the run before anybody sees the
+        """Take a decoded proposal through the gate. With a `token` of `present_token`, it runs under that token alone and
+        as its agent; a `client` carries out the calls itself. `only` promises to `finish` the run before anybody sees the
         result, whose last events may wait for that.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
@@ -210,13 +210,13 @@ class Run:
         return await self.carry_on(WorkerPool(run, take_action))
 
     def allowance(self, proposal: Proposal, *, dry_run: bool) -> Allowance:
-        """What a proposal of this run may spend. A dry run spends only in memory."""
+        """The budgets of a proposal of this run. A dry run counts only in memory."""
         budget = self.files.budget
         shared = budget.preview() if dry_run and budget is not None else budget
         return Allowance(tighter(proposal.budget, self.services.bounds.budget), shared)
 
     async def carry_on(self, pool: WorkerPool, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
-        """Take a proposal to its end: a fresh one, or one whose earlier outcomes are replayed from its journal."""
+        """Run a proposal to its end: a new one, or one whose earlier outcomes are replayed from its journal."""
         run = pool.run
         unrunnable = None if replay else find_unrunnable(run)
         if unrunnable is None:
@@ -229,7 +229,7 @@ class Run:
                         self.switch.release(pool)
                         result = await (conclude(run) if refusal is None else reject_all(run, refusal))
             except BaseException:
-                # Cancelled, or a disk error: `finish` must not say that the run is over.
+                # Cancelled, or a disk error: `finish` must not record the end of the run.
                 self.leave()
                 raise
             pool.close()
@@ -254,33 +254,33 @@ class Run:
                     record_ends(self.recorder, [*self.switch.ends, *ends])
                     self._indexed.end(self.files, self.tally)
         except StoreError:
-            if status != "interrupted":  # otherwise an error is already being raised to the caller
+            if status != "interrupted":  # otherwise the caller already gets an error
                 raise
         finally:
             self.files.close()
 
     @property
     def status(self) -> RunStatus:
-        """The worst of its proposals' statuses."""
+        """The worst status of its proposals."""
         return self.tally.status
 
     def nothing_began(self) -> None:
-        """The process ended before a proposal was on disk: this is not a success, and there is nothing to resume."""
+        """Mark a run whose process ended before a proposal was on disk: it is not a success, and there is nothing to resume."""
         self.tally.statuses.add("cancelled")
 
     def abandon(self) -> None:
-        """What was open is not resumed: the run ends as `cancelled`."""
+        """End the run as `cancelled`: its open proposals are not resumed."""
         self.tally.statuses = {"cancelled"}
 
     def count(self, result: ProposalResult) -> None:
-        """Count a proposal's result into the run's status and its row in the index."""
+        """Add a proposal's result to the run's status and its row in the index."""
         self.tally.add(result.status, result.results, len(result.not_undone))
 
     def leave(self) -> None:
-        """A proposal stopped in the middle: what is known is on disk, and the run can be resumed. Others in it may continue."""
+        """Leave a proposal that stopped half way: the run can be resumed, and its other proposals may continue."""
         self.tally.statuses.add("interrupted")
         if self.recorder is not None:
-            with contextlib.suppress(StoreError):  # an error is already being raised to the caller
+            with contextlib.suppress(StoreError):  # the caller already gets an error
                 self.recorder.writer.flush()
 
     def configuration_changed(self, problem: str | None) -> None:
@@ -297,7 +297,7 @@ class Run:
 def _require_new(proposal_id: str, known: set[str]) -> None:
     """Raises: ProposalError for a second proposal of the same id."""
     if proposal_id in known:
-        # Approvals, backups and the journal know an action by run, proposal and action.
+        # Approvals, backups and the journal identify an action by run, proposal and action.
         raise ProposalError(
             "this run has had a proposal of that id",
             code="duplicate_id",
@@ -307,7 +307,7 @@ def _require_new(proposal_id: str, known: set[str]) -> None:
 
 
 def _require_agent(proposal: Proposal, own: str) -> None:
-    """Raises: ProposalError if the proposal of an agent claims to be the person's."""
+    """Raises: ProposalError if an agent's proposal claims to be the person's."""
     if proposal.agent == OPERATOR != own:
         raise ProposalError(
             f"`{OPERATOR}` is not an agent: it stands for the person at the command line",
@@ -317,20 +317,20 @@ def _require_agent(proposal: Proposal, own: str) -> None:
 
 
 def close_programs(services: Services, programs: Programs) -> None:
-    """End programs that live as long as their session: the runtime closes. Recorded in a run of its own."""
+    """End the programs of sessions, because the runtime is closing. This is recorded in a separate run."""
     ends = programs.close()
     if ends:
-        with contextlib.suppress(InterlockError):  # the programs have ended; only the record is missing
+        with contextlib.suppress(InterlockError):  # the programs have ended; only their record is missing
             run = Run.start(services, agent=ends[0][0].agent, session=ends[0][0].session, source="session_end")
             record_ends(run.recorder, ends)
             run.finish()
 
 
 def _warm_up(run: ProposalRun) -> None:
-    """Let what programs start from get ready while the first of them goes through the gate."""
+    """Start the fork server in advance, while the first program goes through the gate."""
     runner = run.services.runner
     if runner is None or run.dry_run or run.executor is not None:
         return
     if any(tool is not None and tool.tool.isolation == "process" for tool in run.tools):
-        with contextlib.suppress(ToolError, OSError):  # the action says what is wrong
+        with contextlib.suppress(ToolError, OSError):  # the action reports the problem
             runner.server.warm_up()

@@ -1,4 +1,4 @@
-"""The events of a run as a whole: its beginning, its resumptions, the proposals that it receives."""
+"""The events of a run as a whole: its start, its resumptions, the proposals that it receives."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def record_start(services: Services, recorder: Recorder, run_id: str, agent: str
             boot=services.boot,
         )
     )
-    recorder.writer.flush(synced=False)  # nothing is promised before the first intent
+    recorder.writer.flush(synced=False)  # nothing has to be durable before the first intent
 
 
 def record_resumption(services: Services, recorder: Recorder) -> None:
-    """Another process continues the run."""
+    """Record that another process continues the run."""
     recorder.record(RunResumed(pid=os.getpid(), boot=services.boot, configuration=services.judges.configuration))
 
 
 def record_configuration(services: Services, recorder: Recorder, problem: str | None) -> None:
-    """The configuration was edited; with a `problem` the old rules stay in force."""
+    """Record that the configuration was edited; with a `problem` the old rules stay in force."""
     recorder.record(
         ConfigurationChanged(
             configuration=services.judges.configuration,
@@ -58,7 +58,7 @@ def record_configuration(services: Services, recorder: Recorder, problem: str | 
 
 
 def record_received(run: ProposalRun, token_digest: str | None = None) -> None:
-    """A proposal is well formed: its document, without what the schemas of the tools mark as secret."""
+    """Record a well-formed proposal: its document, without the values that the tools' schemas mark as secret."""
 
     def received(recorder: Recorder) -> ProposalReceived:
         kept = recorder.keep(msgspec.to_builtins(run.proposal), list(_secrets(run)))
@@ -79,14 +79,14 @@ def record_received(run: ProposalRun, token_digest: str | None = None) -> None:
 
 
 def record_rejected(recorder: Recorder, proposal_id: str, error: ProposalError) -> None:
-    """A proposal is malformed. Raises: StoreError."""
+    """Record a malformed proposal. Raises: StoreError."""
     event = ProposalRejected(code=error.code, message=recorder.text(error.message), path=error.path)
     recorder.record(event, proposal_id, step=1)
     recorder.writer.flush()
 
 
 def _secrets(run: ProposalRun) -> Iterator[str]:
-    """Pointers to what the schemas of the tools mark as secret, in the document of the proposal."""
+    """Pointers to the values in the proposal's document that the tools' schemas mark as secret."""
     for index, action in enumerate(run.proposal.actions):
         tool, given = run.tools[index], action.compensation
         if tool is not None and tool.secrets:
