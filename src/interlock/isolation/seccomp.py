@@ -4,8 +4,8 @@ The table denies; what it does not name is allowed, because programs need more c
 hold without it. Standard library only. Pure: `program` is the same on every machine, `load` puts it in force.
 
 Order of the program: the architecture (killed if foreign: `int 0x80` would have other numbers), x32 and calls that are newer than
-this table (ENOSYS), the calls of `DENIED` (EPERM), those of `MISSING` (ENOSYS, so that libc takes the older way that can be
-checked), then arguments.
+this table (ENOSYS), then the call's number, found by halving: the calls of `DENIED` (EPERM), those of `MISSING` (ENOSYS, so that
+libc takes the older way that can be checked), and those whose arguments are looked at.
 """
 
 from __future__ import annotations
@@ -95,9 +95,11 @@ _ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 
 _O_TRUNC, _O_ACCMODE = 0x200, 0x3
 _CUTS_FROM: Final = 3
+_LEAF: Final = 4
+"""So many calls are compared one after the other."""
 
 _AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_LOAD, _EQUAL, _GREATER, _SET, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+_LOAD, _EQUAL, _GREATER, _SET, _RETURN, _AND, _JUMP = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54, 0x05
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 
@@ -113,31 +115,26 @@ class Instruction(NamedTuple):
 
 def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bool = True) -> list[Instruction]:
     """The filter for one of `syscalls.MACHINES`. Without `truncation` files are cut by writable descriptors only."""
-    numbers = syscalls.numbers(machine)
     alone = "" if sockets == "all" else " ".join(ALONE.values())
-    code = _beginning([*" ".join(DENIED.values()).split(), *alone.split()], MISSING, machine)
-    code += _checked(numbers["clone"], _clone())
-    code += _checked(numbers["ioctl"], _terminal())
-    code += _checked(numbers["personality"], _personality())
-    code += _checked(numbers["socket"], _socket(sockets))
-    code += _checked(numbers["socketpair"], _family((1,)))
+    checks = {
+        "clone": _clone(),
+        "ioctl": _terminal(),
+        "personality": _personality(),
+        "socket": _socket(sockets),
+        "socketpair": _family((1,)),
+        "prlimit64": _only_self("prlimit64", 0),  # pid 1 is a supervisor
+    }
     if sockets == "tcp":
-        for name, index in _FAST_OPEN_FLAGS.items():
-            code += _checked(numbers[name], _no_flag(index, _FAST_OPEN))
-        code += _checked(numbers["setsockopt"], _no_fast_open())
-    for name, index in _MODES.items():
-        if name in numbers:
-            code += _checked(numbers[name], _no_set_id(index))
+        checks |= {name: _no_flag(index, _FAST_OPEN) for name, index in _FAST_OPEN_FLAGS.items()}
+        checks["setsockopt"] = _no_fast_open()
+    checks |= {name: _no_set_id(index) for name, index in _MODES.items()}
     for name, index in _OPEN_FLAGS.items():
-        if name in numbers:
-            code += _checked(numbers[name], [*([] if truncation else _no_cut(index)), *_no_set_id_created(index)])
-    code += _checked(numbers["prlimit64"], _only_self("prlimit64", 0))  # pid 1 is a supervisor
+        checks[name] = [*([] if truncation else _no_cut(index)), *_no_set_id_created(index)]
     if sockets != "all":
-        for name, index in _SELF_ONLY.items():
-            code += _checked(numbers[name], _only_self(name, index))
+        checks |= {name: _only_self(name, index) for name, index in _SELF_ONLY.items()}
     if not truncation:
-        code += [Instruction(_EQUAL, 0, 1, numbers["truncate"]), _answer(_ERRNO | errno.EACCES)]
-    return [*code, _answer(_ALLOW)]
+        checks["truncate"] = [_answer(_ERRNO | errno.EACCES)]
+    return _filter([*" ".join(DENIED.values()).split(), *alone.split()], MISSING, checks, machine)
 
 
 class Rule(NamedTuple):
@@ -175,7 +172,6 @@ def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
 
     It refuses namespaces and mounts, and leaves tracing, Landlock and a filter of one's own alone.
     """
-    numbers = syscalls.numbers(machine)
     left = (
         "ptrace",
         "process_vm_readv",
@@ -186,11 +182,7 @@ def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
         "process_mrelease",
     )
     denied = [name for name in " ".join(DENIED.values()).split() if name not in left]
-    return [
-        *_beginning(denied, ("clone3", "memfd_secret"), machine),
-        *_checked(numbers["clone"], _clone()),
-        _answer(_ALLOW),
-    ]
+    return _filter(denied, ("clone3", "memfd_secret"), {"clone": _clone()}, machine)
 
 
 def assemble(instructions: list[Instruction]) -> bytes:
@@ -213,18 +205,29 @@ def assembled(sockets: Sockets) -> bytes:
     return assemble(program(sockets, truncation=sockets == "all" or syscalls.landlock_version() >= _CUTS_FROM))
 
 
-def _beginning(denied: Sequence[str], missing: Sequence[str], machine: str) -> list[Instruction]:
-    """Architecture, x32, and the calls that are refused regardless of their arguments."""
+def _filter(
+    denied: Sequence[str], missing: Sequence[str], checks: dict[str, list[Instruction]], machine: str
+) -> list[Instruction]:
+    """Architecture, x32 and newer calls, then what is said about each call; `checks` fall through if a call is allowed."""
     numbers = syscalls.numbers(machine)
     code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
     if machine == "x86_64":
         code += [Instruction(_GREATER, 0, 1, 0x40000000), _answer(_ERRNO | errno.ENOSYS)]
     code += [Instruction(_GREATER, 0, 1, syscalls.LAST + 1), _answer(_ERRNO | errno.ENOSYS)]
-    for names, number in ((denied, errno.EPERM), (missing, errno.ENOSYS)):
-        for name in names:
-            if name in numbers:
-                code += [Instruction(_EQUAL, 0, 1, numbers[name]), _answer(_ERRNO | number)]
-    return code
+    bodies = {name: [*body, _answer(_ALLOW)] for name, body in checks.items()}
+    bodies |= {name: [_answer(_ERRNO | errno.ENOSYS)] for name in missing}
+    bodies |= {name: [_answer(_ERRNO | errno.EPERM)] for name in denied}
+    return code + _search(sorted((numbers[name], body) for name, body in bodies.items() if name in numbers))
+
+
+def _search(bodies: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Find the code for a call by halving: the kernel runs the filter for each number that there is when it is loaded."""
+    if len(bodies) <= _LEAF:
+        found = [part for number, body in bodies for part in (Instruction(_EQUAL, 0, len(body), number), *body)]
+        return [*found, _answer(_ALLOW)]
+    middle = len(bodies) // 2
+    low, high = _search(bodies[:middle]), _search(bodies[middle:])
+    return [Instruction(_GREATER, 0, 1, bodies[middle][0]), Instruction(_JUMP, 0, 0, len(low)), *low, *high]
 
 
 def _load(offset: int) -> Instruction:
@@ -238,12 +241,6 @@ def _argument(index: int) -> Instruction:
 
 def _answer(value: int) -> Instruction:
     return Instruction(_RETURN, 0, 0, value)
-
-
-def _checked(number: int, checks: list[Instruction]) -> list[Instruction]:
-    """Checks for one call; they fall through at their end if it is allowed."""
-    body = [*checks, _answer(_ALLOW)]
-    return [Instruction(_EQUAL, 0, len(body), number), *body]
 
 
 def _one_of(values: tuple[int, ...], refusal: int) -> list[Instruction]:
