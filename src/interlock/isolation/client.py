@@ -37,6 +37,8 @@ from interlock.isolation.wire import (
 from interlock.model.errors import ToolError
 from interlock.server_process import ServerProcess, module_command
 
+_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
+"""Functions of libraries are bound once in the server, not in each supervisor at the first call."""
 _ENDING_S: Final = 1.0
 """How long a server that is killed may take to be gone."""
 _CLOSE_MS: Final = 1_000
@@ -99,7 +101,7 @@ class ForkServer:
         launched = launch or _no_walls
         self._process = ServerProcess(
             fork_server_command() if command is None else command,
-            environment,
+            _ENVIRONMENT if environment is None else environment,
             arguments=lambda: (str(os.getpid()), json.dumps(launched())),
         )
 

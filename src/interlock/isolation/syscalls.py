@@ -122,7 +122,10 @@ _CLOSE_RANGE_CLOEXEC: Final = 4
 
 
 def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
-    """Make a system call by name. Integers are passed as long, bytes as text that ends with NUL. Raises OSError."""
+    """Make a system call by name. Integers are passed as long, bytes by their address, with a NUL after them. Raises OSError.
+
+    What the kernel only reads is passed as bytes: each length of a ctypes array is a class, which each supervisor would make.
+    """
     number = NUMBER.get(name)
     if number is None:
         raise OSError(errno.ENOSYS, f"{name} has no number on {MACHINE}")
@@ -144,7 +147,7 @@ def clone(namespaces: int) -> int:
 def clone_into(namespaces: int, group: int) -> int:
     """As `clone`, with the child in the control group of a directory's descriptor from its first moment (Linux 5.7)."""
     record = struct.pack("<11Q", namespaces | _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group)
-    return call("clone3", ctypes.create_string_buffer(record, len(record)), len(record))
+    return call("clone3", record, len(record))
 
 
 def unshare(namespaces: int) -> None:
@@ -188,8 +191,8 @@ def pivot_root(new: str, old: str) -> None:
 
 def set_mount(target: str, attributes: int, *, clear: int = 0, recursive: bool = True) -> None:
     """Add `MOUNT_ATTR_*` to the mount at a path, and to those beneath it, or clear some."""
-    record = ctypes.create_string_buffer(struct.pack("<QQQQ", attributes, clear, 0, 0), 32)
-    call("mount_setattr", _AT_FDCWD, os.fsencode(target), _AT_RECURSIVE if recursive else 0, record, 32)
+    record = struct.pack("<QQQQ", attributes, clear, 0, 0)
+    call("mount_setattr", _AT_FDCWD, os.fsencode(target), _AT_RECURSIVE if recursive else 0, record, len(record))
 
 
 def attach_tree(directory: int, target: str) -> None:
@@ -236,7 +239,7 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
 
 def _open_beneath(directory: int, path: str, flags: int) -> int:
     how = struct.pack("<QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
-    return call("openat2", directory, os.fsencode(path or "."), ctypes.create_string_buffer(how, len(how)), len(how))
+    return call("openat2", directory, os.fsencode(path or "."), how, len(how))
 
 
 def raise_loopback() -> None:
@@ -290,8 +293,7 @@ def drop_capabilities() -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    header = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0), 8)
-    call("capset", header, ctypes.create_string_buffer(24))
+    call("capset", struct.pack("<Ii", 0x20080522, 0), bytes(24))
 
 
 def close_range(first: int, last: int = _LAST_DESCRIPTOR) -> None:
@@ -326,9 +328,9 @@ def close_on_exec(first: int) -> None:
 
 def load_filter(program: bytes, flags: int = 0) -> int:
     """Install a seccomp filter on this thread (needs `forbid_new_privileges`). Returns the listener if one was asked for."""
-    code = ctypes.create_string_buffer(program, len(program))
-    record = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    return call("seccomp", 1, flags, ctypes.create_string_buffer(record, len(record)))
+    code = ctypes.c_char_p(program)
+    record = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.c_void_p.from_buffer(code).value)
+    return call("seccomp", 1, flags, record)
 
 
 @functools.cache
@@ -343,19 +345,19 @@ def landlock_version() -> int:
 def landlock_ruleset(files: int, network: int, scoped: int, version: int) -> int:
     """A new ruleset that handles these rights; returns its descriptor."""
     record = struct.pack("<QQQ", files, network, scoped)[: 8 if version < 4 else 16 if version < 6 else 24]
-    return call("landlock_create_ruleset", ctypes.create_string_buffer(record, len(record)), len(record), 0)
+    return call("landlock_create_ruleset", record, len(record), 0)
 
 
 def landlock_allow(ruleset: int, directory: int, rights: int) -> None:
     """Allow rights beneath an open path."""
     record = struct.pack("<Qi", rights, directory)
-    call("landlock_add_rule", ruleset, 1, ctypes.create_string_buffer(record, len(record)), 0)
+    call("landlock_add_rule", ruleset, 1, record, 0)
 
 
 def landlock_allow_port(ruleset: int, port: int, rights: int) -> None:
     """Allow rights on a TCP port."""
     record = struct.pack("<QQ", rights, port)
-    call("landlock_add_rule", ruleset, 2, ctypes.create_string_buffer(record, len(record)), 0)
+    call("landlock_add_rule", ruleset, 2, record, 0)
 
 
 def landlock_restrict(ruleset: int) -> None:
