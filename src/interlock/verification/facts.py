@@ -252,7 +252,10 @@ class Facts:
         if pair is None:
             self.command_records += 1
         else:
-            self.actions.setdefault(pair, Action()).kernel_records += 1
+            action = self.actions.get(pair)
+            if action is None:
+                action = self.actions[pair] = Action()
+            action.kernel_records += 1
         return line.get("error") is None and not line.get("unreadable")
 
     def take_sdk(self, line: Line) -> None:
