@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from interlock.engine.facets.runs import Runs
     from interlock.engine.facets.state import State
     from interlock.engine.govern import DeniedError, govern
+    from interlock.engine.kit.replan import PlanFailure
     from interlock.engine.measured.spec import RunSpec
     from interlock.engine.people.approvals import Approvals
     from interlock.engine.people.grant_tokens import attenuate_token
@@ -95,6 +96,7 @@ _HOMES = {
     "NotifyError": "approvals.notify",
     "PathRead": "executors.signature",
     "PathWrite": "executors.signature",
+    "PlanFailure": "engine.kit.replan",
     "Proposal": "model.proposal",
     "ProposalError": "model.errors",
     "ProposalResult": "model.result",
@@ -159,6 +161,7 @@ __all__ = [
     "NotifyError",
     "PathRead",
     "PathWrite",
+    "PlanFailure",
     "Proposal",
     "ProposalError",
     "ProposalResult",

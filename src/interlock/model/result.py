@@ -160,6 +160,8 @@ class ProposalResult(msgspec.Struct, kw_only=True):
     results: list[ActionResult]
     cost: Cost
     not_undone: list[NotUndone] = []
+    replaced: list[str] = []
+    """The runs of the proposals that failed before this one, if a `planner` was given."""
     workspace: LayerResult | None = None
     """What became of the proposal's layer; null if it worked on the files themselves."""
 

@@ -13,14 +13,19 @@ from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
 from interlock.lazy import lazy
+from interlock.model.errors import UsageError
 from interlock.model.grant import OPERATOR
+from interlock.model.proposal import Proposal
 from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import ClientExecutor, ToolExecutor
 
 if TYPE_CHECKING:
     from interlock.engine.kit import calls
+    from interlock.engine.kit import replan as replanning
+    from interlock.engine.kit.replan import Planner, Replan
 else:
     calls = lazy("interlock.engine.kit.calls")
+    replanning = lazy("interlock.engine.kit.replan")
 
 Asks = Callable[[bool, OnQuestion | None], AbstractAsyncContextManager[None]]
 """Returns the context that handles questions, from `wait` and `on_question`."""
@@ -37,16 +42,36 @@ async def execute(
     wait: bool = True,
     on_question: OnQuestion | None = None,
     grant_token: str | None = None,
+    planner: Planner | None = None,
+    replan: Replan = "off",
+    replans_max: int = 2,
 ) -> ProposalResult:
     """See `Runtime.execute`."""
-    decoded = decode(proposal, services.bounds.limits)
+    first = decode(proposal, services.bounds.limits)
+
+    async def take(one: Proposal) -> ProposalResult:
+        return await _take(services, one, dry_run=dry_run, executor=executor, session=session, grant_token=grant_token)
+
+    if (planner is None) != (replan == "off"):
+        raise UsageError('`planner` needs `replan="ask"` or `"auto"`, and these need a `planner`')
+    if planner is not None and (dry_run or (replan == "ask" and not wait)):
+        raise UsageError("a dry run is not replanned, and nobody is asked about a new proposal with `wait=False`")
+    async with asks(wait, on_question):
+        if planner is None or replan == "off":
+            return await take(first)
+        return await replanning.replan(services, first, take, planner=planner, how=replan, most=replans_max)
+
+
+async def _take(
+    services: Services, decoded: Proposal, *, dry_run: bool, executor: ToolExecutor | None, session: str | None,
+    grant_token: str | None,
+) -> ProposalResult:  # fmt: skip
     token = present(services, grant_token, decoded.agent)
     # `operator` is refused in `Run.take`: a run with that name would count as the person's.
     agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent
     run = Run.start(services, agent=agent, session=session or decoded.session, source=decoded.source)
     try:
-        async with asks(wait, on_question):
-            return await run.take(decoded, dry_run=dry_run, executor=executor, token=token, only=True)
+        return await run.take(decoded, dry_run=dry_run, executor=executor, token=token, only=True)
     finally:
         run.finish()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from interlock.engine.people.questions import OnQuestion
 from interlock.model.tool import ClientExecutor, ToolExecutor
+
+if TYPE_CHECKING:
+    from interlock.engine.kit.replan import Planner, Replan
 
 
 class _Options(TypedDict, total=False):
@@ -27,6 +30,12 @@ class ExecuteOptions(_Options, total=False):
     """Take only the gate's steps 1 to 7: nothing is asked or spent, and only tools that support a dry run are called."""
     executor: ToolExecutor | None
     """Performs the calls of this proposal, instead of the tools' own functions."""
+    planner: Planner
+    """Called with each failure (`interlock.PlanFailure`); gives the next proposal, judged like any other, or None."""
+    replan: Replan
+    """`off`, `ask` (a person reads each new proposal before it is carried out) or `auto`."""
+    replans_max: int
+    """How many new proposals there may be; 2 unless given."""
 
 
 class CallOptions(_Options, total=False):
