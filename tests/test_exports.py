@@ -10,7 +10,7 @@ NAMES = [
     "Action", "ActionResult", "Approvals", "ArchiveFinding", "ArchiveVerdict", "AuditRecord", "AuditSink", "Binding",
     "Budget", "CallResult", "Checkpoints", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError", "Grant",
     "Grants", "HeldError", "Hold", "HoldAnswer", "Host", "IntegrityError", "InterlockError", "Limits", "MetricPoint", "Metrics",
-    "NotUndone", "Notifier", "NotifyError", "PathRead", "PathWrite", "Proposal", "ProposalError", "ProposalResult",
+    "NotUndone", "Notifier", "NotifyError", "PathRead", "PathWrite", "PlanFailure", "Proposal", "ProposalError", "ProposalResult",
     "Refusal", "Request", "Restriction", "Run", "RunOutcome", "RunSpec", "Runs", "Runtime", "Secret", "SpanRecord",
     "Spans", "State", "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished", "UsageError", "Waiting",
     "__version__", "attenuate_token", "format_result", "govern", "measure", "skeleton_archive", "tool",
