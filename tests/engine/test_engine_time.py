@@ -108,7 +108,7 @@ def test_the_deadline_covers_the_wait_for_the_right_to_write(project):
         first = asyncio.create_task(rt.execute(plan(call("sleep"))))
         await asyncio.sleep(0.2)
         began = time.monotonic()
-        result = await rt.execute(plan(call("noop"), deadline_ms=100))
+        result = await rt.execute(plan(call("noop"), deadline_ms=600))
         waited = time.monotonic() - began
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -117,6 +117,10 @@ def test_the_deadline_covers_the_wait_for_the_right_to_write(project):
     result, waited = asyncio.run(main())
     assert (result.status, reasons(result)) == ("failed", ["deadline_exceeded"])
     assert waited < 2
+    (what,) = result.results[0].waited_for
+    assert what.startswith("its turn to write in the workspace")
+    (shown,) = rt.runs.results(result.run_id)
+    assert shown.results[0].waited_for == (what,)
 
 
 def test_waiting_is_outside_of_the_time_out(embedded):

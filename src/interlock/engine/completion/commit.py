@@ -111,7 +111,9 @@ def _skip(run: ProposalRun, index: int, reason: str, detail: str | None, step: i
         index,
         lambda recorder: ActionSkipped(reason=reason, detail=recorder.text(detail or "")),
     )
-    return rows.skipped(run.proposal.actions[index].id, reason, detail, at_us=run.clock.now_us(), seq=seq)
+    row = rows.skipped(run.proposal.actions[index].id, reason, detail, at_us=run.clock.now_us(), seq=seq)
+    row.waited_for = tuple(run.waits.get(index, ()))  # it may have been waiting when the proposal was stopped
+    return row
 
 
 def is_held(run: ProposalRun) -> bool:

@@ -188,9 +188,10 @@ def _row(
         assert described is not None
         line += f"  by {clean(described.undone_by or '')}"
     yield line
-    if row.waited_for and row.waited_ms >= WAIT_SHOWN_MS:
-        what = f"waited {row.waited_ms / 1000:.0f} s for {'; '.join(row.waited_for)}"
-        yield out.paint(f"{'':12} {brief(what, 200)}", "dim")
+    if row.waited_for and (row.status == "skipped" or row.waited_ms >= WAIT_SHOWN_MS):
+        waited = "was waiting" if row.status == "skipped" else f"waited {row.waited_ms / 1000:.0f} s"
+        said = f"{waited} for {'; '.join(row.waited_for)}"
+        yield out.paint(f"{'':12} {brief(said, 200)}", "dim")
     if row.error:
         yield f"{'':12} {brief(with_path(row.error, '' if call is None else call.about), 200)}"
         yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in last_lines(row.output))
