@@ -12,7 +12,7 @@ from cli_driving import call
 from interlock.disk import Database, Disk
 from interlock.journal import Head, scan, sign_head
 from interlock.signing import Signer
-from interlock.surfaces.cli import runs
+from interlock.surfaces.cli import results, runs
 
 READ = call("fs.list")
 
@@ -359,6 +359,19 @@ def test_only_statuses_that_a_run_can_have_are_looked_for(cli):
     cli.run(call("fs.list"))
     assert len(cli("runs", "list", "--status", "succeeded", "--json").json) == 1
     assert cli("runs", "list", "--status", "rolled_back", "--json").error["code"] == "usage"
+
+
+def test_an_undo_of_many_things_names_the_first_and_says_where_the_others_are(cli, monkeypatch):
+    monkeypatch.setattr(results, "UNDONE_SHOWN", 2)
+    run_id = cli.run(*(write(f"k{n}", n) for n in range(5)))["run_id"]
+    said = cli("undo", run_id)
+    assert said.out.count("restored     state k") == 2
+    assert "and 3 more: `interlock runs show run_" in said.out
+    whole = cli("runs", "show", "last", "--action", "undo").out
+    assert all(f'"k{n}"' in whole for n in range(5))
+    first, _ = (cli.run(*(write(f"k{n}", value) for n in range(5)))["run_id"] for value in ("a", "b"))
+    said = cli("undo", first)
+    assert (said.code, said.out.count("\nnot undone: ")) == (1, 2)
 
 
 def test_an_undo_names_a_file_that_is_not_utf_8(cli):

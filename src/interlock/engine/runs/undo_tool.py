@@ -68,7 +68,7 @@ class Undo:
         self._force = force and not self._resumed
         self._skip = skip_changed
         self._restored: list[dict[str, Any]] = []
-        self._not_undone: list[dict[str, str]] = []
+        self._not_undone: dict[tuple[str, str, str], dict[str, str]] = {}
         # What is looked up for each action, read once: an undo may be of a hundred thousand.
         self._entries: dict[tuple[str, str], list[Entry]] | None = None
         self._state = StateUndo(self._run, self._index, self._reach, self._leave, force=self._force)
@@ -121,7 +121,7 @@ class Undo:
             self._marks.close()
         self._forget(replayed, action)
         accepted = _NEVER_UNDONE | _CHANGED_SINCE if self._skip else _NEVER_UNDONE
-        left = [one for one in self._not_undone if one["reason"] not in accepted]
+        left = [one for one in self._not_undone.values() if one["reason"] not in accepted]
         if left:
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
             raise ToolError(
@@ -218,7 +218,7 @@ class Undo:
             "restored": self._restored,
             "compensated": self._calls.made,
             "state": self._state.keys,
-            "not_undone": self._not_undone,
+            "not_undone": list(self._not_undone.values()),
         }
 
     def _chosen(self, replayed: ReplayedRun, known: ReplayedProposal, action: str | None) -> list[Action]:
@@ -247,9 +247,7 @@ class Undo:
             self._leave(action.id, left.reason, left.detail)
 
     def _leave(self, action: str, reason: str, detail: str) -> None:
-        entry = {"action": action, "reason": reason, "detail": detail}
-        if entry not in self._not_undone:
-            self._not_undone.append(entry)
+        self._not_undone[action, reason, detail] = {"action": action, "reason": reason, "detail": detail}
 
     def _restore_files(self, replayed: ReplayedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
         """True if the action itself had changed files (whether or not they could be put back).

@@ -33,6 +33,8 @@ _LAST_LINES = 3
 _PATHS_MAX = 5  # in one line, or one per line
 WAIT_SHOWN_MS = 1000
 """A shorter wait is in the row, and not worth a line."""
+UNDONE_SHOWN = 1000
+"""How many of each kind of undone things are named."""
 EXIT_CODES = {"succeeded": 0, "held": 3}
 """Exit code by proposal status; 1 for every other status."""
 
@@ -100,20 +102,26 @@ def layer_lines(result: ProposalResult) -> Iterator[str]:
 
 def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
     """The lines of an undo: what was undone, what could not be, and the status."""
+
+    def mark(word: str) -> str:
+        return out.paint(word.ljust(12), "green")
+
     for row in result.results:
         if row.status != "succeeded":
             yield from _row(out, row)
     for done in undo_outputs(result):
-        for one in done["restored"]:
-            yield f"{out.paint(one['how'].ljust(12), 'green')} {_path(one['path'])}  ({clean(one['action'])})"
-        for one in done["compensated"]:
-            yield f"{out.paint('compensated'.ljust(12), 'green')} {clean(one['action'])}  {clean(one['tool'])}"
-        for key in done["state"]:
-            yield f"{out.paint('restored'.ljust(12), 'green')} state {clean(key)}"
-        for left in done["not_undone"]:
-            yield _left(out, left["action"], left["reason"], left["detail"])
+        said = {
+            "restored": lambda one: f"{mark(one['how'])} {_path(one['path'])}  ({clean(one['action'])})",
+            "compensated": lambda one: f"{mark('compensated')} {clean(one['action'])}  {clean(one['tool'])}",
+            "state": lambda key: f"{mark('restored')} state {clean(key)}",
+            "not_undone": lambda left: _left(out, left["action"], left["reason"], left["detail"]),
+        }
+        for kind, line in said.items():
+            yield from map(line, done[kind][:UNDONE_SHOWN])
+            if (more := len(done[kind]) - UNDONE_SHOWN) > 0:
+                yield f"and {more} more: `interlock runs show {clean(result.run_id)} --action undo` has all of them"
         yield from _kept_lines(done)
-        if not any(done[kind] for kind in ("restored", "compensated", "state", "not_undone")):
+        if not any(done[kind] for kind in said):
             yield "there was nothing left to undo; the run has ended"
     yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
 
