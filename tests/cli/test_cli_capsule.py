@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from interlock.surfaces.cli.app import run
@@ -66,6 +71,51 @@ def test_another_build_is_not_loaded_until_it_is_locked_and_trusted(cli):
     assert cli("trust", "--yes")[0] == 0
     assert cli("capsule", "list")[0] == 0
     assert cli("capsule", "lock")[1]["capsules"][0]["changed"] is False
+
+
+def test_one_that_is_not_offered_is_listed_with_its_problem(cli):
+    make(cli)
+    Path("interlock.lock").unlink()
+    assert cli("trust", "--yes")[0] == 0
+    code, found = cli("capsule", "list")
+    (one,) = found["capsules"]
+    assert (code, one["name"], one["tools"]) == (1, "hello", ["hello/greet"])
+    assert "not locked" in one["problem"]
+
+
+def test_a_runtime_that_is_killed_leaves_no_worker_and_a_run_that_can_be_settled(cli):
+    make(cli)
+    source, manifest = Path("hello/capsule.wat"), Path("hello/capsule.toml")
+    source.write_text(source.read_text().replace("(drop (call $log", "(loop (br 0)) (drop (call $log"))
+    manifest.write_text(manifest.read_text().replace("1000", "60000").replace("read_only = true\n", ""))
+    assert cli("capsule", "build", "hello")[0] == 0
+    assert cli("capsule", "lock")[0] == 0
+    assert cli("trust", "--yes")[0] == 0
+    command = [Path(sys.executable).with_name("interlock"), "call", "hello/greet", '{"name": "x"}']
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runtime:
+        worker = wait_for(lambda: busy_worker(psutil.Process(runtime.pid)))
+        runtime.kill()
+    wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    (found,) = cli("recover")[1]
+    assert (found["status"], found["need"]) == ("interrupted", "settle")
+    (listed,) = cli("runs", "list")[1]
+    assert listed["status"] == "interrupted"
+
+
+def busy_worker(process):
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "executors.capsules.worker" in " ".join(child.cmdline()) and child.cpu_times().user > 0.6:
+                return child
+    return None
+
+
+def wait_for(look):
+    end = time.monotonic() + 20
+    while not (found := look()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
 
 
 def test_the_configuration_file_keeps_what_is_in_it(cli):

@@ -29,6 +29,10 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = DEFAULT_LIMITS.process_output_bytes
     """What is kept of each output stream."""
 
+    def of_server(self, memory_bytes_max: int) -> ProcessLimits:
+        """Those of a program that belongs to no action: CPU time is that of one."""
+        return msgspec.structs.replace(self, memory_bytes=min(self.memory_bytes, memory_bytes_max), cpu_ms=None)
+
 
 class _Exceeded(NamedTuple):
     code: str

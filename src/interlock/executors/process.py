@@ -10,6 +10,7 @@ import base64
 import errno
 import os
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -222,7 +223,7 @@ class ProcessRunner:
         stdin: int,
         stdout: int,
         stderr_bytes_max: int,
-        memory_bytes_max: int | None = None,
+        memory_bytes_max: int = sys.maxsize,
     ) -> background.Background:
         """Start a program that belongs to no action: a server that is spoken to over `stdin` and `stdout`, both the caller's.
 
@@ -231,13 +232,11 @@ class ProcessRunner:
 
         Raises: ToolError `spawn_failed`, `process_lost`.
         """
-        memory = min(self._limits.memory_bytes, memory_bytes_max or self._limits.memory_bytes)
-        limits = msgspec.structs.replace(self._limits, memory_bytes=memory, cpu_ms=None)  # which is that of one action
-        request = self._request(argv, env, limits, walls, stderr_bytes_max)
-        request["keep_last"] = True
+        limits = self._limits.of_server(memory_bytes_max)
+        request: Request = {**self._request(argv, env, limits, walls, stderr_bytes_max), "keep_last": True}
+        given = {STDOUT: stdout} if walls is None else {**walls.descriptors(), STDOUT: stdout}
         directory = int(workspace.open_directory((), "cwd"))
         try:
-            given = {STDOUT: stdout} if walls is None else {**walls.descriptors(), STDOUT: stdout}
             return await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
         except NotStarted as refused:
             raise spawn_error(refused.failure) from None

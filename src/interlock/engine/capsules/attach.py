@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,7 +17,7 @@ from interlock.engine.local.machine import own_key
 from interlock.engine.services import Services
 from interlock.engine.tools.mcp_tools import Adjust, Hands, Told, lock_of
 from interlock.executors.capsules.bus import HOST, Bus, Owner
-from interlock.executors.capsules.capsules import Capsules
+from interlock.executors.capsules.capsules import Absent, Capsules
 from interlock.executors.capsules.code_cache import CodeCache
 from interlock.executors.capsules.loading import Installed
 from interlock.executors.capsules.workers import WalledStart
@@ -55,8 +54,13 @@ def open_capsules(
     loaded: Loaded, hands: Equipment, hooks: Told, *, state: Path, db: Database, workspace_id: str
 ) -> Capsules:
     """The capsules of a project, none of them loaded. Raises: ConfigurationError `lock_invalid`, StoreError."""
+    installed, problems = _installed(loaded)
+    hooks.warnings.extend(
+        f"capsules.{name}: not loaded, so its tools are not offered: {why}" for name, why in problems.items()
+    )
     return Capsules(
-        _installed(loaded, hooks.warnings.append),
+        installed,
+        {name: Absent(loaded.capsules[name], why) for name, why in problems.items()},
         CodeCache(state / _CODE, own_key(state, hands.disk, "capsules"), hands.disk),
         WalledStart(hands.runner, hands.workspace),
         CapsuleValues(db, workspace_id),
@@ -107,20 +111,21 @@ _TOPICS: Final[dict[type[Event], str]] = {
 }
 
 
-def _installed(loaded: Loaded, warn: Callable[[str], None]) -> dict[str, Installed]:
-    """The capsules that can be loaded, in their order; a warning about each of the others."""
+def _installed(loaded: Loaded) -> tuple[dict[str, Installed], dict[str, str]]:
+    """The capsules that can be loaded, in their order, and why each of the others is not."""
     locked = lock_of(loaded).capsules
     found: dict[str, Installed] = {}
+    problems: dict[str, str] = {}
     for name, manifest in loaded.capsules.items():
         path = loaded.settings.capsules[name].path
         file = os.path.normpath(Path(path) / MANIFEST)
         data = next(one.data for one in loaded.files if one.name == file or one.name == str(loaded.root / file))
         problem = _problem(name, manifest, locked.get(name), data, found)
         if problem is not None:
-            warn(f"capsules.{name}: not loaded, so its tools are not offered: {problem}")
+            problems[name] = problem
         else:
             found[name] = Installed(manifest, loaded.root / path, locked[name])
-    return found
+    return found, problems
 
 
 def _problem(

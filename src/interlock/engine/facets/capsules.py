@@ -15,7 +15,7 @@ from interlock.engine.services import Services
 from interlock.executors.capsules.bus import HOST, Owner
 from interlock.executors.capsules.capsules import DRIVEN, Capsules
 from interlock.executors.capsules.uplinks import Connector, Inbound
-from interlock.model.capsule import ON_OUTBOUND, RUN, SEPARATOR
+from interlock.model.capsule import ON_OUTBOUND, RUN, SEPARATOR, Manifest
 from interlock.model.capsule_events import CapsuleUnloaded
 from interlock.model.errors import ToolError, UsageError
 from interlock.model.result import CallResult
@@ -28,7 +28,7 @@ _PAUSE_MAX_S: Final = 60.0
 
 
 class CapsuleState(msgspec.Struct, frozen=True, kw_only=True):
-    """One capsule whose tools are offered."""
+    """One configured capsule."""
 
     name: str
     version: str
@@ -90,6 +90,12 @@ class CapsuleParts:
     def names(self) -> list[str]:
         """Those whose tools are offered; the runtime's warnings say why others are not."""
         return [] if self._capsules is None else self._capsules.names
+
+    @property
+    def absent(self) -> list[CapsuleState]:
+        """Those that are configured and whose tools are not offered, each with its problem."""
+        absent = {} if self._capsules is None else self._capsules.absent
+        return [_state(name, one.manifest, one.problem) for name, one in absent.items()]
 
     @property
     def bus(self) -> EventBus:
@@ -160,13 +166,7 @@ class CapsuleParts:
             await capsules.load(name)
         except ToolError as error:
             problem = error.message
-        return CapsuleState(
-            name=name,
-            version=manifest.package.version,
-            description=manifest.package.description,
-            tools=tuple(f"{name}/{tool.name}" for tool in manifest.tools),
-            problem=problem,
-        )
+        return _state(name, manifest, problem)
 
     def unload(self, name: str) -> int:
         """Take away a capsule's tools, end its calls (`cancelled`) and release its memory, until `load`. From any thread.
@@ -201,3 +201,13 @@ class CapsuleParts:
                 f"there is no capsule `{name}`", code="not_found", hint="`runtime.capsules.names` lists them"
             )
         return self._capsules
+
+
+def _state(name: str, manifest: Manifest, problem: str | None) -> CapsuleState:
+    return CapsuleState(
+        name=name,
+        version=manifest.package.version,
+        description=manifest.package.description,
+        tools=tuple(f"{name}{SEPARATOR}{tool.name}" for tool in manifest.tools),
+        problem=problem,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.executors.capsules.bus import Bus
 from interlock.executors.capsules.calls import Called, Calls
@@ -35,12 +35,20 @@ _LOADING_MS: Final = 90_000
 time of the manifest, which its worker keeps."""
 
 
+class Absent(NamedTuple):
+    """A configured capsule whose tools are not offered."""
+
+    manifest: Manifest
+    problem: str
+
+
 class Capsules:
     """The capsules of one runtime. Must be closed. Safe to use from several event loops."""
 
     def __init__(
         self,
         installed: Mapping[str, Installed],
+        absent: Mapping[str, Absent],
         cache: CodeCache,
         start: WalledStart,
         values: Values,
@@ -53,6 +61,8 @@ class Capsules:
     ) -> None:
         """Start nothing. `tell` gets sentences for people, `new_instance` makes ids."""
         self._installed = dict(installed)
+        self.absent = dict(absent)
+        """Those that are configured and not offered, by name."""
         self._start = start
         self._values = values
         self._rights = rights

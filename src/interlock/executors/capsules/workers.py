@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
@@ -80,7 +81,7 @@ class WalledStart:
                     stdin=theirs.fileno(),
                     stdout=theirs.fileno(),
                     stderr_bytes_max=_STDERR_BYTES,
-                    memory_bytes_max=_COMPILER_BYTES if code_directory is None else None,
+                    memory_bytes_max=_COMPILER_BYTES if code_directory is None else sys.maxsize,
                 )
             except BaseException:
                 ours.close()

@@ -55,6 +55,8 @@ def new(out: Output, lang: str, name: str) -> None:
         directory.mkdir()
     except FileExistsError:
         raise UsageError(f"`{name}` exists already", code="conflict") from None
+    except OSError as error:
+        raise UsageError(f"`{name}` cannot be made: {os.strerror(error.errno or 0)}") from None
     written = capsule_templates.files(name, lang)
     for file, text in written.items():
         Disk().write_atomic(directory / file, text.encode(), mode=0o644, durable=False)
@@ -108,7 +110,7 @@ def list_command(out: Output) -> int:
     """Load every capsule, which compiles new builds, and list them with their tools. Exit code 1 if one cannot be loaded."""
 
     async def load() -> list[CapsuleState]:
-        return [await opened.capsules.load(name) for name in opened.capsules.names]
+        return [*[await opened.capsules.load(name) for name in opened.capsules.names], *opened.capsules.absent]
 
     with runtime(out) as opened:
         found = asyncio.run(load())
