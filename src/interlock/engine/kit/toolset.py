@@ -6,6 +6,8 @@ parameters only, is shown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from interlock.engine.kit.names import CHARS_MAX, safe_names
@@ -27,14 +29,21 @@ _MCP_CHARS_MAX: Final = CHARS_MAX - len("mcp__interlock__")
 """MCP clients put the server's name in front, within the same limit."""
 
 
-def names_for(services: Services, form: Format) -> dict[str, str]:
+def names_for(services: Services, form: Format) -> Mapping[str, str]:
     """The name under which a model sees each tool, by the tool's own name."""
-    return safe_names(services.registry.by_name, _MCP_CHARS_MAX if form == "mcp" else CHARS_MAX)
+    return _names(tuple(services.registry.by_name), form)[0]
 
 
 def own_name(services: Services, name: str, form: Format) -> str | None:
     """The tool's own name, from the one that a model sees; None if there is none."""
-    return next((tool for tool, safe in names_for(services, form).items() if safe == name), None)
+    return _names(tuple(services.registry.by_name), form)[1].get(name)
+
+
+@lru_cache(maxsize=8)
+def _names(tools: tuple[str, ...], form: Format) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Both ways. Kept, because a door asks with each call."""
+    names = safe_names(tools, _MCP_CHARS_MAX if form == "mcp" else CHARS_MAX)
+    return names, {safe: own for own, safe in names.items()}
 
 
 def reachable(services: Services, agent: str, session: str | None, token: str | None = None) -> list[Registered]:

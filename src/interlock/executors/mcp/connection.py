@@ -12,11 +12,18 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.detect import find_unseen
-from interlock.executors.mcp.http_link import NotTakenError, SessionGoneError
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.offers import Mismatch, Offers
-from interlock.executors.mcp.peer import LostError, OnProgress, Owners, Peer, RpcError
+from interlock.executors.mcp.peer import (
+    LostError,
+    NotTakenError,
+    OnProgress,
+    Owners,
+    Peer,
+    RpcError,
+    SessionGoneError,
+)
 from interlock.executors.mcp.session import NotSpokenError, ServerSession, open_session
 from interlock.model.errors import ToolError
 from interlock.model.json_rpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND

@@ -15,25 +15,12 @@ import msgspec
 from interlock.executors.mcp.headers import Path, encode_value, headers_of
 from interlock.executors.mcp.http_wire import Address, Answer, EventSplitter, HttpClient, HttpError, UnreachableError
 from interlock.executors.mcp.launch import Lost, Receive, ServerSpec
-from interlock.executors.mcp.peer import LostError, Peer
+from interlock.executors.mcp.peer import LostError, NotTakenError, Peer, SessionGoneError
 from interlock.model.json_rpc import FRAME_BYTES_MAX
 
 _REVISION: Final = "io.modelcontextprotocol/protocolVersion"
 _RESUMES_MAX: Final = 5
 _ERROR_BYTES: Final = 64 * 1024
-
-
-class SessionGoneError(LostError):
-    """The server does not know the session any more; what was asked of it was not done."""
-
-
-class NotTakenError(LostError):
-    """The server did not take the request, so nothing was done: what the operator can do about it is in `hint`."""
-
-    def __init__(self, why: str, hint: str) -> None:
-        """Why, and what to do."""
-        super().__init__(why)
-        self.hint = hint
 
 
 def _refusal(status: int, headers: Mapping[str, str]) -> LostError:

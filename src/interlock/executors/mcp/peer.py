@@ -52,6 +52,19 @@ class LostError(Exception):
     """The connection ended before the answer; what the server did is not known."""
 
 
+class SessionGoneError(LostError):
+    """The server does not know the session any more; what was asked of it was not done."""
+
+
+class NotTakenError(LostError):
+    """The server did not take the request, so nothing was done: what the operator can do about it is in `hint`."""
+
+    def __init__(self, why: str, hint: str) -> None:
+        """Why, and what to do."""
+        super().__init__(why)
+        self.hint = hint
+
+
 class Peer:
     """One server. Not thread-safe: use it on one event loop."""
 

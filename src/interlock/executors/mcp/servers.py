@@ -10,22 +10,27 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
 from interlock.executors.mcp.headers import Path, marked_parameters
-from interlock.executors.mcp.http_link import HttpLink
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import Lock, LockedServer
 from interlock.executors.mcp.offers import Mismatch
 from interlock.executors.mcp.peer import LostError, Peer, RpcError
 from interlock.executors.mcp.results import read_result, text_of
+from interlock.lazy import lazy
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.globs import name_matcher
 from interlock.model.json_rpc import INVALID_PARAMS, MISSING_CAPABILITY
 from interlock.model.schema import Schema
 from interlock.model.tool import Binding, Context, Tool, Writes
+
+if TYPE_CHECKING:
+    from interlock.executors.mcp import http_link
+else:
+    http_link = lazy("interlock.executors.mcp.http_link")
 
 SEPARATOR: Final = "/"
 TAG: Final = "mcp"
@@ -244,7 +249,7 @@ class Servers:
 
     async def _start(self, spec: ServerSpec, peer: Peer, receive: Receive, lost: Lost) -> Link:
         if spec.url is not None:
-            return HttpLink(
+            return http_link.HttpLink(
                 spec, peer, receive, lost, lambda tool: self.marked_parameters(f"{spec.name}{SEPARATOR}{tool}")
             )
         return await self._launcher.start(spec, receive, lost)

@@ -12,16 +12,20 @@ import base64
 import json
 import secrets
 from collections.abc import Coroutine, Mapping
-from typing import Any, Final
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING, Any, Final
 
 from interlock.detect import find_unseen
 from interlock.executors.mcp.peer import RpcError
+from interlock.lazy import lazy
 from interlock.model.canonical import CanonicalError, digest
 from interlock.model.json_rpc import INTERNAL_ERROR
 from interlock.surfaces.gateway.callers import Caller
+
+if TYPE_CHECKING:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives.ciphers import aead
+else:
+    exceptions, aead = lazy("cryptography.exceptions"), lazy("cryptography.hazmat.primitives.ciphers.aead")
 
 OPEN_S: Final = 600.0
 """How long an open call waits for its client to come back."""
@@ -103,7 +107,7 @@ class OpenCalls:
     def __init__(self, principal: str) -> None:
         """`principal` names the agent and session: a state of another is not accepted."""
         self._principal = principal.encode()
-        self._cipher = AESGCM(AESGCM.generate_key(256))
+        self._key = secrets.token_bytes(32)
         self._open: dict[str, tuple[OpenCall, asyncio.TimerHandle]] = {}
 
     def keep(self, call: OpenCall, method: str, params: Mapping[str, Any]) -> str | None:
@@ -117,15 +121,15 @@ class OpenCalls:
         sealed = {"call": redeemed, "of": _about(method, params), "until": loop.time() + OPEN_S}
         nonce = secrets.token_bytes(12)
         return base64.urlsafe_b64encode(
-            nonce + self._cipher.encrypt(nonce, json.dumps(sealed).encode(), self._principal)
+            nonce + aead.AESGCM(self._key).encrypt(nonce, json.dumps(sealed).encode(), self._principal)
         ).decode()
 
     def take(self, state: Any, method: str, params: Mapping[str, Any]) -> OpenCall | None:
         """The call that a state belongs to; None if it is not one of ours, was used, has expired, or is of another call."""
         try:
             data = base64.b64decode(state, altchars=b"-_", validate=True)
-            found = json.loads(self._cipher.decrypt(data[:12], data[12:], self._principal))
-        except (InvalidTag, ValueError, TypeError):
+            found = json.loads(aead.AESGCM(self._key).decrypt(data[:12], data[12:], self._principal))
+        except (exceptions.InvalidTag, ValueError, TypeError):
             return None
         if found["of"] != _about(method, params) or found["until"] < asyncio.get_running_loop().time():
             return None
