@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from interlock.engine.assemble import Assembled, adjusted, embedded, open_project
 from interlock.engine.facets.grants import Grants
@@ -90,9 +90,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         Raises: ConfigurationError (`untrusted_configuration`, `not_available` ...), UsageError, StoreError, IntegrityError.
         """
         root = None if workspace is None else Path(workspace)
-        opened = cls(*_assembled(config, settings, root, flags, clock), on_question)
-        wants = opened.services.settings.learning
-        return opened.with_learning(memory=wants.memory, auto_distill=wants.distill)
+        return learn_as_configured(cls(*_assembled(config, settings, root, flags, clock), on_question))
 
     @classmethod
     def open_for_undo(cls, workspace: str | Path | None = None, *, clock: Clock | None = None) -> Self:
@@ -309,6 +307,15 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return asking(
             self.services.desk, self.services.threads, wait=wait, on_question=on_question or self._on_question
         )
+
+
+_Opened = TypeVar("_Opened", bound=Runtime)
+
+
+def learn_as_configured(runtime: _Opened) -> _Opened:
+    """The same runtime, which remembers and learns as `[learning]` says."""
+    wants = runtime.services.settings.learning
+    return runtime.with_learning(memory=wants.memory, auto_distill=wants.distill)
 
 
 def _assembled(

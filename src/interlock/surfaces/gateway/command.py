@@ -14,7 +14,7 @@ import click
 
 from interlock.disk import Disk
 from interlock.engine.assemble import open_project
-from interlock.engine.runtime import Runtime
+from interlock.engine.runtime import Runtime, learn_as_configured
 from interlock.lazy import lazy
 from interlock.model.units import duration_ms
 from interlock.surfaces.gateway import stdio
@@ -72,8 +72,7 @@ def gateway(
     with Runtime(*open_project(Path(), direct=True)) as runtime:
         for warning in runtime.warnings:
             out.warn(warning)
-        learning = runtime.services.settings.learning
-        runtime.with_learning(memory=learning.memory, auto_distill=learning.distill)
+        learn_as_configured(runtime)
         runtime.subscribe(notices=out.warn)
         if not runtime.tools_for("mcp", agent=agent, session=session):
             who = f"agent `{agent}`" if agent else "the agent of the configuration"
