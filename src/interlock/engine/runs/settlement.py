@@ -1,7 +1,7 @@
-"""Settles unknown outcomes: intents of an earlier process without an outcome, before its run continues.
+"""Settles unknown outcomes (intents of an earlier process without an outcome) before a run continues.
 
-By the tool: read-only and idempotent tools run again; what has backups is put back exactly and runs again; a probe is asked;
-everything else waits for a person.
+It depends on the tool: read-only and idempotent tools run again; file changes are restored exactly and the action runs again; a
+probe is called; every other action waits for a person.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Settlement:
     def __init__(
         self, run: ProposalRun, replayed: ReplayedRun, known: ReplayedProposal, answers: Mapping[str, Answer], by: str
     ) -> None:
-        """`answers` are a person's, by action id; `by` names the person."""
+        """`answers` are given by a person, by action id; `by` names the person."""
         self._run = run
         self._folded = replayed
         self._known = known
@@ -46,7 +46,7 @@ class Settlement:
         """Actions that were settled as succeeded."""
 
     async def settle_all(self) -> bool:
-        """Settle every unknown outcome. True if a person has to be asked first."""
+        """Settle every unknown outcome. True if a person has to answer first."""
         waiting = False
         for index, action in enumerate(self._run.proposal.actions):
             replayed = self._known.actions.get(action.id)
@@ -62,7 +62,7 @@ class Settlement:
         if answer is None and (hold := self._answered(action.id)) is not None:
             return self._decide(index, cast("Answer", answer_of(hold)), answered_by(hold))
         if answer is None:
-            if run.proposal.by_client:  # Interlock cannot repeat what a client does with its own tools
+            if run.proposal.by_client:  # Interlock cannot repeat a call of a client's own tool
                 if tool is None or tool.read_only:
                     return self._decide(index, "failed", "read_only")
                 return self._ask_person(index, replayed)
@@ -79,7 +79,7 @@ class Settlement:
         return self._decide(index, answer, self._by)
 
     def _answered(self, action_id: str) -> Hold | None:
-        """The question about the action's outcome, if it is answered."""
+        """The question about the action's outcome, if it has been answered."""
         desk = self._run.services.desk
         hold = find_question(desk, self._folded, self._known, action_id)
         return None if hold is None or answer_of(hold) is None else hold
@@ -105,7 +105,7 @@ class Settlement:
         action = run.proposal.actions[index]
         withdraw_question(desk, run.files.id, run.proposal.id, action.id)
         if run.proposal.by_client and decision == "again":
-            decision = "failed"  # its client makes it again, as another call
+            decision = "failed"  # its client makes the call again, as a new one
         run.record(10, index, lambda _: OutcomeSettled(decision=decision, by=by))
         if decision == "succeeded":
             self._succeed(index, by)
@@ -149,10 +149,10 @@ class Settlement:
         )
 
     def _restored(self, index: int) -> bool:
-        """Put the files of an interrupted action back. True if that was possible: then the action has no effect left.
+        """Restore the files of an interrupted action. True if that was possible, so that no effect of the action remains.
 
-        An undo is left as it is: it compares every path before it changes one, a restored path needs nothing, and another undo
-        or a person may rely on what it restored.
+        Files of an undo are not restored: it compares every path before it changes one, a path that it has restored needs
+        nothing more, and another undo or a person may rely on the restored content.
         """
         run, files = self._run, self._run.files
         tool = run.tools[index]
@@ -166,10 +166,10 @@ class Settlement:
         action = run.proposal.actions[index]
         entries = plan_undo(directory, proposal=run.proposal.id, action=action.id)
         restored = restore_files(run, index, directory, entries)
-        return not isinstance(restored, InterlockError)  # else a person has to look at it
+        return not isinstance(restored, InterlockError)  # otherwise a person has to decide
 
     async def _probe(self, index: int, replayed: ReplayedAction) -> bool | None:
-        """Ask the tool's probe whether the call happened; None if there is no probe, or no clear answer."""
+        """Call the tool's probe to find out whether the call happened; None if there is no probe, or no clear answer."""
         run = self._run
         tool = run.tools[index]
         if tool is None or tool.tool.probe is None or replayed.parameters is None:

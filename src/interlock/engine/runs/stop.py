@@ -1,7 +1,7 @@
-"""Asks runs to stop, whichever processes carry them, and reports the result: what `interlock stop` does.
+"""Asks runs to stop, whichever processes execute them, and reports the result. Implements `interlock stop`.
 
-Needs the state directory and nothing else: no configuration, no tools. A run without a process is left to `abandon` (see
-`resume`), which needs more.
+Needs only the state directory, no configuration and no tools. `abandon` in `resume`, which needs more, ends runs without a
+process.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _OPEN = ("running", "held", "interrupted")
 WAIT_S = 10.0
 _POLL_S = 0.03
 _EXIT_S = 1.0
-"""How long the end of the run is waited for once it does nothing any more; a run that carries more proposals continues."""
+"""How long to wait for the end of a run that is idle; a run with further proposals continues."""
 _KILLED_S = 5.0
 
 Outcome = Literal["stopped", "ended", "no_process", "no_answer", "killed"]
 
 
 class StopReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one run.
+    """The result for one run.
 
-    `stopped`: nothing of it runs any more. `ended`: it had already ended. `no_process`: it had no process, and has now been
+    `stopped`: no part of it runs any more. `ended`: it had already ended. `no_process`: it had no process, and has now been
     ended. `no_answer`: its process did not stop it in time. `killed`: that process was ended by force.
     """
 
@@ -45,14 +45,14 @@ class StopReport(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     pid: int | None = None
     actions: tuple[StoppedAction, ...] = ()
-    """What was stopped while it ran. `unknown_outcome`: it could not be stopped, and may still have an effect."""
+    """Actions that were stopped while they ran. `unknown_outcome`: it could not be stopped, and may still have an effect."""
     not_begun: int = 0
     programs: int = 0
     """Background programs that were ended."""
 
     @property
     def ok(self) -> bool:
-        """True if nothing of the run can still be running."""
+        """True if no part of the run can still be running."""
         return self.outcome != "no_answer" and all(one.status != "unknown_outcome" for one in self.actions)
 
 
@@ -70,16 +70,16 @@ class Stopper:
         self._surface = surface
 
     def active(self) -> list[str]:
-        """The runs that do something or wait for an answer, newest first.
+        """The runs that execute an action or wait for an answer, newest first.
 
-        One whose process died does nothing until a person resumes it.
+        A run whose process died is idle until a person resumes it.
         """
         running = [row.run_id for row in self._index.list_runs(status="running")]
         held = [row.run_id for row in self._index.list_runs(status="held")]
         return [one for one in running if Holder.of(self._runs / one, self._disk) is not None] + held
 
     def ask(self, run_id: str, reason: str) -> StopRequest:
-        """Write the request down; the request is permanent. Raises: UsageError `not_found`, `run_finished`; StoreError."""
+        """Store the request, which is permanent. Raises: UsageError `not_found`, `run_finished`; StoreError."""
         row = self._index.get(run_id)
         if row.status not in _OPEN:
             raise UsageError(
@@ -92,10 +92,10 @@ class Stopper:
     async def stop(
         self, run_ids: Sequence[str], reason: str = "", *, wait_s: float = WAIT_S, kill: bool = False
     ) -> list[StopReport]:
-        """Stop runs, all at once, and wait for what their processes say.
+        """Stop runs, all at once, and wait for the answers of their processes.
 
-        With `kill` a process that does not answer is ended by force. A run without a process is reported as `no_process` and is
-        the caller's to end. Raises: as `ask`, before any run is asked to stop; StoreError.
+        With `kill`, a process that does not answer is killed. A run without a process is reported as `no_process`; the caller
+        has to end it. Raises: as `ask`, before any run is asked to stop; StoreError.
         """
         for run_id in run_ids:
             self.ask(run_id, reason)
@@ -122,7 +122,7 @@ class Stopper:
             await asyncio.sleep(_POLL_S)
 
     def _without_process(self, run_id: str, answer: StopAnswer | None, first: Holder | None) -> StopReport:
-        """The run has no process: it has stopped, had already ended, or its process died."""
+        """The report for a run without a process: it has stopped, had already ended, or its process died."""
         status = self._index.get(run_id).status
         if answer is not None and status not in _OPEN:
             return report_stopped(run_id, answer, first)
@@ -146,7 +146,7 @@ class Stopper:
 
 
 def report_stopped(run_id: str, answer: StopAnswer, holder: Holder | None) -> StopReport:
-    """What the run's process said."""
+    """The answer of the run's process."""
     return StopReport(
         run_id=run_id,
         outcome="stopped",

@@ -1,4 +1,4 @@
-"""Stops runs from code: what `Runtime.stop` does, and how runs whose process is gone are ended."""
+"""Stops runs from code (`Runtime.stop`), and ends runs that have no process any more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLL_S = 0.01
 async def stop_runs(
     services: Services, run_id: str | None, *, reason: str, by: str | None, wait_ms: int, kill: bool
 ) -> list[StopReport]:
-    """Stop a run, or with None all that are active. Raises: UsageError `not_found`, `run_finished`; StoreError."""
+    """Stop a run, or with None all active runs. Raises: UsageError `not_found`, `run_finished`; StoreError."""
     by = by or user_name()
     if services.state_dir is None:
         return await _stop_in_memory(services, run_id, reason, by, wait_ms)
@@ -37,7 +37,7 @@ async def end_left_runs(services: Services, reports: Sequence[StopReport]) -> li
     for report in reports:
         if report.outcome in ("no_process", "killed"):
             try:
-                await resume(services, report.run_id)  # which ends a run that was stopped
+                await resume(services, report.run_id)  # this ends a run that was stopped
             except StoreError as error:
                 if error.code != "run_locked":
                     raise
@@ -50,7 +50,7 @@ async def end_left_runs(services: Services, reports: Sequence[StopReport]) -> li
 async def _stop_in_memory(
     services: Services, run_id: str | None, reason: str, by: str, wait_ms: int
 ) -> list[StopReport]:
-    """Runs that are kept nowhere: all of them are in this process."""
+    """Stop in-memory runs, which are all in this process."""
     runs = {run.id: run for run in tuple(services.hooks.runs)}
     if run_id is not None and run_id not in runs:
         raise UsageError(f"there is no run `{run_id}` that is under way", code="not_found")

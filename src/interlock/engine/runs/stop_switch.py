@@ -1,6 +1,7 @@
-"""Stops what a run is doing, at the request of a person, in the process that runs it.
+"""Stops a run at the request of a person, in the process that executes it.
 
-Running actions are cancelled, and their effects so far stay: nothing is undone, because an undo would start more (ADR 46).
+Running actions are cancelled, and their effects so far remain: nothing is undone, because an undo would start further calls
+(ADR 46).
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from interlock.model.result import ActionResult
 
 
 class StopSwitch:
-    """The proposals of one run that can be stopped. `pull` may be called from any thread, everything else on the loop."""
+    """Stops the proposals of one run. `pull` may be called from any thread, everything else on the loop."""
 
     def __init__(self, services: Services, run_id: str) -> None:
-        """Nothing runs yet, and nothing is to be stopped."""
+        """No proposal runs yet, and no stop is requested."""
         self.request: StopRequest | None = None
         self._ends: list[tuple[Program, End]] = []
         self._ending = threading.Lock()
         self.answer: StopAnswer | None = None
-        """Set once nothing of the run is running any more."""
+        """Set once no part of the run is running any more."""
         self._recorded = False
         self._services = services
         self._run_id = run_id
@@ -37,21 +38,21 @@ class StopSwitch:
         self._rows: list[tuple[WorkerPool, Sequence[ActionResult | None]]] = []
 
     def pull(self, request: StopRequest) -> None:
-        """Stop what runs, and whatever begins from now on. Only the first request counts."""
+        """Stop all current and later work. Only the first request counts."""
         with self._lock:
             if self.request is not None:
                 return
             self.request = request
             pools = tuple(self._pools)
         for pool in pools:
-            with contextlib.suppress(RuntimeError):  # its loop was closed: nothing runs there any more
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nothing runs there any more
                 pool.run.loop.call_soon_threadsafe(self._stop, pool)
         self._end_programs()
         self._answer_if_over()
 
     @contextlib.contextmanager
     def over(self, pool: WorkerPool) -> Iterator[None]:
-        """The proposal can be stopped, from here on until `release` or the end of the block."""
+        """Let the proposal be stopped, until `release` or the end of the block."""
         with self._lock:
             self._pools.append(pool)
             asked = self.request is not None
@@ -64,7 +65,7 @@ class StopSwitch:
             self._answer_if_over()
 
     def release(self, pool: WorkerPool) -> None:
-        """What ends a proposal (its commit, its rollback) is not stopped."""
+        """Exempt the end of a proposal (its commit or rollback) from being stopped."""
         with self._lock:
             if pool not in self._pools:
                 return
@@ -82,7 +83,7 @@ class StopSwitch:
         pool.stop("stopped")
 
     def record(self, recorder: Recorder, proposal: str | None = None) -> None:
-        """Write down who stopped the run, and why, unless that was done. Raises StoreError."""
+        """Record who stopped the run, and why, unless that was done. Raises StoreError."""
         request = self.request
         if request is not None and not self._recorded:
             self._recorded = True
@@ -103,7 +104,7 @@ class StopSwitch:
 
     @property
     def ends(self) -> list[tuple[Program, End]]:
-        """The background programs that were ended, to be recorded. Waits for those that are just being ended."""
+        """The background programs that were ended, for the record. Waits for those that are still ending."""
         with self._ending:
             return list(self._ends)
 

@@ -1,4 +1,4 @@
-"""The part of an undo that makes the compensating calls of an action, with marks in the journal of the run that is undone."""
+"""The part of an undo that makes an action's compensating calls, with marks in the journal of the undone run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from interlock.verify.references import References
 
 
 class CompensationUndo:
-    """The compensations that one undo makes, over all the actions that it is about, newest first."""
+    """The compensations of one undo, for all of its actions, newest first."""
 
     def __init__(self, run: ProposalRun, index: int, marks: UndoMarks, leave: Leave, *, force: bool) -> None:
         """`run` and `index` are the undo's own; with `force` a call is repeated although an earlier undo died in it."""
         self.made: list[dict[str, Any]] = []
-        """What was compensated: run, proposal, action, and the call."""
+        """The compensations that were made: run, proposal, action, and the call."""
         self._run = run
         self._index = index
         self._marks = marks
@@ -40,7 +40,7 @@ class CompensationUndo:
         self._actions: dict[str, dict[str, Action]] = {}
         self._references: dict[str, References] = {}
         self._in_use: set[tuple[str, str]] = set()
-        """Proposal and id of actions that others depended on whose compensation has failed: they are not compensated."""
+        """Proposal and id of actions on which an action depends whose compensation has failed: they are not compensated."""
         self._others: dict[str, ReplayedRun] = {}
 
     def learn(self, proposal_id: str, actions: dict[str, Action]) -> None:
@@ -51,7 +51,7 @@ class CompensationUndo:
     async def compensate(
         self, replayed: ReplayedRun, known: ReplayedProposal, action: Action, done: ReplayedAction
     ) -> bool | None:
-        """True or False if it was tried; None if there is no compensation."""
+        """True or False for success if it was tried; None if there is no compensation."""
         calls = self._compensations(replayed, known, action, done)
         proposal = known.received.proposal or ""
         if calls and (proposal, action.id) in self._in_use:
@@ -73,7 +73,7 @@ class CompensationUndo:
     async def _compensate_by(
         self, known: ReplayedProposal, action: Action, call: Compensation
     ) -> tuple[str | None, str]:
-        """One call, with its intent and its end in both journals. What went wrong (or None), and the reason."""
+        """Make one call, with its intent and its end in both journals. Returns the problem (or None), and the reason."""
         run, marks = self._run, self._marks
         run_id, proposal = known.run_id, known.received.proposal or ""
         try:
@@ -101,7 +101,7 @@ class CompensationUndo:
         text = problem if problem is None or run.recorder is None else run.recorder.text(problem)
         try:
             if problem is None and call.redoes is not None:
-                # The actions that that undo had compensated are in force again, and may be undone again.
+                # The effects of the actions which that undo had compensated exist again, and may be undone again.
                 marks.end(*call.redoes, "redone")
             marks.end(run_id, proposal, action.id, "compensated" if problem is None else "not_undone", text)
         except (StoreError, IntegrityError, UsageError) as error:
@@ -113,7 +113,7 @@ class CompensationUndo:
         return all(tool is not None and (tool.read_only or tool.tool.idempotent) for tool in tools)
 
     def _keep_in_use(self, proposal: str, action: Action) -> None:
-        """Do not compensate what this action depended on: the action itself could not be compensated."""
+        """Exclude the dependencies of this action from compensation, because the action itself could not be compensated."""
         self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
 
     def _compensations(

@@ -1,6 +1,6 @@
-"""Marks of compensations in the journal of the run that is undone, written before and after each call.
+"""Marks of compensations in the journal of the undone run, written before and after each call.
 
-So if an undo dies, the next one knows what was compensated and does not repeat it. A call that began and has no end has an
+So if an undo dies, the next one knows which calls were made and does not repeat them. A call that started but has no end has an
 unknown outcome, and is not repeated silently.
 """
 
@@ -16,7 +16,7 @@ from interlock.model.events import Event, UndoDone, UndoIntent
 
 
 class UndoMarks:
-    """The journals that one undo writes into; held open, so that no other undo works on the same run meanwhile."""
+    """The journals into which one undo writes; they stay open, so that no other undo works on the same run meanwhile."""
 
     def __init__(self, services: Services, runs: Path) -> None:
         """`runs` is the directory of the runs."""
@@ -25,11 +25,11 @@ class UndoMarks:
         self._recorders: dict[str, Recorder] = {}
 
     def begin(self, run_id: str, proposal: str, action: str, detail: str) -> None:
-        """A compensation is about to run; on disk once this returns. Raises: StoreError, IntegrityError, UsageError."""
+        """Mark the start of a compensation; on disk once this returns. Raises: StoreError, IntegrityError, UsageError."""
         self._record(run_id, proposal, action, UndoIntent(how="compensation", detail=detail))
 
     def end(self, run_id: str, proposal: str, action: str, status: str, problem: str | None = None) -> None:
-        """The call is over: `compensated`, `not_undone`, or `redone` for what is in force again. Raises as `begin`."""
+        """Mark the end of a call: `compensated`, `not_undone`, or `redone` if the effect exists again. Raises as `begin`."""
         self._record(run_id, proposal, action, UndoDone(how="compensation", status=status, problem=problem))
 
     def close(self) -> None:

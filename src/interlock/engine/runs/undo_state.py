@@ -1,4 +1,4 @@
-"""The part of an undo that restores state keys to their values before an action."""
+"""The part of an undo that restores the previous values of state keys."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from interlock.model.events import StateChanged
 from interlock.state.store import Transition
 
 Leave = Callable[[str, str, str], None]
-"""Reports what is left undone: the action's id, the reason, and a sentence."""
+"""Reports an effect that is not undone: the action's id, the reason, and a sentence."""
 
 
 class StateUndo:
-    """The keys that one undo restores, over all the actions that it is about, newest first."""
+    """The keys that one undo restores, for all of its actions, newest first."""
 
     def __init__(self, run: ProposalRun, index: int, reach: Reach, leave: Leave, *, force: bool) -> None:
-        """`run` and `index` are the undo's own; with `force` a key is restored although it was changed since."""
+        """`run` and `index` are the undo's own; with `force` a key is restored even if it was changed since."""
         self.keys: list[str] = []
-        """What was restored."""
+        """The restored keys."""
         self._run = run
         self._index = index
         self._reach = reach
         self._leave = leave
         self._force = force
         self._at: dict[str, int] = {}
-        """Which version of a key is back: an older action finds its own write there."""
-        # What is looked up for each action, read once: an undo may be of a hundred thousand.
+        """The restored version of each key: an older action finds its own write there."""
+        # Read once for all actions: an undo may have a hundred thousand.
         self._writes: dict[str, dict[str, list[StateChanged]]] = {}
         self._pasts: dict[str, _Past] = {}
 
     def restore(self, known: ReplayedProposal, action_id: str) -> bool:
-        """Give the keys that the action wrote the values they had before it. True if it had written any."""
+        """Restore the previous values of the keys that the action wrote. True if it had written any."""
         buffer = self._run.buffer
         proposal_id = known.received.proposal or ""
         if proposal_id not in self._writes:
@@ -74,9 +74,9 @@ class StateUndo:
         return True
 
     def _is_as_left(self, past: _Past, left: Transition, current: int) -> bool:
-        """True if the key is as a run left it: nothing has written it since, or undos alone, which put the same value back.
+        """True if the key is as a run left it: nothing has written it since, except undos that restored the same value.
 
-        A value that anything else wrote is not undone, even where it is the same: it may mean something else.
+        A value from another writer is not undone, even if it is equal, because it may mean something else.
         """
         since = past.between(left.version, current)
         if since is None:
@@ -94,7 +94,7 @@ class StateUndo:
 
 
 class _Past:
-    """The changes of a key, oldest first, and who made them."""
+    """The changes of a key with their authors, oldest first."""
 
     def __init__(self, history: list[Transition]) -> None:
         self.versions = [change.version for change in history]

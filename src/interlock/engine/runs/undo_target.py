@@ -1,4 +1,4 @@
-"""Prepares a run for its undo: a waiting run is asked to stop, a running one is left alone."""
+"""Prepares a run for its undo: asks a waiting run to stop, and leaves a running one alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SURFACE: Final = "undo"
 
 
 def require_whole(replayed: ReplayedRun, action: str | None) -> None:
-    """A run that is not over is undone as a whole. Raises: UsageError `run_unfinished`."""
+    """Require that an unfinished run is undone as a whole. Raises: UsageError `run_unfinished`."""
     if replayed.finished is None and action is not None:
         run_id = replayed.directory.name
         raise UsageError(
@@ -28,7 +28,7 @@ def require_whole(replayed: ReplayedRun, action: str | None) -> None:
 
 
 async def bring_to_rest(services: Services, replayed: ReplayedRun, *, by: str, why: str) -> ReplayedRun:
-    """The run once it has no process any more: it will not continue.
+    """Wait until the run has no process any more, and return it: it will not continue.
 
     Raises: as `stop_if_it_waits`; StoreError `run_locked` if it does not stop; IntegrityError.
     """
@@ -42,9 +42,9 @@ async def bring_to_rest(services: Services, replayed: ReplayedRun, *, by: str, w
 
 
 async def stop_target(services: Services, run_id: str, *, by: str) -> None:
-    """Before an undo queues for its turn to write: the run that it undoes may be ahead of it.
+    """Stop the target before an undo queues for its turn to write, because the target may be ahead of it in the queue.
 
-    What else is wrong with the run is for the undo itself to report. Raises: as `stop_if_it_waits`.
+    The undo itself reports any other problem of the run. Raises: as `stop_if_it_waits`.
     """
     if services.state_dir is None or Holder.of(services.state_dir / "runs" / run_id, services.disk) is None:
         return
@@ -57,7 +57,7 @@ async def stop_target(services: Services, run_id: str, *, by: str) -> None:
 async def stop_if_it_waits(services: Services, replayed: ReplayedRun, *, by: str, why: str) -> bool:
     """Ask a run to stop if its process is alive and only waits: for an answer, for its turn, for time to pass.
 
-    False if it has no process. Raises: StoreError `run_locked` if it runs something.
+    False if it has no process. Raises: StoreError `run_locked` if it is executing an action.
     """
     run_id = replayed.directory.name
     if Holder.of(replayed.directory, services.disk) is None:
@@ -80,6 +80,6 @@ async def stop_if_it_waits(services: Services, replayed: ReplayedRun, *, by: str
 
 
 def ended_by_undo(services: Services, run_id: str) -> bool:
-    """True if the run was waiting, and an undo has stopped it: to end it may have been all that there was to do."""
+    """True if the run was waiting, and an undo has stopped it: there may have been nothing else to undo."""
     request = StopStore(services.db, services.clock).get(run_id)
     return request is not None and request.surface == _SURFACE

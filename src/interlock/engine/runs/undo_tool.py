@@ -1,9 +1,8 @@
-"""The function of the tool `undo`: undoes what an earlier run did, one action or all of it, through the gate like any
-other action.
+"""The function of the tool `undo`: undoes an earlier run, or one action of it, through the gate like any other action.
 
-Files come back from that run's backups (and what is overwritten is backed up here, so an undo can be undone), compensable
-actions are compensated, state keys get their old values. Anything that was changed since is a conflict, and then
-nothing of that action is touched, unless forced; or the changed paths alone are left, and named.
+Files are restored from that run's backups (overwritten content is backed up here, so an undo can be undone), compensable actions
+are compensated, and state keys get their previous values. Anything that was changed since is a conflict: then no part of that
+action is undone unless forced, or only the changed paths are left out, and named.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ from interlock.workspace.undo import (
 )
 
 _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
-"""What cannot be undone at all is reported, and is not a failure of undo; everything else that is left is."""
+"""Effects that cannot be undone at all are reported and are not a failure of the undo; all other remaining effects are."""
 _CHANGED_SINCE = frozenset({"undo_conflict", "state_conflict"})
-"""The same for these, where the caller has said that they are to be left."""
+"""Reasons that are not a failure either, if the caller asked to skip changed paths."""
 
 
 class Undo:
@@ -64,26 +63,26 @@ class Undo:
         self._index = ctx.index
         self._reach = ctx.reach
         self._resumed = ctx.run.attempts_before.get(ctx.index, 0) > 0
-        # `force` was about what was there then: an undo that is resumed after its process died looks again.
+        # `force` covered only the content at that time: an undo that is resumed after its process died checks again.
         self._force = force and not self._resumed
         self._skip = skip_changed
         self._restored: list[dict[str, Any]] = []
         self._not_undone: dict[tuple[str, str, str], dict[str, str]] = {}
-        # What is looked up for each action, read once: an undo may be of a hundred thousand.
+        # Read once for all actions: an undo may have a hundred thousand.
         self._entries: dict[tuple[str, str], list[Entry]] | None = None
         self._state = StateUndo(self._run, self._index, self._reach, self._leave, force=self._force)
-        # Without journals `_fold` refuses, before anything is marked.
+        # Without journals `_replay` refuses, before anything is marked.
         self._marks = UndoMarks(services, (services.state_dir or Path()) / "runs")
         self._calls = CompensationUndo(self._run, self._index, self._marks, self._leave, force=self._force)
 
     async def undo(self, run_id: str, action: str | None) -> dict[str, Any]:
-        """Newest first, over the proposals of the run.
+        """Undo the actions of the run's proposals, newest first.
 
-        A run that is not over ends with it. Raises: ToolError `undo_conflict` (nothing was touched), `undo_incomplete`,
+        This ends an unfinished run. Raises: ToolError `undo_conflict` (nothing was changed), `undo_incomplete`,
         `undo_denied`, `nothing_to_undo`, `run_unfinished`.
         """
         services = self._services
-        replayed = self._fold(run_id, action)
+        replayed = self._replay(run_id, action)
         for proposal in reversed(replayed.proposals.values()):
             if proposal.received.agent != self._run.principal.agent != OPERATOR:
                 raise ToolError(
@@ -103,7 +102,7 @@ class Undo:
         if not chosen and replayed.finished is not None and not ended_by_undo(services, run_id):
             what = f"no action `{action}` that did something" if action else "nothing that could be undone"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
-        # Damaged: then each action reads its own lines, and those that are whole come back.
+        # Damaged: each action reads its own lines, and those that are intact are restored.
         with contextlib.suppress(IntegrityError):
             self._entries = plan_by_action(replayed.directory)
         dead = self._find_dead(run_id, action)
@@ -136,7 +135,7 @@ class Undo:
         return self._output()
 
     def _forget(self, replayed: ReplayedRun, action: str | None) -> None:
-        """Cached results and what was learnt of the run are out of date, and its kept layers are not wanted any more."""
+        """Drop the run's cached results, the skills learnt from it, and its kept layers."""
         services, run_id = self._services, replayed.directory.name
         if action is None:
             drop_layers(services, replayed.directory)
@@ -154,8 +153,8 @@ class Undo:
                 clear(self._services, one)
         return dead
 
-    def _fold(self, run_id: str, action: str | None) -> ReplayedRun:
-        """What is known about the run. Raises: ToolError."""
+    def _replay(self, run_id: str, action: str | None) -> ReplayedRun:
+        """Replay the journal of the run. Raises: ToolError."""
         services = self._services
         if services.state_dir is None:
             raise ToolError(
@@ -170,7 +169,7 @@ class Undo:
         return replayed
 
     async def _bring_to_rest(self, replayed: ReplayedRun, run_id: str, action: str | None) -> ReplayedRun:
-        """The run, once it has stopped. Raises: ToolError."""
+        """Wait until the run has stopped, and replay it again. Raises: ToolError."""
         if replayed.finished is not None:
             return replayed
         agent = self._run.principal.agent
@@ -197,7 +196,7 @@ class Undo:
             )
 
     def _look_first(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
-        """Refuse before anything is touched if a file was changed since. Raises: ToolError `undo_conflict`, `undo_blocked`."""
+        """Refuse before anything is changed if a file was changed since. Raises: ToolError `undo_conflict`, `undo_blocked`."""
         workspace = self._services.workspace
         if workspace is None:
             return
@@ -205,7 +204,7 @@ class Undo:
             entries = _entries_of(replayed, chosen)
             discard_temporaries(
                 workspace, replayed.directory, entries
-            )  # of a commit that was cut: they are not someone else's
+            )  # of an interrupted commit: nobody else changed them
             if self._skip:
                 return
             beside = _left_to_git(self._services.registry, chosen, entries)
@@ -222,7 +221,7 @@ class Undo:
         }
 
     def _chosen(self, replayed: ReplayedRun, known: ReplayedProposal, action: str | None) -> list[Action]:
-        """The actions to undo, newest first: those that succeeded (or were left in the middle)."""
+        """The actions to undo, newest first: those that succeeded, or were interrupted."""
         by_id = {a.id: a for a in replayed.proposal(known).actions}
         self._calls.learn(known.received.proposal or "", by_id)
         ended = [action_id for action_id, _ in known.outcomes]
@@ -250,10 +249,10 @@ class Undo:
         self._not_undone[action, reason, detail] = {"action": action, "reason": reason, "detail": detail}
 
     def _restore_files(self, replayed: ReplayedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
-        """True if the action itself had changed files (whether or not they could be put back).
+        """Restore the files of an action. True if the action itself had changed files, even if they could not be restored.
 
-        What its compensation has dealt with (`compensated`) stays as the compensation left it. After a failed one, changes by the
-        action's processes stay too: restoring half of them would give neither the old state nor the new one.
+        Paths that its compensation has changed (`compensated`) are not restored. After a failed one, changes by the action's
+        processes are not restored either: restoring half of them would produce neither the old state nor the new one.
         """
         run, workspace = self._run, self._services.workspace
         if workspace is None or run.files.backups is None:
@@ -302,7 +301,7 @@ def _entries_of(replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Acti
 
 
 def _left_to_git(registry: Registry, chosen: list[tuple[ReplayedProposal, Action]], entries: list[Entry]) -> set[Rel]:
-    """The paths where compensations and not backups have the last word."""
+    """The paths that compensations undo, not backups."""
     compensable = set()
     for known, action in chosen:
         tool = registry.find(action.tool)
@@ -313,7 +312,7 @@ def _left_to_git(registry: Registry, chosen: list[tuple[ReplayedProposal, Action
 
 @contextlib.contextmanager
 def _as_tool_error() -> Iterator[None]:
-    """An error in the other run fails this action, but does not end its own run."""
+    """Convert an error in the other run to a failure of this action, which does not end its own run."""
     try:
         yield
     except (UsageError, ConflictError, IntegrityError, StoreError) as error:
@@ -321,7 +320,7 @@ def _as_tool_error() -> Iterator[None]:
 
 
 def _restored(action_id: str, one: Restored, run_id: str) -> dict[str, Any]:
-    """For the output. `kept`: the backup of what a process, or a person while it ran, had left there: run and SHA-256."""
+    """A restored path for the output. `kept`: the backup (run, SHA-256) of content by a process, or by a person meanwhile."""
     found: dict[str, Any] = {"action": action_id, "path": one.path, "how": one.how}
     if one.by_process and one.how != "unchanged":
         found["by_process"] = True
@@ -331,7 +330,7 @@ def _restored(action_id: str, one: Restored, run_id: str) -> dict[str, Any]:
 
 
 def _stayed_in_layer(done: ReplayedAction) -> bool:
-    """True if all that the action may have changed was in a layer, and so is known: its processes were kept from the rest."""
+    """True if all changes of the action were in a layer, and so are known, because its processes could reach nothing else."""
     posture = None if done.row is None else done.row.posture
     return not done.not_undoable and (posture or {}).get("layer", "").startswith("active")
 

@@ -1,7 +1,7 @@
-"""Questions about unknown outcomes: an action that began, has no outcome, and that only a person can settle.
+"""Questions about unknown outcomes of actions that started, have no outcome, and that only a person can settle.
 
-Such an action is held like any other: its question is in the same store, is listed with the others, and is answered on every
-surface with the same proof. Its one parameter is `outcome`: approving lets the action run again, an edit says `succeeded`,
+Such an action is held like any other: its question is in the same store and the same lists, and is answered on every surface with
+the same proof. Its one parameter is `outcome`: approving lets the action run again, an edit says `succeeded`,
 `failed` or `undo`, and a denial counts it as failed. The question is for one attempt, so a later crash asks again.
 """
 
@@ -35,7 +35,7 @@ _WHY: Final = (
 
 
 def is_unknown(action: ReplayedAction) -> bool:
-    """True if the action was begun and its outcome is not settled."""
+    """True if the action has started and its outcome is not settled."""
     return action.row is None and (action.open or action.interrupted)
 
 
@@ -84,7 +84,7 @@ def ask_outcome(desk: Desk, replayed: ReplayedRun, known: ReplayedProposal, acti
 
 
 def answer_of(hold: Hold) -> Answer | None:
-    """What an answered question says; None while it is open."""
+    """The answer of a question; None while it is open."""
     if hold.status == "denied":
         return "failed"
     if hold.status != "approved":
@@ -92,11 +92,11 @@ def answer_of(hold: Hold) -> Answer | None:
     value: Any = _AGAIN
     for patch in hold.edits:
         value = merge_patch(value, patch)
-    return cast("Answer", value["outcome"])  # the schema has let through nothing else
+    return cast("Answer", value["outcome"])  # the schema allows nothing else
 
 
 def answered_by(hold: Hold) -> str:
-    """Who answered."""
+    """The person who answered."""
     return hold.votes[-1].approver if hold.votes else ""
 
 

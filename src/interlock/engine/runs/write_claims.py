@@ -1,4 +1,4 @@
-"""Which paths of the workspace a proposal may write, as far as its tools and parameters say it."""
+"""Determines the paths of the workspace that a proposal may write, from its tools and parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from interlock.workspace.names import Rel
 
 
 def claim_of(run: ProposalRun) -> Claim:
-    """What the actions that are still to come may write."""
+    """The paths that the remaining actions may write."""
     if run.executor is not None or any(tool is not None and tool.writes == "anywhere" for tool in set(run.tools)):
         return EVERYTHING
     found: set[Rel] = set()
@@ -31,7 +31,7 @@ def claim_of(run: ProposalRun) -> Claim:
 def claim_of_action(
     run: ProposalRun, tool: Registered | None, parameters: dict[str, Any], *, refers: bool = False
 ) -> Claim:
-    """What one call may write. With `refers`, references in its parameters are not filled in yet."""
+    """The paths that one call may write. With `refers`, references in its parameters are not replaced yet."""
     workspace = run.services.workspace
     if tool is None or workspace is None or tool.writes == "nothing":
         return NOTHING
@@ -47,12 +47,12 @@ def claim_of_action(
             try:
                 found |= claimed_by_writing(workspace, workspace.parse(value))
             except ToolError:
-                continue  # the call is refused for it
+                continue  # the call will be refused for this
     return Claim.of(found)
 
 
 def claim_of_undo(run: ProposalRun, *, interrupted: bool) -> Claim:
-    """What rolling the proposal back may write. If it was `interrupted`, others may have changed what its paths lead to."""
+    """The paths that a rollback may write. If it was `interrupted`, others may have changed the targets of its paths."""
     compensable = any(action.compensation is not None for action in run.proposal.actions) or any(
         tool is not None and tool.tool.compensation is not None for tool in set(run.tools)
     )
@@ -61,5 +61,5 @@ def claim_of_undo(run: ProposalRun, *, interrupted: bool) -> Claim:
         return EVERYTHING
     try:
         return NOTHING if backups is None else Claim.of(backups.touched().states)
-    except InterlockError:  # it is met again, and reported, when the files are put back
+    except InterlockError:  # the error occurs again, and is reported, when the files are restored
         return EVERYTHING

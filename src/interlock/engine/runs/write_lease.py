@@ -1,13 +1,13 @@
 """A proposal's turn to write in a workspace that is changed directly, without a layer; readers do not wait.
 
-Every call of a proposal that may write is made in the proposal's turn. The turn is taken in step 7 of the first of them, as a
-lease on all the paths that the proposal may write (see `workspace/lease`), and kept until the proposal is over, but not over
-a wait: when nothing of the proposal runs and one of its actions waits for an answer, for the guard, for a rate limit or for
-its next attempt, the lease is given back, and others may write. After the wait the action takes it again, last in step 7, and
-steps 2 to 7 judge the files as they are then.
+Every call of a proposal that may write is made in the proposal's turn. Step 7 of the first such call takes the turn, as a lease
+on all the paths that the proposal may write (see `workspace/lease`). It is kept until the proposal ends, except during waits:
+when no action of the proposal runs and one of them waits for an answer, the guard, a rate limit or its next attempt, the lease
+is released, and others may write. After the wait the action takes it again, last in step 7, and steps 2 to 7 judge the files as
+they are then.
 
-A proposal that a tool makes while it runs (nested execution) works under the turn of the proposal that the tool belongs to, or
-it would wait for itself (see `nested_turn`).
+A nested proposal, which a tool makes while it runs, works under the turn of the tool's own proposal, because it would otherwise
+wait for itself (see `nested_turn`).
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _REPORT_AFTER_NS: Final = 100_000_000
 _REPORT_AGAIN_NS: Final = 5_000_000_000
 
 _current: ContextVar[_Turn | None] = ContextVar("interlock_write_turn", default=None)
-"""The turn that the current task works under."""
+"""The turn under which the current task works."""
 _entered: ContextVar[Caller | None] = ContextVar("interlock_writing_action", default=None)
 """The action of that turn that the current task carries out, if it may be writing."""
 
 
 def open_queue(services: Services) -> LeaseQueue:
-    """The queue of those who want to write in the workspace of these services."""
+    """The queue for writing in the workspace of these services."""
     directory = None if services.state_dir is None else services.state_dir / "turns"
     return LeaseQueue(services.db, services.workspace_id, services.clock, directory)
 
 
 @contextlib.asynccontextmanager
 async def writing(pool: WorkerPool, *, settle: bool = False) -> AsyncIterator[None]:
-    """Let the proposal take turns at writing for the block, if it may write in the workspace.
+    """Let the proposal take turns to write during the block, if it may write in the workspace.
 
-    With `settle` it has its turn at once, to put files back. Raises: StoreError, with `settle` also `workspace_busy`.
+    With `settle` it takes its turn at once, to restore files. Raises: StoreError, with `settle` also `workspace_busy`.
     """
     run = pool.run
     if run.client is not None:
@@ -102,14 +102,14 @@ class _Turn:
         self._queue = open_queue(run.services)
         self._lease: WriteLease | None = None
         self._interrupted = False
-        """True once the lease was given back before the end: others may have built on what the proposal had made."""
+        """True once the lease was released before the end: others may have changed files since."""
         self._inside: dict[int, Caller] = {}
         """The actions that may be writing now."""
         self._waiting = 0
         self.nested: dict[int, list[Nested]] = {}
-        """The proposals that an action inside makes, by its index."""
+        """The nested proposals of actions in their turn, by the action's index."""
         self._suspended: set[int] = set()
-        """Actions in their turn all of whose own proposals wait."""
+        """Actions whose nested proposals all wait."""
         self._taking = asyncio.Lock()
         self._emptied = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
@@ -122,13 +122,13 @@ class _Turn:
         """True while others may not write."""
         return self._lease is not None
 
-    # -- what the steps ask (`WriteTurn`)
+    # -- for the steps (`WriteTurn`)
 
     def try_enter(self, action: Caller) -> bool:
         """See `WriteTurn`."""
         lease = self._lease
         if action.tool is None or not action.tool.touches_files or self._run.layer is not None:
-            return True  # what is written in a layer does not concern others before its commit
+            return True  # writes in a layer do not affect others before its commit
         if lease is None or not (lease.claim.everything or self._is_covered(lease.claim, action)):
             return False
         action.in_turn = True
@@ -154,7 +154,7 @@ class _Turn:
             seconds = (clock.mono_ns() - before_ns) / 1e9
             return Refusal("workspace_busy", f"{error.message}; it waited {seconds:.3g} s for its turn")
         finally:
-            if waited or action.shown:  # compare what was shown again, now that no other writer may change it
+            if waited or action.shown:  # compare the shown files again, now that no other writer may change them
                 action.waited_ns += max(1, clock.mono_ns() - before_ns)
         return None
 
@@ -182,7 +182,7 @@ class _Turn:
         finally:
             self._waiting -= 1
 
-    # -- what nested proposals ask (`Outer`)
+    # -- for nested proposals (`Outer`)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -190,11 +190,11 @@ class _Turn:
         return self._run.loop
 
     def is_inside(self, action: Caller) -> bool:
-        """True while an action may write: it is in its turn and not suspended."""
+        """True while an action may write, because it is in its turn and not suspended."""
         return action.index in self._inside
 
     def suspend(self, action: Caller) -> None:
-        """All that an action is making waits: so does the action."""
+        """Suspend an action, because all of its nested proposals wait."""
         if self._inside.pop(action.index, None) is None:
             return
         self._suspended.add(action.index)
@@ -232,17 +232,17 @@ class _Turn:
             await self._take(claim, None, "undoing what it did", None)
 
     async def take_to_settle(self) -> None:
-        """Take the turn to put files back after a crash. Raises: StoreError `workspace_busy`."""
+        """Take the turn to restore files after a crash. Raises: StoreError `workspace_busy`."""
         if self._run.layer is not None:
             return
         until_ns = self._run.clock.mono_ns() + self._run.services.bounds.lease_wait_ms * 1_000_000
         await self._take(EVERYTHING, None, "settling what an ended process left", until_ns)
 
     def close(self) -> None:
-        """The proposal is over."""
+        """Release the turn at the end of the proposal."""
         self._give_back()
 
-    # -- inside
+    # -- internal
 
     def _is_covered(self, claim: Claim, action: Caller) -> bool:
         # Checked each time, now that no other writer can interfere: an earlier change of a link, even by this proposal, or an
@@ -250,7 +250,7 @@ class _Turn:
         return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
 
     async def _retake(self, action: Caller, *, again: bool, patient: bool = False) -> bool:
-        """Take the lease for all that is left to do. True if there was another writer to wait for."""
+        """Take the lease for all remaining actions. True if this had to wait for another writer."""
         waited = False
         while self._inside:  # under a lease that does not cover this action
             self._emptied.clear()
@@ -258,7 +258,7 @@ class _Turn:
             await self._emptied.wait()
         self._give_back()
         claim = claim_of(self._run)
-        if again or action.index in self._run.graph.referring:  # what its references stand for is known by now
+        if again or action.index in self._run.graph.referring:  # the values of its references are known by now
             claim = claim.joined(claim_of_action(self._run, action.tool, action.parameters))
         doing = f"`{action.spec.id}` (`{action.spec.tool}`)"
         until_ns = None if patient else self._patience_ns(action)
@@ -267,7 +267,7 @@ class _Turn:
         return waited
 
     async def _take(self, claim: Claim, index: int | None, doing: str, until_ns: int | None) -> bool:
-        """Wait for the lease. True if there was another writer to wait for."""
+        """Take the lease. True if this had to wait for another writer."""
         run = self._run
         began_ns, reported_ns, reported, waited = run.clock.mono_ns(), 0, ("", ""), False
 
@@ -295,7 +295,7 @@ class _Turn:
         return waited
 
     def _patience_ns(self, action: Caller) -> int | None:
-        """When an action gives up: after its own time-out, or `[workspace] wait`; at the deadline the pool stops it."""
+        """The time at which an action gives up: after its time-out, or `[workspace] wait`; at the deadline the pool stops it."""
         run, own_ms = self._run, action.spec.timeout_ms
         limits = [] if own_ms is None else [own_ms]
         if run.deadline_ns == NEVER:
@@ -316,7 +316,7 @@ class _Turn:
             lease.release()
 
     def _on_tick(self) -> None:
-        """Renew the lease, and tell those who wait what takes so long."""
+        """Renew the lease, and tell waiters what is running."""
         lease, run = self._lease, self._run
         if lease is None:
             return
@@ -332,5 +332,5 @@ class _Turn:
             if error.code != "database_locked" or self._renewal_missed:
                 self._fail(error)
                 return
-            self._renewal_missed = True  # the lease lasts long enough for another try
+            self._renewal_missed = True  # the lease lasts long enough for another attempt
         self._tick = run.loop.call_later(_TICK_S, self._on_tick)
