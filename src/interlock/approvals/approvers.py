@@ -1,4 +1,4 @@
-"""Who may answer, and how they prove it: named approvers with a token and an optional PIN.
+"""Approvers, who may answer questions, and their proofs: a token, and an optional PIN.
 
 An agent runs as the user's own uid, so being that uid proves nothing. A token has 256 bits and is stored as SHA-256; a PIN is
 short and is stored with scrypt. Failures are counted in the database, for all processes, and an attempt counts as a
@@ -36,7 +36,7 @@ FAILURES_WINDOW_US: Final = 15 * 60 * 1_000_000
 """After this many failures of one source (a remote address, an approver's PIN) within the window, it has to wait."""
 
 PIN_FAILURES_MAX: Final = 50
-"""After this many failures since a PIN was last right, however slow, the PIN is locked: four digits are soon guessed."""
+"""After this many failures since the last success, over any time, a PIN is locked: four digits are quickly guessed."""
 PIN_CHARS_MIN: Final = 4
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1  # 16 MiB, some 50 ms: OWASP's minimum for interactive use
 
@@ -193,7 +193,7 @@ class Approvers:
         return attempt
 
     def _end_attempt(self, attempt: str) -> None:
-        """The attempt succeeded: remove it, and old failures of the same source."""
+        """Remove an attempt that succeeded, and old failures of the same source."""
         self._database.execute(
             "delete from approvers_attempts where id = ?1 or (at_us <= ?2 and source ="
             " (select source from approvers_attempts where id = ?1))",

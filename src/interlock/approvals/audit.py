@@ -1,4 +1,4 @@
-"""What happened to questions, approvers and grants: an append-only table, written in the same transaction as what it records.
+"""The audit of questions, approvers and grants: an append-only table, written in the same transaction as the recorded change.
 
 If the record cannot be written, the recorded change does not happen either.
 """
@@ -47,7 +47,7 @@ class Audit:
     """Appends and reads records."""
 
     def __init__(self, database: Database) -> None:
-        """Make the table if it is not there."""
+        """Create the table if it does not exist."""
         self._database = database
         self.written: Callable[[], None] = _nothing
         """Called when this process has written a record, inside the transaction."""
@@ -63,7 +63,7 @@ class Audit:
         surface: str = "",
         detail: dict[str, Any] | None = None,
     ) -> None:
-        """Append a record; call it inside the transaction of what it records."""
+        """Append a record; call it inside the transaction of the recorded change."""
         self._database.execute(
             "insert into approvals_audit select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ? from approvals_audit",
             (at_us, event, subject, who, surface, msgspec.json.encode(detail or {}).decode()),

@@ -1,9 +1,9 @@
 """Streams the audit to sinks outside the database: a file, a command, a webhook, or any `AuditSink`.
 
-Each sink has a cursor in the database, so it gets every record that there is, in order, from the first on, also those of other
-processes and of times when it could not be reached. Delivery is at least once: the cursor moves after a record was taken, so a
-process that is killed in between delivers it again; `seq` tells a receiver that it has it. One process at a time delivers to a
-sink. Nothing here delays an answer; what cannot be delivered now is tried again, for ever.
+Each sink has a cursor in the database, so it gets every record in order, starting with the first, including those of other
+processes and those from times when it could not be reached. Delivery is at least once: the cursor moves after a record was
+accepted, so a process that is killed in between delivers it again; a receiver recognises it by `seq`. One process at a time
+delivers to a sink. Nothing here delays an answer; a failed delivery is retried until it succeeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interlock.disk import Database, Disk
 from interlock.model.errors import InterlockError, StoreError
 
 POLL_S: Final = 1.0
-"""Other processes write records too."""
+"""Poll interval: other processes write records too."""
 TIMEOUT_S: Final = 10.0
 BACK_OFF_MAX_S: Final = 60.0
 _AT_ONCE: Final = 100
@@ -38,10 +38,10 @@ class AuditSink(Protocol):
     """Takes audit records."""
 
     name: str
-    """Names its cursor in the database, and is shown if it fails; must not hold secrets."""
+    """The name of its cursor in the database, shown in case of a failure; must not contain secrets."""
 
     def write(self, record: AuditRecord, timeout_s: float) -> None:
-        """Take one record, within the time limit. Called on a thread of its own. Raises NotifyError, and gets it again later."""
+        """Accept one record, within the time limit. Called on a separate thread. After NotifyError, it gets the record again."""
         ...
 
 
@@ -68,7 +68,7 @@ class FileSink:
 
 
 class CommandSink:
-    """Runs a program for each record, with it as JSON on standard input; as a notifying command."""
+    """Runs a program for each record, with the record as JSON on standard input, like the command notifier."""
 
     def __init__(self, command: Command) -> None:
         """Runs that command."""
@@ -81,7 +81,7 @@ class CommandSink:
 
 
 class WebhookSink:
-    """Posts each record as signed JSON; as a notifying webhook."""
+    """Posts each record as signed JSON, like the webhook notifier."""
 
     def __init__(self, webhook: Webhook) -> None:
         """Posts there."""
@@ -94,10 +94,10 @@ class WebhookSink:
 
 
 class FunctionSink:
-    """A function of the program's own."""
+    """Calls the program's own function."""
 
     def __init__(self, function: Callable[[AuditRecord], None]) -> None:
-        """It is named after the function, whose cursor it then has."""
+        """The sink, and its cursor, are named after the function."""
         self.name = f"function {getattr(function, '__qualname__', 'sink')}"
         self._function = function
 
@@ -107,10 +107,10 @@ class FunctionSink:
 
 
 class AuditStream:
-    """Delivers the audit to sinks, each on a thread of its own."""
+    """Delivers the audit to sinks, each on a separate thread."""
 
     def __init__(self, database: Database, audit: Audit, time: SharedTime, locks: Path | None, disk: Disk) -> None:
-        """`locks` is a directory for a lock file a sink; None where no other process has the database."""
+        """`locks` is a directory with one lock file per sink; None if no other process uses the database."""
         database.migrate("approvals_audit_sinks", _SCHEMA)
         self._database = database
         self._audit = audit
@@ -121,14 +121,14 @@ class AuditStream:
         audit.written = self._ring
 
     def attach(self, sink: AuditSink) -> None:
-        """Begin to deliver: first what it has not had yet."""
+        """Start delivery to a sink, with the first record that it has not received."""
         lock = None if self._locks is None else self._locks / f"{_file_name(sink.name)}.lock"
         delivery = _Delivery(self._database, self._audit, self._time, sink, lock, self._disk)
         self._deliveries.append(delivery)
         delivery.start()
 
     def close(self, timeout_s: float) -> None:
-        """Give each sink that long to take what is there, and stop. What is left is delivered by the next process."""
+        """Give each sink `timeout_s` to accept the pending records, and stop. The next process delivers the rest."""
         for delivery in self._deliveries:
             delivery.stop()
         for delivery in self._deliveries:
@@ -158,11 +158,11 @@ class _Delivery(threading.Thread):
         self._failing = False
 
     def ring(self) -> None:
-        """There may be something to deliver."""
+        """Signal that there may be records to deliver."""
         self._rung.set()
 
     def stop(self) -> None:
-        """Deliver what is there, and end."""
+        """Deliver the pending records, and end."""
         self._stopping = True
         self._rung.set()
 
@@ -171,7 +171,7 @@ class _Delivery(threading.Thread):
         pause = POLL_S
         try:
             while True:
-                stopping = self._stopping  # read first: what was written before the stop is delivered below
+                stopping = self._stopping  # read first, so that records written before the stop are delivered below
                 try:
                     done = self._deliver()
                 except InterlockError:  # the database is locked, or was closed
@@ -186,7 +186,7 @@ class _Delivery(threading.Thread):
                 os.close(self._held)
 
     def _deliver(self) -> bool:
-        """Deliver what the sink has not had. False if it cannot take it now. Raises: StoreError, UsageError."""
+        """Deliver the missing records. False if the sink cannot accept them now. Raises: StoreError, UsageError."""
         if self._lock is not None and self._held is None:
             self._held = self._disk.lock(self._lock)
             if self._held is None:
@@ -211,7 +211,7 @@ class _Delivery(threading.Thread):
         return None
 
     def _record_failure(self, problem: str) -> None:
-        """Once for each time that it begins to fail: the record is itself one to be delivered."""
+        """Record a failure once when a sink starts to fail, because this record has to be delivered too."""
         if self._failing:
             return
         self._failing = True
@@ -232,5 +232,5 @@ class _Delivery(threading.Thread):
 
 
 def _file_name(name: str) -> str:
-    """A name of a sink as that of a file: whatever it holds, and never too long."""
+    """The file name for a sink's name, which may contain any characters and be long."""
     return "audit-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -34,7 +34,7 @@ _SCHEMA: Final = (
 _COLUMNS: Final = "definition, session, issued_at_us, issued_by, uses_left, revoked_at_us, revoked_by"
 _CONFIGURATION: Final = "configuration"
 _TOKEN_KEPT_US: Final = 7 * 86_400 * 1_000_000
-"""How long after its end the blocks of a token are kept, so that a run which it began can still say what is wrong."""
+"""How long the blocks of a token are kept after its expiry, so that its runs can still report the reason of a refusal."""
 
 
 class IssuedGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ class GrantStore:
     """The table of grants."""
 
     def __init__(self, database: Database, time: SharedTime, ids: Ids, audit: Audit) -> None:
-        """Make the tables if they are not there."""
+        """Create the tables if they do not exist."""
         self._database = database
         self.time = time
         self._ids = ids
@@ -87,9 +87,9 @@ class GrantStore:
         return made
 
     def present(self, chain: Sequence[Grant], *, by: str = "") -> None:
-        """Make the blocks of a verified token known, first to last: their uses count from here on, and they can be revoked.
+        """Store the blocks of a verified token, first to last: from now on their uses count, and they can be revoked.
 
-        Raises: UsageError `grant_token_revoked` if one of them was, or the grant that the token is for.
+        Raises: UsageError `grant_token_revoked` if one of them, or the token's grant, was revoked.
         """
         with self._database.transaction():
             now = self.time.tick()
@@ -112,7 +112,7 @@ class GrantStore:
             )
 
     def revoke_unseen(self, token_id: str, by: str) -> None:
-        """Revoke a block of a token that was not presented yet: it never will be."""
+        """Revoke a block of a token that was not presented yet, so that it is never accepted."""
         with self._database.transaction():
             now = self.time.tick()
             self._insert(Grant(id=token_id, agent="", source=TOKEN), now, by, None)
@@ -191,7 +191,7 @@ class GrantStore:
     def load(self, session: str | None, token: str | None = None) -> tuple[list[Grant], list[Grant]]:
         """The grants to compile for a session: those in force, and the revoked ones (to explain refusals).
 
-        With `token` (the id of its last block) the blocks of that token are among them, and never those of others.
+        With `token` (the id of its last block) the blocks of that token are included, and never those of other tokens.
         """
         rows = self._database.execute(
             "with recursive line (id, parent) as (select id, parent from grants where id = ?"

@@ -37,22 +37,22 @@ class FileShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
-    """What the call would make of a file, redacted. It is of the file as it was when it was asked about (see `FileShown`)."""
+    """The change that the call would make to a file, redacted, based on the file at the time of asking (see `FileShown`)."""
 
     path: str
     lines: tuple[str, ...] = ()
-    """A unified difference without its head: each line begins with a space, `-`, `+`, `@@` or a backslash."""
+    """A unified diff without its header: each line begins with a space, `-`, `+`, `@@` or a backslash."""
     added: int = 0
-    """Lines."""
+    """Number of lines."""
     removed: int = 0
     before: bool = True
     """False if there is no file yet."""
     after: bool = True
     """False if the call would remove the file."""
     note: str = ""
-    """Why there is no difference; empty if `lines` has all of it."""
+    """Why there is no diff, or not all of it; empty if `lines` is complete."""
     permissions: str = ""
-    """What becomes of the file's permissions, beside its text: `permissions 644 become 755`."""
+    """The change of the file's permissions: `permissions 644 become 755`."""
 
 
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +156,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     standing_id: str | None = None
     votes: tuple[Vote, ...] = ()
     changes: tuple[ChangeShown, ...] = ()
-    """What the call would make of text files; empty once an approver has edited the parameters."""
+    """The changes that the call would make to text files; empty once an approver has edited the parameters."""
 
     @property
     def discharged(self) -> frozenset[str]:
@@ -186,12 +186,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def action_digest(tool: str, tool_version: str, parameters: Any) -> str:
-    """The digest that an approval is bound to: over the tool, its exact definition, and the raw parameters."""
+    """The digest to which an approval is bound, of the tool, its exact definition, and the raw parameters."""
     return canonical_digest(tool, tool_version, canonical(parameters))
 
 
 def with_effect(tool_version: str, effect: str) -> str:
-    """The version of a tool in a question that is about what the call has done in a throw-away layer, by its digest."""
+    """The version of a tool in a question about the effect of a call in a temporary layer, given by its digest."""
     return f"{tool_version}{_EFFECT}{effect}"
 
 
@@ -217,13 +217,13 @@ def edited_digest(before: str, patch: dict[str, Any]) -> str:
 
 
 def summary_line(name: str, parameters: dict[str, Any]) -> str:
-    """One line that says what is asked for: the tool, and of the parameters as they are shown the one that says most."""
+    """One line that describes the call: the tool, and the main one of its shown parameters."""
     detail = main_parameter(parameters)
     return f"{name}: {detail}" if detail else name
 
 
 def edited_summary(before: str, parameters: dict[str, Any]) -> str:
-    """The line for a call after an approver's edit, so that who looks at the list sees what is approved now."""
+    """The line for a call after an approver's edit, so that the list shows the call that is approved now."""
     return summary_line(before.partition(": ")[0], parameters)
 
 

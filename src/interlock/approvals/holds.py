@@ -1,4 +1,4 @@
-"""Questions as they are in the database, to be read: by those who list and show them, and by the store that changes them."""
+"""Reads questions from the database, for listing and showing them, and for the store that changes them."""
 
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
 
@@ -27,7 +27,7 @@ _MIGRATIONS: Final = (
     "create index approvals_due on approvals (status, expires_at_us)",
     "create index approvals_action on approvals (run, proposal, action, seq)",
     "create index approvals_call on approvals (agent, digest, seq)",
-    "alter table approvals add column schema text",  # not in COLUMNS: no one is shown it
+    "alter table approvals add column schema text",  # not in COLUMNS: it is never shown
     "drop index approvals_call",
 )
 COLUMNS: Final = (
@@ -71,7 +71,7 @@ class Holds:
         return read_hold(rows[0], self.time.now_us() if now is None else now) if rows else None
 
     def schema_of(self, hold_id: str) -> Any:
-        """The JSON Schema that edited parameters must fit; None if there is none."""
+        """The JSON Schema that edited parameters must match; None if there is none."""
         stored = self.database.execute("select schema from approvals where id = ?", (hold_id,))[0][0]
         return None if stored is None else msgspec.json.decode(stored)
 

@@ -63,7 +63,7 @@ def _ring(fd: int) -> None:
 
 
 class Function:
-    """A function of the program's own. It should return soon. If it raises it is called again, and at last that is audited."""
+    """Calls the program's own function, which should return soon. If it raises, it is retried, then the failure is audited."""
 
     def __init__(self, function: Callable[[Hold], None]) -> None:
         """It is named after the function."""

@@ -26,7 +26,7 @@ HUNG_MAX: Final = 3
 
 
 class NotifyError(InterlockError):
-    """A notifier could not deliver. `permanent` says that trying again is pointless."""
+    """A notifier could not deliver. `permanent` means that a retry is pointless."""
 
     fault = "machine"
     default_code = "notify_failed"
@@ -70,7 +70,7 @@ class Notifications:
             self.add(notifier)
 
     def add(self, notifier: Notifier) -> None:
-        """Tell this one too, from the next question on."""
+        """Add a notifier, from the next question on."""
         self._desks.append(_Desk(notifier, *self._limits, self._record))
 
     def tell(self, hold: Hold) -> None:

@@ -1,4 +1,4 @@
-"""Who may answer a question, and when it has enough answers. Pure."""
+"""Decides who may answer a question, and when it has enough answers. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the workspace: the tree beneath its root, backups before each change, undo, and the write lease."""
+"""Files of the workspace: the tree below its root, backups before each change, undo, and the write lease."""
 
 from typing import TYPE_CHECKING
 

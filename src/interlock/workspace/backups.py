@@ -5,7 +5,7 @@
 changes are atomic. Contents are stored beside the index, named by their SHA-256. Only complete lines count: a torn last one
 belongs to a change that never began, and is cut off when the run resumes.
 
-A process changes files without recording it. So lines with `"v": 2` mark the start and end of each process, and differences
+A process does not record its changes. So lines with `"v": 2` mark the start and end of each process, and differences
 found afterwards become entries `by` the process. Entries recorded in between have `during`, because the process may have
 changed the path first.
 
@@ -45,7 +45,7 @@ else:
 
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _PROCESS_VERSION: Final = 2  # of lines about processes
-_SINGLE_SYNCS_MAX: Final = 8  # above this many new contents, one syncfs is cheaper
+_SINGLE_SYNCS_MAX: Final = 8  # above this number of new contents, one syncfs is cheaper
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -107,7 +107,7 @@ class ProcessMark(msgspec.Struct, frozen=True):
 
 
 class Committed(NamedTuple):
-    """One step of a path from what was in the workspace to what a layer committed, and who made it."""
+    """One change of a path between its state in the workspace and the committed one, with its author."""
 
     origin: Origin
     by: By
@@ -205,7 +205,7 @@ class Backups:
     def record_commit(self, rows: Sequence[Committed], contents: Path) -> list[Entry]:
         """Record the changes that a layer is about to commit, durably once this returns, in their order.
 
-        Contents that only the layer has kept so far (in the directory `contents`) are taken over. Raises: StoreError.
+        Contents that so far only the layer has kept (in the directory `contents`) are moved to the backups. Raises: StoreError.
         """
         with self._lock:
             index = self._open()
@@ -397,7 +397,7 @@ class Backups:
 
 
 def read_entries(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
-    """The entries of a run, or of a proposal or an action of it, oldest first. A torn last line is left out.
+    """The entries of a run, or of a proposal or an action of it, oldest first. A torn last line is ignored.
 
     Lines of other actions are skipped without decoding, so this is fast on a long index.
     Raises: IntegrityError `backup_damaged`, StoreError.
@@ -421,7 +421,7 @@ def read_left_processes(run: Path) -> list[Origin]:
 
 
 def _count(left: dict[Origin, int], mark: ProcessMark) -> None:
-    """Count each action's processes that have begun and not ended."""
+    """Count each action's processes that have started and not ended."""
     number = left.get(mark.origin, 0) + (1 if mark.process == "began" else -1)
     if number > 0:
         left[mark.origin] = number
@@ -441,7 +441,7 @@ def _encode(line: Entry | ProcessMark) -> bytes:
 
 
 def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry | ProcessMark, int]]:
-    """Each entry or mark whose line holds all `needles`, and the offset after its line."""
+    """Each entry or mark whose line contains all `needles`, and the offset after its line."""
     offset = number = 0
     with contextlib.suppress(FileNotFoundError), _machine(f"read {path}"), _opened(path) as lines:
         for line in lines:
@@ -516,7 +516,7 @@ def _machine(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise store_error(error, what) from error
-    except StoreError as error:  # say where, too
+    except StoreError as error:  # add the path
         if isinstance(error.__cause__, OSError):
             raise store_error(error.__cause__, what) from error
         raise

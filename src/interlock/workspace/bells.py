@@ -1,7 +1,7 @@
-"""Wakes those who wait in the queue of writers (`lease`): when their bell is rung, when a process dies, or after a time.
+"""Wakes waiters in the queue of writers (`lease`): when their bell is rung, when a process dies, or after a time.
 
-However many wait on an event loop, they share one FIFO, whose messages name who is meant, and one pidfd for each process that is
-waited for. A loop closes them when it has no waiter left.
+All waiters on an event loop share one FIFO, whose messages name the waiter, and one pidfd per process for which they wait. A loop
+closes them when it has no waiter left.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _READ_BYTES: Final = 65_536
 
 
 class Bell:
-    """What one waiter is woken by."""
+    """Wakes one waiter."""
 
     def __init__(self, bells: _Bells, number: int) -> None:
         """Made by `bell`."""
@@ -32,11 +32,11 @@ class Bell:
 
     @property
     def wake(self) -> str:
-        """For the queue's table: what `ring` takes; empty if there is no FIFO."""
+        """The argument for `ring`, stored in the queue's table; empty if there is no FIFO."""
         return f"{self._bells.name}:{self.number}" if self._bells.fd is not None else ""
 
     def watch(self, pid: int, started: str) -> None:
-        """Wake when that process dies, instead of another one that was watched."""
+        """Wake when that process dies, in place of the process that was watched before."""
         if self.watched != (pid, started):
             self._bells.watch(self, pid, started)
 
@@ -45,7 +45,7 @@ class Bell:
         self._rung.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until it is rung, at most so long."""
+        """Wait until it is rung, for at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
@@ -73,7 +73,7 @@ def bell(directory: Path | None) -> Iterator[Bell]:
 
 
 def ring(directory: Path | None, wake: str) -> None:
-    """Wake the waiter whose `Bell.wake` this is, in any process. A failure is ignored: waiters look from time to time."""
+    """Wake the waiter whose `Bell.wake` this is, in any process. A failure is ignored, because waiters also poll."""
     name, _, number = wake.partition(":")
     if directory is None or not number:
         return

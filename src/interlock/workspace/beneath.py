@@ -1,7 +1,7 @@
 """The primitive of all file access: open a path beneath a directory without following any symbolic link.
 
-Two implementations with the same contract and the same tests: `OpenAt2` (one system call, Linux 5.6) and `Walk` (a descent by
-`O_NOFOLLOW`, one name at a time, where openat2 is missing or filtered). Links that stay inside are followed by `tree.py`,
+Two implementations with the same contract and the same tests: `OpenAt2` (one system call, Linux 5.6) and `Walk` (one name at a
+time with `O_NOFOLLOW`, if openat2 is missing or filtered). Links that stay inside are followed by `tree.py`,
 which expands them into a path without links and opens that. So a link swapped in between check and use makes the open fail,
 and never leads elsewhere.
 
@@ -32,7 +32,7 @@ class Beneath(Protocol):
     def open(self, directory: int, names: Rel, flags: int, mode: int = 0) -> int:
         """A descriptor (close-on-exec). `()` is the directory itself.
 
-        With `O_PATH` a last name that is a link gives the link itself; without, and for any earlier name, a link is an
+        With `O_PATH`, a link as the last name returns the link itself; without it, and for any earlier name, a link is an
         error. Raises: OSError (ELOOP or ENOTDIR at a link).
         """
         ...

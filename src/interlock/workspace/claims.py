@@ -1,7 +1,7 @@
-"""What a writer claims of a workspace: paths with everything beneath them, or all of it.
+"""The claim of a writer: paths with everything below them, or the whole workspace.
 
 Two claims overlap if one of them names a path that the other names too, or a directory above it. Only writers whose claims do
-not overlap work side by side.
+not overlap work in parallel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHOWN_MAX: Final = 3
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """`paths` with all that is beneath them; None for the whole workspace."""
+    """`paths` with everything below them; None for the whole workspace."""
 
     paths: frozenset[Rel] | None = None
 
@@ -46,23 +46,23 @@ class Claim(msgspec.Struct, frozen=True):
         return _any_beneath(self.paths, other.paths) or _any_beneath(other.paths, self.paths)
 
     def covers(self, other: Claim) -> bool:
-        """True if each path of the other is one of this claim, or beneath one."""
+        """True if each path of the other claim is at or below a path of this one."""
         if self.paths is None:
             return True
         return other.paths is not None and all(_is_beneath(path, self.paths) for path in other.paths)
 
     def joined(self, other: Claim) -> Claim:
-        """What both claim together."""
+        """The union of both claims."""
         return Claim() if self.paths is None or other.paths is None else Claim.of(self.paths | other.paths)
 
     def encode(self) -> str:
-        """As text for the database."""
+        """The claim as text for the database."""
         names = None if self.paths is None else [to_json(path) for path in sorted(self.paths)]
         return msgspec.json.encode(names).decode()
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """The claim that `encode` wrote. One that cannot be read counts as a claim of everything."""
+        """The claim that `encode` wrote. An unreadable one counts as a claim of everything."""
         try:
             names = typed.decode(text, list[NameJson] | None)
             return cls(None if names is None else frozenset(stored(name) for name in names))
@@ -82,8 +82,8 @@ NOTHING: Final = Claim(frozenset())
 
 
 def claimed_by_writing(workspace: Workspace, path: Rel) -> set[Rel]:
-    """What a change at a path may touch: the path as it is written, where its links lead, the links themselves (a writer that
-    moved one of them would redirect the change), and instead of each its highest directory that is still to be made.
+    """The paths that a change at a path may touch: the path as written, the targets of its links, the links themselves (a writer
+    that moved one of them would redirect the change), and for each the highest missing directory instead.
     """
     links: set[Rel] = set()
     found = {path, *links}
@@ -91,7 +91,7 @@ def claimed_by_writing(workspace: Workspace, path: Rel) -> set[Rel]:
         try:
             found.add(_Following(workspace, links.add).resolve(path, follow=follow))
         except ToolError:
-            continue  # the tool will meet the same, and report it
+            continue  # the tool will get the same error, and report it
     return {_to_be_made(workspace, one) for one in found | links}
 
 
@@ -109,7 +109,7 @@ class _Following(Workspace):
 
 
 def _to_be_made(workspace: Workspace, path: Rel) -> Rel:
-    """The path, or its highest parent that is missing: making a file makes its directories too."""
+    """The path, or its highest missing parent, because creating a file creates its directories too."""
     for end in range(1, len(path)):
         try:
             if workspace.lstat(path[:end]) is None:

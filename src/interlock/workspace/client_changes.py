@@ -1,7 +1,7 @@
-"""A file that a coding agent changes with a tool of its own: what it was before is kept, and what it is afterwards recorded.
+"""Backs up a file that a coding agent changes with its own tool, and records its new state.
 
-What was there is durable before the client is told to go ahead, so that undo has it even if Interlock is killed meanwhile.
-Then the change itself counts as made by others, and undo needs `--force`.
+The previous content is durable before the client may proceed, so that undo has it even if Interlock is killed meanwhile. In that
+case the change counts as made by others, and undo needs `--force`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from interlock.workspace.tree import Workspace
 
 
 class ClientChange:
-    """One file, and the directories above it that are not there yet. Both methods may be slow; call them in this order."""
+    """One file, and its missing parent directories. Both methods may be slow; call them in this order."""
 
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin, path: Rel) -> None:
         """`path` is free of links."""
@@ -27,7 +27,7 @@ class ClientChange:
         self._before: dict[Rel, Node] = {}
 
     def begin(self) -> None:
-        """Keep what is there. Durable once it returns. Raises: ToolError, also for a protected path; StoreError."""
+        """Keep the previous state. Durable once it returns. Raises: ToolError, also for a protected path; StoreError."""
         with self._workspace.changing():
             self._workspace.guard().check(self._path)
             for depth in range(1, len(self._path) + 1):
@@ -37,7 +37,7 @@ class ClientChange:
             self._backups.record(self._origin, [Change(p, node, node) for p, node in self._before.items()], by="other")
 
     def end(self) -> None:
-        """Record what is there now. Raises: StoreError."""
+        """Record the new state. Raises: StoreError."""
         changes = []
         with self._workspace.changing():
             for path, before in self._before.items():

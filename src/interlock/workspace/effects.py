@@ -25,10 +25,10 @@ from interlock.workspace.tree import Workspace, changed, read_chunks, refused, w
 
 
 class NewFile(NamedTuple):
-    """A file to create or replace, through `temporary` beside it.
+    """A file to create or replace, through `temporary` next to it.
 
-    `owner` is kept if it is not ours (or refused). `expect` is what is there; None for nothing. Without `attributes` it gets
-    the defaults of its directory.
+    `owner` is kept if it is not ours (or refused). `expect` is the expected state; None for no file. Without `attributes` the
+    file gets the defaults of its directory.
     """
 
     path: Rel
@@ -42,7 +42,7 @@ class NewFile(NamedTuple):
 
 
 def put_file(workspace: Workspace, file: NewFile, *, field: str = "path") -> None:
-    """Make or replace a file: fsync, then rename."""
+    """Create or replace a file: fsync, then rename."""
 
     def make(directory: int) -> None:
         fd = _written(workspace, directory, file)
@@ -55,7 +55,7 @@ def put_file(workspace: Workspace, file: NewFile, *, field: str = "path") -> Non
 
 
 def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -> None:
-    """Make or replace files: all contents are made durable by one syncfs per file system, and only then renamed."""
+    """Create or replace files: one syncfs per file system makes all contents durable, and only then are they renamed."""
     devices: dict[int, int] = {}
     staged: list[NewFile] = []
     try:
@@ -125,7 +125,7 @@ def put_directory(
 ) -> None:
     """Make a directory where nothing exists, accessible to us until `set_mode`.
 
-    It gets its name with its permissions: a stop in between leaves nothing there that no record has.
+    It gets its permissions before its name, so that a crash in between leaves nothing that is not recorded.
     """
     made = made_name(path[-1])
     with _parent(workspace, path, field) as directory:
@@ -174,7 +174,7 @@ def widen(workspace: Workspace, path: Rel) -> None:
 
 @contextlib.contextmanager
 def named(path: Rel) -> Iterator[None]:
-    """Note in a ToolError of the block which path it is about, unless that is known better."""
+    """Set the path of a ToolError in the block, unless it has one."""
     try:
         yield
     except ToolError as error:
@@ -219,12 +219,12 @@ def remove(
 
 
 def aside_name(name: bytes) -> bytes:
-    """The name beside a file under which `remove` checks it once more."""
+    """The name next to a file under which `remove` checks it once more."""
     return b".interlock-remove-%b.tmp" % hashlib.sha256(name).hexdigest()[:16].encode()
 
 
 def made_name(name: bytes) -> bytes:
-    """The name beside a directory under which `put_directory` makes it."""
+    """The name next to a directory under which `put_directory` creates it."""
     return b".interlock-make-%b.tmp" % hashlib.sha256(name).hexdigest()[:16].encode()
 
 
@@ -241,7 +241,7 @@ def _remove_aside(workspace: Workspace, directory: int, name: bytes, expect: Ide
 
 
 def remove_empty_directory(workspace: Workspace, path: Rel) -> None:
-    """Remove a directory if nothing is in it; else, or if that is refused, it stays."""
+    """Remove a directory if it is empty and the system allows it; otherwise leave it."""
     with contextlib.suppress(ToolError, OSError), _parent(workspace, path, "path") as directory:
         os.rmdir(path[-1], dir_fd=directory)
         workspace.disk.sync(directory)
@@ -319,10 +319,10 @@ def _copy(workspace: Workspace, path: Rel, to: Rel, node: Node, temporary: bytes
 def discard_temporary(
     workspace: Workspace, path: Rel, temporary: bytes, *, change: tuple[Node, Node] | None = None
 ) -> None:
-    """Remove what an interrupted `put_file` or `put_link` left beside `path`, if anything.
+    """Remove any temporary file that an interrupted `put_file` or `put_link` left next to `path`.
 
-    With `change` (the state before and after), also what an interrupted `remove` or `put_directory` left. A file that neither
-    of them was to replace, saved by a person at that very moment, is put back at `path`.
+    With `change` (the state before and after), also those of an interrupted `remove` or `put_directory`. A file that a person
+    saved at that moment, and that was not to be replaced, is restored to `path`.
     """
     if change is not None and change[0].kind in ("file", "symlink"):
         _finish_remove(workspace, path, change[0])
@@ -344,7 +344,7 @@ def discard_temporary(
 
 
 def _is_saved_by_others(workspace: Workspace, path: Rel, beside: Rel, before: Node, after: Node) -> bool:
-    """True if the temporary was swapped in, as what is at `path` shows, and what came out of there was not `before`."""
+    """True if the file at `path` is the temporary one that was swapped in, and the file swapped out was not `before`."""
     if before.kind not in ("file", "symlink") or not workspace.examine(path).node.same(after):
         return False
     held = workspace.examine(beside).node
@@ -394,7 +394,7 @@ def _put(
 
 
 def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
-    """Replace the expected file, and nothing else, by the temporary: the replaced file is checked once more.
+    """Replace the expected file, and nothing else, with the temporary one: the replaced file is checked once more.
 
     In a layer, where no one else writes, it is only replaced: a swap would copy it up, and a hard link would become another file.
     """
@@ -410,7 +410,7 @@ def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes
     if identity(os.stat(temporary, dir_fd=directory, follow_symlinks=False))[:4] != expect[:4]:
         disk.swap_at(directory, temporary, name)
         if os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino != ours:
-            disk.swap_at(directory, temporary, name)  # their file was replaced meanwhile by another of theirs
+            disk.swap_at(directory, temporary, name)  # they replaced their own file meanwhile
         raise changed(field)
     os.unlink(temporary, dir_fd=directory)
 

@@ -1,8 +1,8 @@
-"""Git's own directories in a workspace: which paths are in one, and which of those git only reads as data.
+"""Finds git's own directories in a workspace, and the paths in them that git only reads as data.
 
-Git takes a directory for its own by what is in it, not by its name: `HEAD` with `objects` and `refs`, or with `commondir`, which
-says where these are (setup.c, is_git_directory). So an embedded bare repository is found by its contents, in the layer and in the
-workspace together. What a list here does not know is not data: git reads programs to start from more files with each version.
+Git recognises a directory by its contents, not by its name: `HEAD` with `objects` and `refs`, or with `commondir`, which says
+where these are (setup.c, is_git_directory). So an embedded bare repository is found by its contents, in the layer and the
+workspace together. A path that is not in a list here is not data: each version of git starts programs from more files.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _DATA: Final = frozenset(
 """Files, folded as `fold` does. Not among them: `rebase-merge` and `sequencer`, whose lists of steps may name commands."""
 _DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
 _OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
-"""Of `objects/info`; `alternates` there leads to the objects of other directories."""
+"""Data files in `objects/info`; `alternates` there refers to the objects of other directories."""
 
 _HOOKS_PATH: Final = lazy_pattern(rb"hookspath[ \t]*=[ \t]*([^#;\n]*)", re.IGNORECASE)
 _CONFIGURATION_BYTES: Final = 1024 * 1024
 
 
 class GitPlace(NamedTuple):
-    """Where in a git directory a path is."""
+    """The place of a path in a git directory."""
 
     directory: Rel
     names: tuple[str, ...]
-    """The folded names beneath `directory`, at least one."""
+    """The case-folded names below `directory`, at least one."""
     made: bool
-    """True if the layer makes a git directory of a directory that was not one and is not called `.git`."""
+    """True if the layer turns a directory that is not called `.git` into a git directory."""
 
     @property
     def is_data(self) -> bool:
-        """True for what git stores and only reads: objects, references, their logs, the index and the like."""
+        """True for data that git stores and only reads: objects, references, their logs, the index and the like."""
         first, *more = self.names
         if not more:
             return first in _DATA | _DATA_DIRECTORIES or first == "objects" or first.startswith("sharedindex.")
@@ -59,7 +59,7 @@ class GitPlace(NamedTuple):
 
     @property
     def is_harmless(self) -> bool:
-        """True for data, and for what a new repository and `git gc` write that decides nothing about programs."""
+        """True for data, and for files of a new repository and of `git gc` that cannot cause programs to run."""
         return self.is_data or self.names in (("info", "exclude"), ("info", "refs")) or is_sample(self.names)
 
 
@@ -73,7 +73,7 @@ class GitDirectories:
         self._made: set[tuple[Rel, str]] = set()
         for one in differences:
             if one.after.kind != "absent" and (mark := marks.get(fold(one.path[-1]))) is not None:
-                self._made.add((one.path[:-1], mark))  # a file system may not tell `head` from `HEAD`
+                self._made.add((one.path[:-1], mark))  # a file system may treat `head` and `HEAD` as equal
         self._seen: dict[Rel, tuple[bool, bool]] = {}
         self._hooks: dict[Rel, set[Rel]] = {}
 
@@ -86,9 +86,9 @@ class GitDirectories:
         return None
 
     def repository(self, path: Rel) -> Rel | None:
-        """The repository whose data a path is, by its outermost git directory; None for any other path.
+        """The repository to whose data a path belongs, as its outermost git directory; None for any other path.
 
-        Worktrees and submodules, whose directories are in that of the repository, belong to it.
+        Worktrees and submodules, whose directories are inside the repository's, belong to it.
         """
         place = self.place(path)
         if place is None or not place.is_data:
@@ -142,7 +142,7 @@ def is_sample(names: tuple[str, ...]) -> bool:
 
 
 def _hooks_named_in(text: bytes, top: Rel, tree: Workspace) -> Iterator[Rel]:
-    """What a configuration names as directory of hooks, beneath the workspace. Rather too much than too little counts."""
+    """The directories of hooks that a configuration names, within the workspace. In doubt, a directory is included."""
     for found in _HOOKS_PATH.finditer(text):
         raw = os.path.expanduser(found[1].strip(b' \t\r"'))  # noqa: PTH111 - bytes
         root = os.fsencode(tree.root)
@@ -162,7 +162,7 @@ def _read(tree: Workspace, path: Rel) -> bytes:
 
 
 def _users_configurations() -> Iterator[bytes]:
-    """The user's and the system's configuration of git; a file that cannot be read is left out. Included files are too."""
+    """The user's and the system's git configuration, without unreadable files and without included files."""
     home = Path("~").expanduser()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     for path in (home / ".gitconfig", config / "git" / "config", Path("/etc/gitconfig")):

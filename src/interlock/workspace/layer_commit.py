@@ -1,16 +1,16 @@
-"""Commits what a layer holds into the workspace, and reports what cannot be committed.
+"""Commits the changes of a layer to the workspace, and reports the paths that cannot be committed.
 
-A path is committed as undo restores one: recorded in the run's backups first, then changed in one atomic step beneath the root,
-with no link followed, and only if what is there is still what was compared. So a commit may be interrupted anywhere and
-repeated: committed paths are skipped, and what an earlier part of this run left there is known from the backups. A commit that
-fails is undone: all of it is in the workspace, or nothing.
+A path is committed in the same way as undo restores one: recorded in the run's backups first, then changed in one atomic step
+below the root, following no link, and only if it is still as it was compared. So a commit may be interrupted anywhere and
+repeated: committed paths are skipped, and the backups know the states that earlier parts of this run left. A commit that fails is
+undone: all of it is in the workspace, or nothing.
 
-A path is left alone, and named, if it was changed outside the layer since the layer began (`conflict`), if Interlock's loader
+A path is left out, and named, if it was changed outside the layer since the layer was opened (`conflict`), if Interlock's loader
 reads it (`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`),
 or if it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
 
-What git stores in its directory (objects, references, the index) is committed as a whole, or not at all: a branch that moves
-without its index would have the person's next commit undo what the agent's did.
+Git's data (objects, references, the index) is committed as a whole, or not at all: if a branch moved without its index, the
+person's next commit would revert the agent's.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ class Blocked(msgspec.Struct, frozen=True):
 
 
 class Plan(NamedTuple):
-    """What a commit will do: `changes` in the order of their paths, and what it leaves in the layer."""
+    """The plan of a commit: `changes` in the order of their paths, and the paths that stay in the layer."""
 
     changes: list[Difference]
     blocked: list[Blocked]
     left: int = 0
-    """Changes that were not asked for."""
+    """Number of changes that were not requested."""
     found: Sequence[Difference] = ()
-    """Everything that differs, asked for or not."""
+    """All differences, requested or not."""
     unable: Sequence[Uncommittable] = ()
-    """What differs and cannot be committed because of what it is."""
+    """Differences that cannot be committed because of their kind of file."""
 
 
 Refuse = Callable[[Rel, Sequence[Entry]], str | None]
-"""Why the grant does not allow a change to be committed, given what actions did there; None if it does."""
+"""Returns why the grant does not allow a change to be committed, given the actions' changes of the path; None if it does."""
 
 
 def plan_commit(
@@ -87,7 +87,7 @@ def plan_commit(
 ) -> Plan:
     """Compare a layer with the workspace. `run` is the run's directory, with the backups of earlier commits.
 
-    With `only`, what is at or beneath these paths, which also lets files through that run later: a person named them.
+    With `only`, the changes at or below these paths, including files that run later, because a person named them.
     `blocked_before` are paths that an earlier layer could not commit. Changes nothing. Raises: ToolError, IntegrityError.
     """
     found, unsupported = layer.differences()
@@ -99,7 +99,7 @@ def plan_commit(
     def edited(one: Difference) -> bool:
         return _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own)
 
-    # A file that was written again as it is: where it may not change, its time does not count as a change either.
+    # A file was rewritten with equal content: if it may not change, its new time does not count as a change either.
     differences = [
         one for one in found if one.kind != "times" or not (edited(one) or _is_protected(guard.check, one.path))
     ]
@@ -137,10 +137,10 @@ def clear_interrupted(layer: Layer, run: Path) -> None:
 
 
 class CommitStoppedError(ToolError):
-    """A commit that failed after its first change, or before. What it had changed was undone, but for `left`."""
+    """A commit that failed, before or after its first change. Its changes were undone, except for `left`."""
 
     def __init__(self, why: ToolError, left: dict[Rel, str]) -> None:
-        """`why` is what went wrong (its code is this error's too), `left` the paths that are not as they were, with why."""
+        """`why` is the cause (this error has the same code), `left` the paths that could not be undone, with the reason."""
         at = "" if why.at is None else f" at `{show(why.at)}`"
         back = "nothing of it is in the workspace" if not left else "not all that it had changed could be undone"
         text = why.message.removeprefix("path: ")
@@ -150,14 +150,14 @@ class CommitStoppedError(ToolError):
 
     @property
     def is_conflict(self) -> bool:
-        """True if another writer was faster; otherwise the file system refused."""
+        """True if another writer caused it; otherwise the file system refused."""
         return self.code in _OTHERS
 
 
 def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin, *, whole: bool = False) -> None:
-    """Commit what `plan_commit` found. `backups` are those of the run; `last` is the origin of unrecorded changes.
+    """Commit the changes of a plan. `backups` are those of the run; `last` is the origin of unrecorded changes.
 
-    If that fails, what was done is undone; with `whole`, also what a commit of this layer that was interrupted earlier did.
+    If it fails, its changes are undone; with `whole`, also those of an earlier, interrupted commit of this layer.
     Raises: CommitStoppedError with the code of the failure (`file_changed` if something was changed since the plan was made);
     StoreError, and then nothing was changed.
     """
@@ -177,7 +177,7 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
 
 
 def take_back_commit(layer: Layer, run: Path) -> dict[str, str]:
-    """Undo what an interrupted commit of a layer did. Returns the paths that are not as they were, with why.
+    """Undo an interrupted commit of a layer. Returns the paths that could not be undone, with the reason.
 
     Raises: as `take_back`.
     """
@@ -186,7 +186,7 @@ def take_back_commit(layer: Layer, run: Path) -> dict[str, str]:
 
 
 def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[list[Entry], list[Prepared]]:
-    """Look at every path once more, and record what is going to be done there."""
+    """Check every path once more, and record the change that is going to be made."""
     base = layer.base
     inside = _by_path(read_entries(layer.directory))
     steps: list[Step] = []
@@ -203,7 +203,7 @@ def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[l
     for number, step in enumerate(steps):
         rows += _rows(step, step.seen.node, inside.get(step.path, []) if number < planned else [], last)
         at.append(len(rows) - 1)
-    # What the layer holds is on disk: file tools sync what they write, and a process's end syncs all of it.
+    # The layer is on disk: file tools sync their writes, and the end of a process syncs everything.
     entries = backups.record_commit(rows, layer.directory / "backups")
     return entries, [Prepared(step, backups.temporary(entries[number])) for step, number in zip(steps, at, strict=True)]
 
@@ -220,7 +220,7 @@ def _is_wanted(path: Rel, only: Sequence[Rel] | None) -> bool:
 
 
 def _is_parent(one: Difference, only: Sequence[Rel] | None) -> bool:
-    """True for a new directory above something that was asked for."""
+    """True for a new directory above a requested path."""
     new = one.after.kind == "dir" and one.before.kind == "absent"
     return new and any(asked[: len(one.path)] == one.path for asked in only or ())
 
@@ -233,7 +233,7 @@ def _keep_repositories_whole(
     stays: dict[Rel | None, tuple[Rel, Why]],
     reason: Callable[[Difference], tuple[Why, str] | None],
 ) -> None:
-    """Of a repository of which one path of git's data stays, none is committed, whether or not that one was asked for.
+    """Commit none of a repository's git data if one path of it stays, whether or not that path was requested.
 
     `stays` are such paths by their repositories, as far as known.
     """
@@ -257,17 +257,19 @@ def _keep_repositories_whole(
 def _edited(
     layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry], own: Collection[Rel]
 ) -> bool:
-    """True if what is there now is not what the layer was made over. `own` are directories that the run has changed."""
+    """True if the path has changed since the layer was made. `own` are directories that the run has changed."""
     manifest = layer.manifest
-    # Of a commit that was interrupted, or undone.
+    # From a commit that was interrupted, or undone.
     states = [
         state for entry in earlier if entry.proposal == manifest.proposal for state in (entry.before, entry.after)
     ]
     if earlier and earlier[-1].proposal in manifest.below_proposals:
-        states.append(earlier[-1].after)  # of a layer beneath this one, committed since
+        states.append(earlier[-1].after)  # from a layer below this one, committed since
     if any(one.before.same(state) for state in states):
         return False
-    if inside and inside[0].by == "action":  # it looked before it changed anything: better than any time
+    if (
+        inside and inside[0].by == "action"
+    ):  # the tool read it before its first change, which is more reliable than any time
         return not one.before.same(inside[0].before)
     return layer.edited_below(one, own)
 
@@ -283,7 +285,7 @@ def _is_protected(check: Callable[[Rel], None], path: Rel) -> bool:
 
 
 def _spread(chosen: dict[Rel, Difference], blocked: dict[Rel, Blocked]) -> None:
-    """Paths that stay keep their directories, and nothing is made in a directory that is not made."""
+    """Keep the directories of paths that stay, and create nothing in a directory that is not created."""
     for path in sorted(blocked, reverse=True):
         for depth in range(len(path) - 1, 0, -1):
             above = chosen.get(path[:depth])
@@ -309,7 +311,7 @@ def _exists(layer: Layer, path: Rel) -> bool:
 
 
 def _wanted(after: Node, before: Node) -> Node:
-    """The state to commit: a file that was there keeps its owner."""
+    """The state to commit: an existing file keeps its owner."""
     if before.kind == after.kind and before.owner is not None and after.kind != "symlink":
         return msgspec.structs.replace(after, owner=before.owner)
     return after
