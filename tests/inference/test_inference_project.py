@@ -1,7 +1,12 @@
 """Models of a project: from its trusted file, with journals on disk, edited while the runtime is open, across processes."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +122,43 @@ def test_a_budget_of_the_agent_counts_over_runtimes_and_runs(project):
                 statuses.append(execute(rt, infer(parameters={"prompt": "x"})).status)
     # each takes 16, and may take 165: after the first one, too little is left
     assert statuses == ["succeeded", "failed", "failed", "failed", "failed"]
+
+
+@pytest.mark.parametrize(("budget", "at_once"), [("tokens = 400", 2), ("cost = 0.0005", 1)], ids=["tokens", "money"])
+def test_processes_at_once_never_reserve_more_than_the_budget(project, budget, at_once):
+    """Each call reserves 165 tokens, 0.000265 in money, while it runs; the endpoint counts how many run."""
+    inside, most, lock = [0], [0], threading.Lock()
+
+    def answer(_handler):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.2)
+        with lock:
+            inside[0] -= 1
+        return "ok"
+
+    with serving(answer) as server:
+        project.configure(model_table("fast", server) + f"[budget.agent]\n{budget}\n")
+        command = [
+            sys.executable,
+            "-c",
+            "from interlock.surfaces.cli.main import main; main()",
+            "call",
+            "infer",
+            '{"prompt": "x"}',
+            "--json",
+        ]
+        running = [
+            subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            for _ in range(5)
+        ]
+        results = [json.loads(process.communicate(timeout=60)[0]) for process in running]
+    reasons = {(one["status"], one["reason"]) for one in results}
+    assert reasons <= {("succeeded", None), ("skipped", "budget_exceeded")}
+    assert ("succeeded", None) in reasons
+    assert 1 <= most[0] <= at_once
+    assert len(server.seen) == sum(one["status"] == "succeeded" for one in results)
 
 
 def test_the_run_shows_what_was_spent_after_it_was_read_back(project):
