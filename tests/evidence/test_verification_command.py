@@ -10,18 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from damage import HEALTH, codes, edited, members_of, resealed
+from damage import EVENTS, HEALTH, codes, edited, members_of, resealed
 from evidence_world import FINISHED, Run, decided, intent, succeeded
 
 import interlock
+from interlock.disk import Disk
 from interlock.engine.inspect.history import History
 from interlock.engine.measured.run import Options, measure_command
 from interlock.engine.measured.spec import RunSpec
+from interlock.journal import JournalWriter
+from interlock.model import events as e
 from interlock.signing import Signer
 from interlock.surfaces.cli import app
+from interlock.testing.clock import FakeClock
 from interlock.verification.findings import WARNINGS
 
 ROOT = Path(__file__).parents[2]
+TOKEN = "ghp_q7Zk2Lw9Xv4Bn8Rt1Yp6Mc3Hd5Jf0GsAaEuQ"
 PAGE = ROOT / "docs/reference/evidence-format.md"
 
 
@@ -157,6 +162,64 @@ def test_real_runs_are_valid(tmp_path, monkeypatch):
         assert codes(Path("x.tar.gz").read_bytes(), verdict.head_signed_by) == []
 
 
+class Home:
+    """A project with a run, to whose journal a test appends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.journal = directory / "journal.ndjson"
+        self.before = self.journal.read_bytes()
+
+    def append(self, *messages):
+        """The run as it ended, and these messages."""
+        self.journal.write_bytes(self.before)
+        writer = JournalWriter.open(
+            self.directory, run_id="run_m", disk=Disk(), clock=FakeClock(), durability="full", create=False
+        )
+        for message in messages:
+            writer.append(e.ActionLog(proposal="p", action="a", message=message))
+        writer.close()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("INTERLOCK_STATE_DIR", str(tmp_path / "state"))
+    (root / "interlock.toml").write_text('agent = "coder"\n')
+    with History.open(root, os.environ) as past:
+        spec = RunSpec(command=("true",), run_id="run_m")
+        measure_command(past, spec, Options(profile="none"), directory=root, env=os.environ)
+        return Home(past.directory("run_m"))
+
+
+def test_at_home_each_event_is_compared_also_a_redacted_one(home, capsys):
+    home.append(f"the token {TOKEN} is here", "plain")
+    assert app.run(["evidence", "export", "run_m", "-o", "x.tar.gz", "--quiet"]) == 0
+    assert b'"sealed":"hmac-sha256:' in members_of(Path("x.tar.gz").read_bytes())[EVENTS]
+
+    def compared():
+        code = app.run(["evidence", "verify", "x.tar.gz", "--at-home", "--json"])
+        return code, [(one["code"], one["message"]) for one in json.loads(capsys.readouterr().out)["errors"]]
+
+    assert compared() == (0, [])
+    home.append(f"the token {TOKEN} is here", "plain", "and more since")
+    assert compared() == (0, [])
+    other = (4, [("home_mismatch", "the journal at home has another event there")])
+    home.append(f"the token {TOKEN} is there", "plain")
+    assert compared() == other
+    home.append(f"the token {TOKEN} is here", "other")
+    assert compared() == other
+    home.append()
+    assert compared() == (4, [("home_mismatch", "the journal at home ends before it")])
+
+
+def test_a_run_that_is_not_here_cannot_be_compared(home, archive, capsys):
+    assert app.run(["evidence", "verify", str(archive), "--at-home", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "not_found"
+
+
 # -- the room itself
 
 
@@ -182,4 +245,5 @@ def test_every_code_is_on_the_page_and_every_code_on_the_page_can_be_found():
         for first in calls.findall(path.read_text()):
             given |= set(re.findall(r'(?<!f)"([a-z_]+)"', first))
     given |= {"health_mismatch", "surface_mismatch", "correlation_mismatch"}
+    given |= {"home_mismatch"}  # found by the command line, which has the run
     assert given == documented

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
+import msgspec
 
+from interlock.engine.inspect.history import History
 from interlock.model.errors import IntegrityError, UsageError
+from interlock.surfaces.evidence.at_home import compare
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.verification.envelopes import PublicKeyError, keyid_of
 from interlock.verification.findings import ArchiveVerdict
@@ -49,15 +53,24 @@ def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature
     help="Who must have signed it: a file with a public key (PEM), or `ed25519:HEX`. May be repeated.",
 )
 @click.option("--require-signature", is_flag=True, help="An archive that no one signed is bad.")
+@click.option("--at-home", is_flag=True, help="Compare it with the run in this project too, redacted events included.")
 @click.pass_obj
-def verify_command(out: Speaks, archive: Path, keys: tuple[str, ...], *, require_signature: bool) -> int:
+def verify_command(out: Speaks, archive: Path, keys: tuple[str, ...], *, require_signature: bool, at_home: bool) -> int:
     """Verify an archive: that it is whole, that all in it follows from its events and records, and who signed it.
 
-    Needs nothing but the file. Exit code: 0 if it is valid, 4 if it is bad.
+    Needs nothing but the file, unless --at-home is given. Exit code: 0 if it is valid, 4 if it is bad.
     """
     verdict = verify_archive(archive, keys=keys, require_signature=require_signature)
+    if at_home and verdict.valid and verdict.run_id is not None:
+        verdict = _at_home(archive, verdict, verdict.run_id)
     out.emit({"archive": str(archive), **_document(verdict)}, lambda: _text(archive, verdict))
     return 0 if verdict.valid else IntegrityError.exit_code
+
+
+def _at_home(archive: Path, verdict: ArchiveVerdict, run_id: str) -> ArchiveVerdict:
+    with History.open(Path(), os.environ) as past, _opened(archive, "archive") as file:
+        found = compare(past, run_id, file)
+    return verdict if found is None else msgspec.structs.replace(verdict, valid=False, errors=(found,))
 
 
 def _document(verdict: ArchiveVerdict) -> dict[str, object]:
