@@ -29,6 +29,7 @@ NAMES = (
     "hooks",
     "gateway",
     "capsules",
+    "learning",
 )
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
@@ -45,6 +46,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "hooks": ["--quick"],
             "gateway": ["--quick"],
             "capsules": ["--quick"],
+            "learning": ["--quick"],
             "isolation": ["--quick"],
             "layers": ["--quick"],
             "recorder": ["--quick"],

@@ -48,6 +48,12 @@ import evidence
 evidence.layer(root / "layer", 0.01)
 rows = [{"work": part()} for part in evidence.parts(root / "layer", root).values()]
 """,
+    "learning": """
+import learning
+rows = [*learning.whether_it_helps(root, repetitions=3, tasks=3), learning.distilling_ms(root / "d", 4)]
+assert learning.context_ms(root, 200, 1) > 0
+assert rows[2]["ratio"] < 1
+""",
     "workspace": """
 import workspace
 rows = [*workspace.open_question(root / "q", 1), *workspace.single(root / "s", 1)]
