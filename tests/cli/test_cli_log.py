@@ -123,10 +123,13 @@ def test_what_the_journal_has_redacted_stays_redacted(cli):
     assert cli("log", "--json", "--grep", SECRET[:12]).json == []
 
 
-def test_a_proposal_that_is_too_large_for_the_journal_has_its_tools(cli):
-    cli.run(write("big", "x" * 300_000), state("k"), call("fs.read", path="missing"))
-    assert [(line["tool"], line["about"]) for line in cli("log", "--json").json] == [
-        ("fs.write", ""),
+def test_a_proposal_that_is_too_large_for_the_journal_has_its_tools_and_paths(cli):
+    cli.run(write("big", "x" * 300_000), write(SECRET, "x" * 300_000), state("k"), call("fs.read", path="missing"))
+    shown = cli("log", "--json")
+    assert SECRET not in shown.out
+    assert [(line["tool"], line["about"]) for line in shown.json] == [
+        ("fs.write", "big"),
+        ("fs.write", ""),  # a path in which there is a secret
         ("state_write", "k"),
         ("fs.read", "missing"),
     ]

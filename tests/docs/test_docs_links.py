@@ -60,3 +60,16 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
                     todo.append(path)
     missing = [docs_pages.name_of(page) for page in docs_pages.PAGES if page not in seen]
     assert missing == []
+
+
+_TESTS = {
+    name
+    for path in (docs_pages.ROOT / "tests").rglob("test_*.py")
+    for name in (path.stem, *re.findall(r"^(?:async )?def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+}
+
+
+@pytest.mark.parametrize("page", docs_pages.PAGES, ids=docs_pages.name_of)
+def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", prose(page)))
+    assert named <= _TESTS

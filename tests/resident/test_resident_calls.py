@@ -110,6 +110,9 @@ def test_large_and_small_inputs(project):
         answer = project.before("Write", {"file_path": str(project.root / "big"), "content": "x" * size})
         assert answer.decision == decision, answer.reason
         project.after("Write")
+    assert {line.about for line in project.lines()} == {"big"}, (
+        "the path, although the journal has no room for the content"
+    )
 
 
 def test_each_agent_has_its_own_grants_and_sub_agents_are_asked_about(project):

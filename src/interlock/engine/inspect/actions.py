@@ -1,7 +1,7 @@
 """The actions of past runs, in order, for people: the tool, its main parameter, and the outcome.
 
-Reads the redacted views in journals. If a proposal was too large for the journal, only the names of tools are read from its
-original. Only the actions of proposals that have not ended are in memory, so a run may be of any length.
+Reads the redacted views in journals. If a proposal was too large for the journal, only the names of tools, paths, addresses and
+keys are read from its original. Only the actions of proposals that have not ended are in memory, so a run may be of any length.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import heapq
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from interlock.detect import find_secrets
 from interlock.journal import read
 from interlock.journal.index import RunRow
 from interlock.journal.private import Originals
@@ -77,11 +78,12 @@ class ActionLine(msgspec.Struct, kw_only=True):
 
 
 class _Named(msgspec.Struct):
-    """The names in an action of a proposal: nothing else of the action is decoded."""
+    """The names in an action of a proposal, and its parameters, of which a path or an address is shown."""
 
     id: str = ""
     type: str = ""
     tool: str | None = None
+    parameters: Any = None
 
 
 class _Names(msgspec.Struct):
@@ -131,7 +133,7 @@ class RunLines:
 class _Open:
     """A proposal that has not ended."""
 
-    def __init__(self, run: RunRow, received: e.ProposalReceived, planned: dict[str, tuple[str, Any]]) -> None:
+    def __init__(self, run: RunRow, received: e.ProposalReceived, planned: dict[str, _Planned]) -> None:
         self._run = run
         self._received = received
         self._lines: dict[str, ActionLine] = {}
@@ -229,11 +231,11 @@ class _Open:
     def _line(self, action_id: str) -> ActionLine:
         line = self._lines.get(action_id)
         if line is None:
-            tool, parameters = self._planned.get(action_id, ("", None))
+            planned = self._planned.get(action_id, _Planned("", None, ""))
             line = self._lines[action_id] = ActionLine(
                 run_id=self._run.run_id, agent=self._received.agent, session=self._run.session,
-                proposal_id=self._received.proposal or "", action_id=action_id, tool=tool, about=about(parameters),
-                parameters=parameters,
+                proposal_id=self._received.proposal or "", action_id=action_id, tool=planned.tool, about=planned.about,
+                parameters=planned.parameters,
             )  # fmt: skip
         return line
 
@@ -269,9 +271,13 @@ def first_action(directory: Path, run: RunRow) -> ActionLine | None:
         if isinstance(event, e.CommandStarted):
             return ActionLine(run_id=run.run_id, agent=run.agent, tool="exec", about=shlex.join(event.command))
         if isinstance(event, e.ProposalReceived):
-            for action_id, (tool, parameters) in _planned(event.document, Originals(directory)).items():
+            for action_id, planned in _planned(event.document, Originals(directory)).items():
                 return ActionLine(
-                    run_id=run.run_id, agent=event.agent, action_id=action_id, tool=tool, about=about(parameters)
+                    run_id=run.run_id,
+                    agent=event.agent,
+                    action_id=action_id,
+                    tool=planned.tool,
+                    about=planned.about,
                 )
         found = lines.take(event)
         if found:
@@ -303,18 +309,42 @@ def _push(active: list[Any], number: int, lines: Iterator[ActionLine]) -> None:
         heapq.heappush(active, (line.at_us, number, line, lines))
 
 
-def _planned(kept: e.Kept, originals: Originals) -> dict[str, tuple[str, Any]]:
-    """Tool and parameters of each proposed action; only the tools, if the proposal was too large for the journal."""
+class _Planned(NamedTuple):
+    """An action as it was proposed."""
+
+    tool: str
+    parameters: Any
+    """Redacted; None if they were too large for the journal."""
+    about: str
+
+
+def _planned(kept: e.Kept, originals: Originals) -> dict[str, _Planned]:
+    """Each proposed action. If the proposal was too large for the journal, they are read from its original, while it is there."""
     if kept.view is None and kept.private:
         try:
             data = originals.get(kept.digest)
             names = _Names() if data is None else typed.decode(data, _Names)
         except (msgspec.MsgspecError, InterlockError):
             return {}  # the intents name the tools of the actions that ran
-        return {one.id: (one.tool or one.type, None) for one in names.actions}
+        return {one.id: _Planned(one.tool or one.type, None, _about_large(one.parameters)) for one in names.actions}
     actions = kept.view.get("actions") if isinstance(kept.view, dict) else None
-    found: dict[str, tuple[str, Any]] = {}
+    found: dict[str, _Planned] = {}
     for action in actions if isinstance(actions, list) else []:
         if isinstance(action, dict) and isinstance(action.get("id"), str):
-            found[action["id"]] = (str(action.get("tool") or action.get("type") or ""), action.get("parameters"))
+            parameters = action.get("parameters")
+            tool = str(action.get("tool") or action.get("type") or "")
+            found[action["id"]] = _Planned(tool, parameters, about(parameters))
     return found
+
+
+def _about_large(parameters: Any) -> str:
+    """What parameters are about that nobody has redacted: a short path, address or key in which no secret is found."""
+    if not isinstance(parameters, dict):
+        return ""
+    named = {name: value for name, value in parameters.items() if name in _PLACES and isinstance(value, str)}
+    said = about(named)
+    return "" if len(said) > _PLACE_CHARS_MAX or find_secrets(said) else said
+
+
+_PLACES: Final = frozenset({"path", "source", "destination", "url", "key"})
+_PLACE_CHARS_MAX: Final = 1000

@@ -107,7 +107,8 @@ CLIENT: Final = Client(
     dialect=CodexHooks(),
     open_doors={
         "guard": (
-            "a hook that is too slow lets the call pass; `features.hooks = false` and a change of the hook file switch hooks off",
+            "a hook that is too slow, or is killed together with its shell, lets the call pass",
+            "`features.hooks = false`, and a change of the hook file, switch hooks off in the next session",
             "with `-c features.unified_exec_tty=true` it writes to a running shell with `write_stdin`, which no hook sees",
             "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
             "its web search is not seen",

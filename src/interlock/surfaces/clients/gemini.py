@@ -69,7 +69,9 @@ CLIENT: Final = Client(
     dialect=GeminiHooks(),
     open_doors={
         "guard": (
-            "a hook that is too slow lets the call pass; a project's `hooksConfig.enabled = false` switches hooks off",
+            "a hook that is too slow, or is killed together with its shell, lets the call pass",
+            "it starts hooks with the first `bash` on the PATH: another program of that name in front of it lets all calls pass",
+            "a project's `hooksConfig.enabled = false` switches hooks off in the next session",
             "in a directory that its user does not trust it reads no settings of the project; without a person it then ends",
             "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
             "what its own search and listing find is not held against the grants, file by file",
