@@ -78,6 +78,15 @@ def test_what_it_would_have_refused_is_named(used):
     assert "of 5 calls that are kept it would have refused 1" in used("learn").out
 
 
+def test_what_was_rolled_back_or_a_person_did_is_not_needed(used):
+    failed = used.run(call("fs.write", path="b.txt", content="1"), call("fs.read", path="gone"))
+    assert failed["status"] == "failed"
+    assert used("undo", failed["run_id"]).code in (0, 1)
+    found = used("learn", "--json").json
+    assert sum(one["calls"] for one in found["uses"]) == 4
+    assert {one["agent"] for one in found["uses"]} == {"coder"}
+
+
 def test_what_a_temporary_grant_allowed_is_reported_and_not_proposed(used):
     text = (used.root / "interlock.toml").read_text().replace('tools = ["*"]', 'tools = ["fs.read"]')
     (used.root / "interlock.toml").write_text(text)

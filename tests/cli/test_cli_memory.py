@@ -5,6 +5,16 @@ from __future__ import annotations
 from cli_driving import call
 
 
+def test_undo_from_the_command_line_withdraws_a_note_and_leaves_nothing_behind(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text().replace('"fs.read",', '"fs.read", "memory.*",') + "[learning]\nmemory = true\n")
+    assert cli("trust", "--yes").code == 0
+    assert cli("call", "memory.write", '{"subject": "build", "value": "make"}').code == 0
+    said = cli("undo", "last")
+    assert (said.code, "not undone" in said.out, "no tool" in said.err) == (0, False, False)
+    assert "nothing was noted" in cli("memory", "list").out
+
+
 def test_a_person_sees_corrects_and_forgets_what_an_agent_noted(cli):
     path = cli.root / "interlock.toml"
     path.write_text(path.read_text().replace('"fs.read",', '"fs.read", "memory.*",') + "[learning]\nmemory = true\n")

@@ -8,6 +8,7 @@ import pytest
 from engine_world import call, execute, plan, statuses
 
 from interlock.disk import Database
+from interlock.engine.learning.skills import hosts_of
 from interlock.learning.align import Step, Trace
 from interlock.learning.skills import SkillStore
 from interlock.model.errors import ConflictError, InterlockError, ToolError, UsageError
@@ -71,6 +72,23 @@ def test_a_skill_comes_out_of_two_successes_and_the_next_time_takes_one_call(rt,
     ).read_text() == "total: 1\n"  # an argument is plain text, whatever it looks like
     rt.skills.wait_learnt()
     assert (rt.skills.uses(rt.skills.get(skill.name)).succeeded, len(rt.skills.list())) == (1, 1)
+
+
+def test_hosts_are_read_from_literals_and_not_from_references(rt):
+    def fetch(n):
+        return plan(
+            call(
+                "fs.write",
+                "w",
+                parameters={"path": f"{n}.txt", "content": "curl https://example.org/x git@git.example"},
+            ),
+            call("fs.write", "c", parameters={"path": f"{n}.copy", "content": "$w.output.sha256"}),
+        )
+
+    for n in ("a", "b"):
+        asyncio.run(rt.execute(fetch(n)))
+    rt.skills.wait_learnt()
+    assert hosts_of(rt.skills.list()[0]) == ["example.org", "git.example"]
 
 
 def test_a_skill_widens_no_rights(rt):

@@ -101,9 +101,9 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         root = Path() if workspace is None else Path(workspace)
         try:
-            return cls(*open_project(root, clock=clock))
+            return learn_as_configured(cls(*open_project(root, clock=clock)))
         except ConfigurationError as error:
-            return cls(*open_project(root, clock=clock, unusable=error))
+            return learn_as_configured(cls(*open_project(root, clock=clock, unusable=error)))
 
     def __init__(self, services: Services, closing: Closing = (), on_question: OnQuestion | None = None) -> None:
         """Use `open`."""

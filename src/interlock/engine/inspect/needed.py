@@ -23,7 +23,7 @@ from interlock.engine.judges.build import policy_of
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
 from interlock.model.globs import name_matcher
-from interlock.model.grant import GROUP
+from interlock.model.grant import GROUP, OPERATOR
 from interlock.policy.verdict import together
 from interlock.settings import Settings
 from interlock.settings.decode import decode
@@ -123,6 +123,7 @@ def read_needed(policies: Policies, history: History, since_us: int, agent: str 
         if one.past.run in recent
         and one.row is not None
         and one.row.status == "succeeded"
+        and one.past.request.agent != OPERATOR
         and (agent is None or one.past.request.agent == agent)
     ]
     seen = _Seen(policies, grants)

@@ -242,6 +242,7 @@ def past_calls(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         return  # a damaged journal has no requests; `runs check` describes the damage
     store = StateStore(history.db, history.place.workspace_id, SystemClock())
     seen: set[tuple[str | None, str | None]] = set()
+    rows: dict[str, dict[str, ActionResult]] = {}
     documents: dict[str, tuple[Proposal, dict[str, Action], References]] = {}
     for event in decided:
         key = (event.proposal, event.action)
@@ -276,7 +277,9 @@ def past_calls(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             answer=event.decision,  # type: ignore[arg-type]
             reads=read_keys(action),
         )
-        row = known.actions[action.id].row if action.id in known.actions else None
+        if proposal.id not in rows:
+            rows[proposal.id] = {row.action_id: row for row in replayed.result(proposal.id).results}
+        row = rows[proposal.id].get(action.id)
         yield PastCall(one, action, parameters, row)
 
 

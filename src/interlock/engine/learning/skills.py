@@ -14,7 +14,7 @@ from interlock.engine.proposals.decoding import decode
 from interlock.engine.runs.kept_layers import discard_layers
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registry
-from interlock.learning.align import JSON_TYPES, PARAMETER
+from interlock.learning.align import JSON_TYPES, PARAMETER, REFERENCE
 from interlock.learning.skills import Content, Evidence, Skill, SkillStore, Uses
 from interlock.model import typed
 from interlock.model.errors import UsageError
@@ -277,8 +277,15 @@ def source_of(skill: Skill) -> str:
 
 def hosts_of(skill: Skill) -> list[str]:
     """The names in a skill's literals that look like hosts: for the person who reads it."""
-    text = msgspec.json.encode([step.parameters for step in skill.content.template.steps]).decode()
+    text = msgspec.json.encode([_literals(step.parameters) for step in skill.content.template.steps]).decode()
     return sorted({(one[1] or one[2]).lower() for one in _HOST.finditer(text)})
+
+
+def _literals(value: Any) -> Any:
+    """A value without its references and parameters."""
+    if isinstance(value, dict):
+        return None if REFERENCE in value or PARAMETER in value else {k: _literals(v) for k, v in value.items()}
+    return [_literals(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parameters(value: Any) -> list[str]:
