@@ -1,6 +1,8 @@
 """Skills end to end: three times done, seen, tested, approved, and the fourth time one call."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import msgspec
@@ -167,6 +169,25 @@ def test_a_changed_or_missing_tool_stops_a_skill(rt):
     assert rt.skills.find("one two") == []
 
 
+def test_a_tool_that_is_gone_stops_a_skill(rt):
+    async def nothing(parameters, ctx):
+        return None
+
+    for name in ("one", "two"):
+        rt.register(Binding(tool=Tool(name=name, open_world=False), function=nothing, mode="async"))
+    for _ in range(2):
+        execute(rt, call("one"), call("two"))
+    rt.skills.wait_learnt()
+    (skill,) = rt.skills.list()
+    approve(rt, skill.name)
+    rt.services.registry.remove("two")
+    assert rt.skills.problems(skill) == ["there is no tool `two`"]
+    with pytest.raises(UsageError) as refused:
+        asyncio.run(rt.skills.run(skill.name))
+    assert refused.value.code == "skill_tool_changed"
+    assert rt.skills.repair(skill.name) is None
+
+
 def test_a_task_that_differs_more_is_a_new_version_that_waits(rt, project):
     do(rt, "jan", "feb")
     name = rt.skills.list()[0].name
@@ -326,3 +347,40 @@ def test_two_that_learn_at_once_make_one_skill(tmp_path):
         for store in stores:
             store.db.close()
     assert contents[0] == contents[1]
+
+
+_LEARN = """
+import sys
+from pathlib import Path
+from interlock.disk import Database
+from interlock.learning.align import Step, Trace
+from interlock.learning.skills import SkillStore
+from interlock.testing.clock import FakeClock
+
+store = SkillStore(Database(Path(sys.argv[1])), "w", FakeClock())
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(int(sys.argv[2]), 30, 2):
+    steps = tuple(Step(type="tool_call", tool=tool, parameters={"n": n}) for tool in "ab")
+    store.learn("ann", (f"run{n}",), "p", Trace(order="declared", steps=steps), {"a": "1", "b": "1"})
+"""
+
+
+def test_two_processes_that_learn_at_once_make_one_skill_from_everything(tmp_path):
+    path = tmp_path / "skills.db"
+    SkillStore(Database(path), "w", FakeClock()).db.close()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", _LEARN, str(path), str(n)], **pipes) for n in range(2)]
+    for one in both:
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    for one in both:
+        one.communicate(timeout=60)
+        assert one.returncode == 0
+    store = SkillStore(Database(path), "w", FakeClock())
+    (skill,) = store.all()
+    assert (skill.version, skill.state, list(skill.content.template.parameters)) == (1, "candidate", ["n"])
+    assert store.db.execute("select count(*) from skill_traces")[0][0] == 30
+    store.db.close()

@@ -31,7 +31,8 @@ class ExecuteOptions(_Options, total=False):
     executor: ToolExecutor | None
     """Performs the calls of this proposal, instead of the tools' own functions."""
     planner: Planner
-    """Called with each failure (`interlock.PlanFailure`); gives the next proposal, judged like any other, or None."""
+    """Called with each failure (`interlock.PlanFailure`); gives the next proposal, judged like any other, or None.
+    `"infer"` asks the model of that tool."""
     replan: Replan
     """`off`, `ask` (a person reads each new proposal before it is carried out) or `auto`."""
     replans_max: int

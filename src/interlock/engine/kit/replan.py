@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from interlock.engine.kit import calls
 from interlock.engine.people.approvals import Approvals
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.services import Services
@@ -29,8 +30,27 @@ class PlanFailure(msgspec.Struct, frozen=True, kw_only=True):
     """1 after the first proposal, 2 after the first that the planner made."""
 
 
-Planner = Callable[[PlanFailure], ProposalLike | Awaitable[ProposalLike | None] | None]
-"""Gives the next proposal; None if there is none. A plain function is called on a thread."""
+Planner = Callable[[PlanFailure], ProposalLike | Awaitable[ProposalLike | None] | None] | Literal["infer"]
+"""Gives the next proposal; None if there is none. A plain function is called on a thread. `infer` asks the model of that tool."""
+_ACTION: Final = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"}, "tool": {"type": "string"}, "parameters": {"type": "object"},
+        "dependencies": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["id", "tool", "parameters"],
+    "additionalProperties": False,
+}  # fmt: skip
+_SCHEMA: Final = {
+    "type": "object",
+    "properties": {"actions": {"type": "array", "items": _ACTION}},
+    "required": ["actions"],
+    "additionalProperties": False,
+}
+_PROMPT: Final = (
+    "A proposal of actions failed, and was rolled back. Propose actions that do the same and do not fail in the same way; "
+    "`$ID.output` in a parameter stands for the output of another action. Propose no actions if that is not possible."
+)
 Take = Callable[[Proposal], Awaitable[ProposalResult]]
 
 
@@ -63,12 +83,39 @@ async def replan(
 
 async def _ask_planner(services: Services, planner: Planner, failure: PlanFailure) -> ProposalLike | None:
     found: Any
+    if planner == "infer":
+        return await _ask_model(services, failure)
     if inspect.iscoroutinefunction(planner):
         found = planner(failure)
     else:
         found = await services.threads.run(asyncio.get_running_loop(), planner, failure)
     proposed: ProposalLike | None = await found if inspect.isawaitable(found) else found
     return proposed
+
+
+async def _ask_model(services: Services, failure: PlanFailure) -> ProposalLike | None:
+    """What a model proposes, by a call of `infer` of the same agent, judged like any other. It is shown nothing secret."""
+    first = failure.proposal
+    tools = {name: services.registry.by_name.get(name) for name in sorted({a.tool for a in first.actions if a.tool})}
+    said = {
+        "actions": [{"id": a.id, "tool": a.tool or a.type, "parameters": a.parameters} for a in first.actions],
+        "results": [
+            {"id": r.action_id, "status": r.status, "reason": r.reason, "error": r.error, "output": r.output}
+            for r in failure.result.results
+        ],
+        "tools": {name: tool.parameters for name, tool in tools.items() if tool is not None},
+    }
+    context = msgspec.json.encode(services.redactor.redact(msgspec.to_builtins(said))).decode()
+    caller = calls.Caller(first.agent or services.agent, first.session)
+    parameters = {"prompt": _PROMPT, "context": context, "schema": _SCHEMA}
+    result = await calls.call(services, "infer", parameters, caller, call_id=None)
+    if not result.ok:
+        services.hooks.notify(
+            f"no other proposal was made: `infer`: {result.reason}: {result.error or ''}".rstrip(": ")
+        )
+        return None
+    actions = result.output["value"]["actions"]
+    return {"source": "infer", "actions": [{"type": "tool_call", **one} for one in actions]} if actions else None
 
 
 def _same_agent(proposal: Proposal, first: Proposal, failed_run: str) -> Proposal:
