@@ -141,6 +141,13 @@ class Project:
                     if answer is not None:
                         getattr(runtime.approvals, answer)(hold)
 
+    def linked_home(self) -> Path:
+        """An empty home beside the project that is a link to a directory, as some machines have it."""
+        home = self.root.parent / "home"
+        (self.root.parent / "disk").mkdir()
+        home.symlink_to(self.root.parent / "disk")
+        return home
+
     def wait_for_question(self) -> str:
         """The id of a question, once there is one that a call waits for."""
         end = time.monotonic() + 60

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 
+import psutil
 import pytest
-from attempts import PROMPT
+from claude_runs import begin, run
 from npm_programs import installed
 
 from interlock.surfaces.clients.claude_code import NATIVE, TESTED
@@ -21,32 +20,6 @@ pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
 def claude():
     """The program, in the version that the documentation names."""
     return installed("@anthropic-ai/claude-code", TESTED, "claude")
-
-
-def run(claude, project, model: ScriptedModel) -> None:
-    home = project.root.parent / "home"
-    home.mkdir(exist_ok=True)
-    trusted = {"projects": {str(project.root): {"hasTrustDialogAccepted": True}}}
-    (home / ".claude.json").write_text(json.dumps(trusted))
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "ANTHROPIC_API_KEY": "sk-none",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "CLAUDE_CODE_MAX_RETRIES": "0",
-    }
-    with model.serving():
-        done = subprocess.run(
-            [claude, "-p", PROMPT],
-            cwd=project.root,
-            env={**env, "ANTHROPIC_BASE_URL": model.url},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_its_calls_go_through_the_gate_and_its_own_tools_are_off(claude, project):
@@ -79,15 +52,23 @@ def test_its_calls_go_through_the_gate_and_its_own_tools_are_off(claude, project
 
 
 def test_a_held_call_goes_on_in_another_session(claude, project):
-    project.interlock("install", "claude-code")
-    path = project.root / ".mcp.json"
-    path.write_text(path.read_text().replace('"gateway"', '"gateway", "--wait", "0s"'))
+    """Its gateway is killed, and then the client. Approved after that, the call happens once, when it is made again."""
+    project.install("claude-code")
     (project.root / "a.txt").write_text("old")
-    call = ("mcp__interlock__fs_edit", {"path": "a.txt", "old": "old", "new": "new"})
+    call = ("mcp__interlock__fs_edit", {"path": "a.txt", "old": "old", "new": "old and more"})
     first = ScriptedModel([call])
-    run(claude, project, first)
-    assert "HELD" in first.results[0]
+    with first.serving():
+        process = begin(claude, project, first)
+        held = project.wait_for_question()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "gateway" in child.cmdline():
+                child.kill()
+                child.wait(60)
+        process.kill()
+        process.communicate(timeout=60)
+    project.interlock("approvals", "approve", held)
     assert (project.root / "a.txt").read_text() == "old"
-    project.interlock("approvals", "approve", "last")
+    assert [status for _, _, status in project.actions()] == ["held"]
     run(claude, project, ScriptedModel([call]))
-    assert (project.root / "a.txt").read_text() == "new"
+    assert (project.root / "a.txt").read_text() == "old and more"
+    assert [status for _, _, status in project.actions()].count("succeeded") == 1

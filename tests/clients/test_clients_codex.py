@@ -44,7 +44,7 @@ def codex():
 @pytest.fixture
 def world(codex, project):
     """A trusted project, and a home with settings of the user's own that allow everything."""
-    home = project.root.parent / "home"
+    home = project.linked_home()
     (home / ".codex").mkdir(parents=True)
     (home / ".codex/config.toml").write_text(USER)
     project.env |= {"HOME": str(home), "PATH": f"{codex.parent}:{os.environ['PATH']}"}

@@ -43,7 +43,7 @@ def copilot():
 @pytest.fixture
 def world(copilot, project):
     """A trusted project, and a home with settings of the user's own. What the program unpacks is kept beside it."""
-    home = project.root.parent / "home"
+    home = project.linked_home()
     (home / ".copilot").mkdir(parents=True)
     (home / ".copilot/config.json").write_text(USER)
     (home / ".cache").mkdir()

@@ -7,11 +7,12 @@ import json
 import pytest
 
 from interlock.model.errors import UsageError
-from interlock.surfaces.clients.client import program
+from interlock.surfaces.clients.client import HOOK_SECONDS, Setup, program
 from interlock.surfaces.clients.doors import examine_clients
 from interlock.surfaces.clients.hooks import NativeCall, Verdict
 from interlock.surfaces.clients.installation import Installation
 from interlock.surfaces.clients.known import CLIENTS, find_speaker
+from interlock.surfaces.resident.native_calls import WAIT_S
 
 pytest_plugins = ["clients_world"]
 ROOT = "/srv/project"
@@ -223,3 +224,28 @@ def test_replace_mode_is_a_projects(project):
     with pytest.raises(UsageError) as caught:
         installation.plan_install("replace", None)
     assert caught.value.code == "client_mode"
+
+
+def limits(value) -> list[float]:
+    """In seconds, the limits that entries of a client's files set, in the names and units of all of them."""
+    if isinstance(value, dict):
+        own = [value[name] for name in ("timeout", "timeoutSec", "tool_timeout_sec") if name in value]
+        inner = [limit for each in value.values() for limit in limits(each)]
+        return [limit / 1000 if limit >= 1000 else limit for limit in own] + inner
+    return [limit for each in value for limit in limits(each)] if isinstance(value, list | tuple) else []
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("mode", ["guard", "replace"])
+def test_each_clients_own_limit_is_longer_than_what_interlock_takes(client, mode, tmp_path):
+    """A hook has its deadline before the client's, where a client lets a call pass; a held call's answer comes before it, too."""
+    files = CLIENTS[client].files(Setup(mode, "project", None, tmp_path, {"HOME": str(tmp_path)}))
+    entries = [entry for found in files.values() for entry in found]
+    text = str(entries)
+    hooked = "hook_program" in text
+    assert hooked or "gateway" in text
+    found = [limit for entry in entries if entry.keys[-1:] != ("SessionEnd",) for limit in limits(entry.value)]
+    assert all(limit > (HOOK_SECONDS if hooked else WAIT_S) for limit in found)
+    assert WAIT_S < HOOK_SECONDS
+    if hooked and client != "opencode":  # whose plug-in has a limit of its own
+        assert found

@@ -46,7 +46,7 @@ def gemini():
 @pytest.fixture
 def world(gemini, project):
     """A trusted project, and a home with settings of the user's own."""
-    home = project.root.parent / "home"
+    home = project.linked_home()
     (home / ".gemini").mkdir(parents=True)
     (home / ".gemini/settings.json").write_text(USER)
     project.env |= {"HOME": str(home), "PATH": f"{gemini.parent}:{os.environ['PATH']}"}

@@ -41,8 +41,7 @@ def opencode():
 @pytest.fixture
 def world(opencode, project):
     """A trusted project, and a home of its own."""
-    home = project.root.parent / "home"
-    home.mkdir()
+    home = project.linked_home()
     project.env |= {"HOME": str(home), "PATH": f"{opencode.parent}:{os.environ['PATH']}"}
     project.configure(CONFIGURATION)
     yield project
