@@ -309,6 +309,16 @@ def test_a_line_without_end_is_refused(members, monkeypatch):
     assert codes(pack(data)) == ["archive_too_large"]
 
 
+def test_a_bomb_of_defects_ends_the_verification(members):
+    for path in (KERNEL, SDK):
+        found = verdict(pack({**members, path: b"\n" * 3_000_000})).errors
+        assert found[-1].code == "too_many_defects" or found[-2].code == "too_many_defects"
+        assert len(found) < 20
+    many = [(header(f"{n}", 0), b"") for n in range(11_000)]
+    found = verdict(repacked(members, lambda entries: [*entries, *many])).errors
+    assert "too_many_defects" in {one.code for one in found}
+
+
 # -- JSON
 
 

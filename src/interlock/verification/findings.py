@@ -10,6 +10,8 @@ WARNINGS: Final = frozenset(("unsigned", "not_vouched", "journal_unchecked"))
 """Codes that say what is not known; every other one makes an archive bad."""
 SAME_MAX: Final = 5
 """Findings of one code in one member; more of them are counted."""
+DEFECTS_MAX: Final = 10_000
+"""After so many nothing more is looked at: a small file can hold a great many of them."""
 _SHOWN_CHARS: Final = 400
 
 
@@ -38,17 +40,24 @@ class Findings:
         """Empty."""
         self._found: list[ArchiveFinding] = []
         self._counts: dict[tuple[str, str], int] = {}
+        self._total = 0
 
     def add(self, code: str, where: str, message: str) -> None:
-        """Take one."""
+        """Take one. Raises: DamageError `too_many_defects`."""
+        self._total += 1
+        if self._total == DEFECTS_MAX:
+            raise DamageError("too_many_defects", "", f"there are {DEFECTS_MAX} defects: the rest was not looked at")
+        self._keep(code, where, message)
+
+    def add_damage(self, damage: DamageError) -> None:
+        """Take what ended the reading."""
+        self._keep(damage.code, damage.where, damage.message)
+
+    def _keep(self, code: str, where: str, message: str) -> None:
         key = (code, where.partition(":")[0])
         count = self._counts[key] = self._counts.get(key, 0) + 1
         if count <= SAME_MAX:
             self._found.append(ArchiveFinding(code=code, where=_shown(where), message=_shown(message)))
-
-    def add_damage(self, damage: DamageError) -> None:
-        """Take what ended the reading."""
-        self.add(damage.code, damage.where, damage.message)
 
     @property
     def bad(self) -> bool:

@@ -56,22 +56,24 @@ class _Verification:
     def run(self, file: BinaryIO, keys: frozenset[str], *, require_signature: bool) -> Checked:
         try:
             for content in container.members(file, self.findings):
-                if self.findings.bad and self.findings.has(*_STRUCTURE):
-                    continue  # only what else is wrong with its structure
-                self._member(content)
+                if not self.findings.has(*_STRUCTURE):  # else only what else is wrong with its structure
+                    self._member(content)
+            if not self.findings.has(*_STRUCTURE):
+                self._as_a_whole(keys, require_signature=require_signature)
         except DamageError as damage:
             self.findings.add_damage(damage)
-        if not self.findings.has(*_STRUCTURE):
-            self._manifest()
-            self._attestation(keys, require_signature=require_signature)
-            self._conclusions()
-            if self.events.unchecked:
-                self.findings.add(
-                    "journal_unchecked",
-                    container.EVENTS,
-                    f"{self.events.unchecked} seals could not be recomputed: lines were redacted after they were sealed",
-                )
         return self._result()
+
+    def _as_a_whole(self, keys: frozenset[str], *, require_signature: bool) -> None:
+        self._manifest()
+        self._attestation(keys, require_signature=require_signature)
+        self._conclusions()
+        if self.events.unchecked:
+            self.findings.add(
+                "journal_unchecked",
+                container.EVENTS,
+                f"{self.events.unchecked} seals could not be recomputed: lines were redacted after they were sealed",
+            )
 
     def _result(self) -> Checked:
         valid = not self.findings.bad
@@ -284,7 +286,7 @@ class _Verification:
 
 _STRUCTURE: Final = (
     "not_an_archive", "archive_truncated", "archive_damaged", "archive_too_large", "member_unsafe_path", "member_type",
-    "member_extra", "member_missing", "member_duplicate", "member_order", "member_header",
+    "too_many_defects", "member_extra", "member_missing", "member_duplicate", "member_order", "member_header",
 )  # fmt: skip
 """After one of these the members are not looked into."""
 _CONCLUDED: Final = {"health": container.HEALTH, "surface": container.SURFACE, "correlation": container.CORRELATION}

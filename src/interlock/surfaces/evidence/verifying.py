@@ -21,6 +21,8 @@ from interlock.verification.verify import Checked, verify
 
 _KEY_BYTES_MAX: Final = 16 * 1024
 _SCHEME: Final = "ed25519:"
+_SHOWN_MAX: Final = 50
+"""Defects that a person is shown."""
 
 
 def verify_archive(
@@ -91,9 +93,11 @@ def _text(archive: Path, verdict: ArchiveVerdict) -> Iterator[str]:
         yield "  " + ", ".join(f"{layer} {state}" for layer, state in verdict.layers.items())
     if verdict.notes:
         yield f"  notes: {', '.join(verdict.notes)}"
-    for found in (*verdict.errors, *verdict.warnings):
+    for found in (*verdict.errors[:_SHOWN_MAX], *verdict.warnings):
         where = f" {found.where}:" if found.where else ""
         yield f"  {found.code}:{where} {found.message}"
+    if len(verdict.errors) > _SHOWN_MAX:
+        yield f"  and {len(verdict.errors) - _SHOWN_MAX} more (`--json` has all)"
 
 
 # -- files
