@@ -18,6 +18,7 @@ from interlock.journal import JournalWriter, read_batches
 from interlock.journal.sealing import seal_line
 from interlock.model import events as e
 from interlock.testing.clock import FakeClock
+from interlock.verification.verify import verify
 
 KEY = b"k" * 32
 RUN = "run_" + "a" * 32
@@ -102,8 +103,11 @@ class Run:
         return msgspec.structs.replace(made, **changes)
 
     def export(self, tmp_path, signers=(), **changes) -> Archive:
+        """The archive of the run; whatever is written, the verifier finds nothing wrong with it."""
         written = []
         export(self.source(**changes), Redaction(KEY), signers, written.append, tmp_path)
+        found = verify(io.BytesIO(b"".join(written)), [signer.keyid for signer in signers]).verdict
+        assert found.errors == ()
         return Archive(b"".join(written))
 
 

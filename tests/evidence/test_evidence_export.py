@@ -32,6 +32,7 @@ from interlock.model import events as e
 from interlock.model.canonical import canonical, digest_bytes
 from interlock.model.errors import IntegrityError
 from interlock.signing import Signer, pae, parse_public_key
+from interlock.verification import facts
 
 WHERE = {"proposal": "p", "action": "a", "attempt": 1}
 OPEN = {"call": "openat", "path": "/w/in", "access": "read"}
@@ -486,12 +487,63 @@ def test_an_event_cannot_use_the_names_of_the_archive(tmp_path):
     assert caught.value.code == "evidence_contradiction"
 
 
-def test_lists_have_a_bound_and_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(observed, "VALUES_MAX", 2)
-    run = Run(tmp_path, decided(), intent(), succeeded(), FINISHED)
-    run.kernel = kernel_lines(*({**OPEN, "path": f"/{n}"} for n in (3, 1, 2, 1)), **WHERE)
+@pytest.mark.parametrize(("bound", "to"), [("VALUES_MAX", 2), ("VALUE_BYTES_MAX", 5)])
+def test_lists_have_a_bound_and_say_so(tmp_path, monkeypatch, bound, to):
+    monkeypatch.setattr(observed, bound, to)
+    monkeypatch.setattr(facts, bound, to)
+    kernel = kernel_lines(*({**OPEN, "path": f"/{n}"} for n in (3, 1, 22, 1, 4)), **WHERE)
+    run = Run(tmp_path, decided(), intent(), succeeded(), FINISHED, kernel=kernel)
     claim = run.export(tmp_path).surface["files_read"]
     assert (claim["values"], claim["cut"], claim["complete"]) == (["/1", "/3"], True, False)
+
+
+def test_what_comes_after_a_cut_is_left_out_even_if_it_would_fit(tmp_path, monkeypatch):
+    for module in (observed, facts):
+        monkeypatch.setattr(module, "VALUE_BYTES_MAX", 5)
+    kernel = kernel_lines(*({**OPEN, "path": path} for path in ("/3", "/22222", "/1")), **WHERE)
+    run = Run(tmp_path, decided(), intent(), succeeded(), FINISHED, kernel=kernel)
+    assert run.export(tmp_path).claim("files_read") == ["/3"]
+
+
+def test_a_complete_layer_needs_all_of_it(tmp_path):
+    """Nothing dropped, and in a measured run the command's own recorder."""
+    lossy = kernel_lines(OPEN, ended={"dropped": 1}, **WHERE)
+    other = kernel_lines(OPEN, **WHERE)
+    for name, events, kernel in (
+        ("dropped", [decided(), intent(), succeeded()], lossy),
+        ("command", [command("none", "notify"), intent(), succeeded(), ENDED], other),
+    ):
+        (tmp_path / name).mkdir()
+        archive = Run(tmp_path / name, *events, FINISHED, kernel=kernel).export(tmp_path)
+        assert archive.health["layers"]["kernel"]["state"] == "partial", name
+
+
+def test_a_recorded_command_without_an_sdk_is_clean(tmp_path):
+    run = Run(tmp_path, command("none", "notify"), ENDED, FINISHED, kernel=kernel_lines(OPEN))
+    archive = run.export(tmp_path)
+    assert (archive.correlation["state"], archive.correlation["ambiguities"]) == ("clean", [])
+
+
+def test_a_file_that_an_open_may_make_is_written(tmp_path):
+    kernel = kernel_lines({**OPEN, "flags": ["create"]}, {**OPEN, "path": "/w/t", "flags": ["truncate"]}, **WHERE)
+    archive = Run(tmp_path, decided(), intent(), succeeded(), FINISHED, kernel=kernel).export(tmp_path)
+    assert archive.claim("files_written") == ["/w/in", "/w/t"]
+
+
+def test_an_id_of_two_actions_is_bound_to_neither(tmp_path):
+    twice = [intent("x"), e.ActionIntent(proposal="q", action="x", step=8, attempt=1, tool="shell")]
+    run = Run(tmp_path, command("openai-agents"), *twice, ENDED, FINISHED)
+    run.sdk = [tool_call(0, "x")]
+    archive = run.export(tmp_path)
+    assert [binding["sdk_calls"] for binding in archive.correlation["bindings"]] == [[], []]
+    assert ambiguities(archive)["duplicate_call_id"] == ["call:x"]
+
+
+def test_the_first_subjects_of_an_ambiguity_are_those_of_all(tmp_path):
+    run = Run(tmp_path, command("openai-agents"), ENDED, FINISHED)
+    run.sdk = [tool_call(n, f"c{500 - n}") for n in range(120)]
+    subjects = ambiguities(run.export(tmp_path))["call_without_end"]
+    assert subjects == [f"call:c{n}" for n in range(381, 481)]
 
 
 def test_nothing_is_left_behind_where_an_export_fails(plain, tmp_path):

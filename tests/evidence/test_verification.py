@@ -445,6 +445,22 @@ def test_a_prev_of_another_chain_is_refused(members):
     assert "seal_mismatch" in codes(resealed({**members, EVENTS: b"".join(as_bytes(lines))}, SIGNER))
 
 
+def test_the_chain_holds_across_a_batch_whose_seal_cannot_be_recomputed(tmp_path):
+    token = "ghp_q7Zk2Lw9Xv4Bn8Rt1Yp6Mc3Hd5Jf0GsAaEuQ"
+    run = Run(tmp_path, e.ActionLog(proposal="p", action="a", message=token), FINISHED, seal_each=True)
+    members = members_of(run.export(tmp_path).data)
+    lines = [json.loads(line) for line in members[EVENTS].splitlines()]
+    redacted = next(number for number, line in enumerate(lines) if "sealed" in line)
+    lines[redacted + 1]["prev"] = "sha256:" + "0" * 64
+    assert codes(resealed({**members, EVENTS: b"".join(as_bytes(lines))})) == ["seal_mismatch"]
+
+
+def test_a_batch_is_as_large_as_a_journal_s_may_be(members):
+    line = members[EVENTS].splitlines(keepends=True)[0]
+    many = b"".join(line.replace(b'"seq":0', b'"seq":%d' % number) for number in range(1025))
+    assert codes(pack({**members, EVENTS: many})) == ["archive_too_large"]
+
+
 def test_what_the_export_puts_in_front_has_its_place(members):
     lines = members[EVENTS].splitlines(keepends=True)
     event = json.loads(lines[0])

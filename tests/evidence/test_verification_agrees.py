@@ -39,7 +39,12 @@ NAMES = st.sampled_from(["a", "b", "c1", "\u00fc", "\U0001f600", "x:y"])
 TOOLS = st.sampled_from(["shell", "fs.read", None])
 PATHS = st.sampled_from(["/w/a", "/w/b", "/w/\u00fc", "/w/\uffee", "/w/\U0001f600", "relative", "", f"/w/{TOKEN}"])
 POSTURES = st.sampled_from(
-    [{}, {"net": "active"}, {"net": "active:proxy", "record": "active"}, {"net": "none", "\u00e4": "x"}]
+    [
+        {},
+        {"net": "active"},
+        {"net": "active:proxy", "record": "active"},
+        {"net": "none", "\uffee": "x", "\U0001f600": "y"},
+    ]
 )
 
 outcomes = st.one_of(
@@ -144,11 +149,30 @@ sdk_calls = st.lists(
 )
 
 
+sound_actions = st.tuples(
+    NAMES,
+    POSTURES,
+    st.booleans(),
+    st.sampled_from(
+        [
+            lambda action, posture: succeeded(action=action, posture=posture),
+            lambda action, _: e.ActionCancelled(proposal="p", action=action, step=9, attempt=1, reason="stopped"),
+            None,
+        ]
+    ),
+)
+
+
 @st.composite
 def runs(draw):
-    """Events, kernel lines and sdk lines of a run as nobody would have it."""
-    kernel, closings = [], []
-    for number, (bodies, ended, where, closed) in enumerate(draw(recorders)):
+    """Events, kernel lines and sdk lines of a run: some of it as it should be, some as nobody would have it."""
+    kernel, closings, usual, watched = [], [], [], draw(st.sampled_from([[], draw(recorders)]))
+    for action, posture, recorded, outcome in draw(st.lists(sound_actions, max_size=3, unique_by=lambda one: one[0])):
+        usual += [decided(action=action), intent(action=action, posture=posture)]
+        usual += [outcome(action, posture)] if outcome is not None else []
+        where = {"proposal": "p", "action": action, "attempt": 1}
+        watched = [*watched, (draw(st.lists(calls, max_size=2)), True, where, True)] if recorded else watched
+    for number, (bodies, ended, where, closed) in enumerate(watched):
         name = f"rec_{number}"
         lines = kernel_lines(*map(dict, bodies), recorder=name, start=len(kernel), ended=ended, **where)
         encoded = [json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for line in lines]
@@ -193,7 +217,7 @@ def exported(run):
             return None
 
 
-@settings(max_examples=100)
+@settings(max_examples=300)
 @given(runs())
 def test_whatever_is_exported_is_valid(run):
     archive = exported(run)

@@ -28,8 +28,6 @@ def parse(data: bytes) -> Any:
     """The value. Raises: StrictJsonError."""
     if len(data) > _CONTAINERS_MAX and data.count(b"{") + data.count(b"[") > _CONTAINERS_MAX:
         raise StrictJsonError("archive_too_large", f"it has more than {_CONTAINERS_MAX} objects and lists")
-    if data[:1].isspace():
-        raise StrictJsonError("json_invalid", "it begins with a space")
     try:
         return jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
