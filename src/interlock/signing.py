@@ -1,4 +1,4 @@
-"""The only module that touches keys: one Ed25519 key a state directory, those of grant tokens, and DSSE envelopes.
+"""The only module that touches private keys: one Ed25519 key a state directory, those of grant tokens, and DSSE envelopes.
 
 An envelope is DSSE (https://github.com/secure-systems-lab/dsse, version 1): `{"payloadType", "payload", "signatures":
 [{"keyid", "sig"}]}`, payload and signature in base64, the signature over the pre-authentication encoding
