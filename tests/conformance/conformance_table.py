@@ -1,4 +1,4 @@
-"""The table: what each function of the three sources does, what Interlock does, and why it differs where it does on purpose.
+"""The table: what each function of the four sources does, what Interlock does, and why it differs where it does on purpose.
 
 A row is a function that is run (`test_conformance`); `python tests/conformance/conformance_table.py` prints the table, which
 `docs/why/conformance.md` holds.
@@ -7,6 +7,7 @@ A row is a function that is run (`test_conformance`); `python tests/conformance/
 from typing import NamedTuple
 
 RUNTIMO, CAR, SYMBI = "runtimo-core `executor.rs`", "car_engine `executor.rs`", "symbi-runtime `queue.rs`"
+ASTRID = "astrid-capsule `engine/wasm/mod.rs`"
 
 FUNCTIONS = {
     RUNTIMO: (
@@ -24,6 +25,7 @@ FUNCTIONS = {
         "new", "with_audit", "subscribe", "next_id", "enqueue", "list_pending_async", "resolve_async", "resolve_locked",
         "emit_audit",
     ),
+    ASTRID: ("new", "load", "unload", "take_inbound_rx", "tools"),
 }  # fmt: skip
 """Every function of the sources. One without a row is a behaviour that nobody has looked at."""
 
@@ -54,6 +56,7 @@ def row(source, function, behaviour, ours="the same", differs=""):
 
 def markdown() -> str:
     """The table as the page holds it."""
+    import conformance_capsules  # noqa: F401, PLC0415 - the same
     import conformance_rows  # noqa: F401, PLC0415 - it declares the rows
 
     lines = []

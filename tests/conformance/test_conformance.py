@@ -1,8 +1,9 @@
-"""Each behaviour of the three sources is a row, and each row is run."""
+"""Each behaviour of the four sources is a row, and each row is run."""
 
 from pathlib import Path
 
-import conformance_rows  # noqa: F401 - it declares the rows
+import conformance_capsules  # noqa: F401 - it declares rows
+import conformance_rows  # noqa: F401 - the same
 import pytest
 from conformance_table import FUNCTIONS, ROWS, markdown
 
