@@ -253,7 +253,7 @@ class _Verification:
             self.findings.add(
                 "not_vouched",
                 where,
-                f"signed by {', '.join(good)}: no key was given, so that whose key this is is not known",
+                f"signed by {', '.join(good)}: no key was given, so nobody says whose this one is",
             )
 
     # -- what follows

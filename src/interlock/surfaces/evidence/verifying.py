@@ -88,7 +88,7 @@ def _text(archive: Path, verdict: ArchiveVerdict) -> Iterator[str]:
     for signed in verdict.signatures:
         yield f"  signed by {signed.keyid}" + (", a key that you gave" if signed.vouched else "")
     if verdict.head_signed_by is not None:
-        yield f"  the run itself signed by {verdict.head_signed_by}"
+        yield f"  head of the run signed by {verdict.head_signed_by}"
     if verdict.layers is not None:
         yield "  " + ", ".join(f"{layer} {state}" for layer, state in verdict.layers.items())
     if verdict.notes:
