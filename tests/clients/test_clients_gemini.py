@@ -180,7 +180,10 @@ def test_what_its_hooks_do_not_close(world):
     path = world.root / ".gemini/settings.json"
     written = path.read_text()
     path.write_text(json.dumps({**read_document(written.encode(), path), "hooksConfig": {"enabled": False}}))
+    own = world.root.parent / "home/.gemini/settings.json"
+    own.write_text(USER.replace("gemini-api-key", "oauth-personal"))  # doctor needs no log-in
     assert world.doors("gemini")["shell"] == "open"
+    own.write_text(USER)
     path.write_text(written)
     trusted = world.root.parent / "home/.gemini/trustedFolders.json"
     trusted.write_text(json.dumps({str(world.root): "DO_NOT_TRUST"}))

@@ -60,7 +60,7 @@ class Place:
         """A `claude` that says its version."""
         path = Path(self.env["PATH"]) / "claude"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/sh\necho '{version} (Claude Code)'\n")
+        path.write_text(f"#!/bin/sh\necho 'Claude Code {version}.'\n")
         path.chmod(0o755)
 
     def facts(self):

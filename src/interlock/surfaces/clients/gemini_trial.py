@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Final
 
+from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.scripted_model import ScriptedModel
 from interlock.surfaces.clients.trial import Place, Tried, tried
 
@@ -14,6 +16,8 @@ HOME_FILES: Final = FILES
 
 def trial(place: Place) -> list[Tried]:
     """Let the model call both, with the client's own permission to do so, as if the user trusted the project."""
+    for settings in (place.home / FILES[0], place.work / FILES[0]):
+        _log_in(settings)
     marks = {"shell": place.work / "shell-ran", "editor": place.work / "editor-ran"}
     model = ScriptedModel(
         [
@@ -22,13 +26,18 @@ def trial(place: Place) -> list[Tried]:
         ]
     )
     with model.serving():
-        machine = place.home / "probe.json"  # goes before all other settings, and says nothing of tools
-        machine.write_text(json.dumps({"security": {"auth": {"selectedType": "gemini-api-key"}}}))
         done = place.run(
             ["-p", "try", "--output-format", "json", "--approval-mode", "yolo"],
             GEMINI_API_KEY="none",
             GOOGLE_GEMINI_BASE_URL=model.url,
             GEMINI_CLI_TRUST_WORKSPACE="true",
-            GEMINI_CLI_SYSTEM_SETTINGS_PATH=str(machine),
         )
     return tried(marks, len(model.results), done)
+
+
+def _log_in(settings: Path) -> None:
+    """Settings that say by the scripted model's key, and not by its user's account, who is logged in. All else in them stays."""
+    found = read_document(settings.read_bytes(), settings, comments=True) if settings.is_file() else {}
+    found["security"] = {**(found.get("security") or {}), "auth": {"selectedType": "gemini-api-key"}}
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(json.dumps(found))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from interlock.model.errors import UsageError
+
 SECONDS: Final = 120
 _PASSED_ON: Final = ("PATH", "LANG", "TERM", "USER", "LOGNAME", "INTERLOCK_STATE_DIR", "XDG_STATE_HOME")
 
@@ -76,6 +78,8 @@ def try_client(
             place.env["XDG_STATE_HOME"] = str(own_home / ".local" / "state")  # the gate is that of the user
         try:
             return trial(place)
+        except UsageError as error:  # settings that cannot be read
+            return [Tried("native tools", None, error.message)]
         except (OSError, subprocess.TimeoutExpired) as error:
             return [Tried("native tools", None, f"`{program}` could not be tried: {type(error).__name__}")]
 

@@ -11,7 +11,7 @@ from typing import Final
 from interlock.surfaces.clients.client import Client
 
 _SECONDS: Final = 20
-_VERSION: Final = re.compile(r"\d+\.\d+\.\d+[-.\w]*")
+_VERSION: Final = re.compile(r"\d+\.\d+\.\d+(?:[-.+]\w+)*")
 
 
 def found_version(client: Client, env: Mapping[str, str]) -> str | None:
