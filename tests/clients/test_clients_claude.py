@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import psutil
 import pytest
@@ -72,3 +73,38 @@ def test_a_held_call_goes_on_in_another_session(claude, project):
     run(claude, project, ScriptedModel([call]))
     assert (project.root / "a.txt").read_text() == "old and more"
     assert [status for _, _, status in project.actions()].count("succeeded") == 1
+
+
+def test_what_it_edited_tested_and_committed_is_undone(claude, project):
+    """In layers, what its tests leave behind too; afterwards git is as it was."""
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=project.root, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "--quiet")
+    (project.root / "sum.sh").write_text("test $((1 + 1)) = 3\n")
+    tools = '["fs.*", "shell", "git.*"]'
+    rules = f"[rules]\nallow = {tools}\n[grants.agent]\ntools = {tools}\n"
+    project.configure(f'[workspace]\nmode = "layer"\n{rules}')
+    project.install("claude-code")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "wrong")
+    head = git("rev-parse", "HEAD")
+    edit = {"path": "sum.sh", "old": "3", "new": "2"}
+    model = ScriptedModel(
+        [
+            ("mcp__interlock__fs_edit", edit),
+            ("mcp__interlock__shell", {"command": "sh sum.sh && touch passed"}),
+            ("mcp__interlock__git_add", {"paths": ["sum.sh"]}),
+            ("mcp__interlock__git_commit", {"message": "right"}),
+        ]
+    )
+    run(claude, project, model)
+    assert git("rev-parse", "HEAD") != head, model.results
+    assert (project.root / "passed").exists(), model.results[1]
+    for run_id in [line.run_id for line in project.lines()]:
+        project.interlock("undo", run_id)
+    assert (git("rev-parse", "HEAD"), git("status", "--porcelain")) == (head, "")
