@@ -49,10 +49,10 @@ class Inflater:
         self._piece = memoryview(b"")
         self.taken = 0
         start = file.read(10)
+        if not start.startswith(_GZIP_START[:2]):
+            raise DamageError("not_an_archive", "", "the file is not a gzip file")
         if len(start) < 10 or not start.startswith(_GZIP_START):
-            raise DamageError(
-                "not_an_archive", "", "the file does not begin as a gzip file without a name and a time does"
-            )
+            raise DamageError("not_an_archive", "", "its gzip header is cut off, or has a name, a time or flags")
         self._waiting = start
 
     def up_to(self, size: int) -> memoryview:
