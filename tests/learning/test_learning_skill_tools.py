@@ -10,6 +10,8 @@ from test_learning_skills import approve, do, report, rt  # noqa: F401 - a fixtu
 import interlock
 from interlock.model.errors import HeldError, ToolError, UsageError
 from interlock.model.tool import Binding, Tool
+from interlock.surfaces.cli.holds import hold_lines
+from interlock.surfaces.cli.output import Output
 
 NAME = "write-the-report-of-jan"
 GIVEN = {"path": "apr.txt", "path_2": "copy-apr.txt"}
@@ -167,6 +169,13 @@ def test_an_approver_who_edits_the_call_does_not_get_what_was_proposed(skilled, 
     project.trust()
     with pytest.raises(HeldError) as held:
         use(skilled, call_id="one", wait=False)
+    question = skilled.approvals.get(held.value.approval)
+    assert [(one["id"], one["tool"]) for one in question.context["steps"]] == [
+        ("s1", "fs.write"), ("s2", "fs.read"), ("s3", "fs.write"),
+    ]  # fmt: skip
+    assert question.context["steps"][0]["parameters"] == {"content": "total: 1\n", "path": "apr.txt"}
+    lines = "\n".join(hold_lines(Output(), question))
+    assert 'step:   s1 fs.write {"content":"total: 1' in lines
     skilled.approvals.edit(held.value.approval, {"parameters": {"path": "elsewhere.txt"}})
     result = use(skilled, call_id="one", wait=False)
     assert (result.status, result.reason) == ("failed", "skill_unusable")

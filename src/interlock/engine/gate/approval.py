@@ -8,6 +8,7 @@ question is asked again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -165,6 +166,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
             parameters=parameters,
             schema=_schema(action),
             context={"source": run.proposal.source, "compensation": _compensation(action)}
+            | _steps(action, redact)
             | ({} if run.token is None else {"grant": run.token}),
             digest=digest_of(action, data),
             requirements=needs,
@@ -217,6 +219,14 @@ def _compensation(action: ActionRun) -> Any:
         return getattr(given, "tool", None) or getattr(given, "action_id", None)
     template = action.tool.tool.compensation if action.tool is not None else None
     return template.tool if template is not None else None
+
+
+def _steps(action: ActionRun, redact: Callable[[Any], Any]) -> dict[str, Any]:
+    """The actions that the call represents (`Binding.expand`): each is judged by itself, and shown with the call."""
+    if action.tool is None or action.tool.binding.expand is None:
+        return {}
+    rest = [one for one in action.run.proposal.actions if one is not action.spec]
+    return {"steps": [{"id": a.id, "tool": a.tool or a.type, "parameters": redact(a.parameters)} for a in rest]}
 
 
 def _was_about_another(before: Hold | None, version: str) -> bool:

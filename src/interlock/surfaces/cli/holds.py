@@ -24,6 +24,8 @@ _IN_DIFFERENCE: Final = {"fs.write": ("content",), "fs.edit": ("old", "new", "ed
 """Parameters that a difference shows better, by tool."""
 _STYLES: Final = {"program": "bold", "redirection": "yellow", "assignment": "magenta", "operator": "cyan"}
 """Of the parts of a command line."""
+_STEP_WIDTH: Final = 200
+"""A step of a skill longer than this is cut, unless the question is shown in full."""
 
 
 def is_cut(hold: Hold) -> bool:
@@ -32,7 +34,14 @@ def is_cut(hold: Hold) -> bool:
         len(hold.files) > _FILES
         or any(_is_cut_change(change) for change in hold.changes)
         or any(len(text) > _WIDTH for _, text in _parameters(hold, full=False))
+        or any(len(step) > _STEP_WIDTH for step in _steps(hold))
     )
+
+
+def _steps(hold: Hold) -> list[str]:
+    """The actions that the call represents (a skill's), one each."""
+    steps = hold.context.get("steps", ()) if isinstance(hold.context, dict) else ()
+    return [clean(f"{step['id']} {step['tool']} {msgspec.json.encode(step['parameters']).decode()}") for step in steps]
 
 
 def hidden(hold: Hold) -> int:
@@ -58,6 +67,7 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | 
     yield from _parameter_lines(out, hold, stream, full=full)
     if undone_by := hold.context.get("compensation") if isinstance(hold.context, dict) else None:
         yield f"  undo:   by `{clean(str(undone_by))}`, which is approved with it"
+    yield from (f"  step:   {step if full else brief(step, _STEP_WIDTH)}" for step in _steps(hold))
     for file in hold.files if full else hold.files[:_FILES]:
         yield f"  file:   {clean(file.path)} ({'there already; asked again if it changes' if file.there else 'not there yet'})"
     if not full and len(hold.files) > _FILES:
