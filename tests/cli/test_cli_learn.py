@@ -8,6 +8,8 @@ import tomllib
 import pytest
 from cli_driving import call
 
+from interlock.engine.tools.registry import Registry
+
 TOML = """agent = "coder"
 [rules]
 allow = ["fs.*", "git.status", "state_write"]  # what is free
@@ -104,6 +106,19 @@ def test_where_processes_ran_paths_and_hosts_stay(used):
     found = used("learn", "--json").json
     assert any("because processes ran" in note for note in found["notes"])
     assert "paths" not in found["change"]
+
+
+def test_a_grant_that_used_a_tool_that_is_not_known_here_stays(used):
+    def learnt():
+        found = used("learn", "--json").json
+        return found["notes"], found["change"].partition("[grants.coder]")[2], found["refused"]
+
+    with pytest.MonkeyPatch.context() as patch:  # as for a tool of an MCP server
+        find = Registry.find
+        patch.setattr(Registry, "find", lambda self, name: None if name == "fs.list" else find(self, name))
+        notes, change, refused = learnt()
+    assert "grants.coder: as it is, because it used tools that are not known here: fs.list" in notes
+    assert ("-tools" in change, refused) == (False, [])
 
 
 def test_nothing_is_proposed_where_nothing_was_done(cli):

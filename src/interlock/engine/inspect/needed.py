@@ -24,6 +24,7 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
 from interlock.model.globs import name_matcher
 from interlock.model.grant import GROUP, OPERATOR
+from interlock.model.tool import Tool
 from interlock.policy.verdict import together
 from interlock.settings import Settings
 from interlock.settings.decode import decode
@@ -99,7 +100,11 @@ class _Grants(NamedTuple):
         """The first grant that covers a call with these (normal) parameters, by its name in the file; else the last refusal."""
         agent, last = call.past.request.agent, Refusal("capability_denied", "the agent has no grant")
         for name, capability in self.by_agent.get(agent, ()):
-            if tool is None:
+            if (
+                tool is None and call.action.tool is not None
+            ):  # of an MCP server or a capsule: its parameters are not known here
+                refusal = capability.tool(agent, Tool(name=call.action.tool), 0)
+            elif tool is None:
                 refusal = capability.state_key(agent, str(parameters.get("key")), 0)
             else:
                 refusal = capability.tool(agent, tool.tool, 0) or capability.arguments(
@@ -185,6 +190,12 @@ class _Seen:
         """Count a call that succeeded."""
         tool = self._policies.registry.find(call.action.tool)
         name = call.action.tool or ("assert" if call.action.type == "assertion" else call.action.type)
+        if (
+            tool is None and call.action.tool is not None
+        ):  # the policies do not know it either: what may be about it stays
+            for entry in self._policies.settings.rules.allow:
+                if "(" not in entry and (entry.startswith("tag:") or name_matcher([entry])(name)):
+                    self._rules.setdefault(entry, set()).add(name)
         for policy in _decide(self._policies.judge, call).policies:
             if policy.startswith(_ALLOW):
                 self._rules.setdefault(policy.removeprefix(_ALLOW), set()).add(name)
@@ -212,7 +223,12 @@ class _Seen:
             calls = self._by_grant.get(name)
             if only is not None and name != only:
                 continue
-            if calls is None:
+            unknown = sorted(
+                {call.action.tool for call, tool in calls or () if tool is None and call.action.tool is not None}
+            )
+            if unknown:
+                yield f"grants.{name}: as it is, because it used tools that are not known here: {', '.join(unknown)}"
+            elif calls is None:
                 yield f"grants.{name}: as it is, because nothing used it"
             else:
                 yield from self._narrow_grant(name, table, calls)
