@@ -123,7 +123,7 @@ class Project:
 
     @contextmanager
     def person(self, answers: Mapping[str, Literal["approve", "deny"]]) -> Iterator[None]:
-        """While the block runs, somebody answers the questions about these files; other questions are left open."""
+        """While the block runs, somebody answers the questions about these files and commands; other questions are left open."""
         over = threading.Event()
         person = threading.Thread(target=self._answer, args=(answers, over))
         person.start()
@@ -137,7 +137,7 @@ class Project:
         with interlock.Runtime(*open_project(self.root, env=self.env)) as runtime:
             while not over.wait(0.05):
                 for hold in runtime.approvals.list():
-                    answer = answers.get(hold.parameters["path"])
+                    answer = answers.get(hold.parameters.get("path") or hold.parameters["command"])
                     if answer is not None:
                         getattr(runtime.approvals, answer)(hold)
 

@@ -19,14 +19,14 @@ pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
 CONFIGURATION = """
 [rules]
 allow = ["fs.read", "fs.list", "fs.write", "fs.delete", "shell"]
-ask = ["fs.edit"]
+ask = ["fs.edit", "shell(head *)"]
 deny = ["shell(rm *)"]
 
 [grants.agent]
 tools = ["fs.*", "shell"]
 
 [approvals]
-ttl = "2s"
+ttl = "4s"
 """
 USER = """# mine
 model = "gpt-5.5"
@@ -94,9 +94,18 @@ def test_replace_mode_leaves_it_no_shell_and_an_editor_that_writes_nothing(world
             ("mcp__interlock/fs_write", {"path": ".codex/config.toml", "content": ""}),
             shell("touch pwned"),
             patch("*** Add File: pwned", "+x"),
+            *(
+                ("mcp__interlock/fs_edit", {"path": name, "old": "old", "new": "new"})
+                for name in ("approved", "denied")
+            ),
         ]
     )
-    run(world, model)
+    for name in ("approved", "denied"):
+        (world.root / name).write_text("old")
+    with world.person({"approved": "approve", "denied": "deny"}):
+        run(world, model)
+    assert [(world.root / name).read_text() for name in ("approved", "denied")] == ["new", "old"], model.results
+    assert "approval_denied" in model.results[max(model.results)]
     assert "hello" in model.results[0]
     assert (world.root / "b.txt").read_text() == "made"
     assert "path_protected" in model.results[2]
@@ -129,9 +138,17 @@ def test_guard_mode_asks_about_its_own_calls(world):
             patch("*** Add File: one", "+x", "*** Add File: two", "+x"),
             patch("*** Update File: old.txt", "-old", "+new"),
             patch("*** Delete File: old.txt"),
+            *(patch(f"*** Update File: {name}", "-old", "+new") for name in ("approved", "denied")),
+            shell("head -c 0 approved"),
+            shell("head -c 0 denied"),
         ]
     )
-    run(world, model)
+    for name in ("approved", "denied"):
+        (world.root / name).write_text("old\n")
+    answers = {"approved": "approve", "denied": "deny"}
+    with world.person({**answers, **{f"head -c 0 {name}": answer for name, answer in answers.items()}}):
+        run(world, model)
+    assert [(world.root / name).read_text() for name in ("approved", "denied")] == ["new\n", "old\n"], model.results
     assert (world.root / "by-shell").read_text() == "made\n"
     assert "rule" in model.results[1] or "denied" in model.results[1]
     assert (world.root / "by-editor").read_text() == "new\n"
@@ -148,6 +165,10 @@ def test_guard_mode_asks_about_its_own_calls(world):
         ("fs.write", ".codex/hooks.json", "failed"),
         ("fs.edit", "old.txt", "rejected"),
         ("fs.delete", "old.txt", "succeeded"),
+        ("fs.edit", "approved", "succeeded"),
+        ("fs.edit", "denied", "rejected"),
+        ("shell", "head -c 0 approved", "succeeded"),
+        ("shell", "head -c 0 denied", "rejected"),
     ]
     world.undo("fs.write", "by-editor")
     world.undo("fs.delete", "old.txt")

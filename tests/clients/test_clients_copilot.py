@@ -105,9 +105,15 @@ def test_replace_mode_refuses_its_own_tools(world):
             shell("touch pwned"),
             write(world, "pwned"),
             ("view", {"path": str(world.root / "a.txt")}),
+            *(("interlock-fs_edit", {"path": name, "old": "old", "new": "new"}) for name in ("approved", "denied")),
         ]
     )
-    run(world, model)
+    for name in ("approved", "denied"):
+        (world.root / name).write_text("old")
+    with world.person({"approved": "approve", "denied": "deny"}):
+        run(world, model)
+    assert [(world.root / name).read_text() for name in ("approved", "denied")] == ["new", "old"], model.results
+    assert "approval_denied" in model.results[max(model.results)]
     assert "hello" in model.results[0]
     assert (world.root / "b.txt").read_text() == "made"
     assert "path_" in model.results[2]

@@ -20,14 +20,14 @@ pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
 CONFIGURATION = """
 [rules]
 allow = ["fs.read", "fs.list", "fs.write", "shell"]
-ask = ["fs.edit"]
+ask = ["fs.edit", "shell(head *)"]
 deny = ["shell(rm *)"]
 
 [grants.agent]
 tools = ["fs.*", "shell"]
 
 [approvals]
-ttl = "2s"
+ttl = "4s"
 """
 CLOSED = {"shell": "closed", "editor": "closed"}
 
@@ -81,6 +81,14 @@ def write(project, name: str) -> tuple[str, dict]:
     return ("write", {"filePath": str(project.root / name), "content": "new"})
 
 
+def read(project, name: str) -> tuple[str, dict]:
+    return ("read", {"filePath": str(project.root / name)})
+
+
+def edit(project, name: str) -> tuple[str, dict]:
+    return ("edit", {"filePath": str(project.root / name), "oldString": "old", "newString": "new"})
+
+
 def test_replace_mode_offers_only_interlocks_tools(world):
     settings = '{\n  // mine\n  "theme": "dark", // always\n}\n'
     (world.root / "opencode.jsonc").write_text(settings)
@@ -94,9 +102,15 @@ def test_replace_mode_offers_only_interlocks_tools(world):
             ("interlock_fs_write", {"path": "opencode.jsonc", "content": "{}"}),
             shell("touch pwned"),
             write(world, "pwned"),
+            *(("interlock_fs_edit", {"path": name, "old": "old", "new": "new"}) for name in ("approved", "denied")),
         ]
     )
-    run(world, model)
+    for name in ("approved", "denied"):
+        (world.root / name).write_text("old")
+    with world.person({"approved": "approve", "denied": "deny"}):
+        run(world, model)
+    assert [(world.root / name).read_text() for name in ("approved", "denied")] == ["new", "old"], model.results
+    assert "approval_denied" in model.results[max(model.results)]
     assert "hello" in model.results[0]
     assert (world.root / "b.txt").read_text() == "made"
     assert "path_" in model.results[2]
@@ -125,9 +139,18 @@ def test_guard_mode_asks_about_its_own_calls(world):
             ("read", {"filePath": old}),
             ("edit", {"filePath": old, "oldString": "old", "newString": "new"}),
             ("webfetch", {"url": "https://example.org", "format": "text"}),
+            *(read(world, name) for name in ("approved", "denied")),
+            *(edit(world, name) for name in ("approved", "denied")),
+            shell("head -c 0 approved"),
+            shell("head -c 0 denied"),
         ]
     )
-    run(world, model)
+    for name in ("approved", "denied"):
+        (world.root / name).write_text("old\n")
+    answers = {"approved": "approve", "denied": "deny"}
+    with world.person({**answers, **{f"head -c 0 {name}": answer for name, answer in answers.items()}}):
+        run(world, model)
+    assert [(world.root / name).read_text() for name in ("approved", "denied")] == ["new\n", "old\n"], model.results
     assert (world.root / "by-shell").read_text() == "made\n"
     assert (world.root / "by-editor").read_text() == "new"
     assert "path_outside_workspace" in model.results[3]
@@ -141,6 +164,10 @@ def test_guard_mode_asks_about_its_own_calls(world):
         ("shell", "echo made > by-shell", "succeeded"),
         ("fs.write", "by-editor", "succeeded"),
         ("fs.read", "old.txt", "succeeded"),
+        ("fs.read", "approved", "succeeded"),
+        ("fs.read", "denied", "succeeded"),
+        ("fs.edit", "approved", "succeeded"),
+        ("shell", "head -c 0 approved", "succeeded"),
     ]
     world.undo("fs.write", "by-editor")
     assert not (world.root / "by-editor").exists()
