@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from damage import ATTESTATION, EVENTS, MANIFEST, codes, compress, members_of, pack, resealed
+from damage import ATTESTATION, EVENTS, KERNEL, MANIFEST, POLICY, SDK, codes, compress, members_of, pack, resealed
 from evidence_world import (
     ENDED,
     FINISHED,
@@ -217,7 +217,7 @@ def exported(run):
             return None
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(runs())
 def test_whatever_is_exported_is_valid(run):
     archive = exported(run)
@@ -230,12 +230,16 @@ def test_whatever_is_exported_is_valid(run):
 def members(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     kernel = kernel_lines({"call": "openat", "path": "/w/in", "access": "read"}, proposal="p", action="a", attempt=1)
+    sdk = [canonical(tool_call(0, "c1", arguments={"x": 1.5})) + b"\n"]
+    closed = e.SdkRecorded(
+        shim="openai-agents", hooked=1, writers=1, records=1, dropped=0, rejected=0, digest=digest_of(sdk)
+    )
     run = Run(
         directory, command("openai-agents", "notify"), decided(), intent(), succeeded(posture={"net": "active"}), ENDED,
-        e.ActionConnection(proposal="p", action="a", step=9, via="dns", host="h", port=80, outcome="connected"), FINISHED,
-        seal_each=True,
+        e.ActionConnection(proposal="p", action="a", step=9, via="dns", host="h", port=80, outcome="connected"), closed, FINISHED,
+        seal_each=True, kernel=kernel,
     )  # fmt: skip
-    run.kernel, run.sdk = kernel, [canonical(tool_call(0, "c1", arguments={"x": 1.5})) + b"\n"]
+    run.sdk = sdk
     return members_of(run.export(directory, [SIGNER]).data)
 
 
@@ -284,6 +288,12 @@ def changed(value, path, odd):
     return copy
 
 
+def at(value, path):
+    for key in path:
+        value = value[key]
+    return value
+
+
 def as_json(value):
     return json.dumps(value, separators=(",", ":"), default=lambda _: "HUGE").replace('"HUGE"', "1e400").encode()
 
@@ -330,3 +340,16 @@ def test_a_coverage_guided_fuzzer_finds_nothing(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Done 800 runs" in done.stderr
     assert list(tmp_path.glob("crash-*")) == []
+
+
+@pytest.mark.parametrize("odd", [2**53, 10**400, Huge, 1.0], ids=["large", "huge", "infinite", "whole"])
+def test_no_number_makes_it_fail(members, odd):
+    """Each number of each line in turn."""
+    for path in (EVENTS, KERNEL, POLICY, SDK):
+        lines = members[path].splitlines()
+        for number, line in enumerate(lines):
+            value = json.loads(line)
+            for place in paths_in(value):
+                if place and isinstance(at(value, place), int | float):
+                    new = [*lines[:number], as_json(changed(value, place, odd)), *lines[number + 1 :]]
+                    codes(resealed({**members, path: b"\n".join(new) + b"\n"}, SIGNER))

@@ -62,6 +62,8 @@ class _Verification:
                 self._as_a_whole(keys, require_signature=require_signature)
         except DamageError as damage:
             self.findings.add_damage(damage)
+        except StrictJsonError as error:  # what follows from a line, such as a sum, cannot be written as JSON
+            self.findings.add_damage(DamageError(error.code, "", f"what follows from events and layers: {error}"))
         return self._result()
 
     def _as_a_whole(self, keys: frozenset[str], *, require_signature: bool) -> None:
