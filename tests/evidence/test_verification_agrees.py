@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -353,3 +354,10 @@ def test_no_number_makes_it_fail(members, odd):
                 if place and isinstance(at(value, place), int | float):
                     new = [*lines[:number], as_json(changed(value, place, odd)), *lines[number + 1 :]]
                     codes(resealed({**members, path: b"\n".join(new) + b"\n"}, SIGNER))
+
+
+def test_numbers_as_long_as_python_prints_do_not_make_it_fail(members):
+    long = b"9" * 4300
+    for path in (EVENTS, KERNEL):
+        lines = [re.sub(rb'"seq":[0-9]+', b'"seq":' + long, line) for line in members[path].splitlines(keepends=True)]
+        assert "schema_invalid" in codes(resealed({**members, path: b"".join(lines)}, SIGNER))

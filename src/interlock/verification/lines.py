@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from interlock.verification.facts import Facts, Line
 from interlock.verification.schemas import Check
 from interlock.verification.strict_json import StrictJsonError, parse_object
+
+SEQ_MAX: Final = 2**53 - 1
 
 
 def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | None:
@@ -17,6 +21,8 @@ def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | Non
         facts.findings.add(error.code, where, str(error))
         return None
     wrong = check(value)
+    if wrong is None and value["seq"] > SEQ_MAX:
+        wrong = "a number beyond 2^53 - 1 - at `.seq`"
     if wrong is not None:
         facts.findings.add("schema_invalid", where, wrong)
         return None
