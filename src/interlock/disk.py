@@ -110,10 +110,19 @@ class Disk:
                 self.sync_directory(p.parent)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and everything in it, following no symbolic link; nothing if it is absent. Durable."""
+        """Remove a directory and everything in it, following no symbolic link; nothing if it is absent. Durable.
+
+        Directories that their owner may not enter go too: those of a layer are as processes, and overlayfs, left them.
+        """
         if not self._do(f"stat {path}", os.path.lexists, path):
             return
-        self._do(f"remove {path}", shutil.rmtree, path)
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            self._do(f"remove {path}", _open_up, path)
+            self._do(f"remove {path}", shutil.rmtree, path)
+        except OSError as error:
+            raise store_error(error, f"remove {path}") from error
         self.sync_directory(path.parent)
 
     def write_atomic(self, path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
@@ -193,6 +202,22 @@ class Disk:
             raise
         except OSError as error:
             raise store_error(error, what) from error
+
+
+def _open_up(top: Path) -> None:
+    """Let the owner list and change every directory of a tree, as far as they are the owner's."""
+    waiting = [str(top)]
+    while waiting:
+        place = waiting.pop()
+        fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            if mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.chmod(f"/proc/self/fd/{fd}", mode | stat.S_IRWXU)  # noqa: PTH101 - of the descriptor, not of a path
+        finally:
+            os.close(fd)
+        with os.scandir(place) as found:
+            waiting += [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
 
 
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h

@@ -208,6 +208,17 @@ def test_the_state_of_a_project_is_removed_only_on_request(bare):
     assert str(bare.root) not in (home.parent / "trust.json").read_text()
 
 
+def test_the_state_stays_while_a_changed_file_is_left(bare):
+    bare("init", "-q")
+    path = bare.root / "interlock.toml"
+    path.write_text(path.read_text() + "# mine\n")
+    said = bare("init", "--remove", "--state", "--yes", "--json")
+    assert (said.code, said.json["state_removed"]) == (1, False)
+    path.unlink()
+    said = bare("init", "--remove", "--state", "--yes", "--json")
+    assert (said.code, said.json["state_removed"], tree(bare.root)) == (0, True, {})
+
+
 def test_the_state_of_a_live_run_is_not_removed(bare):
     bare("init", "-q")
     run_id = bare.run(call("fs.list"))["run_id"]

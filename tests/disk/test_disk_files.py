@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,33 @@ def test_what_a_failed_sync_should_have_kept_is_lost_even_if_a_later_sync_succee
     os.close(fd)
     disk.power_loss()
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_tree_with_directories_that_its_owner_may_not_enter_is_removed():
+    """As overlayfs and processes leave them: an ordinary user could not prune a run that had kept its layer."""
+    top = Path(tempfile.mkdtemp())  # outside of pytest's own directory, which other users cannot enter
+    tree = top / "tree"
+    for name in ("work/work", "upper/closed/deep", "upper/read_only"):
+        (tree / name).mkdir(parents=True)
+        (tree / name / "file").write_text("x")
+    (top / "kept").mkdir(0o500)
+    (tree / "upper" / "link").symlink_to(top / "kept")
+    user = os.geteuid() or 65534
+    for place in (top, *top.rglob("*")):
+        os.chown(place, user, -1, follow_symlinks=False)
+    for name, mode in (("work/work", 0), ("upper/read_only", 0o555), ("upper/closed/deep", 0o100), ("upper/closed", 0)):
+        (tree / name).chmod(mode)
+    shutil.rmtree(top / "no such directory", ignore_errors=True)  # imported now: the child may not be able to
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            os.setresuid(user, user, user)
+            Disk().remove_tree(tree)
+            os._exit(0)
+        os._exit(1)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert not tree.exists()
+        assert stat.S_IMODE((top / "kept").stat().st_mode) == 0o500
+    finally:
+        shutil.rmtree(top)

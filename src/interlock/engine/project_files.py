@@ -119,12 +119,15 @@ class Removal:
             raise _nothing(self._place.root)
         elif os.path.lexists(self._place.configuration):
             left[self._place.configuration] = "`interlock init` did not write it"
-        if state or not left:
+        going = state and (
+            self._record is None or not left
+        )  # with what is left a second call has to know what was made
+        if going or not left:
             TrustStore(self._place.state, self._disk).forget(self._place.root)
             (self._place.home / RECORD).unlink(missing_ok=True)
-        if state:
+        if going:
             self._remove_state()
-        return Removed(tuple(removed), left, self._place.home, not state)
+        return Removed(tuple(removed), left, self._place.home, not going)
 
     def _read(self) -> _Record | None:
         path = self._place.home / RECORD

@@ -79,10 +79,9 @@ def _remove(out: Output, proving_by: tuple[Path | None, str | None], *, state: b
         for path, why in done.left.items():
             yield f"left    {_short(path, here)}: {why}"
         if done.kept:
-            yield (
-                f"left    {clean(str(done.state))}: runs, state and backups of this project, which `interlock init` finds again;"
-                " `interlock init --remove --state` removes them"
-            )
+            how = "" if state else "; `interlock init --remove --state` removes them"
+            about = "runs, state and backups of this project, which `interlock init` finds again"
+            yield f"left    {clean(str(done.state))}: {about}{how}"
         else:
             yield f"removed {clean(str(done.state))}"
 
