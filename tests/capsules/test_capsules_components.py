@@ -138,3 +138,37 @@ def test_a_component_with_other_types_than_the_host_is_refused_when_it_is_called
     runtime = add(world, source)
     assert runtime.call_sync("c/times").reason in ("capsule_invalid", "invalid_output")
     assert runtime.call_sync("c/echo", {"a": 1}).output == {"a": 1}
+
+
+GREEDY = """(component
+  (core module $one
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "all") (result i32)
+      (loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+      (memory.size)))
+  (core instance $a (instantiate $one))
+  (core instance $b (instantiate $one))
+  (core module $code
+    (import "a" "memory" (memory 1))
+    (import "a" "all" (func $a (result i32)))
+    (import "b" "all" (func $b (result i32)))
+    (func (export "call-tool") (param i32 i32 i32 i32) (result i32)
+      ;; both have all that they can get: 64 pages are the 4 MiB of the manifest
+      (if (i32.gt_u (i32.add (call $a) (call $b)) (i32.const 64)) (then (unreachable)))
+      (i32.store (i32.const 16) (i32.const 0))
+      (i32.store8 (i32.const 40) (i32.const 49))
+      (i32.store (i32.const 20) (i32.const 40))
+      (i32.store (i32.const 24) (i32.const 1))
+      (i32.const 16)))
+  (core instance $code (instantiate $code (with "a" (instance $a)) (with "b" (instance $b))))
+  (func (export "call-tool") (param "name" string) (param "args" string) (result (result string (error string)))
+    (canon lift (core func $code "call-tool") (memory (core memory $a "memory")) (realloc (core func $a "realloc")))))"""
+
+
+def test_all_memories_of_a_component_together_are_held_to_the_manifest(world):
+    runtime = add(world, GREEDY, kv="false")
+    assert runtime.call_sync("c/echo", {}).output == 1
+    third = GREEDY.replace("(core instance $b", "(core instance $c (instantiate $one)) (core instance $b")
+    refused = add(world, third, name="d", kv="false").call_sync("d/echo", {})
+    assert refused.reason in ("capsule_invalid", "capsule_refused"), refused
