@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from interlock.verification.facts import Facts, Line, host_of
+from interlock.verification.facts import Line, host_of
 
 _OPENS: Final = "open openat openat2 creat open_by_handle_at"
 _CHANGES: Final = (
@@ -18,14 +18,41 @@ _EXECS: Final = "execve execveat"
 _SENDS: Final = "connect sendto sendmsg sendmmsg"
 
 
-def take_effect(facts: Facts, line: Line) -> None:
+class Values(Protocol):
+    """Takes the values of one kind."""
+
+    def take(self, value: str, grade: str | None = None) -> None:
+        """Take a value; `grade` says whether it was an attempt or an outcome."""
+
+
+class Effects(Protocol):
+    """What takes the values that lines give."""
+
+    @property
+    def files_read(self) -> Values:
+        """Paths."""
+
+    @property
+    def files_written(self) -> Values:
+        """Paths that were written, made, moved or removed."""
+
+    @property
+    def programs(self) -> Values:
+        """Paths of what was executed."""
+
+    @property
+    def hosts(self) -> Values:
+        """`HOST:PORT`."""
+
+
+def take_effect(facts: Effects, line: Line) -> None:
     """The values that a `call` line gives."""
     rule = _RULES.get(line["call"])
     if rule is not None:
         rule(facts, line)
 
 
-def _open(facts: Facts, line: Line) -> None:
+def _open(facts: Effects, line: Line) -> None:
     path = _path(line)
     if path is None:
         return
@@ -36,31 +63,31 @@ def _open(facts: Facts, line: Line) -> None:
         facts.files_written.take(path, grade)
 
 
-def _change(facts: Facts, line: Line) -> None:
+def _change(facts: Effects, line: Line) -> None:
     _written(facts, _path(line), line)
 
 
-def _rename(facts: Facts, line: Line) -> None:
+def _rename(facts: Effects, line: Line) -> None:
     _written(facts, _path(line), line)
     _written(facts, line.get("to"), line)
 
 
-def _link(facts: Facts, line: Line) -> None:
+def _link(facts: Effects, line: Line) -> None:
     _written(facts, line.get("to"), line)
 
 
-def _written(facts: Facts, path: str | None, line: Line) -> None:
+def _written(facts: Effects, path: str | None, line: Line) -> None:
     if path is not None:
         facts.files_written.take(path, line["grade"])
 
 
-def _execute(facts: Facts, line: Line) -> None:
+def _execute(facts: Effects, line: Line) -> None:
     path = _path(line)
     if path is not None:
         facts.programs.take(path, line["grade"])
 
 
-def _send(facts: Facts, line: Line) -> None:
+def _send(facts: Effects, line: Line) -> None:
     host = line.get("host")
     if host is not None and line.get("family") in ("inet", "inet6"):
         facts.hosts.take(host_of(host, line.get("port")), line["grade"])
@@ -71,7 +98,7 @@ def _path(line: Line) -> str | None:
     return line.get("path") if real is None else real
 
 
-_RULES: Final[dict[str, Callable[[Facts, Line], None]]] = {
+_RULES: Final[dict[str, Callable[[Effects, Line], None]]] = {
     call: rule
     for calls, rule in (
         (_OPENS, _open), (_CHANGES, _change), (_RENAMES, _rename), (_LINKS, _link), (_EXECS, _execute), (_SENDS, _send),

@@ -16,6 +16,7 @@ from interlock.model.errors import UsageError
 from interlock.signing import DEFAULT_NAME, Signer
 from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_existing
 from interlock.surfaces.evidence.diffing import diff_command
+from interlock.surfaces.evidence.reporting import report_command
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.surfaces.evidence.verifying import verify_command
 
@@ -27,6 +28,7 @@ def evidence() -> None:
 
 evidence.add_command(verify_command)
 evidence.add_command(diff_command)
+evidence.add_command(report_command)
 
 
 @evidence.command("export")

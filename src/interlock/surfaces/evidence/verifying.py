@@ -40,8 +40,8 @@ def verify_archive(
 
 def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature: bool = False) -> Checked:
     """The verdict, and the documents of a valid archive. Raises: as `verify_archive`."""
-    known = [_key(key) for key in keys]
-    with _opened(path, "archive") as file:
+    known = key_ids(keys)
+    with opened(path, "archive") as file:
         return verify(file, known, require_signature=require_signature)
 
 
@@ -103,8 +103,14 @@ def _text(archive: Path, verdict: ArchiveVerdict) -> Iterator[str]:
 # -- files
 
 
+def key_ids(keys: Iterable[str | Path]) -> list[str]:
+    """The ids of keys that a caller names. Raises: UsageError."""
+    return [_key(key) for key in keys]
+
+
 @contextlib.contextmanager
-def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
+def opened(path: Path, what: str) -> Iterator[BinaryIO]:
+    """A file to be read. Raises: UsageError `not_found`."""
     try:
         with path.open("rb") as file:
             yield file
@@ -118,7 +124,7 @@ def _key(key: str | Path) -> str:
     """The id of a key that a caller names. Raises: UsageError."""
     text = str(key)
     if isinstance(key, Path) or not text.startswith((_SCHEME, "-----BEGIN")):
-        with _opened(Path(key), "key") as file:
+        with opened(Path(key), "key") as file:
             text = file.read(_KEY_BYTES_MAX).decode("utf-8", "replace")
     try:
         return keyid_of(text)
