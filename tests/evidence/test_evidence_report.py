@@ -6,7 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
-from importlib.resources import files
+from pathlib import Path
 
 from evidence_world import FINISHED, Run, command, decided, intent, succeeded
 from hypothesis import given
@@ -20,6 +20,7 @@ from interlock.surfaces.evidence.story import Process, children, read_story
 from interlock.verification.verify import verify
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=y> \u202e\x1b[31m & \"'"
+FORMAT = Path(__file__).parents[2] / "docs/reference/evidence-format.md"
 VOID = {"meta", "br", "img", "path", "rect"}
 
 
@@ -150,18 +151,10 @@ def test_a_graph_with_circles_can_be_drawn(needs):
     Page(text)
 
 
-def test_every_note_is_explained():
-    schema = json.loads((files("interlock") / "evidence/schemas/health.schema.json").read_bytes())
-    (notes,) = {tuple(found["items"]["enum"]) for found in values_of(schema, "notes")}
-    assert set(notes) == set(pages.NOTES)
-
-
-def values_of(value, name):
-    """Every value under that name."""
-    if isinstance(value, dict):
-        yield from (inner for key, inner in value.items() if key == name and "items" in inner)
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from values_of(inner, name)
+def test_every_note_of_the_format_is_explained():
+    text = FORMAT.read_text().partition("\n| note ")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in text.splitlines()[2:]]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(pages.NOTES)
 
 
 def test_the_command_verifies_first_and_overwrites_nothing(tmp_path, monkeypatch, capsys):

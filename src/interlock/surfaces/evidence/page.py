@@ -50,6 +50,7 @@ NOTES: Final = {
     "kernel_drops": "Some calls were left out of the kernel's record, whose size is bounded.",
     "not_run": "Nothing was run.",
     "recorder_lost": "A recorder was killed, or its record has no end: what came after is not known.",
+    "recorder_unclosed": "The journal does not close a recorder: what it wrote cannot be checked against the journal.",
     "redacted_after_sealing": "Secrets were replaced when the archive was written.",
     "sdk_drops": "Some reports of the agent's SDK were left out.",
     "sdk_rejected": "Some reports of the agent's program were not of the format, and were left out.",

@@ -70,7 +70,7 @@ def verify_command(out: Speaks, archive: Path, keys: tuple[str, ...], *, require
 
 
 def _at_home(archive: Path, verdict: ArchiveVerdict, run_id: str) -> ArchiveVerdict:
-    with History.open(Path(), os.environ) as past, _opened(archive, "archive") as file:
+    with History.open(Path(), os.environ) as past, opened(archive, "archive") as file:
         found = compare(past, run_id, file)
     return verdict if found is None else msgspec.structs.replace(verdict, valid=False, errors=(found,))
 
