@@ -45,7 +45,7 @@ async def ended(task):
 
 
 def test_it_brings_in_messages_for_longer_than_a_call_may_take(world):
-    runtime = make(world, SEND, PUBLISH, WAIT, timeout_ms="300")
+    runtime = make(world, SEND, PUBLISH, WAIT, timeout_ms="800")
     seen = runtime.bus.subscribe("seen")
 
     async def main():
@@ -54,7 +54,7 @@ def test_it_brings_in_messages_for_longer_than_a_call_may_take(world):
         first = loop.time()
         async for message in runtime.inbound():
             assert (message.uplink, message.user, message.content) == ("c/chat", "ann", "hi")
-            if loop.time() - first > 1:
+            if loop.time() - first > 1.2:
                 break
         with pytest.raises(ToolError, match="runs already"):
             await runtime.capsules.run("c")
