@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _LOOK_AGAIN_S: Final = 0.05
 """Poll interval: a run that was cancelled before it started is stopped as soon as it exists."""
+_ELSEWHERE_S: Final = 30.0
+"""How long another process may take for a held call that it continues, before the call is a new one."""
 _ACTION: Final = "call"
 _BY_A_PERSON: Final = ("approval_denied", "approval_expired")
 _OPEN: Final = ("held", "unknown_outcome", "cancelled")
@@ -217,20 +219,24 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
 
 async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
     """Continue the same call if it is held; otherwise make a new one, and remember it if it is held."""
-    store = one.services.calls
-    claim = store.find(key)
-    if claim is not None:
+    store, loop = one.services.calls, asyncio.get_running_loop()
+    until = loop.time() + _ELSEWHERE_S
+    while (claim := store.find(key)) is not None:
         try:
             found = await _stopped_with_caller(one, claim.run, one.go_on(claim.run))
-        except ConflictError:  # the same call was made twice at once: the other one continues the held call
-            found = None
-        else:
-            if found is None:
-                store.forget(key, claim.run)
-        if found is not None:
-            result = call_result(tool, found)  # raises if it is still held: the claim remains
+        except ConflictError:
+            # In this process: the same call was made twice at once, and the other one continues the held call. In another:
+            # `interlock serve` may be carrying it out after its approval, for whoever calls again.
+            if any(run.id == claim.run for run in one.services.hooks.runs) or loop.time() >= until:
+                break
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            continue
+        if found is None:
             store.forget(key, claim.run)
-            return result
+            break
+        result = call_result(tool, found)  # raises if it is still held: the claim remains
+        store.forget(key, claim.run)
+        return result
     run_id = one.services.ids.new("run")
     try:
         return call_result(tool, await _stopped_with_caller(one, run_id, one.run(run_id)))
