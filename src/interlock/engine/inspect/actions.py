@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from interlock.detect import find_secrets
 from interlock.journal import read
 from interlock.journal.index import RunRow
 from interlock.journal.private import Originals
@@ -339,6 +338,8 @@ def _planned(kept: e.Kept, originals: Originals) -> dict[str, _Planned]:
 
 def _about_large(parameters: Any) -> str:
     """What parameters are about that nobody has redacted: a short path, address or key in which no secret is found."""
+    from interlock.detect import find_secrets  # noqa: PLC0415 - start-up
+
     if not isinstance(parameters, dict):
         return ""
     named = {name: value for name, value in parameters.items() if name in _PLACES and isinstance(value, str)}

@@ -15,7 +15,6 @@ from interlock.engine.inspect.history import Check
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.confirm import confirm
 from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.looking import choice, choosing
 from interlock.surfaces.cli.open_project import history, prepare, undoing_runtime
@@ -221,6 +220,8 @@ def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bo
                 raise UsageError(f"`--older-than` is not a duration: {error}", hint="such as `30d`") from None
             chosen = past.finished_before(SystemClock().now_us() - age_ms * 1000)
         if chosen and not yes:
+            from interlock.surfaces.cli.confirm import confirm  # noqa: PLC0415 - start-up
+
             confirm(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
         past.prune(chosen)
     out.emit({"pruned": chosen}, lambda: [f"{len(chosen)} runs removed"])
