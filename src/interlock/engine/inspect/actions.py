@@ -10,17 +10,23 @@ import heapq
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from interlock.journal import read
 from interlock.journal.index import RunRow
 from interlock.journal.private import Originals
+from interlock.lazy import lazy
 from interlock.model import events as e
 from interlock.model import typed
 from interlock.model.errors import InterlockError
 from interlock.model.summary import main_parameter
+
+if TYPE_CHECKING:
+    from interlock.detect import redact
+else:
+    redact = lazy("interlock.detect.redact")
 
 UNDONE_STATUSES: Final = frozenset({"rolled_back", "compensated", "not_undone"})
 _PROPOSAL: Final = "(proposal)"
@@ -338,13 +344,11 @@ def _planned(kept: e.Kept, originals: Originals) -> dict[str, _Planned]:
 
 def _about_large(parameters: Any) -> str:
     """What parameters are about that nobody has redacted: a short path, address or key in which no secret is found."""
-    from interlock.detect import find_secrets  # noqa: PLC0415 - start-up
-
     if not isinstance(parameters, dict):
         return ""
     named = {name: value for name, value in parameters.items() if name in _PLACES and isinstance(value, str)}
     said = about(named)
-    return "" if len(said) > _PLACE_CHARS_MAX or find_secrets(said) else said
+    return "" if len(said) > _PLACE_CHARS_MAX or redact.find_secrets(said) else said
 
 
 _PLACES: Final = frozenset({"path", "source", "destination", "url", "key"})
