@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -288,6 +289,16 @@ def test_the_official_client_over_http(served, mode, revision):
 def test_it_is_served_to_this_machine_alone(address):
     with pytest.raises(UsageError):
         http.listen(address)
+
+
+def test_no_part_of_an_answer_waits_for_an_acknowledgement():
+    """A connection that a client makes sends what it has at once (no Nagle's algorithm, whose wait is 40 ms for a call)."""
+    with (
+        http.listen("0") as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_token_is_in_a_file_of_its_own(tmp_path):
