@@ -91,3 +91,20 @@ def test_runs_show_lists_what_the_command_touched(project, monkeypatch, capsys):
     assert any(line.startswith("  programs (") for line in lines)
     assert app.run(["runs", "show", result.run_id, "--json"]) == 0
     assert f"{project.root}/made" in json.loads(capsys.readouterr().out)["touched"]["written"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_check_of_the_run_finds_a_layer_that_was_changed(project, damage):
+    result = project.measure("true", recorder="notify")
+    assert project.past.check(result.run_id).ok
+    (path,) = layer_files(project.past.directory(result.run_id))
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(
+            data.replace(b'"true"', b'"trye"', 1) if damage == "flip" else data[: data.rindex(b"\n", 0, -1) + 1]
+        )
+    (problem,) = project.past.check(result.run_id).problems
+    assert problem["code"] == "layer_mismatch"
+    assert "layers/kernel.ndjson" in problem["path"]

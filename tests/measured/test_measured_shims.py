@@ -189,6 +189,10 @@ def test_each_process_is_a_writer_of_its_own(project):
     times = [line["ts"] for line in found.lines]
     assert times == sorted(set(times))
     assert len(found.lines[-2]["error"]) == 4096
+    layer = project.past.directory(found.result.run_id) / "layers/sdk.ndjson"
+    layer.write_bytes(layer.read_bytes().replace(b'"t"', b'"u"', 1))
+    (problem,) = project.past.check(found.result.run_id).problems
+    assert problem["code"] == "layer_mismatch"
 
 
 def test_an_sdk_of_another_shape_is_named_and_the_program_goes_on(project, capfd):

@@ -144,10 +144,12 @@ class History:
         return journal.read_head(self.directory(run_id))
 
     def check(self, run_id: str) -> Check:
-        """Check every seal and event of a run's journal, and compare it with the database and its signed head.
+        """Check every seal and event of a run's journal, and compare it with the database, its layers and its signed head.
 
         Raises: UsageError `not_found`; StoreError.
         """
+        from interlock.engine.inspect.layer_check import LayerCheck  # noqa: PLC0415 - start-up
+
         row = self.index.get(run_id)
         directory = self.place.runs / run_id
         problems: list[dict[str, str]] = []
@@ -167,12 +169,15 @@ class History:
             self._check_state(row.run_id, directory)
         except IntegrityError as error:
             collect(error)
-        finished = -1
+        finished, layers = -1, LayerCheck(directory)
         try:
             for event in journal.read(directory):
                 finished = event.seq if isinstance(event, RunFinished) else finished
+                layers.take(event)
         except IntegrityError as error:
             collect(error)
+        for problem in layers.problems():
+            collect(problem)
         try:
             signed, signed_by = self._check_head(row, directory)
             if row.finished_us is not None and signed is not None and signed < finished:
