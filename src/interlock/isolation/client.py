@@ -171,7 +171,7 @@ class ForkServer:
             try:
                 with theirs:
                     server = await self._submit(theirs, request, cwd, stdin, descriptors or {})
-                await _wait_readable(ours)
+                await _wait_readable(ours, None)
                 message, fds = receive(ours)
                 if message == STARTED and fds:
                     return ours, fds[0]
@@ -317,15 +317,16 @@ class _Watch:
         message, fds = STARTED, list[int]()
         while message == STARTED:
             try:
-                async with asyncio.timeout_at(self._acts_at):
-                    await _wait_readable(self._control)
-                message, fds = receive(self._control)
-                if message == STARTED:
-                    self._take_supervisor(fds)
-            except TimeoutError:
-                await self._end_from_outside()
+                late = not await _wait_readable(self._control, self._acts_at)
             except asyncio.CancelledError:
                 self._stop()
+                continue
+            if late:
+                await self._end_from_outside()
+                continue
+            message, fds = receive(self._control)
+            if message == STARTED:
+                self._take_supervisor(fds)
         if not message and self._supervisor is None:
             return None
         outcome = decode(message, fds)
@@ -417,14 +418,21 @@ def receive(control: socket.socket) -> tuple[bytes, list[int]]:
     return message, fds
 
 
-async def _wait_readable(control: socket.socket) -> None:
+async def _wait_readable(control: socket.socket, until: float | None) -> bool:
+    """True once there is something to read; False if it is `until` (seconds of the event loop) before that.
+
+    Not `asyncio.timeout`: in a task that was cancelled before, Python 3.11.2 reports its end as another cancellation.
+    """
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(control, lambda: None if ready.done() else ready.set_result(None))
+    ready: asyncio.Future[bool] = loop.create_future()
+    loop.add_reader(control, lambda: None if ready.done() else ready.set_result(True))
+    timer = None if until is None else loop.call_at(until, lambda: None if ready.done() else ready.set_result(False))
     try:
-        await ready
+        return await ready
     finally:
         loop.remove_reader(control)
+        if timer is not None:
+            timer.cancel()
 
 
 def decode(message: bytes, fds: list[int]) -> Outcome:
