@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from interlock.model.errors import InterlockError, UsageError
+from interlock.model.errors import HeldError, InterlockError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, clean
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OWN_FAILURE: Final = 125
 """Exit code of everything that is Interlock's own, so that it is not taken for the command's."""
+_DEFAULT: Final = click.core.ParameterSource.DEFAULT
 _SPEC_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
@@ -72,6 +73,9 @@ _HELP: Final = "`interlock exec --help` shows how it is used"
     show_default=True,
     help="Record, from the kernel, the files, programs and hosts that it touches; `interlock runs show` lists them.",
 )
+@click.option(
+    "--agent", metavar="NAME", help="Run it as an action of this agent instead: through the gate, as the tool `exec`."
+)
 @click.option("--timeout", metavar="DURATION", help="End the command after this long, such as 10m. [default: never]")
 @click.option("--json-to", "json_to", type=click.Path(path_type=Path), help="Write the result, or the error, here.")
 @click.pass_obj
@@ -87,6 +91,7 @@ def exec_command(
     profile: str,
     network: str,
     recorder: str,
+    agent: str | None,
     timeout: str | None,
     json_to: Path | None,
 ) -> int:
@@ -96,6 +101,9 @@ def exec_command(
     its own, and nothing else; it sees neither other processes nor Interlock's state, and reaches the network only with
     `--network machine`.
 
+    With --agent, rules and grants decide, a person may be asked, and walls and layer are those of that agent's actions. The
+    output comes at the end.
+
     Exit code: the command's own; 128 + n if signal n ended it; 127 if it was not found, 126 if it cannot be executed, 125 for all
     that is Interlock's own.
     """
@@ -104,6 +112,8 @@ def exec_command(
     try:
         if out.json:
             raise UsageError("standard output is the command's own", hint="use `--json-to FILE` instead of `--json`")
+        if agent is not None:
+            return _as_agent(out, agent, command, env, json_to)
         spec = _spec(command, spec_file, {"run_id": run_id, "platform": platform, "agent_shim": shim}, env)
         options = Options(
             profile=profile,  # type: ignore[arg-type] # one of the choices
@@ -128,6 +138,28 @@ def exec_command(
         out.error(problem)
     out.note(_end_line(result))
     return exit_status(result)
+
+
+def _as_agent(out: Output, agent: str, command: tuple[str, ...], env: tuple[str, ...], json_to: Path | None) -> int:
+    from interlock.surfaces.cli import exec_agent  # noqa: PLC0415 - start-up
+
+    context = click.get_current_context()
+    exec_agent.refuse_own([name for name in exec_agent.OWN_ONLY if context.get_parameter_source(name) != _DEFAULT])
+    spec = _spec(command, None, {}, env)
+    try:
+        result = exec_agent.exec_as_agent(out, agent, spec.command, spec.env)
+    except HeldError as error:
+        exec_agent.held_hint(error)
+        raise
+    problem = exec_agent.problem_of(result)
+    if json_to is not None:
+        document = msgspec.to_builtins(result) | ({} if problem is None else {"error": problem.as_dict()})
+        _write(json_to, document)
+    if problem is not None:
+        out.error(problem)
+    out.note(f"run {clean(result.run_id)}")
+    status = exec_agent.status_of(result)
+    return OWN_FAILURE if status is None else status
 
 
 exec = exec_command  # noqa: A001 - the tree of commands finds a command by its name
