@@ -381,7 +381,16 @@ def test_rows_have_their_shape_and_reasons_are_known(project):
     rt = project.open(binding("do", noop), binding("fail", fail))
     result = execute(rt, call("do", "a"), call("fail", "f"), call("do", "z"))
     document = json.loads(msgspec.json.encode(result))
-    assert list(document) == ["run_id", "proposal_id", "status", "results", "cost", "not_undone", "workspace"]
+    assert list(document) == [
+        "run_id",
+        "proposal_id",
+        "status",
+        "results",
+        "cost",
+        "not_undone",
+        "replaced",
+        "workspace",
+    ]
     assert [row["action_id"] for row in document["results"]] == ["a", "f", "z"]
     for row in document["results"]:
         assert set(row) == {
