@@ -9,7 +9,7 @@ from typing import Final
 from interlock.model.globs import PathGlob
 
 GLOBS_MAX: Final = 12
-"""So many paths or keys are listed one by one; more are brought together."""
+"""Up to this many paths or keys are listed one by one; more are combined."""
 _WILD: Final = ("*", "?", "[")
 
 

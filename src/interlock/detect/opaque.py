@@ -29,7 +29,7 @@ _WORD: Final = lazy_pattern(r"[A-Za-z0-9_.+/=%@:-][A-Za-z0-9_.~+/=%@:-]*")
 _SEPARATOR: Final = lazy_pattern(r"[:@%~.]")
 """What no key material has inside: a program may take such a word apart."""
 BEFORE: Final = 48
-"""So many characters before a value say whether it stands where a program or a host would."""
+"""Number of characters before a value that are examined: they show whether a program or a host could be there."""
 _PROGRAM_FOLLOWS: Final = lazy_pattern(r"(?:[\r\n][ \t]{0,8}|\w=[ \t]{1,8})\\?[\"']?\Z|\\\Z")
 """The end of what comes before a word that a shell would run: a line break, an assignment of nothing (`PASSWORD= x`), or a
 backslash (`\\n` in a text that is printed into a script)."""
@@ -76,7 +76,7 @@ def is_opaque(kind: str, value: str, *, runs_values: bool, before: str = "") -> 
     """True if a question may hide this value of a finding.
 
     `runs_values` says whether something beside it could run a value (see `may_run_values`); `before` is the
-    end of the text before it, at least `BEFORE` characters where there are so many.
+    end of the text before it, at least `BEFORE` characters if there are that many.
     """
     if not _WORD.fullmatch(value):
         return False

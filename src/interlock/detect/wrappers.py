@@ -93,7 +93,7 @@ def _options(words: tuple[str, ...], flags: str, valued: str, long: dict[str, bo
 
 
 def _prefix(flags: str, valued: str, long: dict[str, bool], operands: int = 0) -> Callable[[tuple[str, ...]], Wrapped]:
-    """The reader of a transparent wrapper: options, so many operands, then the command."""
+    """The reader of a transparent wrapper: options, a fixed number of operands, then the command."""
 
     def read(words: tuple[str, ...]) -> Wrapped:
         at = _options(words, flags, valued, long)

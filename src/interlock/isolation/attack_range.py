@@ -215,13 +215,13 @@ def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 Perform = Callable[[list[str], str, float], Awaitable[tuple[bytes, bool]]]
-"""Runs a program in a workspace for so many seconds at most: what it printed, and whether it was late. Raises: TimeoutError if
+"""Runs a program in a workspace, with a time limit in seconds: what it printed, and whether it was late. Raises: TimeoutError if
 not even that was reported.
 """
 
 
 async def _all(chosen: list[Attack], facts: dict[str, Any], seconds: float, perform: Perform) -> dict[str, str]:
-    """Try the attacks, each for so many seconds at most: those that can share an action together, the others one by one."""
+    """Try the attacks, each with a time limit in seconds: those that can share an action together, the others one by one."""
     found = dict.fromkeys((attack.name for attack in chosen), HUNG)
     together = [attack for attack in chosen if not attack.alone]
     if together:

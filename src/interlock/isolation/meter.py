@@ -25,8 +25,8 @@ _TICK_S: Final = 0.05
 _SHARE: Final = 20
 """A measurement is followed by a pause of this many times the CPU time that it took, so that it takes 5 % of one processor."""
 _ALWAYS_S: Final = 1.0
-"""So often the tree is measured even if the machine as a whole gives no reason to, and however long a measurement takes: a
-program could make it long.
+"""The longest interval between measurements, even if the machine as a whole gives no reason to measure, and even if one takes
+long: a program could make it long.
 """
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _CLOCK_MS: Final = 1000 / os.sysconf("SC_CLK_TCK")

@@ -1,7 +1,7 @@
 """What protects a process, said plainly: one entry a layer, `active` or `absent(reason)`.
 
 What the machine offers is probed (`probe`); what an action has follows from that and from its profile. The rule that nothing
-degrades in silence is here: an unavailable profile becomes the next weaker one, with a reason, or an error.
+degrades silently is here: an unavailable profile becomes the next weaker one, with a reason, or an error.
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ def readable(read: Iterable[str]) -> list[str]:
 
 
 def without(path: str, secrets: set[str]) -> list[str]:
-    """A path, or what is in it but for the secrets."""
+    """A path, or what is in it except for the secrets."""
     if path in secrets:
         return []
     if not any(secret.startswith(f"{path}/") for secret in secrets):

@@ -96,7 +96,7 @@ _ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 _O_TRUNC, _O_ACCMODE = 0x200, 0x3
 _CUTS_FROM: Final = 3
 _LEAF: Final = 4
-"""So many calls are compared one after the other."""
+"""The number of calls that are compared one after the other."""
 
 _AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _LOAD, _EQUAL, _GREATER, _SET, _RETURN, _AND, _JUMP = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54, 0x05
@@ -154,9 +154,9 @@ def rules() -> list[Rule]:
     found += [Rule(call, "", "ENOSYS", "the arguments are behind a pointer, or it hides memory") for call in MISSING]
     found.append(Rule("clone", "with a flag for namespaces", "EPERM", "namespaces"))
     found.append(Rule("ioctl", "TIOCSTI, TIOCLINUX, TIOCSETD", "EPERM", "terminals"))
-    found.append(Rule("personality", "but for the randomisation of addresses", "EPERM", "data that can be executed"))
+    found.append(Rule("personality", "except the randomisation of addresses", "EPERM", "data that can be executed"))
     found.append(Rule("socket", "by family, type and protocol", "EAFNOSUPPORT", "networks that no namespace confines"))
-    found.append(Rule("socketpair", "but for AF_UNIX", "EAFNOSUPPORT", "networks that no namespace confines"))
+    found.append(Rule("socketpair", "except AF_UNIX", "EAFNOSUPPORT", "networks that no namespace confines"))
     found.append(Rule("prlimit64", "of another process", "EPERM", "other processes"))
     found += [Rule(call, "with a set-id bit", "EPERM", "rights left behind") for call in (*_MODES, *_OPEN_FLAGS)]
     alone = "without namespaces"

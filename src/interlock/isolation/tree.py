@@ -24,7 +24,7 @@ class Task(NamedTuple):
     cpu_of_children: int
     """Of the children that it has collected, and what they had collected."""
     start: int
-    """Since boot; with the pid it names a process for good."""
+    """Since boot; together with the pid it identifies a process uniquely."""
     resident: int
     """Pages in memory, pages of files included."""
 

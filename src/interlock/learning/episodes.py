@@ -20,11 +20,11 @@ class SessionCalls(Generic[T]):
     """The calls of one session that succeeded, in order."""
 
     def __init__(self, *, shortest: int, longest: int) -> None:
-        """A task has so many calls."""
+        """The number of calls in a task."""
         self._shortest, self._longest = shortest, longest
         self._calls: list[_Call[T]] = []
         self._told = 0
-        """So many of the calls belong to tasks that were given."""
+        """The number of calls that belong to given tasks."""
 
     def add(self, shape: str | None, payload: T) -> list[list[T]]:
         """Add a call; the tasks that have become known by it, oldest first. A call without a shape belongs to no task."""

@@ -210,7 +210,7 @@ class FactStore:
         return [*back, *gone]
 
     def forget(self, *, ids: Sequence[str] = (), scope: str | None = None, run: str | None = None) -> list[str]:
-        """Delete facts for good: those named, all of a scope, or all that a run noted. Returns their ids."""
+        """Delete facts permanently: those named, all of a scope, or all that a run noted. Returns their ids."""
         with self.db.transaction():
             found = list(ids)
             if scope is not None:

@@ -1,6 +1,6 @@
 """Skills: parametrised proposals that were seen to work. Each version is a candidate until a person approves it.
 
-Whatever is learnt from a trace is one transaction, worked out anew from the traces that there are: two processes that learn at
+What is learnt from a trace is one transaction, recomputed from all stored traces: two processes that learn at
 once, or the same history again, give the same skills.
 
 Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why.
@@ -27,7 +27,7 @@ EVIDENCE_MAX: Final = 20
 """The newest traces of a shape that count."""
 USES: Final = 20
 USES_MIN: Final = 5
-"""A skill is not degraded before it was used so often."""
+"""A skill is not degraded before this number of uses."""
 RATE_MIN: Final = 0.6
 GOALS_MAX: Final = 5
 EVOLVED: Final = "evolved"

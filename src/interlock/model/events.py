@@ -431,7 +431,7 @@ class LayerCommitIntent(Event, kw_only=True, tag="layer_commit_intent"):
 
 
 class LayerCommitted(Event, kw_only=True, tag="layer_committed"):
-    """The layer's changes are in the workspace, but for what is `blocked`: paths with why (`LayerKept`)."""
+    """The layer's changes are in the workspace, except for what is `blocked`: paths with why (`LayerKept`)."""
 
     layer: int
     changes: int

@@ -56,7 +56,7 @@ class Inflater:
         self._waiting = start
 
     def up_to(self, size: int) -> memoryview:
-        """The next bytes, at least one and at most so many. Raises: DamageError (`archive_truncated`, `archive_damaged`)."""
+        """The next bytes, at least one and at most this number. Raises: DamageError (`archive_truncated`, `archive_damaged`)."""
         if not self._piece:
             self._piece = memoryview(self._next())
             if not self._piece:

@@ -11,7 +11,7 @@ WARNINGS: Final = frozenset(("unsigned", "not_vouched", "journal_unchecked"))
 SAME_MAX: Final = 5
 """Findings of one code in one member; more of them are counted."""
 DEFECTS_MAX: Final = 10_000
-"""After so many nothing more is looked at: a small file can hold a great many of them."""
+"""After this number the search ends: a small file can have a great many of them."""
 _SHOWN_CHARS: Final = 400
 
 

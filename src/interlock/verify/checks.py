@@ -23,7 +23,7 @@ from interlock.verify.references import References
 from interlock.verify.simulate import play
 
 REPEATS: Final = 3
-"""So many identical calls of a tool that is not idempotent look like a loop."""
+"""This number of identical calls of a tool that is not idempotent looks like a loop."""
 
 _ON_STATE: Final = frozenset(("precondition_failed", "state_missing", "assertion_failed"))
 

@@ -11,7 +11,7 @@ from interlock.model.schema_walk import marks
 from interlock.model.tool import Tool
 
 _DEPTH_MAX: Final = 64
-"""So many directories above a path are looked at."""
+"""The number of directories above a path that are examined."""
 
 _Marks = tuple[tuple[tuple[str, ...], bool], ...]
 """Steps to a path parameter, and whether it is written."""

@@ -98,7 +98,7 @@ class _Links:
         return path in self._files
 
     def expect(self, workspace: Workspace, step: Step) -> Identity | None:
-        """What has to be at the path of a step: what was seen, but for its ctime if the steps before have changed that."""
+        """What has to be at the path of a step: what was seen, except for its ctime if the steps before have changed that."""
         seen, file = step.seen.identity, self._files.get(step.path)
         if seen is None or file is None:
             return seen
@@ -155,7 +155,7 @@ def _put_all(
     *,
     apart: bool,
 ) -> None:
-    """Make what the steps want, but for the final modes of directories."""
+    """Make what the steps want, except for the final modes of directories."""
     files: list[effects.NewFile] = []
     for step, temporary in top_first:
         with effects.named(step.path):

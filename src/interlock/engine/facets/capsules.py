@@ -69,7 +69,7 @@ class EventBus:
         self._capsules.post.bus.unsubscribe(_PROGRAM, subscription)
 
     def poll(self, subscription: int, most: int = 100) -> list[dict[str, Any]]:
-        """The next messages: `{topic, from, data}` (`data_b64` if it is not UTF-8), or `{gap}` where so many are missing.
+        """The next messages: `{topic, from, data}` (`data_b64` if it is not UTF-8), or `{gap}` where that many are missing.
 
         Raises: ToolError `not_found`.
         """

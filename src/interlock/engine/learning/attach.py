@@ -40,7 +40,7 @@ class Learner(Protocol):
 
 
 def offer_memory(services: Services, adjust: Adjust) -> None:
-    """Register the tools of the memory, but for those that the program registered itself; once."""
+    """Register the tools of the memory, except for those that the program registered itself; once."""
     registry = services.registry
     if not registry.by_name.keys().isdisjoint(MEMORY_TOOLS):
         return

@@ -48,7 +48,7 @@ class Memory:
         return self._store.correct(fact_id, value, by=by or services.desk.user, new_id=services.ids.new("mem"))
 
     def forget(self, fact_id: str) -> None:
-        """Delete a fact for good. Raises: UsageError `not_found`."""
+        """Delete a fact permanently. Raises: UsageError `not_found`."""
         self._store.get(fact_id)
         self._store.forget(ids=[fact_id])
 

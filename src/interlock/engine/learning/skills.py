@@ -254,7 +254,7 @@ class Skills:
             raise UsageError(
                 f"`{skill.name}` cannot be used: {problems[0]}",
                 code="skill_tool_changed",
-                hint=f"`interlock skills repair {skill.name}`, or do the task anew, so that it is learnt with these tools",
+                hint=f"`interlock skills repair {skill.name}`, or do the task again, so that it is learnt with these tools",
             )
 
 

@@ -192,7 +192,7 @@ class Undo:
                 f"run `{later[0]}` has changed `{show(later[1])}` since this undo began, so it does not continue",
                 code="undo_conflict",
                 retryable=False,
-                hint=f"look at it; if it is still to be undone, begin anew: `interlock undo {run_id}`",
+                hint=f"look at it; if it is still to be undone, begin again: `interlock undo {run_id}`",
             )
 
     def _look_first(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:

@@ -10,7 +10,7 @@ from interlock.model.proposal import Proposal
 from interlock.model.tool import Binding, Context, Tool, ToolExecutor
 
 NAMES_MAX: Final = 1_000
-"""So many names that no one registered become tools; an agent that makes up more has unknown tools."""
+"""Limit of unregistered names that become tools; beyond it, the names that an agent makes up are unknown tools."""
 
 
 class Executors:

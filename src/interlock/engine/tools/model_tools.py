@@ -69,7 +69,7 @@ class Registering(Protocol):
 
 
 def prepare(services: Registering, settings: Settings, env: Mapping[str, str], adjust: Adjust) -> Callable[[], None]:
-    """Make the tools of the configured models; what is returned registers them, but for those that the program registered
+    """Make the tools of the configured models; what is returned registers them, except for those that the program registered
     itself. One for which there is no model any more is removed. Raises: ConfigurationError for a key that cannot be one.
     """
     registry = services.registry

@@ -23,7 +23,7 @@ class PendingTools:
         return self._load is None
 
     async def load_into(self, registry: Registry) -> bool:
-        """Register them, but for those that the program registered itself. True if any were due. Raises ConfigurationError."""
+        """Register them, except for those that the program registered itself. True if any were due. Raises ConfigurationError."""
         load = self._load
         if load is None:
             return False

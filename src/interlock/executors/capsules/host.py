@@ -297,7 +297,7 @@ class Host:
         return interfaces.OK, json.dumps(bool(given)).encode()
 
     def _begin_step(self) -> None:
-        """Give a call that is not to end its time anew, and once a minute all that a call may have."""
+        """Renew the time of a call that has no end, and once a minute everything else that a call may use."""
         if self.step_s is None or self.limit is None:
             return
         now = asyncio.get_running_loop().time()

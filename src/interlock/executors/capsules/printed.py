@@ -22,7 +22,7 @@ class Printed:
         self._full = False
 
     def configuration(self) -> wasmtime.WasiConfig:
-        """WASI with nothing behind it, but for the two streams."""
+        """WASI with nothing behind it, except for the two streams."""
         config = wasmtime.WasiConfig()
         config.stdout_custom = self.write
         config.stderr_custom = self.write

@@ -90,7 +90,7 @@ class WalledStart:
         return ours, process
 
     def _hidden(self, code_directory: str | None) -> tuple[str, ...]:
-        """What to hide, but for the state directory if the code is in it: nothing shows that. Raises: ToolError."""
+        """What to hide, except for the state directory if the code is in it: nothing shows that. Raises: ToolError."""
         enclosure = self._runner.enclosure
         above = {path for path in enclosure.hidden if f"{code_directory}/".startswith(f"{path.rstrip('/')}/")}
         if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in above for place in enclosure.shown):

@@ -53,7 +53,7 @@ def attempt_usage(prompt: int, output: int, attempt: int) -> Usage:
 
 
 def estimate(model: Model, prompt: int, output: int, attempts: int) -> Estimate:
-    """The most that so many attempts can take together."""
+    """The most that this number of attempts can take together."""
     each = [attempt_usage(prompt, output, attempt) for attempt in range(attempts)]
     total = Usage(sum(one.input_tokens for one in each), sum(one.output_tokens for one in each))
     return Estimate(sum(total), cost_of(model, total))

@@ -90,5 +90,5 @@ def _invalid(why: str) -> ConfigurationError:
         f"the lock cannot be used: {why}",
         code="lock_invalid",
         path=FILE,
-        hint="`interlock tools lock` and `interlock capsule lock` write it anew; put back the last good version if it was edited",
+        hint="`interlock tools lock` and `interlock capsule lock` write it again; restore the last good version if it was edited",
     )

@@ -1,4 +1,4 @@
-"""The HTTP side of the proxy: `CONNECT`, and requests with an absolute URL over plain HTTP. Pure but for `send_body`.
+"""The HTTP side of the proxy: `CONNECT`, and requests with an absolute URL over plain HTTP. Pure except for `send_body`.
 
 One request a connection: both sides are told `Connection: close`, because the next request of a client may be for another
 host. A head that two programs could read differently is refused.

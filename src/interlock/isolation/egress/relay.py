@@ -93,7 +93,7 @@ class Flow:
         self.end_sending()
 
     async def send_exactly(self, count: int) -> None:
-        """So many bytes of the client. Raises: ValueError if it ends before; OSError."""
+        """Send exactly `count` bytes of the client. Raises: ValueError if it ends before; OSError."""
         while count:
             if not self.client.read and not await self.client.more():
                 raise ValueError("a body that is shorter than announced")

@@ -8,7 +8,7 @@ JSON) names them. From then on both speak about that action on `control`, in JSO
     proxy:   {"say": "ask", "id", "host", "port"}     may the action connect there? Waits for the answer
     runtime: {"say": "answer", "id", "refusal"}       null, or the reason code of the refusal
     runtime: {"say": "close"}           the action's processes are gone: finish, report what is left
-    proxy:   {"say": "closed", "dropped"}             the last message: so many attempts could not be recorded
+    proxy:   {"say": "closed", "dropped"}             the last message: the number of attempts that could not be recorded
     runtime: end of file                drop everything at once
 """
 

@@ -100,7 +100,7 @@ def lock_command(out: Output, names: Sequence[str]) -> None:
         "capsules": [msgspec.to_builtins(one) | {"changed": one.changed} for one in found],
         "next": ["interlock trust"] if changed else [],
     }
-    lines = [f"{one.name} {one.now.version}: {'pinned anew' if one.changed else 'as it was'}" for one in found]
+    lines = [f"{one.name} {one.now.version}: {'pinned again' if one.changed else 'as it was'}" for one in found]
     out.emit(document, lambda: [*lines, *(["next: interlock trust"] if changed else [])])
 
 

@@ -16,7 +16,7 @@ from interlock.surfaces.cli.results import when
 _WIDTH: Final = 2_000
 """A parameter, or a line of a difference, longer than this is cut, unless the question is shown in full."""
 _LINES: Final = 200
-"""So many lines of a difference are shown, unless the question is shown in full."""
+"""The number of lines of a difference that are shown, unless the question is shown in full."""
 _FILES: Final = 16
 """More files than this are only counted, unless the question is shown in full. All of them are still checked for changes."""
 _HIDDEN: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")

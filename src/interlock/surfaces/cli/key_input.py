@@ -63,7 +63,7 @@ class KeyInput:
             self._begin()
 
     def close(self) -> None:
-        """Restore the terminal for good, whatever another thread is doing."""
+        """Restore the terminal permanently, even if another thread is using it."""
         with self._lock:
             self._closed = True
             self.restore()

@@ -97,7 +97,7 @@ def forget(
     out: Output, facts: tuple[str, ...], scope: str | None, run_id: str | None, token_file: Path | None,
     approver: str | None,
 ) -> None:  # fmt: skip
-    """Delete facts for good. Where FACT was a correction, what agents noted holds again."""
+    """Delete facts permanently. Where FACT was a correction, what agents noted holds again."""
     if not facts and scope is None and run_id is None:
         raise UsageError("nothing to forget is named", hint="name facts, or use `--scope` or `--run`")
     _person(out, token_file, approver)

@@ -56,7 +56,7 @@ def undoing_runtime(out: Output) -> Iterator[Runtime]:
 
 
 def prepare(out: Output, opened: Runtime) -> None:
-    """Load the tool modules; a way back continues without them if that is not possible, and says so."""
+    """Load the tool modules. Undo and the like continue without them if that is not possible, and say so."""
     try:
         opened.prepare_sync()
     except ConfigurationError as error:

@@ -82,7 +82,7 @@ def wait_for_change(changes: int | None) -> None:
 class _AnyTerminal:
     """Answers from a terminal that started none of the runs: each answer needs the proof that `approvals approve` needs.
 
-    The desk is opened anew for each, so that approvers and groups are those of that moment.
+    The desk is opened again for each, so that approvers and groups are current.
     """
 
     def __init__(self, out: Output, prove: Callable[[bool], Proof]) -> None:

@@ -68,7 +68,7 @@ class Client(NamedTuple):
     dialect: Dialect | None = None
     """How its hooks speak; None if it has none."""
     open_doors: Mapping[Mode, tuple[str, ...]] = {}
-    """What stays open in each mode but for managed settings, in sentences for people. Each is tied to a test."""
+    """What stays open in each mode except for managed settings, in sentences for people. Each is tied to a test."""
     probe: Mapping[str, Any] = {}
     """An event before a call of a tool that does not exist: a hook that works refuses it."""
     trial: Callable[[Place], list[Tried]] | None = None

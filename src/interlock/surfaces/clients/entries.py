@@ -45,7 +45,7 @@ def add(document: dict[str, Any], entries: tuple[Entry, ...], path: Path) -> dic
 
 
 def take_out(document: dict[str, Any], entries: tuple[Entry, ...], before: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the document without the entries, but for what it held `before` they were added."""
+    """A copy of the document without the entries, except for what it held `before` they were added."""
     found = copy.deepcopy(document)
     for entry in entries:
         *above, last = entry.keys

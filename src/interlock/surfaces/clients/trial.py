@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
     program: Path
     work: Path
-    """An empty project, but for the client's files."""
+    """An empty project, except for the client's files."""
     home: Path
     env: dict[str, str]
     root: Path
