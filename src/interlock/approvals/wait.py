@@ -42,7 +42,7 @@ class Wake(Protocol):
         ...
 
     def watch(self) -> int | None:
-        """A descriptor that becomes readable when it rings, to be closed by the caller; None if there is no such thing."""
+        """A descriptor that becomes readable when a question changes; the caller closes it. None if there is no descriptor."""
         ...
 
 
@@ -58,19 +58,19 @@ class LocalWake:
         """Wake every watcher."""
         with self._lock:
             for watch in self._watches:
-                with contextlib.suppress(OSError):  # it is full, so it rings already
+                with contextlib.suppress(OSError):  # the counter is full, so its watcher is already being woken
                     os.eventfd_write(watch, 1)
 
     def watch(self) -> int:
-        """A descriptor of its own for each watcher: reading one does not consume another watcher's notification."""
+        """A separate descriptor for each watcher: reading one does not consume another watcher's notification."""
         watch = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        # What is handed out is a copy: the caller may close it at any time, and its number may then name another file.
+        # Return a duplicate: the caller may close it at any time, and its number may then name another file.
         with self._lock:
             self._watches.add(watch)
         return os.dup(watch)
 
     def close(self) -> None:
-        """Ring no more."""
+        """Stop waking watchers."""
         with self._lock:
             for watch in self._watches:
                 os.close(watch)

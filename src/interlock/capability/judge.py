@@ -195,7 +195,7 @@ def compile_grants(
 ) -> Capability:
     """Compile grants.
 
-    `only` is the id of the one grant that counts, the last block of a token that was presented: all others merely bound it.
+    `only` is the id of the one effective grant, the last block of the presented token: all other grants only limit it.
     Its agent must still be that of the grant which the token was made from, or in its group.
 
     `revoked` grants allow nothing; they only explain a refusal. `groups` maps an agent to its groups: a grant whose
@@ -240,7 +240,7 @@ def _only(grants: Mapping[str, list[Compiled]], grant_id: str) -> dict[str, list
 
 
 def _holds(token: Compiled, groups: Mapping[str, Sequence[str]]) -> bool:
-    """Is the grant under the blocks of a token one of the agent's, by itself or by a group that it is still in?"""
+    """True if the grant that a token was made from belongs to the agent, directly or through a group that it is still in."""
     agent = token.grant.agent
     holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}
     return next((c.grant.agent for c in token.chain if c.grant.source != TOKEN), None) in holders

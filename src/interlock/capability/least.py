@@ -16,7 +16,7 @@ _WILD: Final = ("*", "?", "[")
 def entries(given: Sequence[str], used: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     """Entries of `rules.allow`, or of a grant's `tools`, of which each was `used` for some tools (by their names).
 
-    One that was not used goes. One that stands for several tools (a glob, or a tag) becomes those that were used.
+    An unused entry is dropped. An entry for several tools (a glob, or a tag) is replaced by the names of those that were used.
     """
     found: dict[str, None] = {}
     for entry in given:
@@ -44,7 +44,7 @@ def globs(used: Iterable[str], given: Sequence[str], *, most: int = GLOBS_MAX) -
         ]
         if not possible:
             return tuple(given)
-        # Of equals the deepest, then the first by name.
+        # Among equals, take the deepest, then the first by name.
         parent = min(possible, key=lambda one: (-counts[one], -one.count("/"), one))
         found = {one for one in found if not one.startswith(f"{parent}/") and one != parent} | {f"{parent}/**"}
     return tuple(sorted(_without_covered(found)))

@@ -1,12 +1,12 @@
-"""Grant tokens: a grant that is handed to a sub-agent on another machine, and narrowed by it without asking us.
+"""Grant tokens: a grant for a sub-agent on another machine, which can narrow it without contacting Interlock.
 
 A token is a chain of DSSE envelopes. The first, signed with the state directory's key, names the grant, the agent and the
 workspace it is for. Each block names the public key that must sign the next one; the private half of the last goes with the
-token. So a holder can add a block and cannot take one away: for that it would need a key that its predecessor threw away. A
+token. So a holder can add a block and cannot remove one: for that it would need a key that its predecessor has discarded. A
 block can only restrict: as a grant it is a child of the block before, and `compile_grants` asks all of them.
 
 Written as text a token is `igt1_` and the base64url of its JSON. It has exactly one spelling, and is a secret: anyone who has it
-can use it. Its id (that of its last block) and its digest say nothing that could be used. Pure: time and keys are handed in.
+can use it. Its id (that of its last block) and its digest are not secret. Pure: time and keys are arguments.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class GrantToken(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at_us(self) -> int:
-        """From then on it is refused."""
+        """The time from which the token is refused."""
         return self.grants[-1].expires_at_us or 0
 
 
@@ -98,7 +98,7 @@ def make_token(root: Root, issuer: Signer, holder: Signer) -> str:
 
 
 def attenuate_token(text: str, restriction: Restriction, holder: Signer) -> str:
-    """The token with one block more, which only takes away; `holder` is a key that was made for it (`Signer.generate`).
+    """The token with one more block, which can only restrict; `holder` is a key that was made for it (`Signer.generate`).
 
     Needs neither Interlock's key nor its machine. Raises: GrantTokenError if `text` is not whole, or the block is too much.
     """
@@ -186,7 +186,7 @@ def _open(envelope: Envelope, kind: str, form: type[T], key: str | None) -> tupl
 
 
 def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expires_at_us: int | None) -> Grant:
-    """A block as a grant: what it does not name is open here, and as narrow as its parents make it."""
+    """A block as a grant: it does not restrict what it does not name, so there only its parents' limits apply."""
 
     def globs_or_all(globs: tuple[str, ...] | None, all_of_them: str) -> tuple[str, ...]:
         return (all_of_them,) if globs is None else globs
@@ -210,7 +210,7 @@ def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expir
 
 
 def _sensible(limits: Restriction) -> Restriction:
-    """The same, if every number in it is within its bounds."""
+    """The same block, if every number in it is within its bounds."""
     try:
         return typed.convert(msgspec.to_builtins(limits), Restriction)
     except msgspec.ValidationError as error:

@@ -31,7 +31,7 @@ _GZIP: Final = 31
 
 
 class Spool:
-    """A member while it is written: a file without a name, so that nothing is left behind, and its hash."""
+    """A member while it is written: its hash, and an unnamed file, which disappears by itself."""
 
     def __init__(self, path: str, directory: Path) -> None:
         """`path` is the member's, `directory` has room for its bytes. Raises: OSError."""
@@ -61,7 +61,7 @@ class Spool:
         self.write(b"".join(lines))
 
     def member(self) -> Member:
-        """What the manifest says of it."""
+        """The manifest's entry for the member."""
         media = LINES_TYPE if self.path.endswith(".ndjson") else JSON_TYPE
         return Member(path=self.path, sha256=self._hash.hexdigest(), bytes=self.bytes, media_type=media)  # type: ignore[arg-type]
 
@@ -72,7 +72,7 @@ class Spool:
             yield lines
 
     def close(self) -> None:
-        """Give the bytes up."""
+        """Delete the file."""
         self._file.close()
 
 

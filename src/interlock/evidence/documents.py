@@ -1,4 +1,4 @@
-"""Health, surface and correlation of a run, from what was observed: docs/reference/evidence-format.md has the rules."""
+"""Derives health, surface and correlation of a run from the observations: docs/reference/evidence-format.md has the rules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Documents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def documents_of(observed: Observed) -> Documents:
-    """What follows from everything that was observed."""
+    """Derive the documents from all observations."""
     layers = _layers(observed)
     correlation = _correlation(observed, layers)
     health = Health(

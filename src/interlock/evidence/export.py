@@ -1,4 +1,4 @@
-"""Writes the archive of one run: redacts, works out what follows, signs, sweeps."""
+"""Writes the archive of one run: redacts the lines, derives the documents, signs, and searches the result for secrets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive is made from. The functions may be called more than once, and must give the same each time."""
+    """The input of an archive. The functions may be called more than once, and must return the same each time."""
 
     run_id: str
     batches: Callable[[], Iterable[Batch]]
@@ -54,7 +54,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written."""
+    """The result of an export."""
 
     run_id: str
     manifest_sha256: str
@@ -72,7 +72,7 @@ def export(
     """Write an archive through `write`; `spool` is a directory with room for the members.
 
     Raises: IntegrityError (`evidence_contradiction`; `layer_malformed`; `layer_mismatch`; `secret_in_archive`;
-    `archive_too_large`); OSError. What was written until then is not an archive.
+    `archive_too_large`); OSError. The bytes written until then are not an archive.
     """
     with contextlib.ExitStack() as stack:
         spools = {path: Spool(path, spool) for path in form.MEMBERS}
@@ -233,7 +233,7 @@ def _write_kernel(source: Source, redaction: Redaction, observed: Observed, spoo
 
 
 def _kernel_body(line: bytes) -> bytes:
-    """What a program decides of a line: all but the names that Interlock gave."""
+    """The part of a line that a program decides: all except the names that Interlock gave."""
     return line[max(0, line.find(b',"ts":')) :]
 
 

@@ -15,7 +15,7 @@ from interlock.model.errors import IntegrityError
 
 
 def read_kernel(run_id: str, blocks: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], list[KernelLine]]]:
-    """Lines of the kernel layer with what they say. Raises: IntegrityError `layer_malformed`."""
+    """Lines of the kernel layer with their decoded records. Raises: IntegrityError `layer_malformed`."""
     decode = typed.json_decoder(KernelLine).decode
     seq = 0
     for lines in blocks:
@@ -69,7 +69,7 @@ BLOCK_BYTES: Final = 1024 * 1024
 
 
 def blocks_of(lines: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[list[bytes]]:
-    """Lines, some at a time."""
+    """Lines, in batches."""
     block: list[bytes] = []
     taken = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""What the events and layers of one run say, gathered in one pass: all that health, surface and correlation are made from.
+"""Gathers, in one pass over the events and layers of one run, all that health, surface and correlation are made from.
 
 Memory grows with the number of actions, recorders and SDK calls, and with the different values of the surface up to a bound;
 never with the number of lines.
@@ -43,7 +43,7 @@ _SENDS: Final = frozenset(("connect", "sendto", "sendmsg", "sendmmsg"))
 
 
 class KernelLine(msgspec.Struct, frozen=True, gc=False):
-    """A line of the kernel layer, as far as anything is made from it."""
+    """A line of the kernel layer, limited to the members that are used."""
 
     kind: Literal["recorder_started", "call", "recorder_ended"]
     schema: Literal["interlock.layer.kernel.v1"]
@@ -128,7 +128,7 @@ class RecorderFacts(msgspec.Struct):
 
 
 class RecorderEnd(NamedTuple):
-    """What the journal says of a recorder's lines."""
+    """The journal's record of a recorder's lines."""
 
     lines: int
     digest: str
@@ -330,7 +330,7 @@ class Observed:
     # -- contradictions
 
     def check(self) -> None:
-        """Once all is taken. Raises: IntegrityError `evidence_contradiction`."""
+        """Call it after the last line. Raises: IntegrityError `evidence_contradiction`."""
         self._require(
             not self.sdk_lines or self.agent_shim != "none", "an SDK has reported, and there is no agent shim"
         )
@@ -349,7 +349,7 @@ class Observed:
 
 
 def bound_calls(observed: Observed) -> dict[Pair, str]:
-    """The calls that belong to an action: by its id, if nothing else has it."""
+    """The calls that belong to an action: by its id, if the id is unique."""
     named: dict[str, list[Pair]] = {}
     for pair, facts in observed.actions.items():
         if facts.on_record and pair[1] in observed.calls:

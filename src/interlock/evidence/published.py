@@ -76,7 +76,7 @@ def _schema(kind: Any) -> dict[str, Any]:
 def _event_line() -> dict[str, Any]:
     """A line of the events: a seal, or an event with the members that the export puts before its own.
 
-    Only kinds that a reader works something out from are described; of all others a reader knows the common members.
+    Only the kinds that a reader derives something from are described; of all others a reader knows the common members.
     """
     common = {
         "schema": {"const": EVENT_SCHEMA},

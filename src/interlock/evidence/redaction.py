@@ -1,8 +1,8 @@
-"""Redaction of what is exported, line by line, and the sweep over what was written.
+"""Redacts exported lines one by one, and searches the written archive for secrets (the sweep).
 
 Events and layers were redacted before they were written at home. At the export two more things are known: every secret of the run
-(the originals beside the journal tell which values were replaced), and the lines around a line. So a secret is found wherever
-it comes up again, in two pieces too.
+(the originals beside the journal tell which values were replaced), and the neighbours of each line. So a secret is found wherever
+it occurs again, even in two pieces.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Redaction:
     # -- what is known of the run
 
     def learn(self, shown: Any, original: Any) -> None:
-        """Take the secrets of a value: what its redacted view has replaced."""
+        """Learn the secrets of a value: the texts that its redacted view has replaced."""
         for secret in _replaced(shown, original):
             if len(self._literals) < LITERALS_MAX and len(secret) >= LITERAL_CHARS_MIN and secret not in self._known:
                 self._known.add(secret)
@@ -126,7 +126,7 @@ class Redaction:
         return value
 
     def _is_clean(self, members: dict[str, Any]) -> bool:
-        """True if every text in an object is known to be clean: most lines say again what others have said."""
+        """True if every text in an object is known to be clean, as is common: most lines repeat texts of others."""
         texts, others = _sorted_out(members)
         if not self._clean.issuperset(texts) and any(self.text(text) is not text for text in texts):
             return False
@@ -177,7 +177,7 @@ class Redaction:
     # -- afterwards
 
     def sweep(self, member: str, lines: Iterable[bytes], number: int) -> None:
-        """Look for secrets in lines of what was written. Raises: IntegrityError `secret_in_archive`, which names the line.
+        """Search written lines for secrets. Raises: IntegrityError `secret_in_archive`, which names the line.
 
         `number` is that of the first of them, from 1.
         """
@@ -211,7 +211,7 @@ class Redaction:
 
 
 def _sorted_out(members: dict[str, Any]) -> tuple[list[str], list[Any]]:
-    """The names and texts of an object, and what is in it that holds more."""
+    """The names and texts of an object, and the containers in it."""
     values = members.values()
     texts = [*members, *(value for value in values if value.__class__ is str)]
     return texts, [value for value in values if value.__class__ in (dict, list)]
@@ -225,12 +225,12 @@ def _remember(texts: set[str], text: str) -> None:
 
 
 def _escaped(text: str) -> str:
-    """The text as it is in JSON."""
+    """The text in its JSON encoding."""
     return msgspec.json.encode(text)[1:-1].decode()
 
 
 def _replaced(shown: Any, original: Any) -> Iterator[str]:
-    """What a view shows fingerprints for."""
+    """The values that a view shows as fingerprints."""
     if isinstance(original, str):
         if isinstance(shown, str) and shown != original:
             if DONE.fullmatch(shown):

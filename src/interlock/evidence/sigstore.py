@@ -1,6 +1,6 @@
 """The attestation as a Sigstore bundle (v0.3), for verifiers of that family: the same envelope, and the hint of a key.
 
-There is no entry of a transparency log and no time stamp in it, so a verifier has to be given the public key, and asked for
+It has no transparency log entry and no time stamp, so give a verifier the public key and tell it to require
 neither.
 """
 

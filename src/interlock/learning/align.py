@@ -1,8 +1,8 @@
-"""Aligns traces of one shape: what differs between them becomes a parameter, what is the same stays. Pure and deterministic.
+"""Aligns traces of one shape: values that differ become parameters, equal values stay. Pure and deterministic.
 
 A trace is a proposal without its ids: its steps in order, and references as `{"$reference": "s1.output.path"}`. A template
-is a trace in which `{"$parameter": NAME}` stands for what differs. Secrets, and texts that hold an absolute path, are never kept
-as they are: they become parameters even where all traces agree.
+is a trace in which `{"$parameter": NAME}` stands for each value that differs. Secrets, and texts with an absolute path, are never
+kept as they are: they become parameters even where all traces agree.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class UnalignableError(Exception):
-    """The traces differ where nothing can stand for the difference, such as in a reference."""
+    """The traces differ where a parameter is not possible, such as in a reference."""
 
 
 def align(traces: Sequence[Trace]) -> Template:
@@ -108,7 +108,7 @@ def bindings(template: Template, trace: Trace) -> dict[str, Any] | None:
 
 
 def fill(value: Any, arguments: dict[str, Any]) -> Any:
-    """The value with arguments in the place of parameters."""
+    """The value with its parameters replaced by arguments."""
     if isinstance(value, dict):
         name = value.get(PARAMETER)
         if len(value) == 1 and isinstance(name, str):
@@ -134,7 +134,7 @@ def is_marker(value: Any) -> bool:
 
 
 class _Merging:
-    """One alignment: which parameters there are so far."""
+    """One alignment: the parameters found so far."""
 
     def __init__(self) -> None:
         self._names: dict[bytes, str] = {}
@@ -184,7 +184,7 @@ def _is_reference(value: Any) -> bool:
 
 
 def _references(value: Any, path: str) -> Iterator[str]:
-    """Where references are, and to what."""
+    """The places of references, and their targets."""
     if _is_reference(value):
         yield f"{path} {value[REFERENCE]}"
     elif isinstance(value, dict):

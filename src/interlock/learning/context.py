@@ -1,6 +1,6 @@
-"""Facts as a block of text for a model: bounded, each with its source, and marked as what it is.
+"""Facts as a block of text for a model: bounded, each with its source, and marked as data.
 
-A piece is one line, in which nothing can look like another piece: values are JSON, and what is not seen is written out.
+A piece is one line, in which nothing can look like another piece: values are JSON, and invisible characters are escaped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What memory has to say to a query."""
+    """The facts in memory that answer a query."""
 
     text: str
     """Empty if it has nothing to say."""
@@ -44,7 +44,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def flags_of(fact: Fact) -> tuple[str, ...]:
-    """What the detectors see in a fact."""
+    """The detectors' findings in a fact."""
     return prompt_flags([fact.subject, fact.predicate, fact.value])
 
 
@@ -80,7 +80,7 @@ def _line(fact: Fact, flags: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as JSON on one line, with everything invisible written out."""
+    """A value as JSON on one line, with all invisible characters escaped."""
     text = msgspec.json.encode(value).decode()
     if text.isascii():
         return text

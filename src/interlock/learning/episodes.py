@@ -1,4 +1,4 @@
-"""Tells tasks apart in the calls of a session, which say nothing of where one begins. Pure and deterministic.
+"""Divides the calls of a session, which do not say where a task begins, into tasks. Pure and deterministic.
 
 A task is what is repeated: two neighbouring parts of the same shapes (tools and names of parameters, step by step) are the same
 task twice. What is left at the end of a session, after the last of these, is one task too.
@@ -48,7 +48,7 @@ class SessionCalls(Generic[T]):
         return found
 
     def rest(self) -> list[T]:
-        """The session is over: the task that its last calls are; empty if they are none. They belong to no other from now on."""
+        """End the session. Returns its last calls if they form a task; they belong to no other task from now on."""
         left = self._calls[self._told :]
         self._told = len(self._calls)
         for index in range(len(left) - 1, -1, -1):
@@ -65,5 +65,5 @@ class SessionCalls(Generic[T]):
 
     @property
     def payloads(self) -> list[T]:
-        """What was added, in order."""
+        """The calls that were added, in order."""
         return [call.payload for call in self._calls]

@@ -1,7 +1,7 @@
 """Facts that agents and people have noted, in the workspace's database, each with the action that it came from.
 
-Which of several facts about one thing holds is worked out when it is looked up, and not stored: the newest, and a person's before
-any agent's. So an undo has only to withdraw what was learnt, and what held before holds again.
+Which of several facts about one thing holds is computed at look-up and not stored: the newest, and a person's before
+any agent's. So an undo only has to withdraw the new facts, and the earlier ones hold again.
 
 A fact is pending until its proposal has ended: an aborted proposal leaves nothing behind, and a process that dies in the middle
 leaves what only its own resumed proposal sees.
@@ -79,12 +79,12 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def by_person(self) -> bool:
-        """True if a person said it."""
+        """True if a person noted it."""
         return self.author.startswith(PERSON)
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact that fits a query. Scores of one search can be compared with each other, and with nothing else."""
+    """A fact that fits a query. Scores can be compared only within one search."""
 
     fact: Fact
     score: float
@@ -174,7 +174,7 @@ class FactStore:
         return fact
 
     def correct(self, fact_id: str, value: Any, *, by: str, new_id: str) -> Fact:
-        """A person says how it is: from now on that holds, whatever agents note. Raises: UsageError `not_found`."""
+        """Store a person's correction: it holds from now on, whatever agents note. Raises: UsageError `not_found`."""
         old = self.get(fact_id)
         predicate = old.predicate
         if not predicate:  # a note: the correction has to be about the same thing to take its place
@@ -186,7 +186,7 @@ class FactStore:
         return self.note(new_id, old.scope, old.subject, predicate, value, author=PERSON + by)
 
     def settle(self, run: str, proposal: str, actions: Sequence[str]) -> None:
-        """The proposal has ended: what these actions of it noted holds, and the rest of what it noted never was."""
+        """End a proposal: the facts that these of its actions noted hold, and all its other facts are discarded."""
         with self.db.transaction():
             for action in actions:
                 self.db.execute(
@@ -222,7 +222,7 @@ class FactStore:
         return found
 
     def prune(self, before_us: int) -> int:
-        """Delete what agents noted before a time; what a person said stays. Returns how many."""
+        """Delete the facts that agents noted before a time; those of people stay. Returns their number."""
         with self.db.transaction():
             return self._delete("created_us < ? and person = 0", before_us)
 
@@ -245,7 +245,7 @@ class FactStore:
         return choose_id(text, [row[0] for row in rows], what="fact", hint="`interlock memory list --all` shows them")
 
     def correction(self, subject: str, predicate: str, scopes: Sequence[str]) -> Fact | None:
-        """What a person said of this in one of the scopes, if that is so."""
+        """A person's fact about this in one of the scopes, if there is one."""
         marks, values = _in(scopes)
         known = self._select(
             f"f.subject = :subject and f.predicate = :predicate and f.predicate <> '' and f.person = 1"
@@ -262,7 +262,7 @@ class FactStore:
         return [row[0] for row in rows]
 
     def facts(self, scopes: Sequence[str], *, everything: bool = False, limit: int = 1_000) -> list[Fact]:
-        """The facts of some scopes that hold, newest first; with `everything` also those that do not (any more)."""
+        """The facts of some scopes that hold, newest first; with `everything` also those that do not hold, or no longer."""
         marks, values = _in(scopes)
         condition = f"f.scope in {marks}" + ("" if everything else f" and {_HOLDS.replace('SCOPES', marks)}")
         return self._select(condition, {**values, "run": "", "proposal": "", "limit": limit}, "order by f.number desc")
@@ -297,7 +297,7 @@ class FactStore:
         return sorted(scored, key=lambda one: (-one.score, one.fact.id))[:limit]
 
     def _telling(self, query: str) -> list[str]:
-        """The words of a query that tell facts apart: those that few facts hold, or the rarest ones if all are common."""
+        """The words of a query that distinguish facts: those that few facts contain, or the rarest ones if all are common."""
         words = list(dict.fromkeys(word.lower() for word in _WORD.findall(query)))[:_WORDS_MAX]
         counted = []
         for word in words:

@@ -1,7 +1,7 @@
 """Skills: parametrised proposals that were seen to work. Each version is a candidate until a person approves it.
 
-What is learnt from a trace is one transaction, recomputed from all stored traces: two processes that learn at
-once, or the same history again, give the same skills.
+Learning from a trace is one transaction, which computes the skills again from all stored traces: two processes that learn at
+the same time, or a repeat of the same history, give the same skills.
 
 Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why.
 """
@@ -206,12 +206,12 @@ class SkillStore:
         return None
 
     def add_imported(self, name: str, content: Content) -> Skill:
-        """A skill from elsewhere, as a candidate of its own version."""
+        """Store a skill from elsewhere, as a candidate with its own version."""
         with self.db.transaction():
             return self._add(name, self._next_version(name), "", IMPORTED, content, "imported")
 
     def add_repair(self, skill: Skill, content: Content) -> Skill | None:
-        """A repair of a skill, as a candidate version; None if a candidate waits already, or a version was that before."""
+        """Store a repair of a skill as a candidate; None if a candidate waits already, or an earlier version was the same."""
         with self.db.transaction():
             known = self.versions(skill.name)
             if any(one.state == "candidate" or one.digest == content.digest for one in known):
@@ -262,7 +262,7 @@ class SkillStore:
         return self.get(name, version)
 
     def retire(self, name: str, *, by: str) -> list[Skill]:
-        """No version of it is used or offered any more, nor learnt again. Raises: UsageError `not_found`."""
+        """Retire a skill: no version of it is used, offered or learnt again. Raises: UsageError `not_found`."""
         with self.db.transaction():
             found = self.versions(name)
             if not found:
@@ -298,7 +298,7 @@ class SkillStore:
             return uses
 
     def uses(self, name: str, version: int) -> Uses:
-        """How a version has done lately."""
+        """The recent results of a version."""
         rows = self.db.execute(
             f"select succeeded, failed from skill_uses where {_OF_VERSION} order by at_us desc limit ?",  # noqa: S608 - a constant
             (self._workspace, name, version, USES),
@@ -309,7 +309,7 @@ class SkillStore:
     # -- reading
 
     def get(self, name: str, version: int | None = None) -> Skill:
-        """A version; without a number the one in use, else the newest. Raises: UsageError `not_found`."""
+        """A version; without a number the one in use, or the newest if none is. Raises: UsageError `not_found`."""
         found = self.versions(name)
         if version is not None:
             found = [one for one in found if one.version == version]

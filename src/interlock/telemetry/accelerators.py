@@ -1,6 +1,6 @@
-"""GPUs and their like, as far as driver files tell: AMD fully, NVIDIA only that it is there.
+"""GPUs and other accelerators, read from driver files: complete for AMD; for NVIDIA only whether a card is present.
 
-NVIDIA's driver shows use and memory through its library and its `nvidia-smi` program alone. Starting a program takes a
+NVIDIA's driver shows use and memory only through its library and its `nvidia-smi` program. Starting a program takes a
 tenth of a second and more, so only `interlock telemetry` asks it (`ask=True`), never the sampler.
 """
 
@@ -24,7 +24,7 @@ NOT_ASKED = "the NVIDIA driver tells use and memory only through nvidia-smi, whi
 
 
 def accelerators(proc: Path, sys: Path, *, ask: bool = False) -> tuple[Accelerator, ...]:
-    """What is there, in the order of the kernel's names. Raises Absent if there is nothing."""
+    """The accelerators, in the order of the kernel's names. Raises Absent if there are none."""
     found = _nvidia(proc, ask=ask) + _amd(sys)
     if not found:
         raise Absent("no NVIDIA driver and no DRM device that tells its use")

@@ -85,7 +85,7 @@ class _Tracer:
 
     def start(
         self,
-        key: Key,  # noqa: ARG002 - the SDK makes ids of its own
+        key: Key,  # noqa: ARG002 - the SDK makes its own ids
         name: str,
         parent: Span | None,
         at_us: int,

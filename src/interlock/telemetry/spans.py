@@ -61,11 +61,11 @@ class Span(Protocol):
         ...
 
     def add_event(self, name: str, at_us: int) -> None:
-        """Something happened."""
+        """Add an event to the span."""
         ...
 
     def end(self, at_us: int | None, status: SpanStatus, reason: str) -> None:
-        """It ends; nothing may come after."""
+        """End the span; nothing may follow."""
         ...
 
 
@@ -116,7 +116,7 @@ class Spans:
             case _ if event.proposal is not None and event.action is not None:
                 self._action(event, (run_id, event.proposal, event.action))
             case _:
-                pass  # nothing that a span shows
+                pass  # spans do not show these events
 
     def close(self) -> None:
         """End what is still open; its outcome is unknown."""
@@ -308,7 +308,7 @@ class _Recorded:
 
 
 def _id(key: Key, digits: int) -> str:
-    """An id from a key. Its parts are told apart by their lengths, because any of them may hold any character."""
+    """An id from a key. The lengths of its parts are included, because any part may contain any character."""
     data = b"".join(b"%d:%b" % (len(part), part.encode("utf-8", "surrogatepass")) for part in key)
     return hashlib.sha256(b"interlock.span.v1\n" + data).hexdigest()[:digits]
 

@@ -1,4 +1,4 @@
-"""Health, surface and correlation, worked out from what events and layers say: "What is worked out" in the format's page."""
+"""Derives health, surface and correlation from events and layers: see "What is worked out" in the format's page."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Inflater:
     """The bytes of a gzip file, in pieces."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Raises: DamageError `not_an_archive` if it does not begin as one."""
+        """Raises: DamageError `not_an_archive` if the file does not begin like an archive."""
         self._file = file
         self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
         self._waiting = b""
@@ -56,7 +56,7 @@ class Inflater:
         self._waiting = start
 
     def up_to(self, size: int) -> memoryview:
-        """The next bytes, at least one and at most this number. Raises: DamageError (`archive_truncated`, `archive_damaged`)."""
+        """The next bytes, at least one and at most `size`. Raises: DamageError (`archive_truncated`, `archive_damaged`)."""
         if not self._piece:
             self._piece = memoryview(self._next())
             if not self._piece:
@@ -99,7 +99,7 @@ class Inflater:
 
 
 class Content:
-    """What a member holds; to be read once."""
+    """The content of a member, which can be read once."""
 
     def __init__(self, path: str, size: int, source: Inflater) -> None:
         """`size` bytes of `source` follow."""
@@ -114,7 +114,7 @@ class Content:
             yield piece
 
     def drain(self) -> None:
-        """Read over what is left. Raises: DamageError."""
+        """Skip the rest. Raises: DamageError."""
         for _ in self.pieces():
             pass
 
@@ -142,9 +142,9 @@ def lines_of(path: str, pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def members(file: BinaryIO, findings: Findings) -> Iterator[Content]:
-    """The members that are as they must be, in order; what is not read of one is passed over.
+    """The well-formed members, in order; the unread rest of a member is skipped.
 
-    Everything else goes to `findings`. Raises: DamageError if the archive cannot be read any further.
+    All other members are reported to `findings`. Raises: DamageError if the archive cannot be read any further.
     """
     source = Inflater(file)
     seen: list[str] = []
@@ -223,7 +223,7 @@ def _is_safe(raw: bytes) -> bool:
 
 
 def _is_expected(name: str, seen: list[str], findings: Findings) -> bool:
-    """Whether this member comes here; `seen` are those before it."""
+    """True if this member is allowed here; `seen` are those before it."""
     if name not in MEMBERS:
         findings.add("member_extra", name, "an evidence archive does not have this member")
         return False
@@ -238,7 +238,7 @@ def _is_expected(name: str, seen: list[str], findings: Findings) -> bool:
 
 
 def _expected(raw: bytes, size: int) -> bytes:
-    """The one header that a member of this name and size has."""
+    """The only valid header for a member of this name and size."""
     zero = b"0000000\0"
     fields = (
         (raw, 100), (b"0000644\0", 8), (zero, 8), (zero, 8), (b"%011o\0" % size, 12), (b"00000000000\0", 12), (b" " * 8, 8),

@@ -1,4 +1,4 @@
-"""What one run touched and used that another did not: the difference of two verified archives, for gates in CI."""
+"""The difference of two verified archives, for gates in CI: what one run touched and used and the other did not."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def difference(
     """The changes from the first run to the second, by kind and value.
 
     `fail_on` are kinds. For each new-X among them, `unobserved-X` fails too, unless `allow_unobserved`. `ignore` are patterns of
-    values that do not count, as a shell has them.
+    values to ignore, in shell syntax.
     """
     needed = {word for word in CLAIMS if f"new-{word}" in fail_on}
     failing = set(fail_on)

@@ -1,4 +1,4 @@
-"""Which calls of the kernel layer give which values of the surface."""
+"""Maps calls of the kernel layer to values of the surface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Values(Protocol):
 
 
 class Effects(Protocol):
-    """What takes the values that lines give."""
+    """Receives the values that lines give."""
 
     @property
     def files_read(self) -> Values:
@@ -38,7 +38,7 @@ class Effects(Protocol):
 
     @property
     def programs(self) -> Values:
-        """Paths of what was executed."""
+        """Paths of executed files."""
 
     @property
     def hosts(self) -> Values:

@@ -23,12 +23,12 @@ _SCHEMA: Final = "interlock.evidence.event.v1"
 
 
 def sha256(what: str, data: bytes) -> str:
-    """The digest of a kind of thing, as the journal has it."""
+    """The digest of an object of some kind, as the journal computes it."""
     return "sha256:" + hashlib.sha256(b"interlock.%b.v1\n" % what.encode() + data).hexdigest()
 
 
 class Seals:
-    """Where each seal ended and what it said, in 48 bytes."""
+    """The end, epoch and digest of each seal, in 48 bytes."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -49,7 +49,7 @@ class Seals:
 
 
 class DecisionLines:
-    """What the policy layer must be: its digest, and eight bytes for each line, which tell where it is not."""
+    """The expected policy layer: its digest, and eight bytes for each line, which locate a difference."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -57,16 +57,16 @@ class DecisionLines:
         self._each = array("Q")
 
     def add(self, line: bytes) -> None:
-        """Take the next line that must be there."""
+        """Add the next expected line."""
         self._all.update(line)
         self._each.append(int.from_bytes(hashlib.sha256(line).digest()[:8]))
 
     def expects(self, number: int, line: bytes) -> bool:
-        """True if this line is the one of its number, from 0."""
+        """True if this is the expected line for its number, counted from 0."""
         return number < len(self._each) and self._each[number] == int.from_bytes(hashlib.sha256(line).digest()[:8])
 
     def is_whole(self, sha256_hex: str) -> bool:
-        """True if the member with this hash is it."""
+        """True if the member with this hash is the expected layer."""
         return self._all.hexdigest() == sha256_hex
 
 
@@ -74,7 +74,7 @@ class EventsReader:
     """Takes the lines of the member."""
 
     def __init__(self, facts: Facts) -> None:
-        """`facts` is told what the events say."""
+        """`facts` receives the content of the events."""
         self.facts, self.findings = facts, facts.findings
         self.seals, self.decisions = Seals(), DecisionLines()
         self.head: Line | None = None

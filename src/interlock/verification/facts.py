@@ -1,4 +1,4 @@
-"""What events and layers say, as far as anything follows from it. `conclusions` says what does.
+"""Gathers from events and layers the facts that `conclusions` needs.
 
 Memory grows with actions, recorders and SDK calls, and with the different values of the surface up to their bound.
 """
@@ -25,7 +25,7 @@ _COMMAND_ENDS: Final = {"command_finished": "finished", "spawn_failed": "spawn_f
 
 
 class ValueList:
-    """The values of one claim of the surface, while they are gathered."""
+    """Gathers the values of one claim of the surface."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -222,7 +222,7 @@ class Facts:
     # -- layers
 
     def take_kernel(self, line: Line, where: str) -> bool:
-        """A line of the kernel layer; False if it is a `call` whose effects count for nothing or that is not in order."""
+        """Take a line of the kernel layer; False if it is a `call` whose effects do not count or that is out of order."""
         self.kernel_lines += 1
         pair = pair_of_kernel(line)
         kind, name = line["kind"], line["recorder"]
@@ -291,7 +291,7 @@ def is_network_closed(event: Line) -> bool:
 
 
 def host_of(host: str, port: int | None) -> str:
-    """A host as the surface names it."""
+    """A host in the spelling of the surface."""
     shown = f"[{host}]" if ":" in host and port is not None else host
     return shown if port is None else f"{shown}:{port}"
 

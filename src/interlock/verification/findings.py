@@ -1,4 +1,4 @@
-"""What a verification finds: each defect has a code, which docs/reference/evidence-format.md lists."""
+"""The findings of a verification: each defect has a code, which docs/reference/evidence-format.md lists."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ArchiveFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DamageError(Exception):
-    """The archive cannot be read beyond this."""
+    """A defect beyond which the archive cannot be read."""
 
     def __init__(self, code: str, where: str, message: str) -> None:
         """As a finding."""
@@ -34,7 +34,7 @@ class DamageError(Exception):
 
 
 class Findings:
-    """Collects findings, and never more than a reader wants to see."""
+    """Collects findings, up to a number that is still readable."""
 
     def __init__(self) -> None:
         """Empty."""
@@ -50,7 +50,7 @@ class Findings:
         self._keep(code, where, message)
 
     def add_damage(self, damage: DamageError) -> None:
-        """Take what ended the reading."""
+        """Add the damage that ended the reading."""
         self._keep(damage.code, damage.where, damage.message)
 
     def _keep(self, code: str, where: str, message: str) -> None:
@@ -69,7 +69,7 @@ class Findings:
         return any(code in codes for code, _ in self._counts)
 
     def all(self) -> tuple[ArchiveFinding, ...]:
-        """All, in the order in which they were found; what was found too often ends with a line that counts it."""
+        """All findings, in the order in which they were found; a frequent one ends with a line that counts the rest."""
         more = [
             ArchiveFinding(code=code, where=member, message=f"{count - SAME_MAX} more of these")
             for (code, member), count in self._counts.items()
@@ -87,7 +87,7 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchiveVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verification came to."""
+    """The result of a verification."""
 
     valid: bool
     """True if nothing is wrong; see the warnings for what is not known."""
@@ -115,6 +115,6 @@ class Documents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _shown(text: str) -> str:
-    """Text from an archive as it may be printed: nothing in it steers a terminal, and it is not long."""
+    """Text from an archive made safe to print: without terminal control characters, and shortened."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_SHOWN_CHARS])
     return shown if len(text) <= _SHOWN_CHARS else shown + "..."

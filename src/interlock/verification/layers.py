@@ -1,4 +1,4 @@
-"""The three layers: strict lines in their order, and that they are those which the journal closed."""
+"""Checks the three layers: strict lines in their order, which must be the ones that the journal closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LayerReader:
     schema = ""
 
     def __init__(self, facts: Facts) -> None:
-        """`facts` is told what the lines say."""
+        """`facts` receives the content of the lines."""
         self.facts, self.findings = facts, facts.findings
         self._check = schemas.line(self.schema)
         self._next = self._line = 0
@@ -42,7 +42,7 @@ class LayerReader:
             self.line(value, line, where)
 
     def line(self, value: Line, line: bytes, where: str) -> None:
-        """One line that is of its schema and of this run."""
+        """One line that fits its schema and belongs to this run."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -75,7 +75,7 @@ class KernelReader(LayerReader):
             take_effect(self.facts, value)
 
     def end(self) -> None:
-        """Compare each recorder with what the journal says of it."""
+        """Compare each recorder with its entry in the journal."""
         for name, event in self.facts.recorders_closed.items():
             if self._counts[name] != event.get("lines", 0):
                 wrong = f"{self._counts[name]} lines and not the {event.get('lines', 0)} of event {event['seq']}"
@@ -94,7 +94,7 @@ class PolicyReader(LayerReader):
     path, schema = POLICY, "policy-line"
 
     def __init__(self, facts: Facts, expected: DecisionLines) -> None:
-        """`expected` is what it must be."""
+        """`expected` is the required content."""
         super().__init__(facts)
         self._expected = expected
 
@@ -104,7 +104,7 @@ class PolicyReader(LayerReader):
             self.findings.add("policy_mismatch", where, f"it is not what the events say of decision {value['seq']}")
 
     def end(self) -> None:
-        """Compare how many there are."""
+        """Compare the number of decisions."""
         if self._line != self.facts.decisions:
             self.findings.add(
                 "policy_mismatch", POLICY, f"it has {self._line} lines for {self.facts.decisions} decisions"
@@ -145,7 +145,7 @@ class SdkReader(LayerReader):
         self.facts.take_sdk(value)
 
     def end(self) -> None:
-        """Compare the layer with what the journal says of it."""
+        """Compare the layer with its entry in the journal."""
         closed = self.facts.sdk_recorded
         if closed is None:
             return

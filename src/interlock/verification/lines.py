@@ -1,4 +1,4 @@
-"""One line of a member: strict JSON of its schema and of this run."""
+"""Reads one line of a member: strict JSON that fits its schema and belongs to this run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEQ_MAX: Final = 2**53 - 1
 
 
 def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | None:
-    """The value of a line; None if it is not one, which is a finding. The first line of all names the run."""
+    """The value of a line; None, with a finding, if the line is invalid. The very first line names the run."""
     try:
         if not line.endswith(b"\n"):
             raise StrictJsonError("json_invalid", "the last line does not end with a newline")  # noqa: TRY301

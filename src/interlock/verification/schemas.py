@@ -1,4 +1,4 @@
-"""Checks values against the published JSON Schemas: the one thing that a verifier shares with the writer."""
+"""Checks values against the published JSON Schemas, which are all that a verifier shares with the writer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _by_kind(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the schema demands of each kind of line: the same, and much faster, since no other kind is tried.
+    """The schema's checks by kind of line: equivalent to the whole schema, but much faster, since no other kind is tried.
 
     A schema of lines is either a choice that a `discriminator` describes, or has an `if` for the kind of each.
     """

@@ -1,4 +1,4 @@
-"""Strict and canonical JSON (RFC 8785), for readers who trust nobody."""
+"""Strict and canonical JSON (RFC 8785), for untrusted input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StrictJsonError(ValueError):
     """Bytes that are not strict JSON; `code` is that of the finding."""
 
     def __init__(self, code: str, message: str) -> None:
-        """`message` says what is wrong."""
+        """`message` describes the error."""
         super().__init__(message)
         self.code = code
 
@@ -46,7 +46,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> bytes:
-    """The canonical bytes of what `parse` gave. Raises: StrictJsonError for a number that has no canonical form."""
+    """The canonical bytes of a value that `parse` returned. Raises: StrictJsonError for a number that has no canonical form."""
     return _text(value).encode()
 
 

@@ -23,7 +23,7 @@ _UNSOUND: Final = ("json_invalid", "json_duplicate_key", "schema_invalid", "run_
 
 
 class Checked(NamedTuple):
-    """What a verification came to, and what the archive says if it is valid."""
+    """The result of a verification, and the archive's content if it is valid."""
 
     verdict: ArchiveVerdict
     documents: Documents | None
@@ -56,13 +56,13 @@ class _Verification:
     def run(self, file: BinaryIO, keys: frozenset[str], *, require_signature: bool) -> Checked:
         try:
             for content in container.members(file, self.findings):
-                if not self.findings.has(*_STRUCTURE):  # else only what else is wrong with its structure
+                if not self.findings.has(*_STRUCTURE):  # otherwise report only the other defects of its structure
                     self._member(content)
             if not self.findings.has(*_STRUCTURE):
                 self._as_a_whole(keys, require_signature=require_signature)
         except DamageError as damage:
             self.findings.add_damage(damage)
-        except StrictJsonError as error:  # what follows from a line, such as a sum, cannot be written as JSON
+        except StrictJsonError as error:  # a value derived from a line, such as a sum, cannot be written as JSON
             self.findings.add_damage(DamageError(error.code, "", f"what follows from events and layers: {error}"))
         return self._result()
 
@@ -261,7 +261,7 @@ class _Verification:
     # -- what follows
 
     def _conclusions(self) -> None:
-        """Compare the three documents with what follows from events and layers."""
+        """Compare the three documents with those derived from events and layers."""
         known = not self.findings.has(*_UNSOUND)
         health = self.documents[container.HEALTH]
         platform, shim = ("linux", "none") if self.facts.events else _maker_says(health)
@@ -327,7 +327,7 @@ def _statement(payload: bytes) -> dict[str, Any] | None:
 
 
 def _maker_says(health: bytes) -> tuple[str, str]:
-    """Platform and shim of a run without events: only its maker knows them."""
+    """Platform and shim of a run without events, which only the archive's writer knows."""
     try:
         value = parse_object(health)
     except StrictJsonError:
@@ -336,7 +336,7 @@ def _maker_says(health: bytes) -> tuple[str, str]:
 
 
 def _first_difference(one: Any, other: Any) -> str:
-    """Where two documents differ first, such as `layers.kernel.state`."""
+    """The first place where two documents differ, such as `layers.kernel.state`."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name):

@@ -30,7 +30,7 @@ class Calls:
     """Looks at actions against tools; each schema is compiled once."""
 
     def __init__(self, tools: Mapping[str, Tool], references: References) -> None:
-        """The tools by name, and what tells references from text in the proposal."""
+        """The tools by name, and the parser that tells references from text in the proposal."""
         self._tools = tools
         self._references = references
         self._schemas: dict[str, Schema | None] = {}
@@ -86,7 +86,7 @@ class Calls:
         try:
             return self._references.read(text) is not None
         except ProposalError:
-            return True  # said about the proposal as a whole
+            return True  # reported for the proposal as a whole
 
 
 def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bool:
@@ -98,7 +98,7 @@ def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bo
 
 
 def mode_problem(action: Action, tool: Tool | None) -> str | None:
-    """Why an action cannot have its `invocation_mode`, or None if it can. `tool` is None for what calls no known tool."""
+    """Why an action cannot have its `invocation_mode`, or None if it can. `tool` is None if the action calls no known tool."""
     modes = ("one_shot",) if tool is None else tool.invocation_modes
     if action.invocation_mode in modes:
         return None

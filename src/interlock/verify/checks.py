@@ -1,4 +1,4 @@
-"""`interlock verify`: all that is wrong with a proposal, without running or reserving anything.
+"""`interlock verify`: finds every problem of a proposal, without running or reserving anything.
 
 An error means that the proposal, or one of its actions, cannot run as it stands. A warning means that it can, but probably
 not as it was meant. Linear in the size of the proposal.
@@ -56,7 +56,7 @@ def verify(
     state: Mapping[str, tuple[Any, int]] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
-    """Look at a decoded proposal against the registered tools and the state (value and version by key; None: not known).
+    """Check a decoded proposal against the registered tools and the state (value and version by key; None: not known).
 
     Raises: SchemaError if the definition of a tool that is called cannot be compiled.
     """
@@ -104,7 +104,7 @@ def _limits(proposal: Proposal, limits: Limits) -> Iterator[Issue]:
 def _state(
     proposal: Proposal, tools: Mapping[str, Tool], state: Mapping[str, tuple[Any, int]] | None, graph: Graph
 ) -> Iterator[Issue]:
-    """Conditions that cannot hold, and those that only the unknown state could make hold."""
+    """Conditions that cannot hold, and conditions that depend on the unknown state."""
     for dropped in play(proposal, tools, state, graph, lambda _: None).dropped:
         if dropped.reason in _ON_STATE:
             yield _error(dropped.action_id, dropped.reason, dropped.detail)
@@ -129,7 +129,7 @@ def _unordered(earlier: str, later: str, path: str) -> Issue:
 
 
 def _repeats(proposal: Proposal, tools: Mapping[str, Tool]) -> Iterator[Issue]:
-    """One warning for each call that is made `REPEATS` times or more, at the one that reaches the number."""
+    """One warning for each call that is made `REPEATS` times or more, at the action that reaches this number."""
     seen: dict[tuple[str, bytes], int] = {}
     for action in proposal.actions:
         tool = tools.get(action.tool or "")

@@ -2,8 +2,8 @@
 
 Values are compared as JSON values: 1 equals 1.0, true is not 1, strings are ordered by code point, and there is no order
 between values of different types (such a comparison does not hold; it is not an error). A key that is absent, or a path that
-leads nowhere in it, fails every operator that needs a value. Refusals name key and operator, never a value of the state: who
-may not read a key must not learn it from an error.
+leads nowhere in it, fails every operator that needs a value. Refusals name key and operator, never a value of the state: an agent
+that may not read a key must not learn its value from an error.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _contains(value: Any, wanted: Any) -> bool:
 
 
 def _follow(value: Any, pointer: str) -> Any:
-    """What a JSON Pointer (RFC 6901) leads to, or `_ABSENT`."""
+    """The value that a JSON Pointer (RFC 6901) leads to, or `_ABSENT`."""
     for part in pointer.split("/")[1:]:
         step = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict):

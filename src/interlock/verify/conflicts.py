@@ -1,4 +1,4 @@
-"""Actions that touch the same thing, and whose order nothing but their place in the list decides.
+"""Actions that touch the same thing, and whose order is decided only by their place in the list.
 
 Two actions are ordered if one needs the other, directly or through others, or if both are in the declared chain
 (`order: declared`: actions that may change something run one after the other).
@@ -59,7 +59,7 @@ def find_conflicts(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
 
 
 def find_unordered(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) -> list[Unordered]:
-    """Calls that a reader of the list would take to be ordered, and that `order: free` does not order.
+    """Calls that look ordered to a reader of the list, but that `order: free` does not order.
 
     Only the nearest earlier call counts, and of the calls that may change anything only the first pair is named. Linear in
     actions and edges.
@@ -92,10 +92,10 @@ def find_unordered(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
 
 
 class _Order:
-    """Answers "does u come before v for certain?".
+    """Answers "does u certainly come before v?".
 
     Nodes are put on paths (each continues that of a node right before it, or begins one), so most questions are answered by
-    comparing two numbers. What remains is searched, within a total number of steps that is linear in the graph; beyond
+    comparing two numbers. The rest are answered by a search, limited to a total number of steps linear in the graph; beyond
     that the answer is no, which warns once too often rather than once too little.
     """
 

@@ -68,7 +68,7 @@ def build_graph(proposal: Proposal, tools: Mapping[str, Tool]) -> Graph:
     """The graph of a decoded proposal.
 
     Raises: ProposalError with `duplicate_id`, `dependency_unknown`, `reference_malformed` or `dependency_cycle` (the message
-    names the circle).
+    names the cycle).
     """
     actions = proposal.actions
     graph = Graph(len(actions))
@@ -92,7 +92,7 @@ def read_only(action: Action, tools: Mapping[str, Tool]) -> bool:
 
 
 def needs(action: Action, names: References) -> set[str]:
-    """The ids of the actions that an action says it needs: its dependencies, and what its parameters refer to."""
+    """The ids of the actions that an action declares it needs: its dependencies, and those that its parameters refer to."""
     return {reference.id for reference in names.of(action.parameters)} | set(action.dependencies)
 
 
@@ -155,7 +155,7 @@ def _needs(graph: Graph, actions: tuple[Action, ...]) -> tuple[list[set[int] | N
             graph.reserved.add(_find(index, action.compensation.action_id, f"$.actions[{i}].compensation.action_id"))
         elif isinstance(action.compensation, ToolCompensation) and has_dollar(action.compensation.parameters):
             for _ in graph.references.check(action.compensation.parameters, f"$.actions[{i}].compensation.parameters"):
-                pass  # it runs long after this graph: only whether it can mean anything is looked at
+                pass  # a compensation runs long after this graph: check only that its references can be resolved at all
         if sources:
             needs[i] = sources
             graph.waits[i] = len(sources)
@@ -202,7 +202,7 @@ def _topological(graph: Graph, actions: tuple[Action, ...], needs: list[set[int]
 
 
 def _circle(needs: list[set[int] | None], start: int, waits: list[int]) -> list[int]:
-    """A circle among the actions that never became ready: walk needs until an action comes twice."""
+    """A cycle among the actions that never became ready: follow needs until an action comes twice."""
     seen: dict[int, int] = {}
     path: list[int] = []
     i = start
@@ -253,7 +253,7 @@ def _touches_state(action: Action, tool: Tool | None) -> bool:
 
 
 class _Places:
-    """The declared order so far: the last action that may have changed something, and the reading tools since."""
+    """The declared order so far: the last action that may have changed something, and the reading tools after it."""
 
     __slots__ = ("_last", "_readers")
 
@@ -262,7 +262,7 @@ class _Places:
         self._readers: list[int] = []
 
     def before(self, action: Action, tool: Tool | None, i: int) -> Collection[int]:
-        """The actions that must have ended before this one, each once. Call it once an action, in order."""
+        """The actions that must have ended before this one, each once. Call it once per action, in order."""
         last = self._last
         if tool and tool.read_only:
             self._readers.append(i)
@@ -284,10 +284,10 @@ class _Keys:
         self._readers: dict[str, list[int]] = {}
 
     def add(self, action: Action, tool: Tool | None, i: int) -> tuple[set[int], set[int]]:
-        """The actions whose values this one uses, and those that must have ended besides (some are in both).
+        """The actions whose values this one uses, and the others that must have ended (some are in both).
 
-        A condition is judged against the state that there is: a writer that failed keeps no assertion and no precondition from
-        being looked at, or what they guard would run unguarded.
+        A condition is judged against the current state: a failed writer does not prevent an assertion or precondition from
+        being evaluated, because otherwise the actions that they guard would run unguarded.
         """
         writers, readers = self._writers, self._readers
         sources: set[int] = set()
@@ -310,7 +310,7 @@ class _Keys:
 
 
 def _values_used(action: Action) -> tuple[str, ...]:
-    """State keys without whose value the action is not what its author meant."""
+    """State keys whose values the action needs in order to do what its author meant."""
     if action.type == "state_read":
         return (*action.state_dependencies, *action.read_set, action.parameters["key"])
     return action.state_dependencies + action.read_set

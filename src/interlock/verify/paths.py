@@ -1,4 +1,4 @@
-"""Which paths the calls of a proposal read and write, as far as their parameters say it. Pure text: nothing is looked up."""
+"""Which paths the calls of a proposal read and write, according to their parameters. Pure text: no file is looked up."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PathsTouched:
 
 
 def values_at(value: Any, steps: tuple[str, ...]) -> Iterator[Any]:
-    """What the steps of a mark's pointer pattern lead to (`*` is any member)."""
+    """The values that the steps of a mark's pointer pattern lead to (`*` is any member)."""
     if not steps:
         yield value
         return
@@ -85,7 +85,7 @@ def _normal(path: str) -> str:
 
 
 def _above(path: str) -> list[str]:
-    """The directories that a path is in, the workspace's own (`.`) among them."""
+    """The directories that contain a path, including the workspace's root (`.`)."""
     found = ["."] if path not in (".", "/") and not path.startswith(("/", "..")) else []
     parts = path.split("/")[:_DEPTH_MAX]
     return found + ["/".join(parts[:length]) or "/" for length in range(1, len(parts))]

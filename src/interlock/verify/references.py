@@ -2,8 +2,8 @@
 
 `$ID.output` stands for the output, `$ID.output.files[0]['a name']` for a part of it. Which texts are references depends on
 the ids of the proposal, because an id may hold spaces, letters of any alphabet and dots. A text that begins with `$` and an
-id of the proposal, and is not a reference, is refused: passed on as text, a misspelt reference would do something else than
-its author meant. `$$` before such a text makes it plain.
+id of the proposal, and is not a reference, is refused: passed on as text, a misspelt reference would do something other than
+what its author meant. Write `$$` instead of `$` to make such a text plain.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class References:
         self._nested = False
 
     def read(self, text: str) -> Reference | None:
-        """What a text stands for, or None for plain text.
+        """The reference that a text stands for, or None for plain text.
 
         Raises: ProposalError `reference_malformed` if it begins with `$` and a known id and cannot be told from plain text.
         """
@@ -105,7 +105,7 @@ class References:
         return value
 
     def check(self, value: Any, path: str) -> Iterator[Reference]:
-        """As `of`, for a value at `path`. Raises: ProposalError that names the place, also for an id that there is not."""
+        """As `of`, for a value at `path`. Raises: ProposalError that names the place, also for an unknown id."""
         if value.__class__ is str:
             if value[:1] != "$":
                 return

@@ -1,8 +1,8 @@
-"""What would the state be afterwards? A proposal played through without running any tool.
+"""Simulates a proposal without running any tool: what would the state be afterwards?
 
-Values that only a tool can tell are unknown, and conditions on them are taken to hold. An action that cannot run is dropped,
-with everything that needs it, and the rest continues: so one look shows all that is wrong. (The engine would stop
-there, if the action's failure behaviour is to abort.)
+Values that only a tool can supply are unknown, and conditions on them are assumed to hold. An action that cannot run is dropped,
+with everything that needs it, and the rest continues, so that one simulation shows every problem. (The engine would stop
+there if the action's failure behaviour is to abort.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True):
-    """The predicted end."""
+    """The predicted result."""
 
     state: dict[str, Any]
     """Keys whose value is known."""
@@ -50,9 +50,9 @@ def simulate(
     state: Mapping[str, tuple[Any, int]] | None,
     graph: Graph | None = None,
 ) -> Simulation:
-    """Play a proposal through over `state`: value and version by key, all there is; None if the state is not known at all.
+    """Simulate a proposal on `state`: the value and version of every key; None if the state is not known at all.
 
-    `graph` saves building it again. Raises: ProposalError if the proposal has no graph.
+    Pass `graph` to avoid building it again. Raises: ProposalError if the proposal has no graph.
     """
     graph = graph or build_graph(proposal, tools)
     calls = Calls(tools, graph.references)
@@ -71,7 +71,7 @@ def play(
     graph: Graph,
     refuse: Callable[[Action], Refusal | None],
 ) -> Simulation:
-    """As `simulate`; `refuse` says what, besides the state, keeps an action from running."""
+    """As `simulate`; `refuse` gives the reason, other than the state, why an action cannot run."""
     world = _World(state, graph.references)
     dropped: dict[int, Dropped] = {}
     for i in graph.order:
@@ -94,7 +94,7 @@ def play(
 
 
 class _World:
-    """The state as it would be at a moment, and what the proposal claims about it."""
+    """The predicted state at one point, and the proposal's claims about it."""
 
     def __init__(self, state: Mapping[str, tuple[Any, int]] | None, references: References) -> None:
         self._references = references
@@ -103,7 +103,7 @@ class _World:
         self._claims: dict[str, tuple[Any, int]] = {}
 
     def check(self, action: Action) -> Refusal | None:
-        """Step 4, as far as it can be known, and what an assertion would say."""
+        """Step 4, as far as it can be predicted, and the result of an assertion."""
         for key in action.state_dependencies:
             if self._is_known(key) and self._claimed(key) is None:
                 return Refusal("state_missing", f"the state has no key `{key}`")
@@ -116,7 +116,7 @@ class _World:
         return self._assertion(action) if action.type == "assertion" else None
 
     def perform(self, action: Action, tool: Tool | None) -> None:
-        """What a success would write."""
+        """The state that a success would write."""
         written: dict[str, Any] = {}
         if action.type == "state_write":
             value = action.parameters.get("value")
@@ -145,7 +145,7 @@ class _World:
         return Refusal("assertion_failed", f"state key `{key}` would not have the asserted value")
 
     def _value(self, value: Any) -> Any:
-        """A parameter as it will be; unknown if an output goes into it."""
+        """The value that a parameter will have; unknown if it contains an output."""
         return _UNKNOWN if self._references.any_in(value) else self._references.resolve(value, _never)
 
     def _is_known(self, key: str) -> bool:

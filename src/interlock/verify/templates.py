@@ -9,7 +9,7 @@ from typing import Any
 
 
 def fill(template: Any, parameters: dict[str, Any], output: Any) -> Any:
-    """A copy of `template` with its placeholders replaced; null where the call has nothing there."""
+    """A copy of `template` with its placeholders replaced; null where the call has no such value."""
     if isinstance(template, dict):
         return {key: fill(value, parameters, output) for key, value in template.items()}
     if isinstance(template, list):
