@@ -80,7 +80,7 @@ def discard(out: Output, run_id: str) -> int:
     out.emit(report, lambda: [f"discarded {report.discarded} {'layer' if report.discarded == 1 else 'layers'}"])
     if report.in_workspace:
         paths = "1 path is" if report.in_workspace == 1 else f"{report.in_workspace} paths are"
-        out.note(f"{paths} already committed: `interlock undo {run_id}` takes that back")
+        out.note(f"{paths} already committed: `interlock undo {run_id}` undoes that")
     return 0
 
 
