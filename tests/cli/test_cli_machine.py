@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from cli_driving import call
 
 from interlock.engine.inspect import doctor
@@ -116,3 +118,12 @@ def test_only_the_public_key_is_shown(cli):
     assert shown["keyid"].startswith("ed25519:")
     assert "PUBLIC KEY" in shown["public_key"]
     assert "PRIVATE" not in cli("keys", "show").out
+
+
+def test_doctor_warns_of_other_mcp_servers_and_not_of_the_gateway(cli):
+    path = cli.root / ".mcp.json"
+    gateway = {"interlock": {"command": "interlock", "args": ["gateway"]}}
+    alone, beside = ({"mcpServers": one} for one in (gateway, {**gateway, "other": {"command": "x"}}))
+    for text, warned in ((json.dumps(alone), False), (json.dumps(beside), True), ("{", True)):
+        path.write_text(text)
+        assert (("gaps around Interlock", ".mcp.json") in facts(cli)[1]) is warned

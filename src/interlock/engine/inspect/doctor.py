@@ -35,6 +35,7 @@ from interlock.isolation.probe import probe
 from interlock.model.errors import ConfigurationError, InterlockError, StoreError, UsageError
 from interlock.settings import TrustStore, find, gather
 from interlock.settings.load import load
+from interlock.settings.mcp_files import read_servers
 from interlock.settings.sections import Isolation
 from interlock.telemetry import Sampler
 from interlock.workspace import LayerMounts, Workspace, why_no_overlay
@@ -307,6 +308,14 @@ def _runs(place: Place) -> Iterator[Fact]:
     yield _fact("runs", "unfinished", "warning", counts, "interlock recover")
 
 
+def _is_ours(path: Path) -> bool:
+    """True for a `.mcp.json` that names no server but the gateway: `interlock install` writes such a file."""
+    try:
+        return path.name == ".mcp.json" and not read_servers(path.read_bytes(), path.name)
+    except (OSError, ConfigurationError):
+        return False
+
+
 def _doors(place: Place | None) -> Iterator[Fact]:
     """The gaps that no configuration of this version closes, listed so that no one relies on such a protection."""
     section = "gaps around Interlock"
@@ -322,7 +331,7 @@ def _doors(place: Place | None) -> Iterator[Fact]:
     )  # fmt: skip
     if place is not None:
         for name in (".mcp.json", ".claude", ".cursor", ".vscode"):
-            if (place.root / name).exists():
+            if (place.root / name).exists() and not _is_ours(place.root / name):
                 yield _fact(
                     section, name, "warning", "configures a client that may start tools of its own",
                     "look at which tools it offers besides Interlock's",
