@@ -1,6 +1,6 @@
 """Where the parts of a command line are in its text, for people who read it: programs, redirections, assignments, operators.
 
-For the eye only: what a rule judges is `commands.parse_shell`.
+For display only: rules judge the result of `commands.parse_shell`.
 """
 
 from __future__ import annotations

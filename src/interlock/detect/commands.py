@@ -63,7 +63,7 @@ _UNCLEAR_TEXT: Final = lazy_pattern(
 _SIMPLE: Final = ("command", "declaration_command", "unset_command", "test_command")
 _GAP: Final = lazy_pattern(rb"(?:[ \t]|\\\n)*")
 _PATTERN: Final = lazy_pattern(r"[*?\[\]{}~$`!^]|^=")
-"""What makes an unquoted word something else than itself, in one of the shells."""
+"""Characters that change the meaning of an unquoted word in one of the shells."""
 _ASSIGNMENT: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
 
@@ -115,7 +115,7 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> tuple[Command, ...]:
-        """What rules judge, one by one: never empty; what is unclear is one more command, without words."""
+        """The commands that rules judge, one by one: never empty; an unclear part is one more command, without words."""
         decisive = tuple(c for c in self.commands if not (c.plain and c.program in _HARMLESS and "-v" not in c.words))
         found = decisive or self.commands
         return found if self.clear and found else (*found, UNCLEAR)

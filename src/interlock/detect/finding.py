@@ -1,4 +1,4 @@
-"""What a detector reports: a kind, and where in the text it stands."""
+"""The finding of a detector: a kind, and its place in the text."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wrapped(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command starts: commands, and texts that a shell reads."""
+    """The things that a command starts: other commands, and texts that a shell reads."""
 
     started: tuple[Started, ...] = ()
     code: tuple[str, ...] = ()

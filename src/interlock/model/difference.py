@@ -1,7 +1,7 @@
 """The unified difference of two texts: what a person reads before approving a change, and in a report after it.
 
-The time is bounded whatever the texts are: where they differ in more than `EDITS_MAX` lines, everything between the first and
-the last different line is shown as replaced. That is longer than need be, and still exact.
+The time is bounded for all texts: if they differ in more than `EDITS_MAX` lines, everything between the first and
+the last different line is shown as replaced. That is longer than necessary, but still exact.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _shortest(a: Sequence[str], b: Sequence[str]) -> list[_Change] | None:
 
 
 def _walk_back(trace: list[dict[int, int]], edits: int, x: int, y: int) -> list[_Change]:
-    """From the end of both texts to their start, along the diagonals that were reached."""
+    """Trace back from the end of both texts to their start, along the diagonals that were reached."""
     changes: list[_Change] = []
     for step in range(edits, 0, -1):
         reached, k = trace[step], x - y

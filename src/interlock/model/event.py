@@ -1,4 +1,4 @@
-"""What all events of a journal have in common, and the form of the values in them. The kinds are in `events`."""
+"""The common fields of all events of a journal, and the form of the values in them. The kinds are in `events`."""
 
 from __future__ import annotations
 

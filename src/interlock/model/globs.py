@@ -31,7 +31,7 @@ _SCHEME = lazy_pattern(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class PathOutsideError(ValueError):
-    """A path argument that cannot be inside the workspace, whatever the tree holds."""
+    """A path argument that cannot be inside the workspace, regardless of the files in it."""
 
 
 def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
@@ -80,7 +80,7 @@ class PathGlob:
         )
 
     def matches(self, path: str) -> bool:
-        """Whether a normal path (from `workspace_path`) matches."""
+        """True if a normal path (from `workspace_path`) matches."""
         return self._any or _match_segments(self._match, _segments(path))
 
     def matches_segments(self, segments: Sequence[str]) -> bool:

@@ -54,7 +54,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Restriction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a block of a grant token leaves of what the token allowed before. None (or nothing denied) leaves it as it was.
+    """The restrictions of one block of a grant token. None (or an empty denial) restricts nothing.
 
     A glob that allowed nothing before allows nothing now, either: only what both allow is allowed.
     """

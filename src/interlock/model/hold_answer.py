@@ -25,7 +25,7 @@ class AskOptions(TypedDict, total=False):
 
 
 class HoldAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """How a question ended. Whatever is not an approval is a refusal."""
+    """The answer to a question. Everything except an approval is a refusal."""
 
     approval: str
     """The question's id."""
@@ -37,7 +37,7 @@ class HoldAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def approved(self) -> bool:
-        """True if everybody who had to agree did."""
+        """True if everyone who had to agree did."""
         return self.status == "approved"
 
     def __bool__(self) -> bool:

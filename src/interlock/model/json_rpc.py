@@ -1,7 +1,7 @@
 """Bytes to JSON-RPC 2.0 messages, strictly, and back: for the gateway's clients, and for the servers behind it.
 
 A frame is one line of UTF-8 JSON (MCP, "stdio"). What is not a message becomes a `Fault`, so that the sender gets an error and
-its other messages continue. What is passed on, to the gate or to a server, is what was decoded here, never the bytes.
+its other messages continue. Only the decoded message is passed on to the gate or to a server, never the original bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Response(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with a message, as a JSON-RPC error. `id` is None where the message has none that can be trusted."""
+    """The defect of a message, as a JSON-RPC error. `id` is None where the message has none that can be trusted."""
 
     id: Id | None
     code: int
@@ -145,7 +145,7 @@ def join_batch(answers: list[bytes]) -> bytes:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    # JSON escapes line ends in strings, so a frame is one line whatever it says.
+    # JSON escapes line ends in strings, so a frame is always one line.
     return msgspec.json.encode(value) + b"\n"
 
 

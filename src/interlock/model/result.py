@@ -97,7 +97,7 @@ class CallResult(ActionResult, gc=False, kw_only=True):
 
 
 class Cost(msgspec.Struct, kw_only=True):
-    """What a proposal spent."""
+    """The resources that a proposal spent."""
 
     tool_calls: int = 0
     actions_executed: int = 0
@@ -121,7 +121,7 @@ class NotUndone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerResult(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What became of the layer of a proposal."""
+    """The state of a layer after its proposal has ended."""
 
     status: Literal["committed", "kept", "discarded"]
     """`kept`: it waits for `interlock commit` or `interlock discard`; with `changes` committed, a part of it does."""
@@ -138,7 +138,7 @@ class LayerResult(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def advice(reason: str) -> str:
-    """What a person does about the reason why a layer could not be committed, before they commit it again."""
+    """The step that a person has to take, before they commit again a layer that could not be committed."""
     return _ADVICE.get(reason, "see what keeps the path from being written")
 
 
@@ -163,7 +163,7 @@ class ProposalResult(msgspec.Struct, kw_only=True):
     replaced: list[str] = []
     """The runs of the proposals that failed before this one, if a `planner` was given."""
     workspace: LayerResult | None = None
-    """What became of the proposal's layer; null if it worked on the files themselves."""
+    """The state of the proposal's layer; null if it worked on the files themselves."""
 
     @property
     def ok(self) -> bool:

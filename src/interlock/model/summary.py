@@ -1,4 +1,4 @@
-"""What a call is about, on one line: the parameter that says most, as people would type it."""
+"""Summarises a call on one line: its most informative parameter, as people would type it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN: Final = lazy_pattern(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8
 
 
 def main_parameter(parameters: dict[str, Any]) -> str:
-    """Of the parameters the one that says most; empty if none of those that do is there."""
+    """The most informative parameter; empty if the call has none of the known ones."""
     value = next((parameters[key] for key in _SAY_MOST if key in parameters), "")
     if isinstance(value, list):  # an argument vector, as one would type it
         value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))

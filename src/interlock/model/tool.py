@@ -226,7 +226,7 @@ class FilePreview(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """The most that a call can use. It is reserved in every budget before the call, and replaced by what the call has used."""
+    """The most that a call can use. It is reserved in every budget before the call, and then replaced by the actual use."""
 
     tokens: int
     cost: float | None
@@ -238,7 +238,7 @@ class MeteredContext(Context, Protocol):
 
     @property
     def reserved(self) -> Estimate | None:
-        """What is reserved for this attempt."""
+        """The amounts that are reserved for this attempt."""
         ...
 
     def report_usage(self, tokens: int, cost: float | None, *, known: bool = True) -> None:

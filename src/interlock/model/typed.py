@@ -2,7 +2,7 @@
 
 `msgspec` works out what a type needs when the type is first used. Two threads that do so at once for the same type, or for types
 that share a struct, can crash the process. So the first use of each type is by one thread at a time; all later ones are
-free. Nothing else in the product calls `msgspec.convert`, makes a decoder, or decodes into a type: a test holds that.
+free. No other module calls `msgspec.convert`, makes a decoder, or decodes into a type: a test enforces that.
 """
 
 from __future__ import annotations
@@ -66,4 +66,4 @@ def _first(kind: Any, use: Callable[[], T]) -> T:
             return use()
         finally:
             with contextlib.suppress(TypeError):
-                _used.add(kind)  # after an invalid value too: what the type needs was worked out before
+                _used.add(kind)  # also after an invalid value: msgspec has prepared the type by then

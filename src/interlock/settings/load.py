@@ -64,7 +64,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def protected(self) -> tuple[str, ...]:
-        """What was read, and where a new file would be read too, relative to the root: no agent may write there."""
+        """The files that were read, and the places of new ones, relative to the root: no agent may write there."""
         components = component_names(self.settings, self.capsules, self.root)
         return protected_names((*(file.name for file in self.files), *components), self.settings, self.root)
 

@@ -73,7 +73,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
 
 
 def read_manifest(name: str, data: bytes, file: str, settings: Settings, locate: Locate) -> Manifest:
-    """The manifest of the capsule that the settings name so. Raises: ConfigurationError."""
+    """The manifest of the capsule with this name in the settings. Raises: ConfigurationError."""
     manifest = decode_manifest(data, file)
     if manifest.package.name != name:
         raise ConfigurationError(
@@ -91,7 +91,7 @@ def read_manifest(name: str, data: bytes, file: str, settings: Settings, locate:
 
 
 def load_order(capsules: Mapping[str, Manifest], locate: Locate) -> tuple[str, ...]:
-    """The names of the capsules, each after those that it depends on, else by name.
+    """The names of the capsules, each after those that it depends on, otherwise sorted by name.
 
     `locate` finds the place of one in the configuration. Raises: ConfigurationError that names a capsule that is missing or of
     another version, or all capsules of a cycle.
@@ -114,7 +114,7 @@ def load_order(capsules: Mapping[str, Manifest], locate: Locate) -> tuple[str, .
     try:
         sorter.prepare()
     except CycleError as error:
-        members: list[str] = error.args[1][::-1]  # graphlib goes from a dependency to what needs it
+        members: list[str] = error.args[1][::-1]  # graphlib yields dependencies before their dependents
         cycle = " -> ".join(f"`{name}`" for name in members)
         raise ConfigurationError(
             f"capsules depend on each other: {cycle}", path=locate(("capsules", members[0]))
@@ -176,7 +176,7 @@ def _schema_problem(schema: dict[str, Any], *, any_type: bool) -> str | None:
 
 
 def _variable_problem(variable: Variable) -> str | None:
-    """What is wrong with the default of a value."""
+    """The problem with the default of a value."""
     default = variable.default
     if default is None:
         return None

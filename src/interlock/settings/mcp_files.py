@@ -17,7 +17,7 @@ _KEYS: Final = {"command", "args", "env", "url", "headers", "type", "cwd", "disa
 
 
 def files_of(table: Mapping[str, Any]) -> list[str]:
-    """What `mcp.files` names; nothing if it is not a list of names, which decoding says."""
+    """The files that `mcp.files` names; none if it is not a list of names, which decoding reports."""
     mcp = table.get("mcp")
     files = mcp.get("files") if isinstance(mcp, Mapping) else None
     well_formed = isinstance(files, list) and all(isinstance(name, str) and name for name in files)
@@ -44,7 +44,7 @@ def merged(table: Mapping[str, Any], servers: Mapping[str, Mapping[str, Any]], n
     for server, one in servers.items():
         given = own.get(server, {})
         if not isinstance(given, Mapping):
-            continue  # which decoding says
+            continue  # decoding reports this
         if set(given) & {"command", "url"}:
             raise ConfigurationError(
                 f"there are two MCP servers `{server}`", path=name, hint="rename or remove one of them"

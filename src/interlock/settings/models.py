@@ -77,7 +77,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 def problem_of(model: ModelSettings) -> tuple[str, str] | None:
-    """What is wrong with a model that types cannot express: the setting, and a sentence; None if nothing is."""
+    """The first problem of a model that types cannot express: the setting, and a sentence; None if there is none."""
     if not model.usable_by:
         return "tools", "name at least one tool"
     if model.provider == "local":

@@ -59,7 +59,7 @@ def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Name
 
 
 def protected_names(names: Iterable[str], settings: Settings, root: Path) -> tuple[str, ...]:
-    """What no agent may write, relative to the root: the files `names` that were read, and where a new one would be read too."""
+    """The paths that no agent may write, relative to the root: the files `names` that were read, and the places of new ones."""
     inside = [name for name in names if not name.startswith(("/", "../"))]
     modules = (each for module in settings.tools.modules for each in _module_names(module, inside))
     return tuple(dict.fromkeys((*inside, *_directories(settings, root), *modules, *CLIENT_FILES)))
@@ -84,7 +84,7 @@ def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:
         for prefix in prefixes:
             yield from (f"{stem}{suffix}" for stem in (prefix, f"{prefix}/__init__") for suffix in _SUFFIXES)
         if {f"{prefixes[-1]}.py", f"{prefixes[-1]}/__init__.py"} & {*read}:
-            return  # what is further along is never looked at
+            return  # later entries are never searched
 
 
 def _directories(settings: Settings, root: Path) -> Iterator[str]:

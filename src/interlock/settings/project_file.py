@@ -1,4 +1,4 @@
-"""Finds the configuration file of a project, without reading what it says: all that commands need which only look back."""
+"""Finds the configuration file of a project without decoding it, which is enough for commands that only inspect past runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON Schema of `interlock.toml`, for editors. `interlock.schema.json` beside this module is what `python -m` of it prints.
+"""The JSON Schema of `interlock.toml`, for editors. `python -m` of this module prints the `interlock.schema.json` beside it.
 
 It is generated from the types that decode the file, so the two cannot differ, and it ships with the package: `interlock init`
 copies it into the project and names the copy in the first line of what it writes; `interlock trust` brings the copy up to date.
@@ -48,7 +48,7 @@ def json_schema() -> dict[str, Any]:
 def install(root: Path, disk: Disk) -> bool:
     """Copy the schema to `PLACE` in the project at `root`; False if that is impossible. Follows no link.
 
-    Beside the configuration it is found by everybody who has the project, whatever they installed Interlock into.
+    Beside the configuration, everyone who has the project finds it, wherever they installed Interlock.
     """
     path = root / PLACE
     try:
@@ -63,7 +63,7 @@ def install(root: Path, disk: Disk) -> bool:
 
 
 def as_text() -> str:
-    """The schema as it is checked in."""
+    """The schema that is checked in."""
     return json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -36,7 +36,7 @@ class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """What is over its limit. `values` has, for each such `NAME`: `NAME`, `NAME_limit`, and `NAME_average` (of 30 s)."""
+    """The measures over their limits. `values` has for each `NAME`: `NAME`, `NAME_limit`, and `NAME_average` (of 30 s)."""
 
     values: dict[str, float]
 

@@ -94,7 +94,7 @@ class Metrics:
                 pass
 
     def points(self) -> list[MetricPoint]:
-        """What was summed up here so far, by name and attributes."""
+        """The sums so far, by name and attributes."""
         return self._totals.points()
 
     def _action(self, key: tuple[str, str, str], event: e.Event) -> None:
@@ -171,7 +171,7 @@ class Totals:
         self._histograms[key] = total + seconds, buckets
 
     def points(self) -> list[MetricPoint]:
-        """What was measured so far, by name and attributes."""
+        """The measurements so far, by name and attributes."""
         found = [
             MetricPoint(name=name, unit=UNITS[name], attributes=dict(attributes), count=count)
             for (name, attributes), count in self._counts.items()

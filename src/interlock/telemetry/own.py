@@ -1,4 +1,4 @@
-"""What an action itself used on our side: CPU and I/O by rusage. What its processes used, their supervisor tells."""
+"""The CPU time and I/O that an action used in this process (rusage). Its child processes are measured by their supervisor."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TOP: Final = 3
 
 
 class Stat(NamedTuple):
-    """What is kept of `/proc/PID/stat`."""
+    """The fields that are kept of `/proc/PID/stat`."""
 
     pid: int
     name: str

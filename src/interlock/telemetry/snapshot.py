@@ -1,4 +1,4 @@
-"""What a sample of the machine holds, its JSON view, and what changed between two of them.
+"""A sample of the machine, its JSON view, and the difference of two samples.
 
 A measure that the machine does not give is None (or empty), and `absent` says why under the measure's name: nothing is
 guessed, and nothing raises because a container hides a file.
@@ -82,7 +82,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     processes: Processes | None = None
     absent: dict[str, str] = {}
     took_ms: float = 0.0
-    """What the sample itself cost."""
+    """The cost of the sample itself."""
     table: dict[ProcessKey, str] = {}
     """Every process of the last scan with its name, for `diff`; not part of the view."""
 

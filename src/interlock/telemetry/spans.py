@@ -86,7 +86,7 @@ class Spans:
         """Nothing has begun."""
         self._tracer = tracer
         self._runs: dict[str, dict[str, str | int | bool]] = {}
-        """What every span of a run says."""
+        """The attributes of every span of a run."""
         self._proposals: dict[Key, Span] = {}
         self._actions: dict[Key, Span] = {}
         self._attempts: dict[Key, Span] = {}
