@@ -99,12 +99,14 @@ class Inference:
         return {"vectors": vectors, "dimensions": len(vectors[0]), "model": model.name, "usage": meter.total}
 
     def _local_vectors(self, texts: Sequence[str], ctx: Context, meter: metering.Meter) -> list[list[float]]:
-        """Vectors of this machine. Raises: ToolError `cancelled`, `model_unavailable`."""
+        """Vectors of this machine. Raises: ToolError `cancelled`, `timeout`, `model_unavailable`."""
         _begin(meter, metering.attempt_usage(metering.prompt_tokens(texts), 0, 0))
 
         def check() -> None:
-            if ctx.cancelled or self._clock.mono_ns() >= ctx.deadline_ns:
-                raise ToolError("it was stopped before all texts were read", code="cancelled", retryable=False)
+            late = self._clock.mono_ns() >= ctx.deadline_ns
+            if ctx.cancelled or late:
+                code = "timeout" if late else "cancelled"
+                raise ToolError("it was stopped before all texts were read", code=code, retryable=False)
 
         try:
             found, tokens = local.embedder().vectors(texts, check)
