@@ -22,7 +22,7 @@ def open_files(
     """Open a file, or the regular files beneath a directory in the order of `walk`: path, descriptor for reading, and size.
 
     The caller closes the descriptor before the next one. A file beneath `path` that is not `wanted`, that the agent may not
-    reach or that cannot be opened is left out; links are not followed. Raises: ToolError about `path` itworkspace.
+    reach or that cannot be opened is left out; links are not followed. Raises: ToolError about `path` itself.
     """
     found = workspace.lstat(path)
     if found is None:
