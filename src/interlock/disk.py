@@ -399,7 +399,7 @@ def _sqlite(what: str) -> Iterator[None]:
         raise StoreError(
             "the database is locked by another process",
             code="database_locked",
-            hint="try again; `interlock doctor` names it",
+            hint="try again; `fuser` on the database file names the process",
         ) from error
     except (apsw.FullError, apsw.IOError) as error:
         # There may be no space even for the WAL's index, which readers need as well.
