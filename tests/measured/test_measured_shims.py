@@ -231,6 +231,23 @@ assert channel.Channel.inherited(os.environ) is None
     assert (project.root / "victim").read_bytes() == b""
 
 
+LARGE = """
+import os, interlock_agent_shim.channel as channel
+mine = channel.Channel.inherited(os.environ)
+for number in (2**53 + 1, 7):
+    mine.end_call(mine.start_call("c%d" % number, "t", {"id": number}))
+mine.finish_run()
+"""
+
+
+def test_a_call_whose_arguments_have_no_canonical_form_is_recorded_without_them(project):
+    found = Reported(project, "openai-agents", sys.executable, "-c", LARGE)
+    started = [line for line in found.lines if line["kind"] == "tool_call_started"]
+    assert [line.get("arguments") for line in started] == [None, {"id": 7}]
+    assert (found.closed.records, found.closed.rejected) == (5, 0)
+    assert "no canonical form" in found.closed.problems[0]
+
+
 class Collected:
     """A collector without a command."""
 
@@ -261,6 +278,17 @@ def test_the_layer_has_a_bound_and_what_is_over_it_is_counted(tmp_path):
     assert closed.records == layer.count(b"\n")
     assert (closed.records + closed.dropped, closed.rejected) == (500, 0)
     assert 0 < len(layer) <= 1000
+
+
+def test_a_defect_of_the_collector_is_an_error_and_holds_no_sender_up(tmp_path, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise KeyError("x")
+
+    made = Collected(tmp_path, CrashingDisk())
+    monkeypatch.setattr(made.collector, "_write", broken)
+    made.send(2_000)
+    with pytest.raises(StoreError, match="KeyError"):
+        made.finish()
 
 
 def test_a_layer_that_cannot_be_written_is_an_error(tmp_path):

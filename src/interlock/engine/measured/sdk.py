@@ -24,7 +24,7 @@ from interlock.detect import Redactor
 from interlock.disk import Disk
 from interlock.evidence.format import SDK, SdkRecord
 from interlock.model import typed
-from interlock.model.canonical import canonical
+from interlock.model.canonical import CanonicalError, canonical
 from interlock.model.clock import Clock
 from interlock.model.errors import StoreError
 from interlock.model.events import SdkRecorded
@@ -132,7 +132,6 @@ class SdkCollector:
         poll = select.poll()
         poll.register(self._ours, select.POLLIN)
         poll.register(self._wake_reader, select.POLLIN)
-        self._ours.setblocking(False)
         while True:
             ready = dict(poll.poll())
             state = ready.get(self._ours.fileno(), 0)
@@ -142,10 +141,8 @@ class SdkCollector:
                 return
 
     def _take(self) -> None:
-        try:
-            data, _, flags, _ = self._ours.recvmsg(MESSAGE_BYTES_MAX)
-        except OSError:
-            return
+        """Receive a message, also after a failure: a sender waits for it."""
+        data, _, flags, _ = self._ours.recvmsg(MESSAGE_BYTES_MAX)
         self._messages += 1
         if self._failure is not None:
             return
@@ -153,6 +150,9 @@ class SdkCollector:
             self._add(data, cut=bool(flags & socket.MSG_TRUNC))
         except StoreError as error:
             self._failure = error
+        except Exception as error:  # noqa: BLE001 - a defect of ours: the layer must not seem complete
+            self._failure = StoreError(f"the sdk layer cannot be written: {type(error).__name__}", code="internal")
+            self._failure.__cause__ = error
 
     def _add(self, data: bytes, *, cut: bool) -> None:
         """Write the line of a message, or count why not. Raises: StoreError."""
@@ -197,6 +197,9 @@ class SdkCollector:
         writer = message["writer"]
         now = max(self._clock.now_us(), self._last_us + 1)
         number = self._lines.get(writer, 0)
+        if "arguments" in message and not _has_canonical_form(message["arguments"]):
+            message = {name: value for name, value in message.items() if name != "arguments"}
+            self._problem(f"message {self._messages}: its arguments have no canonical form, and are left out")
         line = {**message, "schema": _SCHEMA, "seq": self._records, "writer_seq": number, "ts": now}
         _RECORD.decode(msgspec.json.encode(line))
         for name in ("arguments", "error", "tool", "tool_call_id"):
@@ -217,3 +220,12 @@ class SdkCollector:
     def _problem(self, text: str) -> None:
         if len(self._problems) < PROBLEMS_MAX:
             self._problems.append(self._redactor.redact_text(text[:500]))
+
+
+def _has_canonical_form(value: Any) -> bool:
+    """False for an integer beyond 2^53 - 1, for example."""
+    try:
+        canonical(value)
+    except CanonicalError:
+        return False
+    return True
