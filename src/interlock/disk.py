@@ -16,7 +16,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -52,6 +52,24 @@ def store_error(error: OSError, what: str) -> StoreError:
     """The StoreError for an OSError; `what` names the operation and the file, for people."""
     code, hint = _CODES.get(error.errno or 0, ("store", None))
     return StoreError(f"{what}: {os.strerror(error.errno or 0)}", code=code, hint=hint)
+
+
+def write_new(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file of the user's that must not exist, whole or not at all. Raises: UsageError `already_exists`; StoreError."""
+    try:
+        with path.open("xb") as file:
+            try:
+                file.writelines(pieces)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                raise
+    except FileExistsError:
+        raise UsageError(
+            "the file exists", code="already_exists", path=str(path), hint="name another one with `--output`"
+        ) from None
+    except OSError as error:
+        raise store_error(error, f"write {path}") from error
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -277,7 +277,6 @@ public class Fetch {
 """
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK on this machine")
 def test_a_jvm_fetches(walled, serve):
     """A JVM knows no proxy variables (Gradle, Maven): it looks the name up and connects."""
     port = serve()

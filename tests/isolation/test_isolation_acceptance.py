@@ -238,7 +238,6 @@ public class Own {
 """
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK on this machine")
 def test_a_jvm_talks_to_itself_as_gradle_does(place):
     """A daemon and its client over loopback, and UDP for the lock of the build's files."""
     (place.root / "Own.java").write_text(JVM)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from interlock.disk import open_regular
+from interlock.evidence.format import KERNEL, SDK
 from interlock.journal.kernel_layer import layer_files
 from interlock.model import typed
 from interlock.model.errors import IntegrityError
 from interlock.model.events import ActionRecorded, SdkRecorded
-
-SDK_FILE: Final = "layers/sdk.ndjson"
 
 
 class _Line(msgspec.Struct):
@@ -45,7 +44,7 @@ class LayerCheck:
         if self._recorders:
             yield from self._kernel()
         if self._sdk is not None and self._digest_of_sdk() != self._sdk:
-            yield _mismatch(SDK_FILE, "what the agent's SDK reported")
+            yield _mismatch(SDK, "what the agent's SDK reported")
 
     def _kernel(self) -> Iterator[IntegrityError]:
         decode = typed.json_decoder(_Line).decode
@@ -68,10 +67,10 @@ class LayerCheck:
         for recorder, recorded in self._recorders.items():
             count, hashed = found.get(recorder, (0, hashlib.sha256()))
             if (count, "sha256:" + hashed.hexdigest()) != recorded:
-                yield _mismatch("layers/kernel.ndjson", f"recorder `{recorder}`")
+                yield _mismatch(KERNEL, f"recorder `{recorder}`")
 
     def _digest_of_sdk(self) -> tuple[int, str] | None:
-        path, hashed, count = self._directory / SDK_FILE, hashlib.sha256(), 0
+        path, hashed, count = self._directory / SDK, hashlib.sha256(), 0
         try:
             if path.exists():
                 with open_regular(path) as file:

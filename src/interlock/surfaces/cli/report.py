@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from interlock.disk import store_error
+from interlock.disk import write_new
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.ids import RUN
@@ -61,7 +60,7 @@ def report(
     with history() as past:
         pages = _Pages(past, chosen)
         pieces = pages.of_runs(session) if run_id is None else pages.of_run(run_id)
-        _write_new(target, pieces)
+        write_new(target, (piece.encode(errors="backslashreplace") for piece in pieces))
     document: dict[str, Any] = {"run_id": run_id} if run_id is not None else {"runs": pages.runs}
     out.emit({**document, "file": str(target)}, lambda: [f"wrote {clean(str(target))}{pages.counted}"])
     for problem in pages.problems:
@@ -106,21 +105,3 @@ class _Pages:
             if one.problem is not None:
                 self.problems.append(one.problem)
             yield one
-
-
-def _write_new(target: Path, pieces: Iterator[str]) -> None:
-    """Write a file that must not exist, whole or not at all. Raises: UsageError `already_exists`; StoreError."""
-    try:
-        with target.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            try:
-                file.writelines(pieces)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    target.unlink()
-                raise
-    except FileExistsError:
-        raise UsageError(
-            "the file exists", code="already_exists", path=str(target), hint="name another one with `--output`"
-        ) from None
-    except OSError as error:
-        raise store_error(error, f"write {target}") from error

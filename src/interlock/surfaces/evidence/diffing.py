@@ -9,12 +9,11 @@ from typing import Final
 import click
 
 from interlock.disk import Disk
-from interlock.model.errors import IntegrityError, StoreError, UsageError
+from interlock.model.errors import StoreError, UsageError
 from interlock.surfaces.evidence.reports import junit, sarif
 from interlock.surfaces.evidence.speaking import Speaks
-from interlock.surfaces.evidence.verifying import check_file
+from interlock.surfaces.evidence.verifying import check_file, documents_of
 from interlock.verification.difference import KINDS, Change, difference
-from interlock.verification.findings import Documents
 
 FAILED: Final = 1
 _SHOWN_MAX: Final = 20
@@ -62,7 +61,9 @@ def diff_command(
     A is what is expected, B is what happened. Exit code: 0, 1 if `--fail-on` found something, 4 if an archive is bad.
     """
     kinds = _kinds(fail_on)
-    documents = [_documents(path, keys, require_signature=require_signature) for path in (first, second)]
+    documents = [
+        documents_of(path, check_file(path, keys, require_signature=require_signature)) for path in (first, second)
+    ]
     changes = difference(*documents, fail_on=kinds, ignore=ignore, allow_unobserved=allow_unobserved)
     if sarif_file is not None:
         _write(sarif_file, sarif(changes, second.as_posix()))
@@ -86,20 +87,6 @@ def _kinds(fail_on: tuple[str, ...]) -> list[str]:
         if kind not in KINDS:
             raise UsageError(f"there is no kind of change `{kind[:80]}`", hint=f"kinds: {', '.join(KINDS)}")
     return list(dict.fromkeys(kinds))
-
-
-def _documents(path: Path, keys: tuple[str, ...], *, require_signature: bool) -> Documents:
-    """Raises: IntegrityError `archive_bad`; UsageError."""
-    checked = check_file(path, keys, require_signature=require_signature)
-    if checked.documents is None:
-        first = checked.verdict.errors[0]
-        raise IntegrityError(
-            f"the archive is bad: {first.message} ({first.code})",
-            code="archive_bad",
-            path=f"{path}: {first.where}" if first.where else str(path),
-            hint="`interlock evidence verify` shows all that is wrong with it",
-        )
-    return checked.documents
 
 
 def _write(path: Path, data: bytes) -> None:

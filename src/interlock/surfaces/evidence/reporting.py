@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from interlock.model.errors import IntegrityError, StoreError, UsageError
+from interlock.disk import write_new
 from interlock.surfaces.evidence.archives import ENDING
 from interlock.surfaces.evidence.page import pieces
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.surfaces.evidence.story import read_story
-from interlock.surfaces.evidence.verifying import key_ids, opened
+from interlock.surfaces.evidence.verifying import documents_of, key_ids, opened
 from interlock.verification.verify import verify
 
 
@@ -49,33 +47,8 @@ def report_command(
             shutil.copyfileobj(file, copy)
         copy.seek(0)
         checked = verify(copy, known, require_signature=require_signature)
-        if checked.documents is None:
-            first = checked.verdict.errors[0]
-            raise IntegrityError(
-                f"the archive is bad: {first.message} ({first.code})",
-                code="archive_bad",
-                path=f"{archive}: {first.where}" if first.where else str(archive),
-                hint="`interlock evidence verify` shows all that is wrong with it",
-            )
+        documents = documents_of(archive, checked)
         copy.seek(0)
-        _write_new(target, pieces(read_story(copy), checked.documents, checked.verdict))
+        write_new(target, pieces(read_story(copy), documents, checked.verdict))
     document = {"archive": str(archive), "run_id": checked.verdict.run_id, "file": str(target)}
     out.emit(document, lambda: [f"wrote {str(target).encode('unicode_escape').decode()}"])
-
-
-def _write_new(target: Path, parts: Iterable[bytes]) -> None:
-    """Write a file that must not exist, whole or not at all. Raises: UsageError `already_exists`; StoreError."""
-    try:
-        with target.open("xb") as file:
-            try:
-                file.writelines(parts)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    target.unlink()
-                raise
-    except FileExistsError:
-        raise UsageError(
-            "the file exists", code="already_exists", path=str(target), hint="name another one with `--output`"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"the report cannot be written: {error.strerror or error}", path=str(target)) from error

@@ -16,7 +16,7 @@ from interlock.model.errors import IntegrityError, UsageError
 from interlock.surfaces.evidence.at_home import compare
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.verification.envelopes import PublicKeyError, keyid_of
-from interlock.verification.findings import ArchiveVerdict
+from interlock.verification.findings import ArchiveVerdict, Documents
 from interlock.verification.verify import Checked, verify
 
 _KEY_BYTES_MAX: Final = 16 * 1024
@@ -43,6 +43,19 @@ def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature
     known = key_ids(keys)
     with opened(path, "archive") as file:
         return verify(file, known, require_signature=require_signature)
+
+
+def documents_of(path: Path, checked: Checked) -> Documents:
+    """The documents of an archive that was verified. Raises: IntegrityError `archive_bad`."""
+    if checked.documents is None:
+        first = checked.verdict.errors[0]
+        raise IntegrityError(
+            f"the archive is bad: {first.message} ({first.code})",
+            code="archive_bad",
+            path=f"{path}: {first.where}" if first.where else str(path),
+            hint="`interlock evidence verify` shows all that is wrong with it",
+        )
+    return checked.documents
 
 
 @click.command("verify")
