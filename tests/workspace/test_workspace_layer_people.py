@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import threading
+import time
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from layer_world import fill, inside
 
 from interlock.disk import Disk
 from interlock.model.errors import ToolError
-from interlock.workspace import Origin, ProcessWatch, effects
+from interlock.workspace import Origin, ProcessWatch, effects, layers
 from interlock.workspace.backups import Change, read_entries
 from interlock.workspace.layer_commit import commit_layer, plan_commit
 from interlock.workspace.nodes import ABSENT, identity
@@ -287,3 +288,33 @@ def test_a_path_that_a_person_has_edited_since_does_not_count_as_committed(world
     (world.root / "a").write_text("person\n")
     (world.root / "d" / "y").write_text("y\n")  # as it was
     assert count_changed(world.base, read_entries(world.run)) == 2
+
+
+def test_a_layer_begins_after_every_timestamp_before_it_and_before_every_one_after_it(tmp_path):
+    """Also where a file that was looked at gets an exact timestamp, and another one that of the last tick."""
+    for number in range(200):
+        old, new = tmp_path / f"old{number}", tmp_path / f"new{number}"
+        stamps = []
+        for text in ("1", "2", "3"):
+            old.write_text(text)
+            stamps.append(old.stat().st_ctime_ns)
+        began = layers.next_tick_ns()
+        new.write_text("")
+        assert max(stamps) < began <= new.stat().st_ctime_ns
+
+
+def test_a_layer_waits_for_a_tick_that_is_late(monkeypatch):
+    """The processor that keeps the time of a virtual machine may be stopped for some time by its host."""
+    real, start = time.clock_gettime_ns, time.monotonic()
+    exact, stale, later = 20, 10, 30
+
+    def stalled(clock):
+        if clock == layers._CLOCK_REALTIME_COARSE:
+            return later if time.monotonic() > start + 0.2 else stale
+        return exact if clock == time.CLOCK_REALTIME else real(clock)
+
+    monkeypatch.setattr(time, "clock_gettime_ns", stalled)
+    assert layers.next_tick_ns() == later
+    start += 60
+    monkeypatch.setattr(layers, "_TICK_SECONDS_MAX", 0.05)
+    assert layers.next_tick_ns() == stale, "and not for ever: then too much counts as edited"

@@ -261,9 +261,10 @@ def test_the_work_directory_of_mode_zero_is_removed_with_the_layer(world):
     assert not directory.exists()
 
 
-def test_a_commit_that_is_cut_off_at_any_write_is_done_again(tmp_path):
+def test_a_commit_that_is_cut_off_at_any_write_is_done_again(tmp_path, request):
     """Each operation of the disk is the last one, once."""
     real, mounted = Disk._do, LayerMounts()
+    request.addfinalizer(mounted.close)
     for number in range(1, 200):
         place = tmp_path / str(number)
         place.mkdir()
@@ -301,7 +302,6 @@ def test_a_commit_that_is_cut_off_at_any_write_is_done_again(tmp_path):
             break
     else:
         raise AssertionError("it never came to an end")
-    mounted.close()
     assert number > 20
 
 

@@ -53,6 +53,8 @@ else:
 VERSION: Final = 1
 _CLOCK_SLACK_NS: Final = 100_000_000
 """How exactly it is known by how much a clock was set back."""
+_TICK_SECONDS_MAX: Final = 5
+"""How long to wait for the coarse time to change. Without that, recent files seem to have been edited since."""
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it
 
 
@@ -449,14 +451,16 @@ def _boot() -> str:
 
 
 def next_tick_ns() -> int:
-    """The kernel's coarse time, just after it has changed: what was written before this call has an earlier timestamp."""
-    before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-    for _ in range(100):
-        now = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-        if now > before:
-            return now
+    """A time later than every timestamp from before this call, and not later than any from after it.
+
+    Timestamps are the coarse time, which changes every few milliseconds; from Linux 6.13 on, some are the exact time ("multigrain
+    timestamps"), which is ahead of it. So the coarse time has to pass the exact one. It does not change while the
+    processor that keeps the time of a virtual machine is not running.
+    """
+    before, until = time.clock_gettime_ns(time.CLOCK_REALTIME), time.monotonic() + _TICK_SECONDS_MAX
+    while (now := time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)) <= before and time.monotonic() < until:
         time.sleep(0.0002)
-    return before
+    return now
 
 
 def _copy(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted | int:
