@@ -1,4 +1,4 @@
-"""The thread that waits for slow disks instead of the event loop. Started when first needed."""
+"""The thread that waits for slow disks in place of the event loop. It starts with the first job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Flusher:
     """Runs jobs one after the other on a daemon thread. Jobs must not raise; they store their own failure."""
 
     def __init__(self) -> None:
-        """Starts no thread yet."""
+        """Create the queue. The thread starts with the first job."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 

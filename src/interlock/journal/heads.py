@@ -43,7 +43,7 @@ def read_head(run_dir: Path) -> bytes:
 
 
 def decode_head(envelope: bytes, *, key: str | None = None) -> tuple[Head, Verified]:
-    """The content of a signed head, and its signer. `key` as in `signing.verify`. Raises: IntegrityError `bad_signature`."""
+    """The head in a signed envelope, and its signer. `key` as in `signing.verify`. Raises: IntegrityError `bad_signature`."""
     verified = verify(envelope, HEAD_TYPE, key=key)
     try:
         return typed.decode(verified.payload, Head), verified
@@ -58,7 +58,7 @@ def verify_head(run_dir: Path, envelope: bytes, *, key: str | None = None) -> tu
     """
     head, verified = decode_head(envelope, key=key)
     if head.run != run_dir.name:
-        raise UsageError(f"that head is of run `{head.run}`, not of `{run_dir.name}`")
+        raise UsageError(f"the head belongs to run `{head.run}`, not to `{run_dir.name}`")
     status = scan(run_dir, at=head.seq)
     if status.corruption is not None:
         raise corrupt(run_dir, status.corruption)

@@ -1,4 +1,4 @@
-"""Which process carries a run: the holder of the run's lock."""
+"""The process that executes a run: the holder of the run's lock."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from interlock.model.errors import StoreError
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """A process that holds a run's lock. `pid` is None if the lock's file does not name it (yet)."""
+    """A process that holds a run's lock. `pid` is None while the lock file does not name the process."""
 
     pid: int | None
     started: str = ""
-    """In clock ticks since boot, as the lock's file says."""
+    """Start time in clock ticks since boot, from the lock file."""
 
     @classmethod
     def of(cls, run_dir: Path, disk: Disk) -> Self | None:
-        """The holder; None if no process carries the run. Raises StoreError."""
+        """The holder; None if no process executes the run. Raises: StoreError."""
         path = run_dir / LOCK_NAME
         if not path.exists():
             return None
@@ -39,9 +39,10 @@ class Holder(msgspec.Struct, frozen=True):
         return cls(None)
 
     def kill(self, wait_s: float) -> bool:
-        """End the process at once (SIGKILL), and wait for its end. False if it is gone, is another one by now, or lives on.
+        """Kill the process (SIGKILL) and wait for it to exit.
 
-        Raises: StoreError `permission_denied` if the process belongs to another user.
+        Returns False if it has exited already, if the pid now belongs to another process, or if it is still alive after
+        `wait_s`. Raises: StoreError `permission_denied` if the process belongs to another user.
         """
         if self.pid is None:
             return False
@@ -50,7 +51,8 @@ class Holder(msgspec.Struct, frozen=True):
         except OSError:
             return False
         try:
-            if started_of(str(self.pid)) != self.started:  # read after the descriptor is open: it is this one or none
+            # checked after pidfd_open: the descriptor cannot refer to a later process
+            if started_of(str(self.pid)) != self.started:
                 return False
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             return bool(select.select([fd], [], [], wait_s)[0])

@@ -1,9 +1,9 @@
 """The list of runs in the workspace's database: what `runs list` and `sessions` show, and the position of each journal.
 
-A row is a convenience, and can be rebuilt from the journal, so no disk is waited for when a run begins or ends: a row that a
-power failure took is entered again, and one that it left behind is brought up to date, when unfinished runs are recovered. There
-is one exception: the commit point. Every commit to the database stores the journal's position (`commit_point`); a journal that no
-longer contains that point was truncated or rewritten.
+A row can be rebuilt from the journal, so the start and the end of a run do not wait for the disk. If a power failure
+loses a row or leaves it outdated, the recovery of unfinished runs repairs it. There is one exception: the commit point.
+Every commit to the database stores the journal's position (`commit_point`); a journal that no longer contains that
+point was truncated or rewritten.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MIGRATIONS: Final = (
 
 
 class RunRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as the index has it; times in microseconds since the epoch."""
+    """One run in the index; times in microseconds since the epoch."""
 
     run_id: str
     workspace: str
@@ -54,7 +54,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     source: str
     status: str = "running"
-    """A RunStatus, or `running` until a process records how it ended."""
+    """A RunStatus, or `running` until a process records the end of the run."""
     started_us: int
     finished_us: int | None = None
     actions: int = 0
@@ -89,7 +89,7 @@ class RunIndex:
         """Migrate the table."""
         self._database = database
         self.in_order = False
-        """True once this process has put the journals of runs whose process ended in order."""
+        """True once this process has recovered the journals of runs whose process died."""
         database.migrate("journal", _MIGRATIONS)
 
     def add(self, row: RunRow) -> None:
@@ -113,7 +113,7 @@ class RunIndex:
             )
 
     def commit_point(self, head: Head) -> None:
-        """Store the journal's position. Call it in the transaction that commits the journal's content up to there."""
+        """Store the journal's position. Call it in the transaction that commits the journal's content up to this position."""
         with self._database.transaction():
             self.get(head.run)
             self._database.execute(
@@ -134,21 +134,22 @@ class RunIndex:
         return status
 
     def get(self, run_id: str) -> RunRow:
-        """A run's row. Raises: UsageError `not_found`."""
+        """The row of a run. Raises: UsageError `not_found`."""
         rows = self._rows("where run_id = ?", (run_id,))
         if not rows:
             raise UsageError(f"there is no run `{run_id}`", code="not_found", hint="`interlock runs list` shows them")
         return rows[0]
 
     def find(self, text: str) -> str:
-        """The id of a run from any unambiguous prefix (with or without `run_`), or of the newest one for `last`.
+        """Resolve an unambiguous prefix of a run id (with or without `run_`), or `last` for the newest run, to the full
+        id.
 
         Raises: UsageError `not_found`, `ambiguous_id`.
         """
         if text == "last":
             rows = self._rows("order by started_us desc, run_id desc limit 1", ())
             if not rows:
-                raise UsageError("there is no run yet", code="not_found", hint="`interlock run PLAN` makes one")
+                raise UsageError("there is no run yet", code="not_found", hint="`interlock run PLAN` starts one")
             return rows[0].run_id
         begins = (text, f"run_{text}")
         rows = self._rows(
@@ -166,9 +167,9 @@ class RunIndex:
         since_us: int | None = None,
         limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first, filtered by the given values; all of them without a `limit`.
+        """Runs that match the given filters, newest first; at most `limit` of them.
 
-        `since_us` leaves out those that had ended before it (microseconds since the epoch).
+        `since_us` excludes runs that ended before that time (microseconds since the epoch).
         """
         wanted = {"session = ?": session, "status = ?": status, "agent = ?": agent}
         given: dict[str, tuple[Any, ...]] = {text: (value,) for text, value in wanted.items() if value is not None}
@@ -184,7 +185,7 @@ class RunIndex:
         return {run_id for (run_id,) in self._database.execute("select run_id from runs")}
 
     def sessions(self) -> list[SessionRow]:
-        """All sessions, the one with the newest run first."""
+        """All sessions, most recently used first."""
         rows = self._database.execute(
             "select session, count(*), sum(actions), min(started_us), max(coalesce(finished_us, started_us)) from runs"
             " where session is not null group by session order by max(started_us) desc, session"
@@ -199,7 +200,7 @@ class RunIndex:
         return rows
 
     def delete(self, run_id: str) -> None:
-        """Delete a run; does nothing if it is missing."""
+        """Delete the row of a run, if there is one."""
         self._database.execute("delete from runs where run_id = ?", (run_id,))
 
     def _rows(self, rest: str, parameters: tuple[Any, ...]) -> list[RunRow]:

@@ -1,10 +1,11 @@
-"""Writes the kernel layer of a run: the lines of all its recorders, numbered, in files that are rotated, up to a bound.
+"""Writes the kernel layer of a run: the numbered lines of all its recorders, in rotated files of limited size.
 
-`model.kernel_layer` has the format. What arrives is redacted before it is written. Safe for threads: the recorders of
-actions that run at the same time write through one `KernelLayer`.
+The format is described in `model.kernel_layer`. Records are redacted before they are written. Thread-safe: the
+recorders of actions that run at the same time write through one `KernelLayer`.
 
-A recorder has a bound of its own, so that one action cannot use up the room of the others. Near it, files that are only read are
-left out first: programs, hosts and what is written have a quarter of the room to themselves. What is left out is counted.
+Each recorder has its own limit, so that one action cannot use up the space of the others. Files that were only read get
+at most three quarters of it; the last quarter is reserved for programs, hosts and written files. Dropped records are
+counted.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ RECORDER_BYTES: Final = 64 * 1024 * 1024
 RUN_BYTES: Final = 1024 * 1024 * 1024
 _READS: Final = 3
 _ROOM: Final = 4
-"""Files that are only read may take 3 quarters of a recorder's room."""
+"""Read-only file records may use three quarters of a recorder's limit."""
 _KIND: Final = b'{"kind":"'
 _READ: Final = b'"access":"read"'
 _TAIL_BYTES: Final = 1024 * 1024
-"""More than the longest line."""
+"""Larger than the longest line."""
 
 
 class KernelLayer:
-    """The files of one run. Nothing is made before the first line."""
+    """The kernel layer files of one run. No file is created before the first line."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class KernelLayer:
         recorder_bytes: int = RECORDER_BYTES,
         run_bytes: int = RUN_BYTES,
     ) -> None:
-        """`run_dir` is the run's directory, which is named by the run's id."""
+        """`run_dir` is the run's directory, named by the run id."""
         self.run_id = run_dir.name
         self.redactor = redactor
         self.recorder_bytes = recorder_bytes
@@ -62,11 +63,11 @@ class KernelLayer:
         self._total = 0
 
     def writer(self, recorder: str, proposal: str, action: str, attempt: int) -> KernelWriter:
-        """Where one recorder's lines go. Writes nothing yet."""
+        """A writer for the lines of one recorder. Writes nothing yet."""
         return KernelWriter(self, recorder, proposal, action, attempt)
 
     def write(self, head: bytes, tail: bytes, bodies: Iterable[bytes], *, always: bool = False) -> list[bytes]:
-        """Append lines: `head`, a number, `tail`, body. Returns those that were written. Raises: StoreError."""
+        """Append lines of the form `head`, number, `tail`, body. Returns the lines that were written. Raises: StoreError."""
         with self._lock:
             if self._fd < 0:
                 self._open()
@@ -85,7 +86,7 @@ class KernelLayer:
             return lines
 
     def sync(self) -> None:
-        """Make what was written durable. Raises: StoreError."""
+        """Sync the written lines to disk. Raises: StoreError."""
         with self._lock:
             if self._fd >= 0:
                 self._disk.sync_data(self._fd)
@@ -101,7 +102,7 @@ class KernelLayer:
         return layer_file(self._directory, number)
 
     def _open(self) -> None:
-        """Go on where an earlier process stopped; half a line that it left is cut off. Raises: StoreError."""
+        """Continue the last file of an earlier process; a partial last line is cut off. Raises: StoreError."""
         self._disk.make_directory(self._directory)
         self._number, self._seq, self._size, self._total = 1, 0, 0, 0
         while self._path(self._number + 1).exists():
@@ -120,7 +121,7 @@ class KernelLayer:
         if whole:
             last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
             self._seq = int(msgspec.json.decode(last)["seq"]) + 1
-        elif self._number > 1:  # a process was killed as it began this file
+        elif self._number > 1:  # the process died while it created this file
             last = self._path(self._number - 1).read_bytes()[-_TAIL_BYTES:].rstrip(b"\n").rpartition(b"\n")[2]
             self._seq = int(msgspec.json.decode(last)["seq"]) + 1
         self._size = size
@@ -128,14 +129,14 @@ class KernelLayer:
 
 
 class KernelWriter:
-    """The lines of one recorder. For one thread."""
+    """Writes the lines of one recorder. Not thread-safe."""
 
     def __init__(self, layer: KernelLayer, recorder: str, proposal: str, action: str, attempt: int) -> None:
-        """Use `KernelLayer.writer`."""
+        """Called by `KernelLayer.writer`."""
         self.recorder = recorder
         self.lines = 0
         self.calls = 0
-        """How many calls arrived, with those that repeat."""
+        """The number of calls received, repeated ones included."""
         self.dropped = 0
         self._layer = layer
         self._bytes = 0
@@ -145,13 +146,13 @@ class KernelWriter:
 
     @property
     def digest(self) -> str:
-        """`sha256:...` over the lines so far."""
+        """The digest `sha256:...` of the lines written so far."""
         return "sha256:" + self._digest.hexdigest()
 
     def add(self, bodies: list[bytes], *, always: bool = False) -> None:
-        """Write records as they come from a recorder: JSON objects that begin with their `kind`. Raises: StoreError.
+        """Write records from a recorder: JSON objects whose first field is `kind`. Raises: StoreError.
 
-        `always`: even beyond the bound.
+        With `always`, the limit does not apply.
         """
         if may_hold_secret(b"\n".join(bodies)):
             bodies = [self._redacted(body) for body in bodies]
@@ -191,13 +192,13 @@ class KernelWriter:
 
 
 def layer_file(directory: Path, number: int) -> Path:
-    """The file of a kernel layer, counted from 1."""
+    """The path of the kernel layer file with this number, counted from 1."""
     name, _, ending = KERNEL_FILE.partition(".")
     return directory / (KERNEL_FILE if number == 1 else f"{name}.{number}.{ending}")
 
 
 def layer_files(run_dir: Path) -> list[Path]:
-    """The files of a run's kernel layer, in order; none if nothing was recorded."""
+    """The files of a run's kernel layer, in order; empty if nothing was recorded."""
     found: list[Path] = []
     while (path := layer_file(run_dir / LAYERS, len(found) + 1)).exists():
         found.append(path)

@@ -1,6 +1,7 @@
-"""Durability `batch`: what was written is synced a little later, by one thread for all journals of the process.
+"""Durability `batch`: one thread for all journals of the process syncs written batches shortly after they were written.
 
-A thread for each run would cost a run of one call more than its sync does, and its end would wait for the thread's sleep.
+A thread per run would cost a single-call run more than the sync itself, and the run's end would wait until the thread
+wakes up.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from queue import SimpleQueue
 from typing import Final
 
 AFTER_S: Final = 0.003
-"""Durability `batch` promises 5 ms; the rest is for the sync itself."""
+"""Durability `batch` promises 5 ms; the remaining time is for the sync itself."""
 
 Sync = Callable[[], None]
 
 
 class LateSync:
-    """Calls what is scheduled on a daemon thread, `AFTER_S` after the first of it. What is scheduled must not raise."""
+    """Calls the scheduled functions on a daemon thread, `AFTER_S` after the first was scheduled. They must not raise."""
 
     def __init__(self) -> None:
-        """Starts no thread yet."""
+        """Create the queue. The thread starts with the first call of `schedule`."""
         self._scheduled: SimpleQueue[Sync] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def schedule(self, sync: Sync) -> None:
-        """Call it soon; any thread."""
+        """Schedule a sync. Can be called from any thread."""
         self._scheduled.put(sync)
         if self._thread is None:
             with self._starting:
@@ -40,13 +41,13 @@ class LateSync:
         while True:
             due = [self._scheduled.get()]
             time.sleep(AFTER_S)
-            while not self._scheduled.empty():  # this thread alone takes from it
+            while not self._scheduled.empty():  # only this thread takes from the queue
                 due.append(self._scheduled.get())
             for sync in due:
                 sync()
 
 
 LATE_SYNC: Final = LateSync()
-"""That of this process."""
+"""The instance shared by all journals of this process."""
 
 os.register_at_fork(after_in_child=LATE_SYNC.__init__)  # type: ignore[misc] # threads do not survive a fork

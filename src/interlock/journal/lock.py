@@ -15,10 +15,10 @@ LOCK_NAME: Final = "lock"
 
 
 def take(run_dir: Path, disk: Disk) -> int:
-    """Take the run's lock, which is held until the descriptor is closed or the process is gone.
+    """Take the run's lock. It is held until the descriptor is closed or the process exits.
 
-    The file holds `PID STARTED` (`STARTED` in clock ticks since boot, so that a reused pid is detected). Raises: UsageError
-    `not_found` without such a run; StoreError `run_locked` naming the pid.
+    The lock file contains `PID STARTED` (`STARTED` in clock ticks since boot, to detect a reused pid). Raises:
+    UsageError `not_found` if there is no such run; StoreError `run_locked`, which names the pid.
     """
     if not run_dir.is_dir():
         raise UsageError(f"there is no run `{run_dir.name}`", code="not_found", hint="`interlock runs list` shows them")
@@ -61,7 +61,7 @@ def _locked(run_dir: Path, path: Path) -> StoreError:
 
 
 def started_of(pid: str) -> str:
-    """Start time of a process, field 22 of proc(5) `stat`; empty if there is no such process."""
+    """The start time of a process, field 22 of proc(5) `stat`; empty if there is no such process."""
     try:
         stat = Path("/proc", pid, "stat").read_text()
     except OSError:

@@ -1,7 +1,7 @@
-"""Keeps the events of runs in memory: for a runtime without a state directory that wants to look at them (durability `memory`).
+"""Keeps the events of runs in memory, for a runtime without a state directory (durability `memory`).
 
-A `MemoryJournal` takes what a `JournalWriter` takes, and nothing of it outlives the process: there is no seal, no lock and no
-recovery, and what is `durable` is only in order.
+A `MemoryJournal` has the interface of a `JournalWriter`, but nothing in it survives the process: it has no seals, no
+lock and no recovery, and `durable` only guarantees order.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from interlock.model.clock import Clock
 from interlock.model.events import APART, Event, Kept, Unknown
 
 EVENTS_MAX: Final = 100_000
-"""Of all runs together. Over it the oldest runs are dropped, whole, but never the one that is written."""
+"""Maximum number of events of all runs together. Beyond it, the oldest runs are dropped whole, except the one being written."""
 
 
 class MemoryJournal:
-    """The events of one run, in memory. Made by `KeptRuns.open`."""
+    """The events of one run, in memory. Created by `KeptRuns.open`."""
 
     def __init__(self, kept: KeptRuns, run_id: str, key: bytes, clock: Clock) -> None:
-        """Nothing is appended yet. `key` digests redacted values."""
+        """Start with no events. `key` is the HMAC key for the digests of redacted values."""
         self._kept = kept
         self._clock = clock
         self._run_id = run_id
         self._key = key
         self.events: list[Event | Unknown] = []
-        """In order. Not to be changed by others."""
+        """The events, in order. Callers must not change the list."""
 
     def append(self, event: Event) -> int:
-        """Add an event and return its number; it gets its times here, if it has none."""
+        """Add an event and return its number. Sets the event's times if it has none."""
         event.seq = len(self.events)
         if event.ts < 0:
             event.ts, event.mono = self._clock.now_us(), self._clock.mono_ns()
@@ -44,7 +44,7 @@ class MemoryJournal:
         return event.seq
 
     def keep(self, data: bytes, view: Any, value: Any) -> Kept:
-        """The `Kept` form of a value, as `JournalWriter.keep` gives it; the original is dropped."""
+        """The `Kept` form of a value, as in `JournalWriter.keep`. The original is dropped."""
         if view is APART:
             return Kept(digest=keyed_digest(self._key, "value", data), bytes=len(data))
         shown = data if view is value else canonical(view)
@@ -59,10 +59,10 @@ class MemoryJournal:
         """Do nothing: there is nothing to flush."""
 
     def flush(self, *, synced: bool = True) -> None:
-        """Do nothing, as `kick`."""
+        """Do nothing: there is nothing to flush."""
 
     def head(self) -> Head:
-        """The position after the last event. Its seal is always that of the beginning."""
+        """The position after the last event. Its seal is always the genesis digest."""
         return Head(run=self._run_id, seq=len(self.events) - 1, seal=genesis(self._run_id), epoch=1)
 
     def close(self) -> None:
@@ -76,10 +76,12 @@ class MemoryJournal:
 
 
 class KeptRuns:
-    """The journals in memory of one runtime, oldest run first."""
+    """The in-memory journals of one runtime, oldest run first."""
 
     def __init__(self, key: bytes, clock: Clock, *, events_max: int = EVENTS_MAX) -> None:
-        """Empty. `key` digests redacted values, so that a digest does not confirm a guess."""
+        """Start with no runs. `key` is the HMAC key for digests of redacted values, so that a digest cannot be used to
+        test guesses.
+        """
         self._key = key
         self._clock = clock
         self._events_max = events_max
@@ -88,17 +90,17 @@ class KeptRuns:
         self._lock = threading.Lock()
 
     def open(self, run_id: str) -> MemoryJournal:
-        """A journal for a new run."""
+        """Create the journal of a new run."""
         with self._lock:
             journal = self._runs[run_id] = MemoryJournal(self, run_id, self._key, self._clock)
         return journal
 
     def get(self, run_id: str) -> MemoryJournal | None:
-        """The journal of a run; None if there never was one, or it made room for others."""
+        """The journal of a run; None if the run is unknown or was dropped to stay within `events_max`."""
         return self._runs.get(run_id)
 
     def count(self, writing: str) -> None:
-        """An event was added to a run: drop the oldest others if there are too many."""
+        """Count an event added to run `writing`, and drop the oldest other runs if there are too many events."""
         with self._lock:
             self._count += 1
             while self._count > self._events_max:

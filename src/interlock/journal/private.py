@@ -1,10 +1,11 @@
-"""Originals that must not be in the journal: too large, or redacted there. Mode 0600, never exported, deleted after `keep`.
+"""Stores originals that the journal does not hold because they are too large or redacted. Mode 0600, never exported.
 
-Each writer of a run appends to its own pack, `private/originals-EPOCH.pack`; a record is one header line
-`{"digest":"sha256:...","bytes":N}`, N bytes, a newline. The first record of a pack is `{"digest":"key","bytes":32}`: the key of
-the run, under which the digests of redacted values are made (`hmac-sha256:...`). It is deleted with the originals. The pack
-of a dead writer may end in a partial record, but is never appended to again, so it needs no repair. An original is written
-and synced before the event that names it.
+Each writer of a run appends to its own pack, `private/originals-EPOCH.pack`. A record is one header line
+`{"digest":"sha256:...","bytes":N}`, N bytes, and a newline. The first record of a pack is
+`{"digest":"key","bytes":32}`: the run's HMAC key for the digests of redacted values (`hmac-sha256:...`). Originals and
+key are deleted together, after the retention time (`keep`). The pack of a dead writer may end in a partial record, but
+nothing is appended to it again, so it needs no repair. An original is written and synced before the event that refers
+to it.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ class _Record(NamedTuple):
     digest: str
     path: Path
     key: bytes | None
-    """The key of its pack."""
+    """The HMAC key of the record's pack."""
     offset: int
     bytes: int
     whole: bool
 
 
 class Pack:
-    """The pack that one writer appends to; the file is created with the first original."""
+    """The pack that one writer appends to. The file is created with the first original."""
 
     def __init__(self, run_dir: Path, epoch: int, disk: Disk) -> None:
-        """Touches no file yet."""
+        """Store the arguments. No file is touched yet."""
         self._run_dir = run_dir
         self._key: bytes | None = None
         self._path = run_dir / PRIVATE_NAME / f"originals-{epoch:04d}.pack"
@@ -55,13 +56,13 @@ class Pack:
 
     @property
     def key(self) -> bytes:
-        """The key of the run: that of its earlier packs, or a new one. Raises StoreError."""
+        """The HMAC key of the run: the one in its earlier packs, or a new one. Raises: StoreError."""
         if self._key is None:
             self._key = run_key(self._run_dir) or os.urandom(_KEY_BYTES)
         return self._key
 
     def write(self, originals: Sequence[tuple[str, bytes]]) -> None:
-        """Append originals (digest, canonical bytes) in one write; a repeated original is written once."""
+        """Append originals (digest, canonical bytes) in one write. A repeated original is written once."""
         if self._fd < 0:
             self._disk.make_directory(self._path.parent)
             self._fd = self._disk.open_append(self._path)
@@ -73,7 +74,7 @@ class Pack:
         self._disk.write(self._fd, b"".join(records))
 
     def sync(self) -> None:
-        """Make the written originals durable."""
+        """Sync the written originals to disk."""
         if self._fd >= 0:
             self._disk.sync_data(self._fd)
 
@@ -85,10 +86,10 @@ class Pack:
 
 
 class Originals:
-    """Finds the originals of one run. Remembers the place of each, so that many look-ups take one pass over the packs."""
+    """Finds the originals of one run. Caches their positions, so that many look-ups need one pass over the packs."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Reads nothing yet."""
+        """Store the directory. Nothing is read yet."""
         self._run_dir = run_dir
         self._sizes: dict[Path, int] = {}
         self._places: dict[str, list[_Record]] = {}
@@ -97,10 +98,11 @@ class Originals:
     def get(self, digest: str) -> bytes | None:
         """The canonical bytes of an original by its digest (what = `value`); None if it is missing or was deleted.
 
-        Raises: IntegrityError `private_damaged` if it is damaged, or may be in a damaged part; StoreError.
+        Raises: IntegrityError `private_damaged` if the original is damaged, or missing while a pack is damaged;
+        StoreError.
         """
         data = self._find(digest)
-        if data is None and self._look():  # its writer may be alive, and have written since
+        if data is None and self._look():  # a live writer may have appended since
             data = self._find(digest)
         if data is None and self._any_damage():
             raise IntegrityError(
@@ -114,7 +116,7 @@ class Originals:
         return next((data for record in self._places.get(digest, ()) if (data := _content(record)) is not None), None)
 
     def _look(self) -> bool:
-        """Scan the packs if they have changed since the last scan."""
+        """Scan the packs if they have changed since the last scan. Returns whether they had."""
         packs = sorted((self._run_dir / PRIVATE_NAME).glob("originals-*.pack"))
         sizes = {path: _size(path) for path in packs}
         if sizes == self._sizes:
@@ -123,7 +125,7 @@ class Originals:
         for path in packs:
             for record in _records(path):
                 places.setdefault(record.digest, []).append(record)
-        self._sizes, self._places, self._damaged = sizes, places, None  # a failed read does not count as a scan
+        self._sizes, self._places, self._damaged = sizes, places, None  # set last: a scan that fails is repeated
         return True
 
     def _any_damage(self) -> bool:
@@ -138,9 +140,7 @@ def read_private(run_dir: Path, digest: str) -> bytes | None:
 
 
 def run_key(run_dir: Path) -> bytes | None:
-    """The key under which digests of redacted values of a run are made; None if there is none or it was deleted. Raises
-    StoreError.
-    """
+    """The HMAC key of a run for digests of redacted values; None if there is none or it was deleted. Raises: StoreError."""
     for path in sorted((run_dir / PRIVATE_NAME).glob("originals-*.pack")):
         first = next(_records(path), None)
         if first is not None and first.whole and first.key is not None:
@@ -154,7 +154,7 @@ def delete_private(run_dir: Path, disk: Disk) -> None:
 
 
 def _records(path: Path) -> Iterator[_Record]:
-    """The position of each record; the last one is not `whole` if the rest of the pack cannot be read."""
+    """The position of each record. If the rest of the pack cannot be read, the last record is not `whole`."""
     try:
         with open_regular(path) as file:
             key: bytes | None = None
@@ -176,13 +176,13 @@ def _records(path: Path) -> Iterator[_Record]:
                 if not whole:
                     return
     except FileNotFoundError:
-        return  # deleted meanwhile
+        return  # deleted in the meantime
     except OSError as error:
         raise store_error(error, f"read {path}") from error
 
 
 def _content(record: _Record) -> bytes | None:
-    """The bytes of a record; None if they do not match its header."""
+    """The bytes of a record; None if they do not match the header."""
     data = _bytes(record)
     if data is None or record.digest == _KEY:
         return data if data is not None and len(data) == _KEY_BYTES else None
@@ -199,7 +199,7 @@ def _bytes(record: _Record) -> bytes | None:
             file.seek(record.offset)
             return file.read(record.bytes)
     except FileNotFoundError:
-        return None  # deleted meanwhile
+        return None  # deleted in the meantime
     except OSError as error:
         raise store_error(error, f"read {record.path}") from error
 

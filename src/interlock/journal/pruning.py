@@ -1,6 +1,4 @@
-"""Retention: `keep` deletes originals and backups after a time, `prune` deletes whole runs on request. Neither touches a live
-run.
-"""
+"""Retention: `keep` deletes old originals and backups, `prune` deletes whole runs on request. Live runs are not touched."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ _TRASH: Final = ".pruned-"
 
 
 def keep(runs_dir: Path, index: RunIndex, disk: Disk, *, before_us: int) -> list[str]:
-    """Delete private originals and backups of the runs that ended before a time; returns the ids of those runs.
+    """Delete the private originals and backups of runs that ended before `before_us`. Returns the ids of those runs.
 
-    A run without a recorded end counts from its start. Runs that are held or alive are left alone. Raises: StoreError.
+    For a run without a recorded end, its start counts. Runs that are held or alive are skipped. Raises: StoreError.
     """
     done = []
     for path in sorted(runs_dir.iterdir() if runs_dir.is_dir() else ()):
@@ -30,7 +28,7 @@ def keep(runs_dir: Path, index: RunIndex, disk: Disk, *, before_us: int) -> list
         try:
             row = index.get(path.name)
         except UsageError:
-            continue  # it is just being created
+            continue  # the run is just being created
         if (row.finished_us or row.started_us) >= before_us or row.status == "held":
             continue
         try:
@@ -46,13 +44,14 @@ def keep(runs_dir: Path, index: RunIndex, disk: Disk, *, before_us: int) -> list
 
 
 def prune(runs_dir: Path, index: RunIndex, disk: Disk, run_ids: Iterable[str]) -> None:
-    """Remove runs entirely: journal, layers, originals, backups, row. Can be repeated after a crash.
+    """Delete runs entirely: journal, layers, originals, backups and row. Can be repeated after a crash.
 
-    Raises: UsageError `not_found`; StoreError `run_locked` for a live run (those named before it are gone by then).
+    Raises: UsageError `not_found`; StoreError `run_locked` for a live run. The runs before it in the list are deleted
+    by then.
     """
     for run_id in run_ids:
         if run_id in ("", ".", "..") or "/" in run_id:
-            raise UsageError("that is not a run id", code="not_found")
+            raise UsageError(f"`{run_id}` is not a run id", code="not_found")
         path, trash = runs_dir / run_id, runs_dir / f"{_TRASH}{run_id}"
         if path.is_dir():
             with lock.held(path, disk):
@@ -60,6 +59,6 @@ def prune(runs_dir: Path, index: RunIndex, disk: Disk, run_ids: Iterable[str]) -
                 disk.rename(path, trash)
                 disk.sync_directory(runs_dir)
         elif not trash.exists():
-            index.get(run_id)  # raises if there is no such run at all
+            index.get(run_id)  # raises `not_found` if there is no row either
         disk.remove_tree(trash)
         index.delete(run_id)

@@ -1,7 +1,8 @@
-"""Reads a journal back: events in order up to the last valid seal, one batch in memory at a time.
+"""Reads a journal: events in order up to the last valid seal, with one batch in memory at a time.
 
-What follows the last valid seal is a *torn tail* if no later batch is whole: a writer died there. If a later batch is whole,
-something in between was damaged: *corruption*. The distinction matters because nothing may be written after corruption.
+If no intact batch follows the last valid seal, the rest is a *torn tail*: a writer died there. If an intact batch
+follows, something in between was damaged: *corruption*. The distinction matters because nothing may be written after
+corruption.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in AnyEvent.__
 
 @functools.cache
 def _event_decoder() -> msgspec.json.Decoder[Event]:
-    """Made when the first event is read: it takes milliseconds, and a run that begins reads none."""
+    """The event decoder. Built on first use, because that takes milliseconds and a new run reads no events."""
     return typed.json_decoder(AnyEvent)
 
 
@@ -46,7 +47,7 @@ class Torn(msgspec.Struct, frozen=True):
 
 
 class Corruption(msgspec.Struct, frozen=True):
-    """Damage before a later whole batch: the byte offset and the line (from 1) of the first batch that cannot be trusted."""
+    """Damage before a later intact batch: the byte offset and line number (from 1) of the first batch that cannot be trusted."""
 
     offset: int
     line: int
@@ -54,7 +55,7 @@ class Corruption(msgspec.Struct, frozen=True):
 
 
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scan found."""
+    """The result of `scan`."""
 
     head: Head
     seals: int
@@ -65,7 +66,7 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     unknown_kinds: tuple[str, ...] = ()
     """Event kinds that this version does not know."""
     seal_at: str | None = None
-    """Digest of the seal whose last event is the `at` of the scan, if there is one."""
+    """Digest of the seal whose last event is number `at` (see `scan`), if there is one."""
 
     @property
     def events(self) -> int:
@@ -74,19 +75,19 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def refuse_resume(self) -> bool:
-        """True if the run must not be resumed, because it has events that this version does not understand."""
+        """True if the run must not be resumed, because its journal has events that this version does not understand."""
         return bool(self.unknown_kinds) or self.corruption is not None
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A valid batch."""
+    """A batch whose seal is valid."""
 
     seal: Seal
     lines: list[bytes]
 
 
 class Chain:
-    """Walks the batches of a journal and checks each seal. Afterwards its fields tell where and why the walk stopped."""
+    """Walks the batches of a journal and checks each seal. Afterwards, its fields say where and why the walk stopped."""
 
     def __init__(self, run_id: str) -> None:
         """Start before the first batch."""
@@ -94,14 +95,17 @@ class Chain:
         self._older = [genesis(run_id, version) for version in READABLE_VERSIONS if version != FORMAT_VERSION]
         self.seals = 0
         self.offset = 0
-        """Bytes up to the last valid seal."""
+        """Bytes up to the end of the last valid seal."""
         self.line = 0
-        """Lines up to the last valid seal."""
+        """Lines up to the end of the last valid seal."""
         self.problem: str | None = None
-        """Why the next bytes are not a valid batch; None at a clean end."""
+        """Why the next bytes are not a valid batch; None at the end of the file."""
 
     def batches(self, file: BinaryIO) -> Iterator[Batch]:
-        """Each valid batch, from `offset`, where the file must be, to the first bytes that do not continue the chain."""
+        """Yield each valid batch, until the end or the first bytes that do not continue the chain.
+
+        The file must be positioned at `offset`.
+        """
         lines: list[bytes] = []
         size = 0
         self.problem = None
@@ -133,11 +137,11 @@ class Chain:
         if seal is None:
             self.problem = "a seal cannot be read"
         elif seal.prev != self.head.seal and not (self.seals == 0 and seal.prev in self._older):
-            self.problem = "a seal does not follow the one before"
+            self.problem = "a seal does not continue the previous one"
         elif not lines or seal.first != self.head.seq + 1 or seal.last - seal.first + 1 != len(lines):
-            self.problem = "a seal has a wrong number of events"
+            self.problem = "a seal has the wrong number of events"
         elif seal.epoch not in (self.head.epoch, self.head.epoch + 1) or seal.epoch < 1:
-            self.problem = "a seal has a wrong writer count"
+            self.problem = "a seal has the wrong writer count"
         elif seal.bytes != size or seal.digest != seal_digest(
             seal.prev, seal.first, seal.last, seal.epoch, b"".join(lines)
         ):
@@ -148,10 +152,10 @@ class Chain:
 
 
 def read(run_dir: Path, *, start: int = 0, kinds: Container[str] = KINDS) -> Iterator[Event | Unknown]:
-    """The sealed events from sequence number `start` on, of these `kinds`; the others are verified but not decoded.
+    """Yield the sealed events from sequence number `start` on, of these `kinds`; others are verified but not decoded.
 
-    Ends silently at a torn tail (`scan` reports it). Raises: UsageError `not_found` without such a run; IntegrityError
-    `journal_corrupt`, after the last event that can be trusted, if the journal is damaged there; StoreError.
+    Ends without an error at a torn tail (`scan` reports it). Raises: UsageError `not_found` if there is no such run;
+    IntegrityError `journal_corrupt` after the last trustworthy event if the journal is damaged; StoreError.
     """
     chain = Chain(run_dir.name)
     with _open(run_dir) as file:
@@ -168,7 +172,7 @@ def read(run_dir: Path, *, start: int = 0, kinds: Container[str] = KINDS) -> Ite
 
 
 def read_batches(run_dir: Path) -> Iterator[Batch]:
-    """The sealed lines of a journal as they are on disk, batch by batch. Raises as `read`; what a line says is not checked."""
+    """Yield the sealed lines of a journal as they are on disk, batch by batch, without decoding them. Raises as `read`."""
     chain = Chain(run_dir.name)
     with _open(run_dir) as file:
         yield from chain.batches(file)
@@ -177,16 +181,16 @@ def read_batches(run_dir: Path) -> Iterator[Batch]:
 
 
 class Tail:
-    """Reads a journal as it grows: each call of `read_new` checks and gives only what was sealed since the one before."""
+    """Reads a journal while it grows: each `read_new` verifies and yields the events sealed since the previous call."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Before the first event; nothing is opened yet."""
+        """Start before the first event. No file is opened yet."""
         self._run_dir = run_dir
         self._chain = Chain(run_dir.name)
         self._size = 0
 
     def read_new(self) -> Iterator[Event | Unknown]:
-        """The events that were sealed since. Raises as `read`."""
+        """Yield the newly sealed events. Raises as `read`."""
         chain = self._chain
         with _open(self._run_dir) as file:
             size = file.seek(0, 2)
@@ -204,9 +208,9 @@ class Tail:
 
 
 def scan(run_dir: Path, *, at: int | None = None) -> JournalStatus:
-    """Check every seal and return the journal's position, without decoding events. Raises: UsageError, StoreError.
+    """Check every seal and return the journal's status, without decoding events. Raises: UsageError, StoreError.
 
-    With `at`, the status also holds the digest of the seal that ends at that sequence number.
+    With `at`, the status also holds the digest of the seal whose last event has that sequence number.
     """
     chain = Chain(run_dir.name)
     unknown: set[str] = set()
@@ -245,7 +249,7 @@ def corrupt(run_dir: Path, damage: Corruption) -> IntegrityError:
 
 
 def decode_line(line: bytes) -> Event | Unknown:
-    """One event line. Raises: msgspec.MsgspecError or UnicodeDecodeError if it is not one."""
+    """Decode one event line. Raises: msgspec.MsgspecError or UnicodeDecodeError if it is not an event."""
     try:
         return _event_decoder().decode(line)
     except msgspec.ValidationError:
@@ -264,7 +268,7 @@ def _decode_event(line: bytes, seq: int, line_number: int, run_dir: Path) -> Eve
     else:
         if event.seq == seq:
             return event
-        reason = f"event {seq} says that it is number {event.seq}"
+        reason = f"event {seq} claims to be number {event.seq}"
     raise IntegrityError(
         f"the journal of run `{run_dir.name}` was not written by Interlock: {reason}",
         code="journal_corrupt",
@@ -273,7 +277,7 @@ def _decode_event(line: bytes, seq: int, line_number: int, run_dir: Path) -> Eve
 
 
 def _whole_batch_after(file: BinaryIO, start: int) -> bool:
-    """True if a seal at or after `start` matches the bytes before it, which shows that a writer got past this point."""
+    """True if a seal at or after `start` matches the bytes before it, which shows that a writer continued after this point."""
     offset = start
     while True:
         file.seek(offset)
@@ -298,7 +302,7 @@ def _decode_seal(line: bytes) -> Seal | None:
 
 
 def _kind(line: bytes) -> str:
-    """The kind of a sealed event line; the writer puts it first."""
+    """The kind of a sealed event line. The writer puts this field first."""
     return line[9 : line.find(b'"', 9)].decode("utf-8", "replace")
 
 

@@ -1,8 +1,8 @@
-"""Remembers up to which head the journal of an unfinished run was recovered, and what was open there.
+"""Remembers the state in which the journal of an unfinished run was recovered.
 
-A thousand runs may wait for answers, and each command begins by putting the journals of unfinished runs in order. A journal that
-is the very file that was recovered last time (inode, size, times) needs no reading: nothing was written to it since.
-The rows are a convenience: without one, or with one that does not fit, the journal is read.
+A thousand runs may wait for answers, and each command begins with recovering unfinished runs. If the journal file has
+not changed since its last recovery (inode, size, times), it need not be read again. The rows are only a cache: without
+a matching row, the journal is read.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ create table recovered_runs (
 
 
 class OpenFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a run is open at the end of its journal."""
+    """What was open at the end of a recovered journal."""
 
     seq: int
-    """The head."""
+    """Sequence number of the last sealed event."""
     status: str
-    """That of the run's row."""
+    """The run's status in the index."""
     unknown: tuple[str, ...] = ()
-    """Actions whose outcome is not known."""
+    """Actions with an unknown outcome."""
     settle: dict[str, str | None] = {}
-    """Those of them that only a person can settle, each with the open question about it."""
+    """Unknown outcomes that only a person can settle, by action; the value is the id of the open hold, if there is one."""
     asked: tuple[str, ...] = ()
-    """Questions that actions wait for, answered or not."""
+    """Holds that actions wait for, answered or not."""
     undoes: bool = False
-    """True if it has an action that undoes another run."""
+    """True if one of the run's actions undoes another run."""
 
 
 class RecoveredRuns:
     """The table `recovered_runs`."""
 
     def __init__(self, database: Database) -> None:
-        """Make the table if it is not there. Raises: StoreError."""
+        """Create the table if it is missing. Raises: StoreError."""
         self._database = database
         database.migrate("recovered", (_TABLE,))
 
     def unchanged(self, runs: Path, run_ids: Iterable[str]) -> dict[str, OpenFacts]:
-        """What is known of those runs whose journals have not been written since `remember`."""
+        """The stored facts of those runs whose journals have not changed since `remember`."""
         wanted, directory = set(run_ids), os.fspath(runs)
         if not wanted:
             return {}
         found = {}
         for run_id, journal, facts in self._database.execute("select run_id, journal, facts from recovered_runs"):
-            if run_id in wanted and journal == fingerprint(os.path.join(directory, run_id)):  # noqa: PTH118 - a thousand times
+            if run_id in wanted and journal == fingerprint(os.path.join(directory, run_id)):  # noqa: PTH118 - hot loop
                 try:
                     found[run_id] = typed.decode(facts, OpenFacts)
                 except msgspec.MsgspecError:
@@ -67,7 +67,7 @@ class RecoveredRuns:
         return found
 
     def remember(self, facts: Mapping[str, tuple[str, OpenFacts]]) -> None:
-        """Remember journals, each with the fingerprint that it had before it was read. Raises: StoreError."""
+        """Store the facts of journals, each with its fingerprint from before it was read. Raises: StoreError."""
         if not facts:
             return
         with self._database.transaction(lasting=False):
@@ -78,21 +78,21 @@ class RecoveredRuns:
             )
 
     def forget(self, run_ids: Iterable[str]) -> None:
-        """These are over, or were removed. Raises: StoreError."""
+        """Delete the rows of runs that ended or were removed. Raises: StoreError."""
         gone = [(run_id,) for run_id in run_ids]
         if gone:
             with self._database.transaction(lasting=False):
                 self._database.execute_many("delete from recovered_runs where run_id = ?", gone)
 
     def ids(self) -> set[str]:
-        """The runs that are remembered."""
+        """The ids of all runs in the table."""
         return {run_id for (run_id,) in self._database.execute("select run_id from recovered_runs")}
 
 
 def fingerprint(run_dir: str) -> str:
-    """Which file a run's journal is, and in which state; empty if it cannot be looked at."""
+    """Identifies the file of a run's journal and its state; empty if the file cannot be examined."""
     try:
-        found = os.stat(f"{run_dir}/{JOURNAL_NAME}")  # noqa: PTH116 - a thousand times
+        found = os.stat(f"{run_dir}/{JOURNAL_NAME}")  # noqa: PTH116 - hot loop
         torn = _torn(run_dir)
     except OSError:
         return ""
@@ -101,7 +101,7 @@ def fingerprint(run_dir: str) -> str:
 
 def _torn(run_dir: str) -> str:
     try:
-        found = os.stat(f"{run_dir}/{TORN_NAME}")  # noqa: PTH116 - a thousand times
+        found = os.stat(f"{run_dir}/{TORN_NAME}")  # noqa: PTH116 - hot loop
     except FileNotFoundError:
         return "-"
     return f"{found.st_ino} {found.st_size} {found.st_ctime_ns}"

@@ -1,9 +1,9 @@
 """Recovers the journal of a dead writer: moves the torn tail aside, and reports the intents in it.
 
-`journal.torn` is a sequence of records: one header line `{"kind":"torn","offset","bytes","digest"}` (where the bytes were in the
-journal; digest of what = `torn`), the bytes, a newline. It is replaced as a whole before the journal is truncated, so a crash
-at any step leaves either the old state or the tail in both places; a second recovery then only truncates. Each recovery
-reports from the file, not from its own actions: an intent stays reported until the journal holds an outcome for it.
+`journal.torn` is a sequence of records: one header line `{"kind":"torn","offset","bytes","digest"}` (the offset in the
+journal; digest of what = `torn`), the bytes, and a newline. The file is replaced as a whole before the journal is
+truncated, so that a crash at any point leaves either the old state or the tail in both places; a second recovery then
+only truncates. The report is always computed from the file: an intent is reported until the journal holds its outcome.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OUTCOMES: Final = (ActionSucceeded, ActionFailed, ActionUnknown, ActionCancelle
 
 
 class TornIntent(msgspec.Struct, frozen=True):
-    """An intent that was never sealed: whether its action happened is unknown."""
+    """An intent that was never sealed. Whether its action ran is unknown."""
 
     proposal: str | None
     action: str | None
@@ -53,7 +53,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     intents: tuple[TornIntent, ...]
     """Intents in `journal.torn` without an outcome in the journal: each counts as `unknown_outcome`."""
     unreadable_lines: int
-    """Lines in `journal.torn` that this version cannot decode as events. Any of them may have been an intent."""
+    """Lines in `journal.torn` that this version cannot decode as events. Each of them may have been an intent."""
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="torn"):
@@ -63,10 +63,10 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
 
 
 def recover(run_dir: Path, disk: Disk, *, at: int | None = None) -> RecoveryReport:
-    """Move the torn tail of a run's journal to `journal.torn` and report. Calling it again changes nothing.
+    """Move the torn tail of a run's journal to `journal.torn`, and report. A second call changes nothing.
 
-    `at` as in `scan`, for the report's status. Raises: UsageError `not_found`; StoreError (`run_locked` if the writer is alive);
-    IntegrityError (`journal_corrupt`: nothing is touched).
+    `at` as in `scan`, for the report's status. Raises: UsageError `not_found`; StoreError (`run_locked` if the writer
+    is alive); IntegrityError (`journal_corrupt`; then nothing is changed).
     """
     with lock.held(run_dir, disk):
         status = scan(run_dir, at=at)

@@ -1,7 +1,7 @@
-"""The files of one journal as its writer has them open: batches are sealed and appended, originals go into the pack before.
+"""The open files of a journal's writer: appends sealed batches, and writes originals to the pack first.
 
-A failure to write or sync is final. Nothing is retried on that file (after a failed fsync the kernel may have dropped the
-pages and would report success): `failure` is set, and every later call of the writer raises it.
+A failure to write or sync is final. Nothing is retried on that file (after a failed fsync, the kernel may have dropped
+the pages and report success): `failure` is set, and every later call of the writer raises it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from interlock.model.errors import IntegrityError, InterlockError, StoreError, U
 from interlock.model.events import Event, Seal
 
 Durability = Literal["full", "batch", "memory", "off"]
-"""`memory` is not written to a file but kept in a `MemoryJournal`."""
+"""`memory` uses a `MemoryJournal` instead of a file."""
 
 
 class SealedFile:
-    """`commit` is called by one thread at a time, the loop's or the flusher's; `sync` by any, for durability `batch`."""
+    """`commit` is called by one thread at a time, either the loop's or the flusher's; `sync` (durability `batch`) by
+    any thread.
+    """
 
     def __init__(
         self, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, head: Head, descriptors: tuple[int, int]
     ) -> None:
-        """`descriptors` are those of the lock and of the journal; both are -1 if nothing is written."""
+        """`descriptors`: the lock file's and the journal's; both are -1 if nothing is written."""
         self.head = head
         """The journal's position on disk."""
         self.failure: StoreError | None = None
-        """What ended this journal."""
+        """The error that ended this journal."""
         self.sync_ns = 0.0
-        """How long a sync takes on average: 0 before the first."""
+        """Average duration of a sync; 0 before the first."""
         self.pack = Pack(run_dir, head.epoch + 1, disk)
         self.flusher = Flusher()
         self._disk = disk
@@ -50,11 +52,11 @@ class SealedFile:
         self._syncing = threading.Lock()
         self._unsynced = self._closed = False
         self._new_names: tuple[Path, ...] = ()
-        """Directories with names that durability `batch` has yet to sync."""
+        """Directories with new names that durability `batch` has not synced yet."""
 
     @classmethod
     def open(cls, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, *, create: bool) -> Self:
-        """Take the lock of a run's directory and check its journal; see `JournalWriter.open`."""
+        """Take the run's lock and check its journal; see `JournalWriter.open`."""
         head = Head(run=run_dir.name, seq=-1, seal=genesis(run_dir.name), epoch=0)
         if durability == "off":
             return cls(run_dir, disk, clock, durability, head, (-1, -1))
@@ -84,7 +86,7 @@ class SealedFile:
         return found
 
     def commit(self, events: Sequence[Event], originals: list[tuple[str, bytes]]) -> None:
-        """Write originals first, then the batches, each synced before the next is written. Sets `failure`, and does not raise."""
+        """Write the originals, then the batches, syncing each before the next. Sets `failure` instead of raising."""
         full = self._durability == "full"
         try:
             if originals:
@@ -107,11 +109,11 @@ class SealedFile:
             raise
 
     def sync(self) -> None:
-        """Sync what durability `batch` has written and not synced. Sets `failure`, and does not raise."""
-        with self._syncing:  # a second caller has to wait for the sync of the first
+        """Sync what durability `batch` has written but not synced. Sets `failure` instead of raising."""
+        with self._syncing:  # a second caller waits for the sync of the first
             if not self._unsynced or self._closed:
                 return
-            self._unsynced = False  # first, so that a write meanwhile requests another sync
+            self._unsynced = False  # cleared first: a write during the sync requests another one
             try:
                 self.pack.sync()
                 self._disk.sync_data(self._fd)
@@ -122,7 +124,7 @@ class SealedFile:
                 self._poison(error)
 
     def close(self) -> None:
-        """Let go of the files and the lock."""
+        """Close the files and release the lock."""
         self.flusher.close()
         self.failure = self.failure or StoreError(f"the journal of run `{self.head.run}` is closed")
         with self._syncing:

@@ -1,12 +1,12 @@
 r"""The journal's format: file names, the encoding of a batch, and the coverage of a seal. Shared by writer and reader.
 
-A journal is a sequence of batches. A batch is event lines and one seal line. The digest of a seal is
+A journal is a sequence of batches. A batch is a number of event lines and one seal line. The digest of a seal is
 
     sha256("interlock.seal.v1\n" + PREV + " " + FIRST + " " + LAST + " " + BYTES + " " + EPOCH + "\n" + the event lines)
 
-with the four numbers in decimal and PREV as written in the line (`sha256:` + hex), so that no byte of a batch and no field of
-its seal can change unnoticed. PREV of the first seal is `digest("genesis", {"run": RUN ID, "version": VERSION})`; the
-run's directory is named by its id.
+with the four numbers in decimal and PREV as written in the line (`sha256:` + hex), so that no byte of a batch and no
+field of its seal can change unnoticed. PREV of the first seal is `digest("genesis", {"run": RUN ID, "version":
+VERSION})`; the run's directory is named by its id.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ PRIVATE_NAME: Final = "private"
 BACKUPS_NAME: Final = "backups"
 SEAL_PREFIX: Final = b'{"kind":"seal",'
 BATCH_EVENTS_MAX: Final = 1024
-"""The writer seals at least this often, so that a reader, which holds one batch at a time, needs bounded memory."""
+"""Maximum number of events in a batch. Readers hold one batch in memory, so this bounds their memory."""
 BATCH_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Maximum size of a batch; a reader treats a longer one as damage."""
+"""Maximum size of a batch. Readers treat a longer one as damage."""
 
 _encoder = msgspec.json.Encoder()
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """A journal's position, which heads sign and database commits refer to."""
+    """A journal's position. Signed heads and database commits refer to it."""
 
     run: str
     seq: int
-    """Last sealed event; -1 if there is none."""
+    """Number of the last sealed event; -1 if there is none."""
     seal: str
     """Digest of the last seal; the genesis digest if there is none."""
     epoch: int
-    """Counts the processes that have written; 0 if none has."""
+    """The number of processes that have written so far; 0 if none has."""
     version: int = FORMAT_VERSION
 
 
 def genesis(run_id: str, version: int = FORMAT_VERSION) -> str:
-    """`prev` of a run's first seal."""
+    """The `prev` of a run's first seal."""
     return digest("genesis", {"run": run_id, "version": version})
 
 
@@ -57,12 +57,12 @@ def seal_digest(prev: str, first: int, last: int, epoch: int, lines: bytes) -> s
 
 
 def seal_line(seal: Seal) -> bytes:
-    """The only encoding of a seal that a reader accepts."""
+    """The canonical encoding of a seal. A reader accepts no other."""
     return _encoder.encode(seal) + b"\n"
 
 
 def encode_batches(events: Sequence[Event], first: int) -> Iterable[tuple[int, bytes]]:
-    """Split events, numbered from `first`, into batches within the bounds: event count and lines. Raises: StoreError."""
+    """Split events, numbered from `first`, into batches within the limits. Yields event count and lines. Raises: StoreError."""
     if events and (events[0].seq, events[-1].seq) != (first, first + len(events) - 1):
         raise StoreError(f"event {first} was lost on the way to the journal", code="internal")
     if len(events) <= BATCH_EVENTS_MAX:
@@ -92,12 +92,12 @@ def _encode(events: Sequence[Event]) -> bytes:
     try:
         return _encoder.encode_lines(events)
     except UnicodeEncodeError:
-        # A tool's text can hold lone surrogates (from undecodable file names), which must not stop the run.
+        # A tool's text can contain lone surrogates (from undecodable file names). They must not stop the run.
         return _encoder.encode_lines([_well_formed(event) for event in events])
 
 
 def _well_formed(value: Any) -> Any:
-    """The same value with each lone surrogate replaced by `?`."""
+    """The same value with `?` for each lone surrogate."""
     match value:
         case str():
             return value.encode("utf-8", "replace").decode()

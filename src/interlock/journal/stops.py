@@ -1,6 +1,6 @@
-"""Requests to stop runs: written by the person or program that wants a run to stop, read by the process that carries it.
+"""Requests to stop runs: written by a person or program, read by the process that executes the run.
 
-A request is final: a run that was stopped is not resumed. The process answers in the same row.
+A request is final: a stopped run is not resumed. The process answers in the same row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ create table run_stops (
 
 
 class StoppedAction(msgspec.Struct, frozen=True):
-    """An action that was stopped while it ran. `unknown_outcome`: it could not be, and may still have an effect."""
+    """An action that was stopped while it ran. `unknown_outcome`: it could not be stopped and may still have an effect."""
 
     action: str
     tool: str | None
@@ -37,17 +37,17 @@ class StoppedAction(msgspec.Struct, frozen=True):
 
 
 class StopAnswer(msgspec.Struct, frozen=True):
-    """What the process that carried the run has stopped."""
+    """What the run's process stopped."""
 
     actions: tuple[StoppedAction, ...] = ()
     not_begun: int = 0
-    """Actions that had not begun."""
+    """Actions that had not started."""
     programs: int = 0
-    """Background programs that were ended."""
+    """Background programs that were killed."""
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, and how far it came; times in microseconds since the epoch."""
+    """A stop request and its progress; times in microseconds since the epoch."""
 
     run: str
     by: str
@@ -55,28 +55,28 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     at_us: int
     seen_us: int | None = None
-    """When the run's process found it."""
+    """When the run's process read the request."""
     done_us: int | None = None
     """When nothing of the run was running any more."""
     answer: StopAnswer | None = None
 
     @property
     def text(self) -> str:
-        """For the rows of the actions."""
+        """The reason, as shown in the rows of the stopped actions."""
         return f"stopped by `{self.by}`" + (f": {self.reason}" if self.reason else "")
 
 
 class StopStore:
-    """The table `run_stops`. A row is rare, so it is made on the first request of a workspace."""
+    """The table `run_stops`. Requests are rare, so the table is created with a workspace's first request."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
-        """Make the table if it is not there. Raises StoreError."""
+        """Create the table if it is missing. Raises: StoreError."""
         self._database = database
         self._clock = clock
         database.migrate("stops", (_TABLE,))
 
     def request(self, run: str, *, by: str, surface: str, reason: str = "") -> StopRequest:
-        """Ask that a run stop; the first request for a run counts. Raises StoreError."""
+        """Ask that a run stop. If the run has a request already, that one counts. Raises: StoreError."""
         with self._database.transaction():
             self._database.execute(
                 "insert into run_stops (run, asked_by, surface, reason, at_us) values (?, ?, ?, ?, ?)"
@@ -88,20 +88,20 @@ class StopStore:
         return found
 
     def get(self, run: str) -> StopRequest | None:
-        """The request for a run."""
+        """The request for a run; None if there is none."""
         return next(iter(self._rows("where run = ?", (run,))), None)
 
     def open(self, runs: Iterable[str]) -> list[StopRequest]:
-        """The requests for these runs that no process has found yet."""
+        """The requests for these runs that no process has read yet."""
         wanted = tuple(runs)
         return [one for one in self._rows("where seen_us is null", ()) if one.run in wanted]
 
     def seen(self, run: str) -> None:
-        """The run's process has found the request."""
+        """Record that the run's process has read the request."""
         self._mark("seen_us = coalesce(seen_us, ?)", run, (self._clock.now_us(),))
 
     def done(self, run: str, answer: StopAnswer) -> None:
-        """Nothing of the run is running any more."""
+        """Record that nothing of the run is running any more."""
         values = (self._clock.now_us(), msgspec.json.encode(answer).decode())
         self._mark("done_us = ?, report = ?", run, values)
 

@@ -1,8 +1,9 @@
-"""Writes a run's journal: events are collected in memory, and a flush writes all of them under one seal.
+"""Writes a run's journal: events are collected in memory, and a flush writes them under one seal.
 
-Everything but the flush itself (`sealed_file`) runs on one thread, that of the event loop. `append` costs a fraction of a
-microsecond and encodes nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a fast disk the
-flush runs on the loop itself, because a hop to another thread costs more than it saves; on a slow one the flusher thread waits.
+Everything but the flush itself (`sealed_file`) runs on one thread, that of the event loop. `append` takes a fraction of
+a microsecond and encodes nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a
+fast disk the flush runs on the loop itself, because switching threads costs more than it saves; on a slow disk the
+flusher thread waits.
 
 A failure to write or sync is final: every later call raises the same error.
 """
@@ -27,9 +28,9 @@ from interlock.model.events import APART, Event, Kept
 from interlock.model.limits import DEFAULT_LIMITS
 
 INLINE_ALONE_NS: Final = 2_000_000
-"""With one waiter, a flush runs on the loop if syncing takes less than this on average (measured: a hop costs 60 us)."""
+"""With one waiter, flush on the loop if the average sync takes less than this (measured: a thread switch costs 60 us)."""
 INLINE_COMPANY_NS: Final = 500_000
-"""The limit with more waiters, when the loop has other work to do."""
+"""The same limit with several waiters, when the loop has other work to do."""
 INLINE_ORIGINALS_BYTES: Final = 256 * 1024
 _NOT_KEPT: Final = Kept(digest="", bytes=0)
 
@@ -57,14 +58,14 @@ class _Work:
 
 
 class JournalWriter:
-    """The one live writer of a run. Make it with `open`; `close` it, or use it as a context manager."""
+    """The only live writer of a run. Create it with `open`; `close` it, or use it as a context manager."""
 
     def __init__(self, file: SealedFile, clock: Clock, durability: Durability) -> None:
-        """Not for callers: `open` takes the lock and checks the journal first."""
+        """Called by `open`, which takes the lock and checks the journal first."""
         self.durability: Durability = durability
         self._clock = clock
         self._file = file
-        self._next = self._done = file.head.seq + 1  # events before `_done` are as durable as the level promises
+        self._next = self._done = file.head.seq + 1  # events before `_done` are durable
         self._pending: list[Event] = []
         self._originals: list[tuple[str, bytes]] = []
         self._original_bytes = 0
@@ -75,28 +76,29 @@ class JournalWriter:
         self._flight: _Work | None = None
         self._scheduled: asyncio.AbstractEventLoop | None = None
         self._kicked: asyncio.AbstractEventLoop | None = None
-        self._company = False  # did the last flush have several waiters?
-        self._again = False  # was `kick` called during a flush?
-        self._this_turn: asyncio.AbstractEventLoop | None = None  # was there an inline flush in this turn of the loop?
+        self._company = False  # the last flush had several waiters
+        self._again = False  # `kick` was called during a flush
+        self._this_turn: asyncio.AbstractEventLoop | None = None  # the loop in whose current turn an inline flush ran
 
     @classmethod
     def open(
         cls, run_dir: Path, *, run_id: str, disk: Disk, clock: Clock, durability: Durability = "full", create: bool
     ) -> Self:
-        """Become the run's writer. `create` makes a new run; otherwise writing continues after the last seal.
+        """Become the run's writer. `create` starts a new run; otherwise writing continues after the last seal.
 
-        `run_dir` is named `run_id`. With durability `off` nothing is touched. Raises: UsageError (`run_exists`,
-        `not_found`); StoreError (`run_locked` and disk errors); IntegrityError (`journal_corrupt`, or `needs_recovery` if
-        the last writer left a torn tail: `recover` first).
+        `run_dir` must be named `run_id`. With durability `off` no file is touched. Raises: UsageError (`run_exists`,
+        `not_found`); StoreError (`run_locked` and disk errors); IntegrityError (`journal_corrupt`, or `needs_recovery`
+        if the last writer left a torn tail: call `recover` first).
         """
         if run_dir.name != run_id:
-            raise UsageError(f"the directory of run `{run_id}` must have its name")
+            raise UsageError(f"the directory of run `{run_id}` must be named like the run")
         return cls(SealedFile.open(run_dir, disk, clock, durability, create=create), clock, durability)
 
     def append(self, event: Event) -> int:
-        """Add an event to the journal and return its number; on disk after the next flush. Do not modify it afterwards.
+        """Add an event to the journal and return its number. Do not modify the event afterwards.
 
-        Here it gets its number, and its times if it has none. Raises: the StoreError that ended the journal.
+        Sets the event's number, and its times if it has none. The next flush writes it. Raises: the StoreError that
+        ended the journal.
         """
         if self._file.failure is not None:
             raise self._file.failure
@@ -112,9 +114,10 @@ class JournalWriter:
     def keep(self, data: bytes, view: Any, value: Any) -> Kept:
         """The `Kept` form of a value: `data` is its canonical JSON, `view` the redacted value (or `value` itself).
 
-        The view goes into the event unless it is over 64 KiB (`Limits.inline_value_bytes`); the original goes to `private/`
-        with the next flush if the event does not hold it. The view is encoded here, so later changes to the value do not
-        affect the journal. With durability `off` nothing is computed. The view `APART` is none: as if all were redacted.
+        The event holds the view unless it is over 64 KiB (`Limits.inline_value_bytes`). If the event does not hold the
+        original, the next flush writes it to `private/`. The view is encoded here, so later changes to the value do not
+        affect the journal. With durability `off` nothing is computed. The view `APART` stands for no view, as if
+        everything were redacted.
         """
         if self._off:
             return _NOT_KEPT
@@ -134,9 +137,9 @@ class JournalWriter:
     async def durable(self, *, alone: bool = False) -> None:
         """Return once everything appended so far is as durable as the level promises.
 
-        `alone` promises that nothing else appends before the loop's next turn, so there is no reason to wait for it. `full`:
-        on disk. `batch`: written, which a killed process survives, and on disk within 5 ms. `off`: at once. Raises:
-        StoreError, the same one on every later call.
+        `full`: on disk. `batch`: written, which survives a killed process, and on disk within 5 ms. `off`: returns at
+        once. `alone` promises that nothing else appends before the loop's next turn, so the flush need not wait for it.
+        Raises: StoreError, the same one on every later call.
         """
         if self._file.failure is not None:
             raise self._file.failure
@@ -154,7 +157,7 @@ class JournalWriter:
                 loop.call_soon(self._turn_over)
                 self._run_inline()
                 return
-            # The second caller within one turn of the loop: wait for the others of this turn.
+            # This is the second caller in one turn of the loop, so wait for the rest of the turn.
             self._company = True
         waiter = loop.create_future()
         if self._flight is not None and self._flight.end >= self._next:
@@ -165,17 +168,17 @@ class JournalWriter:
         await waiter
 
     def kick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start a flush soon (from this event loop), for events without a waiter. The next call raises a failure.
+        """Start a flush soon, from this event loop, for events without a waiter. A failure is raised by the next call.
 
-        It starts in the second turn of the loop, because by then another caller may flush with a waiter, and include these
-        events.
+        The flush starts in the second turn of the loop, because by then another caller may flush with a waiter, which
+        includes these events.
         """
         if self._kicked is not loop and self._pending and self._file.failure is None:
             self._kicked = loop
             loop.call_soon(self._next_turn, loop)
 
     def flush(self, *, synced: bool = True) -> None:
-        """Put all that was appended on disk before returning (`batch`: write it only, unless `synced`). Raises: StoreError."""
+        """Write everything appended before returning, and sync it (`batch`: only if `synced`). Raises: StoreError."""
         self._settle_flight()
         waiters, self._waiters = self._waiters, []
         try:
@@ -188,11 +191,11 @@ class JournalWriter:
             raise self._file.failure
 
     def head(self) -> Head:
-        """The journal's position on disk; later events are not sealed yet."""
+        """The journal's position on disk. Later events are not sealed yet."""
         return self._file.head
 
     def close(self) -> None:
-        """Flush, give up the lock. A second call does nothing.
+        """Flush, and release the lock. A second call does nothing.
 
         Raises: StoreError, after releasing everything, if some appended events are not on disk.
         """
@@ -218,7 +221,8 @@ class JournalWriter:
     # -- group commit: when and where a flush runs ------------------------------------------------------------------------
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._scheduled is not loop:  # not only None: a callback of a loop that was closed never runs
+        # a callback of a closed loop never runs, so compare the loop instead of testing for None
+        if self._scheduled is not loop:
             self._scheduled = loop
             loop.call_soon(self._turn)
 
@@ -231,7 +235,7 @@ class JournalWriter:
         """Flush once for all tasks that were ready in this turn of the loop."""
         self._scheduled = None
         if self._flight is not None:
-            self._again = True  # when it has landed
+            self._again = True  # flush again when the current one has finished
             return
         self._company = len(self._waiters) > 1
         if self._file.failure is not None or not self._pending or self._quick(len(self._waiters)):
@@ -239,7 +243,7 @@ class JournalWriter:
             try:
                 self._run_inline()
             except StoreError:
-                pass  # kept in _failure
+                pass  # the failure is kept in `SealedFile.failure`
             finally:
                 self._answer(waiters)
             return
@@ -251,7 +255,8 @@ class JournalWriter:
         work.finished = finished = threading.Event()
 
         def job() -> None:
-            with contextlib.suppress(BaseException):  # kept in _failure: this thread has no caller to raise to
+            # kept in `SealedFile.failure`: this thread has no caller to raise to
+            with contextlib.suppress(BaseException):
                 self._file.commit(work.events, work.originals)
             finished.set()
             with contextlib.suppress(RuntimeError):  # the loop was closed: the next caller settles the flush
