@@ -97,8 +97,7 @@ class JournalWriter:
     def append(self, event: Event) -> int:
         """Add an event to the journal and return its number. Do not modify the event afterwards.
 
-        Sets the event's number, and its times if it has none. The next flush writes it. Raises: the StoreError that
-        ended the journal.
+        Sets the event's number, and its times if it has none. The next flush writes it. Raises: StoreError.
         """
         if self._file.failure is not None:
             raise self._file.failure
@@ -115,9 +114,8 @@ class JournalWriter:
         """The `Kept` form of a value: `data` is its canonical JSON, `view` the redacted value (or `value` itself).
 
         The event holds the view unless it is over 64 KiB (`Limits.inline_value_bytes`). If the event does not hold the
-        original, the next flush writes it to `private/`. The view is encoded here, so later changes to the value do not
-        affect the journal. With durability `off` nothing is computed. The view `APART` stands for no view, as if
-        everything were redacted.
+        original, the next flush writes it to `private/`. The view is encoded here, so the value may change afterwards.
+        With durability `off` nothing is computed. The view `APART` means that everything is redacted.
         """
         if self._off:
             return _NOT_KEPT
@@ -170,8 +168,7 @@ class JournalWriter:
     def kick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start a flush soon, from this event loop, for events without a waiter. A failure is raised by the next call.
 
-        The flush starts in the second turn of the loop, because by then another caller may flush with a waiter, which
-        includes these events.
+        It starts in the loop's second turn, because by then a flush with a waiter may have included these events.
         """
         if self._kicked is not loop and self._pending and self._file.failure is None:
             self._kicked = loop
