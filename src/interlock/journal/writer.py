@@ -218,8 +218,7 @@ class JournalWriter:
     # -- group commit: when and where a flush runs ------------------------------------------------------------------------
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        # a callback of a closed loop never runs, so compare the loop instead of testing for None
-        if self._scheduled is not loop:
+        if self._scheduled is not loop:  # compared, because a callback of a closed loop never runs
             self._scheduled = loop
             loop.call_soon(self._turn)
 
