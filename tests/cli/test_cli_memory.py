@@ -12,6 +12,8 @@ def test_undo_from_the_command_line_withdraws_a_note_and_leaves_nothing_behind(c
     assert cli("call", "memory.write", '{"subject": "build", "value": "make"}').code == 0
     said = cli("undo", "last")
     assert (said.code, "not undone" in said.out, "no tool" in said.err) == (0, False, False)
+    assert "withdrawn    fact mem_" in said.out
+    assert "nothing left" not in said.out
     assert "nothing was noted" in cli("memory", "list").out
 
 

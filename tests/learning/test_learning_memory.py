@@ -130,6 +130,7 @@ def test_undo_withdraws_what_was_learnt_and_its_undo_brings_it_back(project):
     later = write(rt, "port", 81, predicate="number")
     undo = asyncio.run(rt.runs.undo(later.run_id))
     assert (undo.status, undo.not_undone) == ("succeeded", [])
+    assert undo.results[0].output["learnt"] == [{"how": "withdrawn", "kind": "fact", "id": later.output["id"]}]
     assert look(rt, "port") == [("agent:ann", 80)]  # what held before holds again
     assert {one.withdrawn_by for one in rt.memory.list(everything=True)} == {None, undo.run_id}
     assert asyncio.run(rt.runs.undo(undo.run_id)).status == "succeeded"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypedDict, TypeVar
 
@@ -119,6 +119,17 @@ class Reload(Protocol):
         ...
 
 
+class Withdrawn(NamedTuple):
+    """Something that was learnt from a run that was undone."""
+
+    how: str
+    """`withdrawn`, or `restored` where the undone run was an undo that had withdrawn it."""
+    kind: str
+    """`fact` or `skill`."""
+    id: str
+    """Of the fact; `NAME@VERSION` of the skill."""
+
+
 class Hooks(msgspec.Struct, frozen=True, eq=False):
     """The registered listeners: the only part of the services to which a program adds while they are in use."""
 
@@ -134,8 +145,8 @@ class Hooks(msgspec.Struct, frozen=True, eq=False):
     """Warnings about parts of the configuration that have no effect."""
     ended: list[Callable[[EndedProposal], None]] = field(default_factory=list)
     """Called with each proposal that has ended, once its end is on disk. Must return at once, and must not raise."""
-    undone: list[Callable[[str, str | None, str], None]] = field(default_factory=list)
-    """Called when a run (or one action of it) was undone, with the undoing run."""
+    undone: list[Callable[[str, str | None, str], Sequence[Withdrawn]]] = field(default_factory=list)
+    """Called when a run (or one action of it) was undone, with the undoing run. Returns what that withdrew, or let hold again."""
     runs: set[OpenRun] = field(default_factory=set)
     """The runs that are open in this process."""
 

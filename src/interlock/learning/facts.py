@@ -195,10 +195,10 @@ class FactStore:
                 )
             self._delete("run = ? and proposal = ? and pending = 1", run, proposal)
 
-    def withdraw(self, run: str, action: str | None, *, by: str) -> list[str]:
+    def withdraw(self, run: str, action: str | None, *, by: str) -> tuple[list[str], list[str]]:
         """Undo withdraws what a run (or one action of it) noted, and brings back what that run itself had withdrawn.
 
-        Returns the ids of the facts that no longer hold, or hold again.
+        Returns the ids of the facts that it brings back, and of those that it withdraws.
         """
         with self.db.transaction():
             back = self._ids("withdrawn_by = ?", run)
@@ -207,7 +207,7 @@ class FactStore:
             self._set_withdrawn(
                 "run = ? and withdrawn_by is null and (? is null or action = ?)", by, run, action, action
             )
-        return [*back, *gone]
+        return back, gone
 
     def forget(self, *, ids: Sequence[str] = (), scope: str | None = None, run: str | None = None) -> list[str]:
         """Delete facts permanently: those named, all of a scope, or all that a run noted. Returns their ids."""

@@ -3,7 +3,8 @@
 Learning from a trace is one transaction, which computes the skills again from all stored traces: two processes that learn at
 the same time, or a repeat of the same history, give the same skills.
 
-Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why.
+Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why. 4: which runs were
+undone, so that a process that learns from one of them later knows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 
 from interlock.disk import Database
 from interlock.learning.align import Template, Trace, UnalignableError, align, bindings
+from interlock.learning.evidence import TraceStore, json_of
 from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
@@ -23,8 +25,6 @@ from interlock.model.errors import ConflictError, UsageError
 
 SkillState = Literal["candidate", "active", "degraded", "retired"]
 EVIDENCE_MIN: Final = 2
-EVIDENCE_MAX: Final = 20
-"""The newest traces of a shape that count."""
 USES: Final = 20
 USES_MIN: Final = 5
 """A skill is not degraded before this number of uses."""
@@ -64,6 +64,12 @@ _SCHEMA: Final = (
     update skill_traces set runs = ' ' || run || ' ';
     """,
     "alter table skill_uses add column failed text not null default ''",
+    """
+    create table skill_undone (
+        workspace text not null, run text not null, by_run text not null, at_us bigint not null,
+        primary key (workspace, run)
+    );
+    """,
 )
 
 
@@ -132,6 +138,7 @@ class SkillStore:
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
         """Open it, making the tables if they are absent."""
         self.db = db
+        self.traces = TraceStore(db, workspace, clock)
         self._workspace = workspace
         self._clock = clock
         db.migrate("skills", _SCHEMA)
@@ -143,41 +150,43 @@ class SkillStore:
     ) -> Skill | None:
         """Count a proposal that succeeded, or the `runs` of a task's calls; returns the candidate if it makes a new one."""
         with self.db.transaction():
-            self.db.execute(
-                "insert into skill_traces (workspace, agent, shape, run, proposal, trace, tools, created_us, runs)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
-                (
-                    self._workspace, agent, trace.shape, runs[-1], proposal, _json(trace), _json(tools),
-                    self._clock.now_us(), f" {' '.join(runs)} ",
-                ),
-            )  # fmt: skip
-            if not self.db.changes:
+            if not self.traces.add(agent, runs, proposal, trace, tools):
                 return None
             return self._distil(agent, trace.shape)
 
-    def withdraw(self, run: str, *, by: str) -> None:
-        """A run was undone: it is no longer evidence. What that run itself had withdrawn counts again."""
+    def withdraw(self, run: str, *, by: str) -> tuple[list[str], list[str]]:
+        """A run was undone: it is no longer evidence. What that run itself had withdrawn counts again.
+
+        Returns the skills (`NAME@VERSION`) with evidence that counts again, and those that lost evidence.
+        """
         with self.db.transaction():
-            rows = self.db.execute(
-                "select distinct agent, shape from skill_traces where workspace = ? and (instr(runs, ?) > 0 or withdrawn_by = ?)",
-                (self._workspace, f" {run} ", run),
-            )
-            self._mark(None, "withdrawn_by = ?", run)
-            self._mark(by, "instr(runs, ?) > 0 and withdrawn_by is null", f" {run} ")
-            for agent, shape in rows:
-                if len(self._traces(agent, shape)) >= EVIDENCE_MIN:
-                    continue
-                self.db.execute(
-                    "delete from skills where workspace = ? and agent = ? and shape = ? and state = 'candidate'",
-                    (self._workspace, agent, shape),
-                )
-                self.db.execute(
-                    "update skills set state = 'degraded' where workspace = ? and agent = ? and shape = ? and state = 'active'",
-                    (self._workspace, agent, shape),
-                )
+            rows = self.traces.withdraw(run, by=by)
+            back: list[str] = []
+            gone: list[str] = []
+            for agent, shape, counts_again in rows:
+                before = self._newest(agent, shape)
+                self._learn_again(agent, shape)
+                newest = self._newest(agent, shape) or before
+                if newest is not None:
+                    (back if counts_again else gone).append(f"{newest.name}@{newest.version}")
+        return back, gone
+
+    def _learn_again(self, agent: str, shape: str) -> None:
+        """The skills of a shape after its evidence has changed."""
+        if len(self.traces.of(agent, shape)) >= EVIDENCE_MIN:
+            self._distil(agent, shape)  # a candidate keeps nothing of what was withdrawn
+            return
+        self.db.execute(
+            "delete from skills where workspace = ? and agent = ? and shape = ? and state = 'candidate'",
+            (self._workspace, agent, shape),
+        )
+        self.db.execute(
+            "update skills set state = 'degraded' where workspace = ? and agent = ? and shape = ? and state = 'active'",
+            (self._workspace, agent, shape),
+        )
 
     def _distil(self, agent: str, shape: str) -> Skill | None:
-        rows = self._traces(agent, shape)
+        rows = self.traces.of(agent, shape)
         if len(rows) < EVIDENCE_MIN:
             return None
         traces = [typed.decode(row[2], Trace) for row in rows]
@@ -201,7 +210,7 @@ class SkillStore:
         if newest.content != content:
             self.db.execute(
                 "update skills set content = ?, digest = ?, tested = null where workspace = ? and name = ? and version = ?",
-                (_json(content), content.digest, self._workspace, newest.name, newest.version),
+                (json_of(content), content.digest, self._workspace, newest.name, newest.version),
             )
         return None
 
@@ -228,7 +237,7 @@ class SkillStore:
             "insert into skills (workspace, name, version, agent, shape, state, content, digest, created_us, source)"
             " values (?, ?, ?, ?, ?, 'candidate', ?, ?, ?, ?)",
             (
-                self._workspace, name, version, agent, shape, _json(content), content.digest,
+                self._workspace, name, version, agent, shape, json_of(content), content.digest,
                 self._clock.now_us(), source,
             ),
         )  # fmt: skip
@@ -328,7 +337,7 @@ class SkillStore:
     def evidence(self, skill: Skill) -> list[Evidence]:
         """The proposals that a skill was learnt from and fits, oldest first."""
         found = []
-        for run, proposal, text, _ in self._traces(skill.agent, skill.shape):
+        for run, proposal, text, _ in self.traces.of(skill.agent, skill.shape):
             arguments = arguments_of(skill, typed.decode(text, Trace))
             if arguments is not None:
                 found.append(Evidence(run=run, proposal=proposal, arguments=arguments))
@@ -337,28 +346,12 @@ class SkillStore:
     def prune(self, before_us: int) -> None:
         """Delete old traces and uses; skills stay."""
         with self.db.transaction():
-            self.db.execute(
-                "delete from skill_traces where workspace = ? and created_us < ?", (self._workspace, before_us)
-            )
+            self.traces.prune(before_us)
             self.db.execute("delete from skill_uses where workspace = ? and at_us < ?", (self._workspace, before_us))
-
-    def _traces(self, agent: str, shape: str) -> list[tuple[str, str, str, str]]:
-        rows = self.db.execute(
-            "select run, proposal, trace, tools from skill_traces where workspace = ? and agent = ? and shape = ?"
-            " and withdrawn_by is null order by number desc limit ?",
-            (self._workspace, agent, shape, EVIDENCE_MAX),
-        )
-        return [(r[0], r[1], r[2], r[3]) for r in reversed(rows)]
 
     def _newest(self, agent: str, shape: str) -> Skill | None:
         found = self._select("agent = ? and shape = ? order by version desc", agent, shape)
         return found[0] if found else None
-
-    def _mark(self, by: str | None, condition: str, run: str) -> None:
-        self.db.execute(
-            f"update skill_traces set withdrawn_by = ? where workspace = ? and {condition}",  # noqa: S608 - constants
-            (by, self._workspace, run),
-        )
 
     def _set(self, name: str, version: int, *, state: SkillState, decided_by: str | None) -> None:
         known = (state, decided_by, self._workspace, name, version)
@@ -385,10 +378,6 @@ def arguments_of(skill: Skill, trace: Trace) -> dict[str, Any] | None:
         steps = tuple(msgspec.structs.replace(ours, more=theirs.more) for ours, theirs in pairs)
         template = msgspec.structs.replace(template, steps=steps)
     return bindings(template, trace)
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, order="deterministic").decode()
 
 
 def _slug(text: str) -> str:

@@ -11,7 +11,7 @@ from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
 from interlock.engine.learning.skill_tools import SKILL_TOOLS
 from interlock.engine.learning.skill_tools import bindings as skill_bindings
 from interlock.engine.learning.skills import Skills
-from interlock.engine.services import EndedProposal, Services
+from interlock.engine.services import EndedProposal, Services, Withdrawn
 from interlock.learning.facts import FactStore
 from interlock.learning.skills import SkillStore
 from interlock.model.errors import StoreError, UsageError
@@ -19,7 +19,7 @@ from interlock.model.result import ProposalResult
 from interlock.model.tool import Binding
 from interlock.settings import Settings
 
-_ROOMS: Final = "select room from schema_versions where room in ('memory', 'skills')"
+_ROOMS: Final = "select room from schema_versions where room in ('memory', 'skills') order by room"
 
 
 Adjust = Callable[[Binding, Settings], Binding]
@@ -44,7 +44,7 @@ def offer_memory(services: Services, adjust: Adjust) -> None:
     registry = services.registry
     if not registry.by_name.keys().isdisjoint(MEMORY_TOOLS):
         return
-    store = FactStore(services.db, services.workspace_id, services.clock)
+    store = _facts(services)
     store.prune(services.clock.now_us() - services.settings.learning.keep_ms * 1000)
     for binding in bindings(services, store):
         registry.add_built_in(adjust(binding, services.settings))
@@ -71,7 +71,7 @@ def offer_to_rules(services: Services, settings: Settings) -> None:
 def offer_grounded(services: Services, adjust: Adjust) -> None:
     """Let what models there are now be asked with the memory, where there is one."""
     if MEMORY_TOOLS[0] in services.registry.by_name:
-        store = FactStore(services.db, services.workspace_id, services.clock)
+        store = _facts(services)
         grounded.offer(services, store, services.settings, adjust)
 
 
@@ -82,7 +82,7 @@ def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool
         offer_memory(services, adjust)
     if not auto_distill or runtime.skills.distiller is not None:
         return []
-    store = SkillStore(services.db, services.workspace_id, services.clock)
+    store = _skills(services)
     store.prune(services.clock.now_us() - services.settings.learning.keep_ms * 1000)
     if services.registry.by_name.keys().isdisjoint(SKILL_TOOLS):
         for binding in skill_bindings(runtime.skills):
@@ -90,7 +90,7 @@ def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool
         services.judges.expire()
     found = runtime.skills.distiller = Distiller(services, store)
     services.hooks.ended.append(found.hear)
-    services.hooks.undone.append(lambda run, _action, _by: found.undone(run))
+    services.hooks.undone.append(found.undone)
     return [found.close]
 
 
@@ -111,13 +111,30 @@ def _notes(ended: EndedProposal) -> bool:
     return any(action.tool == "memory.write" for action in ended.proposal.actions)
 
 
-def withdraw(services: Services, run_id: str, action: str | None, by: str) -> None:
-    """A run was undone: what was learnt from it does not hold any more. Nothing is done where nothing was ever learnt."""
+def withdraw(services: Services, run_id: str, action: str | None, by: str) -> list[Withdrawn]:
+    """A run was undone: what was learnt from it does not hold any more. Nothing is done where nothing was ever learnt.
+
+    Returns what no longer holds, or holds again: facts, and skills that were learnt from the run.
+    """
+    found: list[Withdrawn] = []
+    stores: dict[str, tuple[str, Callable[..., tuple[list[str], list[str]]]]] = {
+        "memory": ("fact", lambda: _facts(services).withdraw(run_id, action, by=by)),
+        "skills": ("skill", lambda: _skills(services).withdraw(run_id, by=by)),
+    }
     try:
-        rooms = {row[0] for row in services.db.execute(_ROOMS)}
-        if "memory" in rooms:
-            FactStore(services.db, services.workspace_id, services.clock).withdraw(run_id, action, by=by)
-        if "skills" in rooms:
-            SkillStore(services.db, services.workspace_id, services.clock).withdraw(run_id, by=by)
+        for (room,) in services.db.execute(_ROOMS):
+            kind, take_back = stores[room]
+            restored, withdrawn = take_back()
+            found += [Withdrawn("restored", kind, one) for one in restored]
+            found += [Withdrawn("withdrawn", kind, one) for one in withdrawn]
     except StoreError as error:
         services.hooks.notify(f"what was learnt from run `{run_id}` still holds: {error.message}")
+    return found
+
+
+def _facts(services: Services) -> FactStore:
+    return FactStore(services.db, services.workspace_id, services.clock)
+
+
+def _skills(services: Services) -> SkillStore:
+    return SkillStore(services.db, services.workspace_id, services.clock)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from interlock.engine.learning import evolve
 from interlock.engine.learning.session_calls import SessionTasks, Task
 from interlock.engine.learning.traces import RUN_TOOL, SKILL_SOURCE, is_use_of, trace_of
 from interlock.engine.runs.run import Run
-from interlock.engine.services import EndedProposal, Services
+from interlock.engine.services import EndedProposal, Services, Withdrawn
 from interlock.learning.skills import Skill, SkillStore
 from interlock.model.errors import InterlockError
 from interlock.model.events import Event, EvolutionTriggered, SkillDistilled
@@ -46,14 +47,15 @@ class Distiller:
                 f"run `{ended.run_id}` was not learnt from: {_QUEUED_MAX} proposals wait already"
             )
 
-    def undone(self, run: str) -> None:
+    def undone(self, run: str, _action: str | None, _by: str) -> Sequence[Withdrawn]:
         """A run was undone: its calls are no longer part of what its session is learnt from."""
         if self._thread is None:
-            return
+            return ()
         try:
             self._queue.put_nowait(run)
         except queue.Full:
             self._services.hooks.notify(f"run `{run}` was undone, and may be learnt from nevertheless")
+        return ()
 
     def wait_learnt(self) -> None:
         """Wait until everything that has ended so far was learnt from."""

@@ -68,6 +68,7 @@ class Undo:
         self._skip = skip_changed
         self._restored: list[dict[str, Any]] = []
         self._not_undone: dict[tuple[str, str, str], dict[str, str]] = {}
+        self._learnt: list[dict[str, str]] = []
         # Read once for all actions: an undo may have a hundred thousand.
         self._entries: dict[tuple[str, str], list[Entry]] | None = None
         self._state = StateUndo(self._run, self._index, self._reach, self._leave, force=self._force)
@@ -143,7 +144,7 @@ class Undo:
         services.calls.forget_run(run_id)
         services.cache.clear()
         for tell in services.hooks.undone:
-            tell(run_id, action, self._run.files.id)
+            self._learnt += [one._asdict() for one in tell(run_id, action, self._run.files.id)]
 
     def _find_dead(self, run_id: str, action: str | None) -> list[DeadUndo]:
         """The undos of the same target whose process died, without the temporary files that they left. Raises: ToolError."""
@@ -217,6 +218,7 @@ class Undo:
             "restored": self._restored,
             "compensated": self._calls.made,
             "state": self._state.keys,
+            "learnt": self._learnt,
             "not_undone": list(self._not_undone.values()),
         }
 

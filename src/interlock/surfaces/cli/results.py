@@ -114,14 +114,16 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             "restored": lambda one: f"{mark(one['how'])} {_path(one['path'])}  ({clean(one['action'])})",
             "compensated": lambda one: f"{mark('compensated')} {clean(one['action'])}  {clean(one['tool'])}",
             "state": lambda key: f"{mark('restored')} state {clean(key)}",
+            "learnt": lambda one: f"{mark(one['how'])} {clean(one['kind'])} {clean(one['id'])}",
             "not_undone": lambda left: _left(out, left["action"], left["reason"], left["detail"]),
         }
         for kind, line in said.items():
-            yield from map(line, done[kind][:UNDONE_SHOWN])
-            if (more := len(done[kind]) - UNDONE_SHOWN) > 0:
+            listed = done.get(kind, ())  # undos of earlier versions do not say what was learnt
+            yield from map(line, listed[:UNDONE_SHOWN])
+            if (more := len(listed) - UNDONE_SHOWN) > 0:
                 yield f"and {more} more: `interlock runs show {clean(result.run_id)} --action undo` has all of them"
         yield from _kept_lines(done)
-        if not any(done[kind] for kind in said):
+        if not any(done.get(kind) for kind in said):
             yield "there was nothing left to undo; the run has ended"
     yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
 
@@ -144,7 +146,8 @@ def _undo_summary(out: Output, result: ProposalResult) -> str:
     if not result.not_undone:
         return _summary(out, result)
     left = len(result.not_undone)
-    anything = any(done[kind] for done in undo_outputs(result) for kind in ("restored", "compensated", "state"))
+    kinds = ("restored", "compensated", "state", "learnt")
+    anything = any(done.get(kind) for done in undo_outputs(result) for kind in kinds)
     summary = "partly undone" if anything else "nothing was undone"
     return f"{out.paint(summary, 'yellow' if anything else 'red')}: {left} not undone; run {clean(result.run_id)}"
 
