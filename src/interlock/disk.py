@@ -297,11 +297,15 @@ class Database:
             if not read_only and str(path) != ":memory:" and not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._connection = apsw.Connection(str(path), flags=flags)
-            self._connection.set_busy_handler(self._wait_while_busy)
-            if not read_only:
-                self._to_wal(busy_ms)
-            self._connection.execute(f"pragma synchronous = {synchronous}")
-            self._connection.execute("pragma foreign_keys = on")
+            try:
+                self._connection.set_busy_handler(self._wait_while_busy)
+                if not read_only:
+                    self._to_wal(busy_ms)
+                self._connection.execute(f"pragma synchronous = {synchronous}")
+                self._connection.execute("pragma foreign_keys = on")
+            except BaseException:
+                self._connection.close()
+                raise
 
     def _wait_while_busy(self, tries: int) -> bool:
         """What SQLite calls while another process writes; False gives up.

@@ -28,11 +28,11 @@ def announce(
 ) -> None:
     """Set up the notifiers of questions, unless there is no `env` for them."""
     desk = services.desk
+    closing.append(desk.close)
     if env is not None:
         desk.notify_through(_notifiers(loaded.settings, desk, env, services.hooks.warnings))
         for sink in _audit_sinks(loaded, desk, env, services):
             desk.attach(sink)
-    closing.append(desk.close)
 
 
 def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str], warnings: list[str]) -> list[Notifier]:

@@ -15,6 +15,7 @@ import msgspec
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.announce import announce
+from interlock.engine.closing import close_all
 from interlock.engine.judges.build import maker_of, undo_maker_of
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.judges.reloading import Reloader
@@ -150,8 +151,7 @@ def embedded(
         announce(services, loaded, env, closing)
         return _finish(services, hands, closing, env)
     except BaseException:
-        while closing:
-            closing.pop()()
+        close_all(closing)
         raise
 
 
@@ -224,9 +224,9 @@ def open_project(
     _check_project(settings)
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     disk.make_directory(home := state / workspace_id)
+    hooks = Hooks(warnings=[*warnings, *_foreign(env)])
     db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
-    hooks = Hooks(warnings=[*warnings, *_foreign(env)])
     try:
         desk = _desk(loaded, db, clock, home, Redactor(redaction := redaction_key(state, disk)))
         reload, checked = None, PolicyCache(home / "policies", disk)
@@ -253,8 +253,7 @@ def open_project(
         keep_once_a_day(services)
         return _finish(services, hands, closing, env if unusable is None else None)
     except BaseException:
-        while closing:
-            closing.pop()()
+        close_all(closing)
         raise
 
 

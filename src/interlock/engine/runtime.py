@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from interlock.engine.assemble import Assembled, adjusted, embedded, open_project
+from interlock.engine.closing import close_all
 from interlock.engine.facets.grants import Grants
 from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
@@ -90,7 +91,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         Raises: ConfigurationError (`untrusted_configuration`, `not_available` ...), UsageError, StoreError, IntegrityError.
         """
         root = None if workspace is None else Path(workspace)
-        return learn_as_configured(cls(*_assembled(config, settings, root, flags, clock), on_question))
+        return _opened(cls, _assembled(config, settings, root, flags, clock), on_question)
 
     @classmethod
     def open_for_undo(cls, workspace: str | Path | None = None, *, clock: Clock | None = None) -> Self:
@@ -101,9 +102,9 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         root = Path() if workspace is None else Path(workspace)
         try:
-            return learn_as_configured(cls(*open_project(root, clock=clock)))
+            return _opened(cls, open_project(root, clock=clock))
         except ConfigurationError as error:
-            return learn_as_configured(cls(*open_project(root, clock=clock, unusable=error)))
+            return _opened(cls, open_project(root, clock=clock, unusable=error))
 
     def __init__(self, services: Services, closing: Closing = (), on_question: OnQuestion | None = None) -> None:
         """Use `open`."""
@@ -287,9 +288,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     def close(self) -> None:
         """Release everything that was opened. A second call does nothing."""
-        self._sync.close()
-        while self._closing:
-            self._closing.pop()()
+        self._closing.append(self._sync.close)
+        close_all(self._closing)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -310,6 +310,20 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
 
 _Opened = TypeVar("_Opened", bound=Runtime)
+
+
+def _opened(kind: type[_Opened], assembled: Assembled, on_question: OnQuestion | None = None) -> _Opened:
+    """The runtime of these parts; if that fails, they are closed."""
+    try:
+        runtime = kind(*assembled, on_question)
+    except BaseException:
+        close_all(assembled.closing)
+        raise
+    try:
+        return learn_as_configured(runtime)
+    except BaseException:
+        runtime.close()
+        raise
 
 
 def learn_as_configured(runtime: _Opened) -> _Opened:

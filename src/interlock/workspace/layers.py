@@ -323,8 +323,18 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
                 remove_layer(directory, base.disk)
             raise
         manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), *moment, names, proposals)
-    base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
+    try:
+        base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
+    except BaseException:
+        _let_go(mounted)
+        raise
     return Layer(directory, manifest, base, mounted)
+
+
+def _let_go(mounted: Mounted | int) -> None:
+    """Close a view that nobody uses."""
+    for fd in (mounted,) if isinstance(mounted, int) else (mounted.root, *mounted.namespaces):
+        os.close(fd)
 
 
 def why_no_overlay(place: Path, base: Workspace, mounts: LayerMounts) -> str | None:
@@ -336,8 +346,7 @@ def why_no_overlay(place: Path, base: Workspace, mounts: LayerMounts) -> str | N
         mounted = _mount_overlay(place, base, mounts, [], attach=True)
     except UnmountableError as error:
         return str(error)
-    for fd in (mounted.root, *mounted.namespaces):
-        os.close(fd)
+    _let_go(mounted)
     return None
 
 

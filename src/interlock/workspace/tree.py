@@ -83,6 +83,7 @@ class Workspace:
         shown at `root`, such as a layer over it; it is closed with this object.
         """
         self.root = root.resolve()
+        self.protected = (*protect.LOADED, *(self.parse(p, "protected") for p in protected))
         self.disk = disk or Disk()
         self.layer: View | None = None
         """Set if this is the view of a layer, whose changes are not in the tree at `root` yet."""
@@ -95,7 +96,6 @@ class Workspace:
         self._beneath = access or beneath.best(self.fd)
         self._changing = threading.RLock()
         self.umask = _umask()
-        self.protected = (*protect.LOADED, *(self.parse(p, "protected") for p in protected))
 
     @property
     def written(self) -> tuple[str, ...]:

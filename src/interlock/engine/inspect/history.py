@@ -63,7 +63,11 @@ class History:
         self.place = place
         self.disk = disk
         self.db = open_database(place.home, disk)
-        self.index = RunIndex(self.db)
+        try:
+            self.index = RunIndex(self.db)
+        except BaseException:
+            self.db.close()
+            raise
 
     @classmethod
     def open(cls, start: Path, env: Mapping[str, str]) -> Self:

@@ -19,6 +19,7 @@ import msgspec
 from interlock.capability.arguments import normalize
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded
+from interlock.engine.closing import close_all
 from interlock.engine.inspect.history import History
 from interlock.engine.judges.build import policy_of
 from interlock.engine.judges.judges import read_keys
@@ -189,8 +190,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
             path=gathered.path,
         )
     finally:
-        while closing:
-            closing.pop()()
+        close_all(closing)
 
 
 def _fits(pattern: str, gathered: Gathered) -> bool:

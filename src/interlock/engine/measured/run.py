@@ -192,9 +192,10 @@ class _MeasuredRun:
         self._record(started)
         start = self._clock.mono_ns()
         record = None if options.recorder == "none" else self._open_record()
-        reports = None if self._spec.agent_shim == "none" else self._open_reports()
+        reports: SdkCollector | None = None
         end: CommandEnd | None
         try:
+            reports = None if self._spec.agent_shim == "none" else self._open_reports()
             if record is not None:
                 command = {**command, "recorder": record.descriptors[RECORD]}
             if reports is not None:
@@ -240,7 +241,9 @@ class _MeasuredRun:
         return msgspec.structs.replace(result, recorded_calls=event.calls, record_whole=whole)
 
     def close(self) -> None:
-        """Let go of the journal; an error that is being raised is not replaced."""
+        """Let go of the files; an error that is being raised is not replaced."""
+        if self._layer is not None:
+            self._layer.close()
         with contextlib.suppress(StoreError):
             self._writer.close()
 

@@ -7,6 +7,7 @@ is written. The order is that of arrival.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -76,10 +77,14 @@ class SdkCollector:
         self._run_id, self._shim = run_dir.name, shim
         self._redactor, self._disk, self._clock, self._layer_bytes = redactor, disk, clock, layer_bytes
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
-            self._theirs = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTOR_MIN)
-        self._wake_reader, self._wake = os.pipe()
+        with contextlib.ExitStack() as opened:  # closes them if one of them could not be had
+            opened.callback(self._ours.close)
+            with theirs:
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+                self._theirs = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTOR_MIN)
+            opened.callback(os.close, self._theirs)
+            self._wake_reader, self._wake = os.pipe()
+            opened.pop_all()
         self._thread = threading.Thread(target=self._receive, name="interlock-sdk", daemon=True)
         self._failure: StoreError | None = None
         self._fd = -1

@@ -32,10 +32,14 @@ def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
         durability=services.durability,
         create=create,
     )
-    recorder = Recorder(run_id, writer, services.redactor, services.hooks.events)
-    backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
-    recorded = services.settings.isolation.recorder != "none"
-    kernel = KernelLayer(directory, services.disk, services.redactor) if recorded else None
+    try:
+        recorder = Recorder(run_id, writer, services.redactor, services.hooks.events)
+        backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
+        recorded = services.settings.isolation.recorder != "none"
+        kernel = KernelLayer(directory, services.disk, services.redactor) if recorded else None
+    except BaseException:
+        writer.close()
+        raise
     return RunFiles(run_id, directory, recorder, backups, kernel=kernel)
 
 

@@ -61,7 +61,11 @@ class Projects:
         project = self._open.pop(key, None)
         if project is None:
             project = self._opened(start, dict(settings))
-            await project.runtime.prepare()
+            try:
+                await project.runtime.prepare()
+            except BaseException:
+                project.runtime.close()
+                raise
             self._make_room()
         self._open[key] = project  # the last one now
         return project
@@ -78,11 +82,12 @@ class Projects:
     def _opened(self, start: str, settings: Mapping[str, str]) -> Project:
         own = {name: value for name, value in os.environ.items() if not name.startswith("INTERLOCK_")}
         env = {**own, **settings, STATE_VARIABLE: str(self._state)}
+        root = str(locate(Path(start), env, Disk()).root)
         runtime = Runtime(*open_project(Path(start), env=env))
         for warning in runtime.warnings:
             self._warn(warning)
         runtime.subscribe(notices=self._warn)
-        return Project(str(locate(Path(start), env, Disk()).root), runtime, NativeCalls(runtime, self._warn))
+        return Project(root, runtime, NativeCalls(runtime, self._warn))
 
     def _make_room(self) -> None:
         for key, project in list(self._open.items()):
