@@ -220,12 +220,15 @@ def test_rules_about_commands_become_cedar() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (Rules(allow=("fs.read(x)",)), "rules.allow[0]: `fs.read` runs no command line, so `fs.read(x)` never applies"),
+        (
+            Rules(allow=("fs.read(x)",)),
+            "rules.allow[0]: `fs.read` does not run command lines, so `fs.read(x)` never applies",
+        ),
         (
             Rules(allow=("path(x)",)),
             "rules.allow[0]: a `path(...)` rule can only ask or deny; use a grant to allow paths",
         ),
-        (Rules(deny=("path(a/../b)",)), "a path glob has a `..` segment"),
+        (Rules(deny=("path(a/../b)",)), "the path glob has a `..` segment"),
         (Rules(deny=("path(a**)",)), "`**` must be a whole segment of a path glob"),
         (Rules(deny=("shell( x)",)), "rules.deny[0]: the pattern of `shell( x)` starts or ends with a space"),
     ],

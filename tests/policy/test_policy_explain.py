@@ -31,9 +31,9 @@ def test_each_policy_says_whether_it_matched_and_why() -> None:
     assert results == {
         "all": ("matched", "it has no conditions"),
         "big": ("matched", "every condition is met"),
-        "other": ("out of scope", "it is about another principal"),
+        "other": ("out of scope", "the policy is for another principal"),
         "over": ("no match", "`when { context.params has count }` is not met (line 10)"),
-        "hosts": ("out of scope", "it is about another action"),
+        "hosts": ("out of scope", "the policy is for another action"),
     }
 
 
@@ -179,4 +179,4 @@ def test_replay_says_what_would_change() -> None:
         ("r2", "a2", "deny", "allow"),
     ]
     assert found.summary == "would have held 1, denied 1, allowed 1 of 4"
-    assert replay(POLICIES, past[1:2]).summary == "nothing changes in 1 decisions"
+    assert replay(POLICIES, past[1:2]).summary == "none of 1 decisions changes"

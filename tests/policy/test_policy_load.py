@@ -63,7 +63,7 @@ PERMIT = "permit(principal, action, resource);"
         ),
         ("@hodl permit(principal, action, resource);", "unknown annotation `@hodl`; did you mean `hold`?"),
         ('@hold("ops") permit(principal, action, resource);', "`@hold` belongs on a forbid"),
-        ('@quorum("2") forbid(principal, action, resource);', "`@quorum` has no meaning without `@hold`"),
+        ('@quorum("2") forbid(principal, action, resource);', "`@quorum` needs `@hold`"),
         ('@hold("a")\n@quorum("0") forbid(principal, action, resource);', "p.cedar:2: `@quorum` must be a number"),
         ('@hold("a") @quorum("two") forbid(principal, action, resource);', "`@quorum` must be a number"),
         ('@hold("a") @quorum("٢") forbid(principal, action, resource);', "`@quorum` must be a number"),
@@ -278,8 +278,11 @@ def test_a_case_with_a_misspelt_flag_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("EXAMPLE.org:443", "the host `EXAMPLE.org:443` always appears as `example.org:443` in requests: write that"),
-        ("127.1:80", "the host `127.1:80` always appears as `127.0.0.1:80` in requests: write that"),
+        (
+            "EXAMPLE.org:443",
+            "the host `EXAMPLE.org:443` always appears as `example.org:443` in requests; write `example.org:443`",
+        ),
+        ("127.1:80", "the host `127.1:80` always appears as `127.0.0.1:80` in requests; write `127.0.0.1:80`"),
         ("*.example.org:443", "the host `*.example.org:443` is not a host name"),
     ],
 )
@@ -298,7 +301,7 @@ def test_a_host_that_is_never_asked_about_is_an_error(name: str, message: str) -
             'forbid(principal, action, resource) when { context.session has nam && context.session.nam == "x" };',
             "has no attribute `nam`; did you mean `name`?",
         ),
-        ("forbid(principal, action in [], resource);", "`action in []` is about no action at all"),
+        ("forbid(principal, action in [], resource);", "`action in []` covers no action"),
     ],
 )
 def test_a_forbid_that_could_never_match_is_an_error(text: str, message: str) -> None:

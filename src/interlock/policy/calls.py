@@ -1,14 +1,15 @@
-"""What policies see of a call besides its parameters: the commands of a command line, and the named paths.
+"""The parts of a call that policies see besides its parameters: the simple commands of a command line, and the named
+paths.
 
-A call that runs a command line is judged once for each simple command in it. Cedar has no "for all", and a permit of one
-command must not let another one beside it through. So `context.command` is one simple command, and the strictest decision
-applies. Each command needs a permit, and one forbid is enough.
+A call that runs a command line is judged once for each simple command in it. Cedar has no "for all", and a permit for
+one command must not let another command in the same line through. So `context.command` is one simple command, and the
+strictest decision applies. Each command needs a permit, and one forbid is enough.
 
-`context.model` and `context.provider` say which model a call asks, `context.prompt_flags` which detectors fire on what
-it is sent.
+`context.model` and `context.provider` name the model that a call uses; `context.prompt_flags` holds the flags of the
+detectors that fire on the prompt.
 
-`context.paths` holds the path globs mentioned by policies (`context.paths.contains("~/.ssh/**")`) that match a path of the
-call: a parameter marked as a path, or a word of the command. Links are not followed.
+`context.paths` holds the path globs mentioned by policies (`context.paths.contains("~/.ssh/**")`) that match a path of
+the call: a parameter marked as a path, or a word of the command. Links are not followed.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ class Paths:
         return list(found)
 
     def _absolute(self, path: str, *, glob: bool = False) -> str:
-        """A path without its leading slash, `.` and `..`."""
+        """An absolute path without its leading slash, `.` and `..`."""
         path = _HOME.sub(lambda _: self._home, path, count=1)
         full = posixpath.normpath(posixpath.join(self._root, path))
         if glob and ".." in path.split("/"):
-            raise ConfigurationError("a path glob has a `..` segment", hint="write the path itself")
+            raise ConfigurationError("the path glob has a `..` segment", hint="write the path without `..`")
         return full.lstrip("/")
 
 
 def contexts(context: Context, request: Request, action: ActionType | None, paths: Paths) -> Iterator[dict[str, Any]]:
-    """The contexts to judge a request in: one, or one for each command. Raises: values.RefusedError."""
+    """The contexts in which to judge a request: one, or one for each command. Raises: values.RefusedError."""
     shared = fill(context, request)
     wanted = dict(context.parts)
     if action is not None and action.model is not None:
@@ -87,14 +88,14 @@ def contexts(context: Context, request: Request, action: ActionType | None, path
 
 
 def _of_model(wanted: dict[str, Converter], parameters: dict[str, Any], action: ActionType) -> dict[str, Any]:
-    """What policies want to know of a call of a model. Raises: values.RefusedError for one that is not configured."""
+    """The context attributes of a model call that policies use. Raises: values.RefusedError if the model is not configured."""
     parts = [name for name in MODEL_PARTS if name in wanted]
     if not parts:
         return {}
     model = parameters.get(action.model or "")
     provider = action.providers.get(model) if isinstance(model, str) else None
     if provider is None:
-        raise RefusedError(f"`{action.model}` names no model that is configured")
+        raise RefusedError(f"`{action.model}` is not a configured model")
     sent = {name: value for name, value in parameters.items() if name != action.model}
     values = {"model": model, "provider": provider}
     if "prompt_flags" in wanted:
@@ -118,7 +119,7 @@ def record(command: Command) -> dict[str, Any]:
 
 
 def _words(command: Command) -> Iterator[str]:
-    """Everything in a command that may be a path: words, option values, redirection targets."""
+    """Each word of a command that may be a path: words, option values, redirection targets."""
     for word in (*command.words, *(each.partition(" ")[2] for each in command.redirections)):
         yield word
         prefix = _VALUE.match(word)
@@ -127,7 +128,7 @@ def _words(command: Command) -> Iterator[str]:
 
 
 def _parse(value: Any) -> CommandLine:
-    """Parse a command line. One of an unknown type is unclear, so no permit for commands covers it."""
+    """Parse a command line. A value of the wrong type is unclear, so no permit for commands covers it."""
     if isinstance(value, str):
         return parse_shell(value)
     if isinstance(value, list) and all(isinstance(word, str) for word in value):

@@ -7,7 +7,7 @@ The data of a file is `{"cases": [...]}` or the list itself. A case:
       action: pay                 # a tool, or a built-in action with its resource
       parameters: {amount: 9000}
       expect: hold                # allow, deny or hold
-      policies: [big-payments]    # optional: exactly these decide
+      policies: [big-payments]    # optional: exactly these policies decide
       reason: held                # optional
 """
 
@@ -36,7 +36,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     action: str
     name: str = ""
     agent: str | None = None
-    """The project's default agent if omitted."""
+    """The agent; the project's default agent if omitted."""
     groups: tuple[str, ...] = ()
     resource: str | None = None
     """The state key, host or tool of a built-in action; for a tool call it is the tool."""
@@ -56,7 +56,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a case; `message` says what differs, and is empty if the case passed."""
+    """The result of a case. `message` says what differs; it is empty if the case passed."""
 
     name: str
     passed: bool
@@ -65,7 +65,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_cases(data: Any, name: str) -> tuple[Case, ...]:
-    """The cases in the parsed data of the file `name`. Raises: ConfigurationError naming the field."""
+    """The cases in the parsed data of the file `name`. Raises: ConfigurationError, which names the field."""
     try:
         cases = typed.convert({"cases": data} if isinstance(data, list) else data, _Table).cases
     except msgspec.ValidationError as error:

@@ -1,7 +1,8 @@
 """Compiles Cedar's syntax tree (`syntax`) to Python closures.
 
-A policy becomes a list of conjuncts (its clauses split at `&&`), each a closure with a flag that tells whether it uses the
-context. One that does not is decided only once for a principal, action and resource (see `index`).
+A policy becomes a list of conjuncts (its clauses split at `&&`), each a closure with a flag that tells whether it uses
+the context. A conjunct that does not use the context is evaluated once per principal, action and resource (see
+`index`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from interlock.policy.terms import EvaluationError, Uid, key
 
 
 class NotCoveredError(Exception):
-    """The expression needs the reference engine."""
+    """Raised for an expression that needs the reference engine."""
 
 
 class Conjunct(msgspec.Struct, frozen=True):
@@ -27,7 +28,7 @@ class Conjunct(msgspec.Struct, frozen=True):
     dynamic: bool
     """True if it uses the context."""
     expr: syntax.Expr | None = None
-    """The source of `test`; None if that is not a single condition."""
+    """The source of `test`; None if it is more than a single condition."""
 
 
 def uid(node: syntax.EntityUid) -> Uid:
@@ -45,7 +46,7 @@ def conjuncts(policy: syntax.Template) -> tuple[Conjunct, ...]:
 
 
 def _parts(clause: syntax.Clause) -> Iterator[syntax.Expr]:
-    """The clause's conjuncts: `a && b` is a, then b. The tree's depth limit (100) bounds the recursion."""
+    """The conjuncts of a clause: `a && b` becomes a, then b. The tree's depth limit (100) bounds the recursion."""
     if isinstance(clause, syntax.Unless):
         yield syntax.UnaryOp(op="not", arg=clause.expr)
         return
@@ -180,7 +181,7 @@ def _binary(op: str, left: syntax.Expr, right: syntax.Expr) -> Closure:
     if make := _BINARY.get(op):
         return make(a, b)
     if function := extensions.BINARY.get(op):
-        # a constant operand such as decimal("100.0") is computed once, unless computing it fails
+        # compute a constant operand such as decimal("100.0") only once, unless computing it fails
         b = _folded(right, b)
         return lambda c, s: function(a(c, s), b(c, s))
     raise NotCoveredError(op)

@@ -1,8 +1,9 @@
-"""Determines what each action's context must hold, by resolving the uses of all policies against the shapes of the actions.
+"""Determines what each action's context must hold, by resolving the uses of all policies against the shapes of the
+actions.
 
-The result, for each action, is the pruned shape (from which the Cedar schema is made) and the converter that fills exactly
-that part from a request. Unknown names, undetermined types and contradictory types are reported here as problems of the
-policies, with file and line.
+The result for each action is the pruned shape, from which the Cedar schema is made, and the converter that fills
+exactly this shape from a request. Unknown names, undetermined types and contradictory types are reported as problems of
+the policies, with file and line.
 """
 
 from __future__ import annotations
@@ -20,33 +21,33 @@ from interlock.policy.values import Converter, converter, is_open, present, reco
 from interlock.policy.world import COMPENSATE, ActionType
 
 _SHARED: Final = {"state", "session"}
-"""Records that are the same for every action, so that a key has one type in all policies."""
+"""Records that are the same for every action, so that a key has the same type in all policies."""
 
 COMMAND: Final = "command"
 PATHS: Final = "paths"
 MODEL_PARTS: Final = ("model", "provider", "prompt_flags")
 DERIVED: Final = frozenset((COMMAND, PATHS, *MODEL_PARTS))
-"""Parts of a context that are computed from the parameters: see `calls`."""
+"""Parts of a context that are computed from the parameters; see `calls`."""
 
 RESERVED: Final = ("__entity", "__extn", "__expr")
 
 
 class Context(msgspec.Struct, frozen=True):
-    """The mentioned part of an action's context: its shape, and its converters by name (`params`, `state` ...)."""
+    """The part of an action's context that policies mention: its shape, and its converters by name (`params`, `state` ...)."""
 
     shape: Fields
     parts: tuple[tuple[str, Converter], ...]
 
 
 class _Node(msgspec.Struct):
-    """A mentioned place: used as a value, only tested with `has`, or only passed through."""
+    """A mentioned attribute: used as a value, only tested with `has`, or only passed through."""
 
     children: dict[str, _Node] = {}
     value: bool = False
 
 
 class _Missing(msgspec.Struct, frozen=True):
-    """An action that lacks only the last name of `path`; `shape` is the shape of its parent."""
+    """An action that has all names of `path` but the last; `shape` is the shape of the parent."""
 
     action: str
     path: tuple[str, ...]
@@ -54,7 +55,7 @@ class _Missing(msgspec.Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        """The message for the author."""
+        """The message for the policy's author."""
         parent = f"`{'.'.join(('context', *self.path[:-1]))}` of `{self.action}`"
         name = self.path[-1]
         if isinstance(self.shape, Fields):
@@ -63,7 +64,7 @@ class _Missing(msgspec.Struct, frozen=True):
 
     @property
     def closeness(self) -> float:
-        """The similarity of the name to an existing one: highest for the action that was probably meant."""
+        """The similarity of the name to the nearest existing one: highest for the action that was probably meant."""
         there = self.shape.fields if isinstance(self.shape, Fields) else ()
         return max((SequenceMatcher(None, self.path[-1], name).ratio() for name in there), default=0.0)
 
@@ -73,7 +74,7 @@ _Wanted = dict[tuple[str, tuple[str, ...]], dict[Shape | None, tuple[str, str]]]
 
 
 class Resolver:
-    """Collects the uses of every policy, then computes each action's context."""
+    """Collects the uses of all policies, then computes each action's context."""
 
     def __init__(self, actions: dict[str, ActionType]) -> None:
         self._actions = actions
@@ -104,7 +105,7 @@ class Resolver:
                 self._problem(wrong, (place, policy.id))
 
     def _note(self, use: Use, action: ActionType, origin: tuple[str, str]) -> _Missing | None:
-        """Record one use for one action; returns what the action lacks."""
+        """Record one use for one action. Returns what the action lacks, if anything."""
         shape: Shape = action.context
         node = self._trees.setdefault(action.name, _Node())
         for depth, name in enumerate(use.path):
@@ -147,7 +148,7 @@ class Resolver:
         if not node.children and not isinstance(shape, Fields):
             return BOOL, present
         if not isinstance(shape, Fields):
-            # left open by the schema, but policies look inside: a record of the names they use
+            # the schema leaves it open, but policies use attributes: make it a record of those
             shape = Fields(rest=UNKNOWN)
         fields: dict[str, Field] = {}
         parts: list[tuple[str, bool, Converter]] = []
@@ -159,7 +160,7 @@ class Resolver:
         return Fields(fields), record(tuple(parts), place)
 
     def _type(self, node: _Node, shape: Shape, action: str, path: tuple[str, ...]) -> Shape:
-        """The shape of a place that policies use as a value."""
+        """The shape of an attribute that policies use as a value."""
         if not is_open(shape):
             return shape
         wanted = self._wanted.get(("" if path[0] in _SHARED else action, path), {})
@@ -180,17 +181,17 @@ class Resolver:
             (found,) = origins
             if isinstance(shape, Unknown) or isinstance(found, Many):
                 return found
-            self._problem(f"{what} is an array in its schema, and is used as something else", *origins.values())
+            self._problem(f"{what} is an array in its schema, but is used as another type", *origins.values())
         return shape
 
     def _problem(self, message: str, *origins: tuple[str, str]) -> None:
-        """Report a problem at the first of these places, and mark the policies there as unusable."""
+        """Report a problem at the first of these places, and mark the policies there as faulty."""
         self.problems.append(Problem(origins[0][0], message))
         self.faulty.update(name for _, name in origins)
 
 
 def fill(context: Context, request: Any) -> dict[str, Any]:
-    """The context of a request, except the parts `DERIVED` from its parameters. Raises: values.RefusedError."""
+    """The context of a request without the `DERIVED` parts. Raises: values.RefusedError."""
     out: dict[str, Any] = {}
     for name, convert in context.parts:
         if name not in DERIVED:

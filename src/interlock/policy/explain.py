@@ -25,7 +25,7 @@ Result = Literal["true", "false", "error", "not reached"]
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of a policy, and whether its text is true. The text is the author's, not negated even for an `unless`."""
+    """One condition of a policy, as the author wrote it, and whether it is true; not negated for an `unless`."""
 
     text: str
     line: int
@@ -42,10 +42,10 @@ class PolicyExplanation(msgspec.Struct, frozen=True, kw_only=True):
     effect: Literal["permit", "forbid"]
     result: Literal["matched", "no match", "error", "discharged", "out of scope", "not evaluated"]
     why: str
-    """An explanation in one line."""
+    """A one-line explanation."""
     conditions: tuple[Condition, ...] = ()
     asks: bool = False
-    """True if a match is asked about, and not denied (`@hold`)."""
+    """True if a match asks a person instead of denying (`@hold`)."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ def _explain(
 ) -> PolicyExplanation:
     outside = _outside(policy, action, s)
     if outside:
-        return _explanation(policy, "out of scope", f"it is about another {outside}")
+        return _explanation(policy, "out of scope", f"the policy is for another {outside}")
     if discharged:
         return _explanation(policy, "discharged", "a person has approved the hold")
     if context is None:

@@ -1,7 +1,7 @@
-"""Cedar's extension types that we evaluate ourselves: decimal, datetime and duration.
+"""The extension types of Cedar that are evaluated here: decimal, datetime and duration.
 
-Sources: the Cedar language reference, "Operators and functions" (parsing functions, methods); RFC 80 of Cedar for datetime
-and duration. `ip` is left to the reference engine (see `reference`).
+Sources: the Cedar language reference, "Operators and functions" (parsing functions, methods); RFC 80 of Cedar for
+datetime and duration. `ip` is evaluated by the reference engine (see `reference`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def decimal(text: str) -> Decimal:
         raise EvaluationError("the text is not a decimal")
     sign, whole, fraction = match.groups()
     if len(whole) > 32:
-        # far beyond any Long; int() itself refuses to read thousands of digits
+        # far beyond any Long; `int` refuses to parse thousands of digits
         whole = whole.lstrip("0")[:32] or "0"
     units = int(whole) * 10_000 + int(fraction.ljust(4, "0"))
     return Decimal(_long(-units if sign else units, "decimal"))
@@ -68,7 +68,7 @@ def parse_datetime(text: str) -> Datetime:
 
 
 def _late_days(year: int, month: int, day: int) -> int:
-    """Days since the epoch for a year whose shift by 400 years would leave Python's calendar."""
+    """Days since the epoch, for a year that cannot be shifted by 400 years within Python's calendar."""
     try:
         return (datetime(year, month, day, tzinfo=UTC) - _EPOCH).days
     except ValueError:

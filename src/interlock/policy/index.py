@@ -1,8 +1,9 @@
-"""Finds the policies that could match by action, principal and resource, and evaluates them as far as those three allow.
+"""Finds the policies that could match by action, principal and resource, and evaluates them as far as these three
+allow.
 
 For a given principal, action and resource, the scope of a policy and every condition without the context are constant.
-`Index.residue` evaluates them once, and the judge keeps the rest, a few closures over the context, for later requests of that
-kind.
+`Index.residue` evaluates them once. The judge caches the rest, a few closures over the context, for later requests with
+the same three.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 class Residue(msgspec.Struct, frozen=True):
-    """A policy for one principal, action and resource: `tests` are the remaining conditions; if there are none, it matches."""
+    """What remains of a policy for one principal, action and resource. It matches if all `tests` are true."""
 
     policy: Policy
     tests: tuple[Closure, ...]
     conditions: tuple[syntax.Expr | None, ...] = ()
-    """The source of each test, if that is a single condition."""
+    """The source of each test; None if it is more than a single condition."""
 
     @property
     def settled(self) -> bool:
@@ -54,14 +55,14 @@ class _Error:
 
 
 class Index:
-    """All policies, by action, then by the principal and resource that their scope names (or None)."""
+    """All policies, by action, then by the principal and resource in their scope (or None)."""
 
     def __init__(self, policies: Sequence[Compiled], actions: dict[str, ActionType]) -> None:
         self._tables: dict[str, dict[tuple[Uid | None, Uid | None], list[Compiled]]] = {name: {} for name in actions}
         self.forbidding: set[str] = set()
         """The actions that a forbid covers."""
         self.permitted_by_name: set[str] = set()
-        """The actions that a permit names itself, not by a group and not by leaving its action open."""
+        """The actions that a permit names directly, not through a group or an open scope."""
         for compiled in policies:
             tree = compiled.policy.tree
             where = (_named(tree.principal), _named(tree.resource))
@@ -94,7 +95,7 @@ class Index:
 
 
 def applicable(tree: syntax.Template, actions: Iterable[ActionType]) -> list[ActionType]:
-    """The actions in the scope of a policy, by their name, groups and type of resource."""
+    """The actions in the scope of a policy, by their name, groups and resource type."""
     kinds = _resource_types(tree.resource)
     return [
         action for action in actions if (kinds is None or action.resource_type in kinds) and _acts(tree.action, action)
@@ -161,7 +162,7 @@ def in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
 
 
 def reduce(compiled: Compiled, s: Situation) -> Residue | None:
-    """Evaluate the conditions without the context. None if the policy can neither match nor fail."""
+    """Evaluate the conditions that do not use the context. None if the policy can neither match nor fail."""
     left: list[Conjunct] = []
     for conjunct in compiled.conjuncts:
         if conjunct.dynamic:
@@ -177,7 +178,7 @@ def reduce(compiled: Compiled, s: Situation) -> Residue | None:
         if not value:
             if not left:
                 return None
-            # keep earlier conditions that may fail, because an error in a forbid denies
+            # keep the earlier conditions, which may fail: an error in a forbid denies
             left.append(Conjunct(_never, dynamic=False))
             break
     return Residue(compiled.policy, tuple(each.test for each in left), tuple(each.expr for each in left))

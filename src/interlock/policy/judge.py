@@ -35,11 +35,11 @@ BUCKETS_MAX: Final = 4096
 OUTCOMES_MAX: Final = 256
 NARROW_AFTER: Final = 4
 NO_CONTEXT: Final = Context(Fields(), ())
-_UNKNOWN: Final = "`{}` is not known to the policies that are in force"
+_UNKNOWN: Final = "`{}` is not known to the policies in force"
 
 
 class _Bucket(msgspec.Struct):
-    """The remaining policies for one principal, action and resource."""
+    """The residues of all policies for one principal, action and resource."""
 
     situation: Situation
     forbids: tuple[Residue, ...]
@@ -47,13 +47,13 @@ class _Bucket(msgspec.Struct):
     context: Context
     match_forbids: Match = no_match
     match_permits: Match = no_match
-    """Evaluates them: returns a bit for each of `forbids` and `permits` that matches."""
+    """Each returns the bit set of the matching policies among `forbids` or `permits`."""
     constant: Decision | None = None
-    """The decision, if it depends on nothing else (not even on approvals)."""
+    """The decision, if it is always the same (even with approvals)."""
     asked: int = 0
-    """How often the decision was computed, up to `NARROW_AFTER`."""
+    """How many decisions were computed, up to `NARROW_AFTER`."""
     outcomes: dict[tuple[int, int], Decision] = {}
-    """Earlier decisions, by the forbids and permits that matched (as bits)."""
+    """Cached decisions, by the bit sets of the forbids and permits that matched."""
 
 
 class PolicyJudge:
@@ -90,9 +90,9 @@ class PolicyJudge:
         )
         """The state keys whose observed values a request must include, if they exist."""
         self.permits_connections: bool = "connect" in index.permitted_by_name
-        """True if a permit names `connect`: then a connection needs one. Otherwise the grant's hosts are the permission."""
+        """True if a permit names `connect`. Then each connection needs a permit; otherwise the grant's hosts suffice."""
         self.guards_connections: bool = self.permits_connections or "connect" in index.forbidding
-        """True if a policy speaks of connections; otherwise `connection` need not be called."""
+        """True if a policy is about connections; otherwise `connection` need not be called."""
         self.guards_reads: bool = "state_read" in index.forbidding
         """True if a forbid covers reading state; otherwise `reads` need not be called."""
 
@@ -102,7 +102,7 @@ class PolicyJudge:
         return answer if answer.decision == "deny" else together(answer, self._of_variables(request))
 
     def _of_variables(self, request: Request) -> Decision | None:
-        """The hold for environment variables that may make programs run code that the call does not show."""
+        """The hold for environment variables that can make programs run other code than the call shows."""
         action = self._actions.get(request.action)
         given = None if action is None or action.environment is None else request.parameters.get(action.environment)
         unknown = unknown_variables(given, self.world.env_allow) if isinstance(given, dict) else ()
@@ -123,9 +123,9 @@ class PolicyJudge:
     def reads(self, request: Request, keys: Iterable[str]) -> Decision | None:
         """The objection to an action's reading of these state keys: a denial, a hold, or None.
 
-        For preconditions, assumptions, dependencies and assertions, whose outcome reveals something about a value. A forbid
-        of `state_read` also applies to them, as does one that cannot be evaluated; no permit is needed besides the action's
-        own.
+        Applies to preconditions, assumptions, dependencies and assertions, because their outcome reveals something
+        about a value. A matching forbid of `state_read` applies to them, as does one that cannot be evaluated. Apart
+        from the action's own permit, no permit is needed.
         """
         if not self.guards_reads:
             return None
@@ -180,12 +180,12 @@ class PolicyJudge:
         bucket = self._bucket(Request(agent=agent, action=tool, resource_type="Tool", resource=tool, groups=groups))
         if bucket.constant is not None:
             return bucket.constant.decision != "deny"
-        # A settled policy always matches (no tests are left) or always fails, which permits nothing.
+        # A settled policy always matches (no tests left) or always fails, which permits nothing.
         denied = any(each.settled and (each.tests or each.policy.hold is None) for each in bucket.forbids)
         return not denied and any(not (each.settled and each.tests) for each in bucket.permits)
 
     def explain(self, request: Request) -> explaining.Explanation:
-        """The decision, and for each policy whether it matched and which of its conditions was false."""
+        """The decision, and each policy's result with its conditions."""
         bucket = self._bucket(request)
         context: dict[str, Any] | None = {}
         decision = self.decide(request)
@@ -194,7 +194,7 @@ class PolicyJudge:
                 found = list(contexts(bucket.context, request, self._actions.get(request.action), self._paths))
             except RefusedError:
                 context = None
-            else:  # of several commands, the deciding one
+            else:  # for several commands, explain the one that decides
                 answers = (_answer(bucket, each, request.discharged).decision for each in found)
                 decisive = (each for each, answer in zip(found, answers, strict=True) if answer == decision.decision)
                 context = next(decisive, found[0])
@@ -223,7 +223,7 @@ class PolicyJudge:
             detail = (
                 _UNKNOWN.format(request.action)
                 if action is None
-                else f"`{request.action}` is asked about a {action.resource_type}, not a {request.resource_type}"
+                else f"`{request.action}` takes a {action.resource_type}, not a {request.resource_type}"
             )
             return _refused(s, detail)
         if request.resource_type == "Host" and (wrong := _unreadable(request.resource)):
@@ -279,13 +279,13 @@ def _answer(bucket: _Bucket, context: dict[str, Any], discharged: frozenset[str]
     s = bucket.situation
     if bucket.asked < NARROW_AFTER:
         bucket.asked += 1
-        if bucket.asked >= NARROW_AFTER:  # worth the preparation only for frequent requests
+        if bucket.asked >= NARROW_AFTER:  # the preparation only pays for frequent requests
             bucket.match_forbids, bucket.match_permits = narrowed(bucket.forbids), narrowed(bucket.permits)
     if not discharged:
         try:
             hits = (bucket.match_forbids(context, s), bucket.match_permits(context, s))
         except EvaluationError:
-            # one of them fails: below, each is evaluated separately
+            # a policy fails: evaluate each separately below
             pass
         else:
             known = bucket.outcomes.get(hits)

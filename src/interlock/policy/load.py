@@ -42,28 +42,28 @@ NO_RULES = Rules()
 
 
 class Checked(Protocol):
-    """Remembers, across processes, what this very code and Cedar found to be sound. It may forget, and must not invent."""
+    """A cache across processes of policy sets that passed the checks. Entries may be lost, but must never be wrong."""
 
     def find(self, key: str) -> bytes | None:
-        """What was kept under this key."""
+        """The data stored under a key; None if there is none."""
         ...
 
     def keep(self, key: str, data: bytes) -> None:
-        """Keep it."""
+        """Store data under a key."""
         ...
 
 
 class _Sound(msgspec.Struct, frozen=True, array_like=True):
-    """A set without problems: what parsing and checking would find again."""
+    """A policy set without problems: the result of parsing and checking it."""
 
     policies: tuple[Policy, ...]
     absent: tuple[Absence, ...]
-    """Names in the policies that nothing has."""
+    """Names in the policies that do not exist in the world."""
     warnings: tuple[Absence, ...]
 
 
 class _Resolved(NamedTuple):
-    """The policies that can match, with the world that they refer to and what they use of each action's context."""
+    """The policies that can match, the world they refer to, and the parts of each action's context that they use."""
 
     world: World
     actions: dict[str, ActionType]
@@ -73,7 +73,7 @@ class _Resolved(NamedTuple):
 
 @functools.cache
 def _decoder() -> msgspec.msgpack.Decoder[_Sound]:
-    """Made when it is first used: it takes milliseconds, and a runtime in memory needs none."""
+    """The decoder. Built on first use, because that takes milliseconds and a runtime in memory needs none."""
     return typed.msgpack_decoder(_Sound)
 
 
@@ -85,8 +85,8 @@ def load(
 ) -> PolicyJudge:
     """Build the judge from the policy files (name, text), the short rules and the world that they refer to.
 
-    A set that `checked` knows to be sound is not parsed and checked again. Raises: PolicyConfigurationError naming every
-    problem with its place; its `path` is the first one's.
+    A set that `checked` knows to be sound is not checked again. Raises: PolicyConfigurationError, which names every
+    problem and its place; its `path` is the place of the first.
     """
     files, world = tuple(files), world or World()
     key = None if checked is None else _key(files, rules, world)
@@ -115,7 +115,7 @@ def load(
 
 
 def _key(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> str | None:
-    """A digest of all that a check depends on; None if that has no encoding, as for a workspace whose path is not UTF-8."""
+    """A digest of everything the check depends on; None if it cannot be encoded, as for a workspace path that is not UTF-8."""
     about = (__version__, files, rules, world)
     try:
         return digest_bytes("policies", msgspec.msgpack.encode(about, order="deterministic"))
@@ -127,11 +127,11 @@ def _read(data: bytes | None) -> _Sound | None:
     try:
         return None if data is None else _decoder().decode(data)
     except msgspec.MsgspecError:
-        return None  # kept by a version that says it otherwise, or damaged: check again
+        return None  # stored by another version, or damaged: check again
 
 
 def _resolve(sound: _Sound, world: World) -> _Resolved:
-    """As `_check` does, for a set without problems."""
+    """The same result as `_check`, for a set that is known to be sound."""
     world, known, _, policies = _with(sound.absent, world, list(sound.policies))
     resolver = Resolver(known)
     for policy in policies:
@@ -145,7 +145,7 @@ def _check(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> tupl
     found_in_rules = short.check(rules, known, groups)
     problems = [*check_tools(world, groups), *(each for each in found_in_rules if not isinstance(each, Absence))]
     warnings = [each for each in found_in_rules if isinstance(each, Absence)]
-    # an invalid rule would be reported again as the policy it became
+    # an invalid rule would be reported a second time as the policy made from it
     texts = [*files] if problems else [*short.statements(rules), *files]
     parsed = _parse(texts, problems)
     absent = [
@@ -171,7 +171,7 @@ def _check(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> tupl
         resolver.add(policy, looked_at, applicable(policy.tree, known.values()))
     contexts = resolver.contexts()
     problems.extend(resolver.problems)
-    # a policy for an empty group (no tool has the tag) is valid, but Cedar has no action to check it with
+    # a policy for an empty group (no tool has the tag) is valid, but Cedar cannot check it without an action
     empty = groups.difference(group for action in known.values() for group in action.groups)
     sound = [policy for policy in named if policy.id not in resolver.faulty and not _only_about(policy, empty)]
     problems.extend(_types(sound, cedar_schema(known, groups, contexts)))
@@ -184,9 +184,10 @@ def _check(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> tupl
 def _with(
     absent: Sequence[Absence], world: World, policies: list[Policy]
 ) -> tuple[World, dict[str, ActionType], set[str], list[Policy]]:
-    """A world extended by the names that exist only in policies, its actions and groups, and the policies about existing names.
+    """Extend a world by names that only policies mention; also returns its actions, its groups, and the policies to
+    check.
 
-    A policy that also names an existing tool must be valid for it, so its other names have to exist.
+    A policy that also names an existing tool must be valid for that tool, so its other names have to exist.
     """
     tools, more = set(), set()
     for each in absent:
@@ -245,7 +246,7 @@ def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
         statement = policies[int(number)].statement
         message = error.error.removeprefix(f"for policy `{error.policy_id}`, ")
         found[Problem(_place(message, statement.place, statement.place_of), message)] = None
-    # a problem of a policy usually applies to all its actions
+    # a problem of a policy usually applies to all its actions, so report it once
     once = {
         (problem.place, problem.message.partition(" in context for Action::")[0]): problem
         for problem in reversed(found)
@@ -254,7 +255,7 @@ def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
 
 
 def _place(message: str, default: str, place_of: Callable[[str], str]) -> str:
-    """The line of the first name that the message puts in backticks."""
+    """The line of the first name in backticks in the message."""
     parts = message.split("`")
     for quoted in parts[1::2]:
         for word in (quoted, quoted.rpartition(".")[2]):
@@ -265,17 +266,17 @@ def _place(message: str, default: str, place_of: Callable[[str], str]) -> str:
 
 
 class PolicyConfigurationError(ConfigurationError):
-    """The policies or rules cannot be used. `problems` has every reason, in the order of the files."""
+    """The policies or rules cannot be used. `problems` lists every reason, in the order of the files."""
 
     default_code = "policy"
 
     def __init__(self, message: str, *, problems: Sequence[Problem], path: str, hint: str) -> None:
-        """Make the error of these problems."""
+        """Store the problems."""
         super().__init__(message, path=path, hint=hint)
         self.problems = tuple(problems)
 
     def placed(self, where: Callable[[str], str]) -> PolicyConfigurationError:
-        """The same error with its places as `where` names them."""
+        """The same error with each place replaced by `where(place)`."""
         return _error([Problem(where(problem.place), problem.message) for problem in self.problems])
 
 

@@ -1,4 +1,4 @@
-"""Checks names in policies: a tool, server, agent, group or entity type that does not exist."""
+"""Checks the names in policies: tools, servers, agents, groups and entity types must exist."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Names:
             "Tool": {tool.name for tool in world.tools},
             "Server": {group.removeprefix("server:") for group in groups if group.startswith("server:")},
             "Group": None if agents is None else {group for each in agents.values() for group in each},
-            # agents (named by proposals), state keys and hosts can have any name
+            # agents, state keys and hosts can have any name
             "Agent": None,
             "StateKey": None,
             "Host": None,
@@ -73,7 +73,7 @@ class Names:
                     Problem(place, message) if kind == "Group" else Absence(place, message, kind=kind, name=uid.id)
                 )
         if isinstance(policy.tree.action, syntax.ActionIn) and not policy.tree.action.entities:
-            found.append(Problem(policy.statement.place_of("in"), "`action in []` is about no action at all"))
+            found.append(Problem(policy.statement.place_of("in"), "`action in []` covers no action"))
         for what, name in _words(policy.tree):
             if what == _PATHS:
                 if wrong := _path_glob(name):
@@ -106,12 +106,12 @@ def _path_glob(glob: str) -> str | None:
 
 
 def _host(name: str) -> str | None:
-    """The reason why no request names a host in this form, or None."""
+    """Why no request can name a host in this form; None if one can."""
     try:
         one = host_id(name)
     except ValueError as error:
         return f"the host `{name}` {error}"
-    return None if one == name else f"the host `{name}` always appears as `{one}` in requests: write that"
+    return None if one == name else f"the host `{name}` always appears as `{one}` in requests; write `{one}`"
 
 
 def _words(tree: syntax.Template) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,13 @@
 """Narrows many policies to those that can match a call, by what their conditions require of one value.
 
-A policy whose condition needs `context.params.path like "*secret*"`, `context.params.to == "eve"` or `context.params has x`
-is false if that requirement is not met, whatever its other conditions. Policies with a requirement on the same place are
-tested together: one search for all their texts, one look-up among all their constants. Only the remaining ones are evaluated,
-by their own closures, so this module affects the speed of a decision, never its result.
+A policy whose condition needs `context.params.path like "*secret*"`, `context.params.to == "eve"` or `context.params
+has x` is false if this requirement is not met, whatever its other conditions. Policies with a requirement on the same
+attribute are tested together: one search for all their texts, one look-up among all their constants. Only the remaining
+policies are evaluated, by their own closures, so this module affects the speed of a decision, never its result.
 
-That includes errors: a condition may be skipped only if Cedar would evaluate nothing that can fail. So a requirement counts
-only if it is preceded by nothing but `has` guards on the path to its place, and if the path differs from what the guards
-expect, the policies are evaluated.
+That includes errors: a condition may be skipped only if Cedar would not evaluate anything that can fail. So a
+requirement counts only if it is preceded by nothing but `has` guards on the path to its attribute. If the context lacks
+a part of the path for which there is no guard, the policies are evaluated.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ FEW: Final = 4
 
 Path = tuple[str, ...]
 Member = tuple[int, tuple[Closure, ...]]
-"""A policy's bit, and its tests."""
+"""A policy's bit and its tests."""
 Members = tuple[tuple[int, ...], tuple[tuple[Closure, ...], ...]]
-"""Several of them: the bits, and the tests."""
+"""The bits and the tests of several policies."""
 Match = Callable[[dict[str, Any], Situation], int]
 _ABSENT: Final = object()
 _BOUNDS: Final = {
@@ -47,21 +47,21 @@ _BOUNDS: Final = {
     "decimal_less_than": (False, False),
     "decimal_less_eq": (False, True),
 }
-"""Comparisons with a constant: is what they let through above it, and is the constant among that?"""
+"""Comparisons with a constant: do they accept values above it, and do they accept the constant itself?"""
 _NOBODY: Final[Members] = ((), ())
 
 
 def no_match(_c: dict[str, Any], _s: Situation) -> int:
-    """The matcher of no policies."""
+    """The matcher for an empty list of policies."""
     return 0
 
 
 class Need(msgspec.Struct, frozen=True):
-    """A policy's requirement on the value at `path`: that it exists, is one of `keys`, exceeds a bound, or contains a text."""
+    """A policy's requirement on the value at `path`: that it exists, is one of `keys`, is within a bound, or contains a text."""
 
     path: Path
     absent: tuple[bool, ...]
-    """For each name of the path: True if the policy is false, without an error, when that name is missing."""
+    """For each name of the path: True if the policy is false, and not in error, when that name is missing."""
     kind: str
     texts: tuple[str, ...] = ()
     keys: tuple[Any, ...] = ()
@@ -75,13 +75,13 @@ class _Group(msgspec.Struct, frozen=True):
 
 
 def one_by_one(residues: Sequence[Residue]) -> Match:
-    """A function that returns a bit for each matching policy. It raises EvaluationError if one of them fails."""
+    """A function that returns a bit set of the matching policies. It raises EvaluationError if one of them fails."""
     tests = tuple(each.tests for each in residues)
     return (lambda c, s: matching(tests, c, s)) if tests else no_match
 
 
 def narrowed(residues: Sequence[Residue], few: int = FEW) -> Match:
-    """The same function, which skips policies that cannot match."""
+    """The same function, but it skips policies that cannot match."""
     together: dict[tuple[Path, tuple[bool, ...], str], list[tuple[Need, Member]]] = {}
     rest: list[Member] = []
     for at, residue in enumerate(residues):
@@ -135,7 +135,7 @@ def _hits(members: Members, c: dict[str, Any], s: Situation) -> int:
 
 
 def _need(conditions: Sequence[syntax.Expr | None]) -> Need | None:
-    """The requirement of a policy's conditions, in evaluation order, before anything in them can fail."""
+    """The first requirement of a policy's conditions, in evaluation order, that is evaluated before anything can fail."""
     guards: list[Path] = []
     for condition in conditions:
         if isinstance(condition, syntax.HasAttr) and len(condition.attrs) == 1:
@@ -145,7 +145,7 @@ def _need(conditions: Sequence[syntax.Expr | None]) -> Need | None:
                 continue
         if condition is not None and (found := _of_value(condition)) is not None:
             path, kind, texts, keys = found
-            # a guard looks into a record, and that each part of the way but the last is one, `_matching` sees
+            # a guard tests a record; `_matching` checks that each part of the path but the last is one
             if all(len(guard) <= len(path) and guard[:-1] == path[: len(guard) - 1] for guard in guards):
                 return Need(path, _absent(path, guards), kind, texts, keys)
         break
@@ -153,13 +153,13 @@ def _need(conditions: Sequence[syntax.Expr | None]) -> Need | None:
 
 
 def _absent(path: Path, guards: Sequence[Path]) -> tuple[bool, ...]:
-    """For each part of the way: is it a guard that first comes upon its absence, and so is false, or what would fail?"""
+    """For each part of the path: is it tested by a guard before it is used, so that the policy is false if it is missing?"""
     ways = [path[: depth + 1] for depth in range(len(path))]
     return tuple(next((guard for guard in guards if guard[: len(way)] == way), None) == way for way in ways)
 
 
 def _of_value(condition: syntax.Expr) -> tuple[Path, str, tuple[str, ...], tuple[Any, ...]] | None:
-    """The place in the context that a condition tests, and its requirement there."""
+    """The context attribute that a condition tests, and the requirement on it."""
     match condition:
         case syntax.Like(base=base, pattern=pattern):
             path = path_of(base)
@@ -185,7 +185,7 @@ def _of_value(condition: syntax.Expr) -> tuple[Path, str, tuple[str, ...], tuple
 
 
 def _number(node: syntax.Expr, *, decimal: bool) -> int | None:
-    """A Long, or the units of a decimal."""
+    """The value of a Long literal, or the units of a decimal literal; None for other nodes."""
     match node:
         case syntax.LongLit(value=value) if not decimal:
             return int(value)
@@ -196,7 +196,7 @@ def _number(node: syntax.Expr, *, decimal: bool) -> int | None:
 
 
 def _bound(op: str, bound: int, mirrored: bool) -> tuple[str, tuple[str, ...], tuple[Any, ...]]:
-    """The kind of a comparison with a constant, and its bound, which is in. `mirrored`: the constant is on the left."""
+    """The kind of a comparison with a constant, and its inclusive bound. `mirrored`: the constant is on the left."""
     above, inside = _BOUNDS[op]
     above = above != mirrored
     within = bound if inside else bound + 1 if above else bound - 1
@@ -205,7 +205,7 @@ def _bound(op: str, bound: int, mirrored: bool) -> tuple[str, tuple[str, ...], t
 
 
 def _literal(pattern: Sequence[Any]) -> tuple[str, str] | None:
-    """The part of a `like` pattern that tells most: what the text begins with, or ends with, or holds."""
+    """The most selective literal of a `like` pattern: a required prefix, suffix or substring."""
     parts = [""]
     for element in pattern:
         if isinstance(element, syntax.Char):

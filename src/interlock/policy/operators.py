@@ -26,7 +26,7 @@ from interlock.policy.terms import (
 
 
 class Entity(msgspec.Struct, frozen=True):
-    """An entity's data: everything it is in (transitively), its attributes and its tags."""
+    """An entity's data: all its ancestors, its attributes and its tags."""
 
     ancestors: frozenset[Uid] = frozenset()
     attributes: dict[str, Any] = {}
@@ -34,7 +34,7 @@ class Entity(msgspec.Struct, frozen=True):
 
 
 class Situation(msgspec.Struct):
-    """The fixed part of a request: `entities` is shared by all requests, `local` holds this one's own."""
+    """The fixed part of a request. `entities` is shared by all requests, `local` belongs to this one."""
 
     principal: Uid
     action: Uid
@@ -43,7 +43,7 @@ class Situation(msgspec.Struct):
     local: dict[Uid, Entity] = {}
 
     def entity(self, uid: Uid) -> Entity | None:
-        """An entity's data, or None."""
+        """The data of an entity, or None."""
         return self.local.get(uid) or self.entities.get(uid)
 
 
@@ -51,7 +51,7 @@ Closure = Callable[[dict[str, Any], Situation], Any]
 
 
 def constant(value: Any) -> Closure:
-    """A literal."""
+    """A closure that returns this value."""
     return lambda _c, _s: value
 
 
@@ -157,7 +157,7 @@ def ordered(name: str, left: Closure, right: Closure) -> Closure:
 
 
 def ordered_number(name: str, left: Closure, number: int) -> Closure:
-    """Comparisons such as `a < 5`."""
+    """Comparison with a literal, such as `a < 5`."""
     compare = _ORDER[name]
 
     def run(c: dict[str, Any], s: Situation) -> bool:
@@ -177,7 +177,7 @@ _ARITHMETIC: Final[dict[str, Callable[[int, int], int]]] = {
 
 
 def arithmetic(name: str, left: Closure, right: Closure) -> Closure:
-    """`+`, `-`, `*` of Longs; leaving the range of a Long is an error."""
+    """`+`, `-`, `*` of Longs. A result outside the range of a Long is an error."""
     compute = _ARITHMETIC[name]
 
     def run(c: dict[str, Any], s: Situation) -> int:
@@ -209,7 +209,7 @@ def minus(arg: Closure) -> Closure:
 
 
 def like(base: Closure, pattern: tuple[str | None, ...]) -> Closure:
-    """`a like "x*y"`; `pattern` holds characters, and None for each wildcard. Linear in the text, regardless of the pattern."""
+    """`a like "x*y"`; `pattern` holds characters, and None for each wildcard. Linear time, whatever the pattern."""
     parts: list[str] = [""]
     for element in pattern:
         if element is None:
@@ -244,7 +244,7 @@ def like(base: Closure, pattern: tuple[str | None, ...]) -> Closure:
 
 
 def _within(base: Closure, part: str) -> Closure:
-    """`a like "*x*"`, the pattern that most policies have."""
+    """`a like "*x*"`, the most common pattern."""
 
     def run(c: dict[str, Any], s: Situation) -> bool:
         text = base(c, s)
@@ -351,7 +351,7 @@ def attribute(base: Closure, name: str) -> Closure:
             raise mistyped("Record or Entity", value)
         known = s.entity(value)
         if known is None:
-            raise EvaluationError(f"the entity whose attribute `{name}` is wanted does not exist")
+            raise EvaluationError(f"the entity with the attribute `{name}` does not exist")
         try:
             return known.attributes[name]
         except KeyError:
@@ -361,7 +361,7 @@ def attribute(base: Closure, name: str) -> Closure:
 
 
 def context_path(names: tuple[str, ...]) -> Closure:
-    """`context.a.b`: the fast way through nested records."""
+    """`context.a.b`: the fast path for nested records."""
     if len(names) == 1:
         return attribute(lambda c, _s: c, names[0])
     slow = attribute(lambda c, _s: c, names[0])
@@ -393,7 +393,7 @@ def context_has(record: str, name: str) -> Closure:
 
 
 def has(base: Closure, name: str) -> Closure:
-    """`a has name` of a record or an entity; an unknown entity has nothing."""
+    """`a has name` for a record or an entity; false for an unknown entity."""
 
     def run(c: dict[str, Any], s: Situation) -> bool:
         value = base(c, s)

@@ -1,7 +1,8 @@
 """One policy: its text, its syntax tree, its id, and the annotations that turn a forbid into a hold.
 
-`@id("name")`, `@hold("group")`, `@quorum("2")`, `@ttl("10m")` and `@reason("...")` are Interlock's annotations; any other one
-is an error, because a misspelt `@hold` would be a plain forbid and a misspelt `@quorum` one vote.
+`@id("name")`, `@hold("group")`, `@quorum("2")`, `@ttl("10m")` and `@reason("...")` are Interlock's annotations. Any
+other annotation is an error, because a misspelt `@hold` would make a plain forbid and a misspelt `@quorum` a quorum of
+one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Absence(Problem, frozen=True):
-    """An unknown tool, tag or server in this process. Another process may register it, so it is a warning."""
+    """A tool, tag or server that this process does not know. Another process may register it, so it is a warning."""
 
     kind: str
     """`Action`, `Tool`, `Server` or `tag`."""
@@ -46,7 +47,7 @@ class Absence(Problem, frozen=True):
 
 
 class PolicyError(Exception):
-    """A policy cannot be used. `load` gathers these into one ConfigurationError."""
+    """A policy cannot be used. `load` collects these errors into one ConfigurationError."""
 
     def __init__(self, place: str, message: str) -> None:
         super().__init__(message)
@@ -54,7 +55,7 @@ class PolicyError(Exception):
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """The content of `@hold` and its companions: who must approve, how many, within what time."""
+    """The content of `@hold`, `@quorum` and `@ttl`: who must approve, how many approvals, within what time."""
 
     group: str | None
     quorum: int
@@ -62,7 +63,7 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A parsed statement. `content` is the hash that an approval discharges: any change of the text makes another policy."""
+    """A parsed statement. `content` is the hash that an approval discharges; a changed text has another hash."""
 
     id: str
     content: str
@@ -126,7 +127,7 @@ def _hold(statement: Statement, tree: syntax.Template, notes: dict[str, str]) ->
     if "hold" not in notes:
         for name in ("quorum", "ttl"):
             if name in notes:
-                raise PolicyError(statement.place_of(name), f"`@{name}` has no meaning without `@hold`")
+                raise PolicyError(statement.place_of(name), f"`@{name}` needs `@hold`")
         return None
     if tree.effect == "permit":
         raise PolicyError(statement.place_of("hold"), "`@hold` belongs on a forbid: forbidden unless approved")

@@ -1,6 +1,7 @@
-"""The reference engine, `cedarpy`, for policies that our compiler does not cover (currently those with `ip`).
+"""Evaluates policies that the compiler does not cover (currently those with `ip`) with the reference engine, `cedarpy`.
 
-One policy at a time, so that all others stay fast. The result is the same as a closure's: True, False or an error.
+Policies are delegated one at a time, so that all others stay fast. The result is the same as a closure's: True, False
+or an error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def compile_policy(tree: syntax.Template, text: str, reference: Reference) -> tu
 
 
 def _inspects_address(node: syntax.Expr) -> bool:
-    """True for the attribute `ip` of a host, an address that is kept only as text."""
+    """True for the attribute `ip` of a host, an address stored as text."""
     return isinstance(node, syntax.GetAttr) and node.attr == "ip" and path_of(node) is None
 
 
@@ -49,7 +50,7 @@ class Reference:
         return cedarpy.Entities.from_json_str(entities_json(self._entities))
 
     def test(self, policy: str) -> Closure:
-        """A closure that tells whether this policy (given as text) matches. Raises: ValueError if it cannot be parsed."""
+        """A closure that tells whether this policy (Cedar text) matches. Raises: ValueError if the text cannot be parsed."""
         parsed = cedarpy.PolicySet.from_str(policy)
 
         def run(c: dict[str, Any], s: Situation) -> bool:
@@ -60,7 +61,7 @@ class Reference:
                 raise EvaluationError("the request cannot be expressed for the reference engine") from None
             answer = cedarpy.is_authorized({**request_json(s), "context": context}, parsed, known)
             if answer.diagnostics.errors or answer.decision is cedarpy.Decision.NoDecision:
-                # the engine's own message may hold values, so it is dropped
+                # the engine's message may contain values of the request, so it is dropped
                 raise EvaluationError("the reference engine reports an evaluation error")
             return bool(answer.diagnostics.reasons)
 

@@ -1,4 +1,4 @@
-"""`interlock policy replay`: what an edited policy set would have decided about the requests of past runs."""
+"""`interlock policy replay`: the decisions that an edited policy set would have made on the requests of past runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answer = Literal["allow", "deny", "hold"]
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """A request of a past run and its decision. `request.discharged` is empty, because only the first decision is replayed."""
+    """A request of a past run and the decision on it. `request.discharged` is empty: only the first decision is replayed."""
 
     run: str
     action: str
@@ -27,7 +27,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A request with a different decision now."""
+    """A request whose decision is different now."""
 
     run: str
     action: str
@@ -43,12 +43,12 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> str:
-        """Such as `would have held 3, denied 1 of 40`."""
+        """A one-line summary, such as `would have held 3, denied 1 of 40`."""
         counts: Counter[str] = Counter(change.after.decision for change in self.changes)
         words = (("hold", "held"), ("deny", "denied"), ("allow", "allowed"))
         parts = [f"{word} {counts[answer]}" for answer, word in words if counts[answer]]
         if not parts:
-            return f"nothing changes in {self.requests} decisions"
+            return f"none of {self.requests} decisions changes"
         return f"would have {', '.join(parts)} of {self.requests}"
 
 

@@ -1,10 +1,10 @@
-"""Short rules (`[rules]` in `interlock.toml`) as Cedar: one language underneath, and `interlock policy show` prints it.
+"""Translates short rules (`[rules]` in `interlock.toml`) to Cedar. `interlock policy show` prints the result.
 
-An entry is the name of a tool or of a built-in action (`state_write` ...), a glob over tool names (`fs.*`; `*` stands for any
-text; `*` alone is every tool, and the actions on state), `tag:NAME`, commands of a tool that runs command lines
-(`shell(git diff *)`), or `path(GLOB)`. An `allow` entry is a permit, a `deny` entry a forbid, and an `ask` entry both: a
-permit, and a forbid with `@hold`. A glob is a condition on `resource.name`, so that it also applies to tools registered
-later; it is matched once per tool (see `index`), not at each decision.
+An entry is the name of a tool or of a built-in action (`state_write` ...), a glob over tool names (`fs.*`; `*` stands
+for any text; `*` alone is every tool, and the actions on state), `tag:NAME`, commands of a tool that runs command lines
+(`shell(git diff *)`), or `path(GLOB)`. An `allow` entry becomes a permit, a `deny` entry a forbid, and an `ask` entry
+both: a permit, and a forbid with `@hold`. A glob is a condition on `resource.name`, so that it also applies to tools
+registered later. It is matched once per tool (see `index`), not for each decision.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def to_cedar(rules: Rules) -> str:
 
 
 def statements(rules: Rules) -> list[tuple[str, str]]:
-    """The Cedar text of each entry, with its place (`rules.ask[0]`). A repeated entry adds nothing."""
+    """The Cedar text of each entry, with its place (`rules.ask[0]`). Repeated entries are skipped."""
     found: dict[str, str] = {}
     for at, entry in enumerate(rules.allow):
         found.setdefault(_policy("permit", f"allow:{entry}", entry), f"{FILE}.allow[{at}]")
@@ -88,7 +88,7 @@ def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), co
         scope = f'action in Action::"{CALL}"'
         if entry.strip("*"):
             wanted.insert(0, f"resource.name like {pattern(entry)}")
-        elif not wanted:  # a condition on parameters applies to tools only
+        elif not wanted:  # a condition on parameters applies only to tools
             scope = f"action in [{', '.join(f'Action::{quote(name)}' for name in (CALL, *ON_STATE))}]"
     else:
         scope = f"action == Action::{quote(entry)}"
@@ -105,8 +105,8 @@ def parse_entry(entry: str) -> tuple[str, str] | None:
 def _command(text: str, *, strict: bool) -> str:
     """The condition that a command matches a pattern.
 
-    A permit (`strict`) compares the program as written and accepts only plain words; an `ask` or `deny` rule also compares
-    the program's base name.
+    A permit (`strict`) compares the program as written and accepts only plain words. An `ask` or `deny` rule also
+    compares the program's base name.
     """
 
     def like(where: str) -> str:
@@ -148,7 +148,7 @@ def pattern(text: str) -> str:
 
 
 def check(rules: Rules, actions: dict[str, ActionType], groups: set[str]) -> list[Problem]:
-    """Invalid entries; an Absence for an unknown tool or tag, and for a glob that no tool matches."""
+    """The problems of invalid entries, and an Absence for each unknown tool or tag and each glob that no tool matches."""
     found: list[Problem] = []
     lists: list[tuple[str, Iterable[str]]] = [
         ("allow", rules.allow),
@@ -173,12 +173,12 @@ def _special(kind: str, entry: str, actions: dict[str, ActionType]) -> str | Non
         return None
     tool, text = special
     if kind == "deny_param":
-        return "`deny_param` takes the name of a tool"
+        return "`deny_param` needs the name of a tool"
     if tool == PATH:
         return "a `path(...)` rule can only ask or deny; use a grant to allow paths" if kind == "allow" else None
     action = actions.get(tool)
     if action is not None and action.command is None:
-        return f"`{tool}` runs no command line, so `{entry}` never applies"
+        return f"`{tool}` does not run command lines, so `{entry}` never applies"
     if text != text.strip():
         return f"the pattern of `{entry}` starts or ends with a space"
     return None

@@ -1,7 +1,7 @@
-"""The Cedar schema (JSON form) of a world: what `cedarpy.validate_policies` checks types against.
+"""Builds the Cedar schema (JSON form) of a world, against which `cedarpy.validate_policies` checks types.
 
-Each action has its own context, with only the parts that policies mention. Source of the format: the Cedar documentation,
-"JSON schema format".
+Each action has its own context, with only the parts that policies mention. Source of the format: the Cedar
+documentation, "JSON schema format".
 """
 
 from __future__ import annotations

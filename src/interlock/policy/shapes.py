@@ -1,10 +1,10 @@
-"""The Cedar types of a tool's parameters, from its JSON Schema.
+"""Derives the Cedar types of a tool's parameters from its JSON Schema.
 
-The type comes from the schema, never from a value, so an agent cannot choose it: a schema `number` is always a decimal, an
-`integer` a Long, an array a Set, an object with properties a record, and `null` is the same as absent.
+The type comes from the schema, never from a value, so an agent cannot choose it: a schema `number` is always a decimal,
+an `integer` a Long, an array a Set, an object with properties a record, and `null` is the same as absent.
 
-What a schema leaves open (no type, several types, an object without properties) is an `Unknown`: its type is the one with
-which the policies use it (see `uses`), and a value of any other type is refused.
+Where a schema leaves the type open (no type, several types, an object without properties), the shape is `Unknown`: the
+policies that use the value determine its type (see `uses`), and a value of any other type is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Unknown(msgspec.Struct, frozen=True):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A record's attribute. One that may be null is not required, because null means absent."""
+    """An attribute of a record. If it may be null it is not required, because null means absent."""
 
     shape: Shape
     required: bool = False
@@ -67,7 +67,7 @@ def parameters(schema: dict[str, Any]) -> Fields:
 
 
 class _Reader:
-    """Reads one schema document; local `$ref`s are followed, within a budget of visited schemas."""
+    """Reads one schema document. Follows local `$ref`s, up to a limit of visited schemas."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
@@ -135,7 +135,7 @@ class _Reader:
         if isinstance(more, dict) and more:
             return Fields(fields=fields, rest=self.shape(more, depth + 1))
         if fields or more is False:
-            # Unlisted names are errors in a policy, even if the schema allows an agent to send them.
+            # unlisted names are errors in a policy, even if the schema allows an agent to send them
             return Fields(fields=fields)
         return OPEN
 
@@ -150,7 +150,7 @@ class _Reader:
 
 
 def _kinds(schema: dict[str, Any], *, nulls: bool = False) -> set[str]:
-    """The JSON types that a schema's `type`, `enum` or `const` allows, with `null` only on request."""
+    """The JSON types that a schema's `type`, `enum` or `const` allows; `null` only if `nulls`."""
     kind = schema.get("type")
     if isinstance(kind, str):
         found = {kind}

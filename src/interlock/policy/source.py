@@ -1,7 +1,7 @@
-"""Splits policy text into statements with their lines.
+"""Splits policy text into statements, with their lines.
 
-Cedar's parser does not report positions, so the text is split here: a statement ends at a `;` outside strings
-and comments. Tokens also give explanations the text of a clause, and errors the line of a word. Source of the token
+Cedar's parser does not report positions, so the text is split here: a statement ends at a `;` outside of strings and
+comments. The tokens also give explanations the text of a clause, and errors the line of a word. Source of the token
 rules: the Cedar language reference, "Grammar".
 """
 
@@ -48,16 +48,16 @@ class Statement(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> int:
-        """The line of its first token; lines count from 1."""
+        """The line of the first token, counted from 1."""
         return self.tokens[0].line
 
     @property
     def place(self) -> str:
-        """`file:line`, as errors name it."""
+        """`file:line`, the form used in errors."""
         return f"{self.file}:{self.line}"
 
     def place_of(self, word: str) -> str:
-        """`file:line` of the first token that is this word or this string; of the statement if there is none."""
+        """`file:line` of the first token equal to this word or string; of the statement if there is none."""
         quoted = f'"{word}"'
         for token in self.tokens:
             if token.text in (word, quoted):
@@ -66,12 +66,12 @@ class Statement(msgspec.Struct, frozen=True):
 
     @property
     def canonical(self) -> str:
-        """The text without comments and with single spaces: what the content hash is over."""
+        """The text without comments and with single spaces. The content hash covers this form."""
         return " ".join(token.text for token in self.tokens)
 
 
 class Clause(msgspec.Struct, frozen=True):
-    """A condition as the author wrote it: one side of a top-level `&&` of a `when`, or a whole `unless`."""
+    """A condition as the author wrote it: an operand of the top-level `&&` of a `when`, or a whole `unless`."""
 
     negated: bool
     text: str
@@ -79,12 +79,12 @@ class Clause(msgspec.Struct, frozen=True):
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """The tokens of a policy file, without spaces and comments. An unclosed string is a lone `"`, which Cedar refuses."""
+    """The tokens of a policy file, without spaces and comments. An unclosed string gives a single `"`, which Cedar refuses."""
     line = 1
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
-        assert match is not None  # the last alternative takes any character
+        assert match is not None  # the last alternative matches any character
         piece = match.group()
         if match.lastgroup != "space":
             yield Token(kind=match.lastgroup or "", text=piece, start=at, line=line)
@@ -107,7 +107,7 @@ def split(file: str, text: str) -> list[Statement]:
 
 
 def too_deep(statement: Statement) -> Token | None:
-    """The token at which brackets and operator chains nest deeper than is safe for the parser; None if none does."""
+    """The token at which brackets and operator chains nest deeper than the parser can handle safely; None if none does."""
     open_, here, total = [0], 0, 0
     for token in statement.tokens:
         if token.kind == "string":
@@ -117,7 +117,7 @@ def too_deep(statement: Statement) -> Token | None:
             total, here = total + _BRACKET_WEIGHT, 0
         elif token.text in _CLOSE and len(open_) > 1:
             total -= here + _BRACKET_WEIGHT
-            here = open_.pop() - _BRACKET_WEIGHT + 1  # `x[..][..]` and `f(..)(..)` are chains too
+            here = open_.pop() - _BRACKET_WEIGHT + 1  # `x[..][..]` and `f(..)(..)` are also chains
             total += 1
         elif token.text == ",":
             total, here = total - here, 0

@@ -1,7 +1,6 @@
-"""Cedar's syntax tree: the node types of `cedarpy.pst` as structs that can be stored, so that a policy set that was checked
-before is in force without Cedar's parser.
+"""Cedar's syntax tree: the node types of `cedarpy.pst` as structs that can be stored. A stored set needs no parsing.
 
-Names and fields are those of `cedarpy.pst`; `from_cedar` converts. A node of a newer Cedar is refused there.
+Names and fields are those of `cedarpy.pst`; `from_cedar` converts the tree, and refuses node types of a newer Cedar.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ else:
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Any node."""
+    """The base class of all nodes."""
 
 
 class EntityType(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +43,7 @@ class EntityUid(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Slot(Node, frozen=True):
-    """The slot of a template, which is not supported in policies."""
+    """The slot of a template. Policies do not support it."""
 
     name: str
 
@@ -62,32 +61,32 @@ class BoolLit(Node, frozen=True):
 
 
 class LongLit(Node, frozen=True):
-    """A number."""
+    """An integer literal."""
 
     value: int
 
 
 class StringLit(Node, frozen=True):
-    """A text."""
+    """A string literal."""
 
     value: str
 
 
 class EntityLit(Node, frozen=True):
-    """An entity named in an expression."""
+    """An entity literal."""
 
     value: EntityUid
 
 
 class UnaryOp(Node, frozen=True):
-    """An operator or function of one operand: `not`, `neg`, `decimal` ..."""
+    """An operator or function with one operand: `not`, `neg`, `decimal` ..."""
 
     op: str
     arg: Expr
 
 
 class BinaryOp(Node, frozen=True):
-    """An operator or method of two operands: `eq`, `and`, `contains` ..."""
+    """An operator or method with two operands: `eq`, `and`, `contains` ..."""
 
     op: str
     left: Expr
@@ -188,7 +187,7 @@ Clause = When | Unless
 
 
 class ScopeAny(Node, frozen=True):
-    """Everything."""
+    """An open scope, which includes everything."""
 
 
 class ScopeEq(Node, frozen=True):
@@ -251,13 +250,13 @@ _TYPES: dict[str, type[msgspec.Struct]] = {kind.__name__: kind for kind in _KIND
 
 
 def parse(text: str) -> tuple[tuple[Template, ...], bool]:
-    """The policies in a text, and True if it has templates too. Raises: ValueError, with Cedar's message."""
+    """The policies in a text, and True if it also contains templates. Raises: ValueError with Cedar's message."""
     parsed = cedarpy.policies_to_pst(text)
     return tuple(map(from_cedar, parsed.static_policies.values())), bool(parsed.templates)
 
 
 def from_cedar(node: Any) -> Any:
-    """The same tree in our types; depth is limited by Cedar's parser. Raises: ValueError for a node that is not known here."""
+    """Convert a tree to our types. Cedar's parser limits its depth. Raises: ValueError for an unknown node type."""
     if isinstance(node, tuple):
         return tuple(map(from_cedar, node))
     if isinstance(node, Mapping):
@@ -272,7 +271,7 @@ def from_cedar(node: Any) -> Any:
 
 
 def entity_uids(node: Any) -> frozenset[EntityUid]:
-    """Every entity that is named anywhere in a tree."""
+    """Every entity named anywhere in a tree."""
     return frozenset(_entities(node))
 
 

@@ -1,10 +1,10 @@
 """The values of Cedar expressions during evaluation, and their equality.
 
-A Cedar Bool, Long and String is a Python `bool`, `int` and `str`; a record is a `dict`; an entity is a `Uid`; a decimal,
-datetime or duration is one of the structs below. A set is a `frozenset` of *keys* (see `key`): Cedar never extracts an
-element from a set, so the keys suffice, and membership is one hash lookup.
+A Cedar Bool, Long and String is a Python `bool`, `int` and `str`; a record is a `dict`; an entity is a `Uid`; a
+decimal, datetime or duration is one of the structs below. A set is a `frozenset` of *keys* (see `key`): Cedar never
+extracts an element from a set, so the keys suffice, and membership is one hash lookup.
 
-Python says `True == 1`; Cedar does not. Every comparison therefore goes through `equal` or `key`.
+In Python `True == 1`; in Cedar they differ. Every comparison therefore goes through `equal` or `key`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LONG_MAX: Final = 2**63 - 1
 
 
 class EvaluationError(Exception):
-    """An expression has no value: an attribute is missing, a type is wrong, an integer overflows.
+    """Raised if an expression has no value: an attribute is missing, a type is wrong, an integer overflows.
 
-    The text never holds a value of the request, only names in the policy and names of types.
+    The message never contains a value of the request, only names from the policy and names of types.
     """
 
 
@@ -53,13 +53,13 @@ class Duration(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """An IP address or range, as text. Only the reference engine looks inside (see `reference`)."""
+    """An IP address or range as text. Only the reference engine interprets it (see `reference`)."""
 
     text: str
 
 
 class RecordKey(msgspec.Struct, frozen=True):
-    """The form of a record inside a set."""
+    """A record in a set."""
 
     fields: frozenset[tuple[str, Any]]
 
@@ -73,7 +73,7 @@ _FALSE: Final = _BoolKey(False)
 
 
 def key(value: Any) -> Any:
-    """The hashable key of a value: two values are equal in Cedar exactly if their keys are equal in Python."""
+    """The hashable key of a value. Two values are equal in Cedar exactly if their keys are equal in Python."""
     cls = type(value)
     if cls is bool:
         return _TRUE if value else _FALSE
@@ -83,7 +83,7 @@ def key(value: Any) -> Any:
 
 
 def unkey(value: Any) -> Any:
-    """The value behind a key."""
+    """The value of a key."""
     if isinstance(value, _BoolKey):
         return value.value
     if isinstance(value, RecordKey):
@@ -122,11 +122,11 @@ def type_name(value: Any) -> str:
 
 def mistyped(expected: str, value: Any) -> EvaluationError:
     """The error for an operand of the wrong type."""
-    return EvaluationError(f"type error: expected {expected}, saw {type_name(value)}")
+    return EvaluationError(f"type error: expected {expected}, got {type_name(value)}")
 
 
 def quote(text: str) -> str:
-    """A Cedar string literal (also right as a pattern if `text` has no `*`)."""
+    """A Cedar string literal (also valid as a pattern if `text` has no `*`)."""
     out = ['"']
     for char in text:
         if char in '"\\':

@@ -1,8 +1,8 @@
 """Finds which parts of the context a policy uses, and with which types.
 
-Only what policies mention is ever converted from a request (see `values`), so a parameter that no policy uses can have any
-value. If a schema leaves a type open, the policies' use of the value decides: `context.state["n"] > 5` makes it a Long, and
-then a request whose value is something else is refused.
+Only what policies mention is ever converted from a request (see `values`), so a parameter that no policy uses can have
+any value. If a schema leaves a type open, the policies' use of the value decides: `context.state["n"] > 5` makes it a
+Long, and a request with a value of another type is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SYMMETRIC: Final = {"eq", "not_eq", "contains_all", "contains_any"}
 
 
 class Use(msgspec.Struct, frozen=True):
-    """A path beneath the context. `value` is False if only `has` tests it; `shape` is None if the use does not determine it."""
+    """A path in the context. `value` is False if only `has` tests it; `shape` is None if the use does not determine it."""
 
     path: tuple[str, ...]
     value: bool

@@ -1,8 +1,8 @@
-"""Converts the JSON values of a request to Cedar terms, by the type from the schema (or the policies' use).
+"""Converts the JSON values of a request to Cedar terms, by the type from the schema or from the policies' use.
 
-Nothing is guessed from a value. What cannot be represented at its type is refused, and a refused request is denied: an
-integer outside a Long, a number with more than four digits after the point, a string where a number belongs, an object
-such as `{"__entity": ...}` where a string belongs, a field that a whole-record comparison would not see.
+Nothing is guessed from a value. A request with a value that its type cannot represent is refused, and so denied: an
+integer outside a Long, a number with more than four digits after the point, a string instead of a number, an object
+such as `{"__entity": ...}` instead of a string, an unlisted field in a record that is compared as a whole.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ Converter = Callable[[Any], Any]
 
 
 class RefusedError(Exception):
-    """The request holds a value that does not have the type that policies expect. The message names the place, never the
-    value.
-    """
+    """The request holds a value that does not have the type that policies expect. The message names its place, not the value."""
 
 
 def converter(shape: Shape, place: str, *, whole: bool = True) -> Converter:
@@ -46,7 +44,7 @@ def converter(shape: Shape, place: str, *, whole: bool = True) -> Converter:
 
 
 def present(_value: Any) -> bool:
-    """The converter of an attribute that policies only test with `has`."""
+    """The converter of an attribute that policies test only with `has`."""
     return True
 
 
@@ -70,7 +68,7 @@ def _bool(place: str) -> Converter:
 
 def _long(place: str) -> Converter:
     def convert(value: Any) -> int:
-        # as in JSON Schema, 5.0 is an integer
+        # in JSON Schema, 5.0 is an integer
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int:
@@ -87,7 +85,7 @@ def _decimal(place: str) -> Converter:
         if type(value) is int:
             units = value * 10_000
         elif type(value) is float:
-            # the shortest decimal that parses to this double: the JSON text, up to trailing zeros
+            # the shortest decimal that parses to this double, which is the JSON text up to trailing zeros
             exact = decimal.Decimal(repr(value))
             if not exact.is_finite() or exact.adjusted() > 15:
                 raise RefusedError(f"`{place}` is out of the range of a decimal")
@@ -121,7 +119,7 @@ def _record(shape: Fields, place: str, whole: bool) -> Converter:
 
 
 def record(fields: tuple[tuple[str, bool, Converter], ...], place: str, *, closed: bool = False) -> Converter:
-    """The converter of a record from (name, required, converter) of its attributes. `closed`: no others are allowed."""
+    """The converter of a record, given the name, required flag and converter of each attribute. `closed`: no other is allowed."""
     known = frozenset(name for name, _, _ in fields)
 
     def convert(value: Any) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def _opaque(place: str) -> Converter:
 
 
 _ESCAPES: Final = {"__entity", "__extn", "__expr"}
-"""Keys with a special meaning in Cedar's JSON, which no record may have."""
+"""Keys with a special meaning in Cedar's JSON. No record may have them."""
 
 
 def to_json(term: Any) -> Any:

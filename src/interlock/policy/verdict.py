@@ -16,18 +16,18 @@ from interlock.policy.policies import Policy
 from interlock.policy.terms import EvaluationError, mistyped
 
 VARIABLES: Final = "isolation.env_allow"
-"""The name used in place of a policy id in holds for environment variables: the setting that allows them permanently."""
+"""The setting that permanently allows variables. Holds for environment variables name it in place of a policy id."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The result of evaluating policies: `hits` has a bit for each that matched, `errors` a text for each that failed."""
+    """The result of evaluating policies: `hits` has a bit for each match, `errors` a message for each failure."""
 
     hits: int = 0
     errors: dict[int, str] = {}
 
 
 def run(residues: Sequence[Residue], context: dict[str, Any], s: Situation) -> Outcome:
-    """Evaluate policies separately: a failing one does not stop the others."""
+    """Evaluate each policy separately, so that a failing policy does not stop the others."""
     hits = 0
     errors = {}
     for at, residue in enumerate(residues):
@@ -39,7 +39,7 @@ def run(residues: Sequence[Residue], context: dict[str, Any], s: Situation) -> O
 
 
 def matching(policies: Sequence[tuple[Closure, ...]], context: dict[str, Any], s: Situation) -> int:
-    """A bit for each of these policies (their tests) that matches. Raises: EvaluationError if one of them fails.
+    """The bit set of the policies (given as their tests) that match. Raises: EvaluationError if one of them fails.
 
     This is the inner loop of every decision.
     """
@@ -65,7 +65,7 @@ def verdict(
     of_permits: Outcome,
     discharged: frozenset[str],
 ) -> Decision:
-    """The decision. Holds that an approval discharged are ignored, whether they matched or failed; nothing else is."""
+    """The decision. Only holds that an approval discharged are ignored, whether they matched or failed."""
     matched = [each.policy for each in _hits(forbids, of_forbids) if not is_discharged(each.policy, discharged)]
     failed = {
         forbids[at].policy.id: text
@@ -131,7 +131,7 @@ def asked_about_variables(names: Sequence[str], discharged: frozenset[str]) -> D
     if content in discharged:
         return None
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    reason = f"it sets the variable `{names[0]}`{more}, which may make programs run other code"
+    reason = f"it sets the variable `{names[0]}`{more}, which can make programs run other code"
     return Decision(
         decision="hold",
         policies=(VARIABLES,),
@@ -142,7 +142,7 @@ def asked_about_variables(names: Sequence[str], discharged: frozenset[str]) -> D
 
 
 def strictest(answers: Sequence[Decision]) -> Decision:
-    """The decision on a call that runs several commands, from the decision on each: all must be allowed.
+    """Combine the decisions on each command of a call: all commands must be allowed.
 
     `answers` is not empty. The first denial applies; holds are combined.
     """

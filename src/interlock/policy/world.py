@@ -1,8 +1,9 @@
 """What policies can refer to: agents and their groups, actions and their groups, tools, servers, state keys, hosts.
 
-Actions: each tool is one, `Action::"fs.read"`, in `Action::"call"`, in `Action::"server:NAME"` and in `Action::"tag:TAG"` for
-each of its tags (those it lists, and `read_only`, `destructive`, `open_world`, `idempotent` where they are true). There are
-also the five built-in actions of `BUILT_IN`. A tool's server is the part of its name before the `/`, else `local`.
+Each tool is an action, `Action::"fs.read"`, in the groups `Action::"call"`, `Action::"server:NAME"` and, for each of
+its tags, `Action::"tag:TAG"` (the listed tags, and `read_only`, `destructive`, `open_world`, `idempotent` where they
+are true). There are also the five built-in actions of `BUILT_IN`. A tool's server is the part of its name before the
+`/`, else `local`.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ BUILT_IN: Final[dict[str, tuple[str, Fields]]] = {
     COMPENSATE: ("Tool", OPEN),
     "connect": ("Host", Fields()),
 }
-"""The actions that are not tools: the type of their resource and the shape of their parameters."""
+"""The actions that are not tools, with the type of their resource and the shape of their parameters."""
 ON_STATE: Final = tuple(name for name, (resource, _) in BUILT_IN.items() if resource == "StateKey")
-"""The ones that a proposal can name."""
+"""The built-in actions that a proposal can name."""
 
 _TEXT: Final = Field(Atom("String"), required=True)
 _FLAG: Final = Field(Atom("Bool"), required=True)
@@ -60,10 +61,10 @@ ENTITY_TYPES: Final[dict[str, tuple[tuple[str, ...], Fields]]] = {
         ),
     ),
     "StateKey": ((), Fields({"name": _TEXT})),
-    # `ip` too, an ipaddr, for hosts given as an address: see `schema`
+    # hosts given as an address also have `ip`, an ipaddr; see `schema`
     "Host": ((), Fields({"name": _TEXT, "host": _TEXT, "port": Field(Atom("Long"))})),
 }
-"""Each entity type: the types it can be in, and its attributes."""
+"""Each entity type, with the types it can be in and its attributes."""
 
 SESSION: Final = Fields({"name": Field(Atom("String"))})
 COMMAND: Final = Fields(
@@ -79,55 +80,55 @@ COMMAND: Final = Fields(
         "plain": _FLAG,
     }
 )
-"""A simple command of a parameter that is marked `command`: see `commands`."""
+"""A simple command of a parameter marked `command`; see `commands`."""
 MODEL: Final = Fields({"model": _TEXT, "provider": _TEXT, "prompt_flags": Field(Many(Atom("String")), required=True)})
-"""What a call of a model has besides: the tool's schema marks the parameter that names the model with `x-interlock: model`."""
+"""Extra attributes of a model call. The tool's schema marks the parameter that names the model with `x-interlock: model`."""
 PROVIDERS: Final = "x-interlock-providers"
-"""Beside that mark: an object that names the provider of each model."""
+"""A key beside that mark: an object with the provider of each model."""
 PROPOSAL: Final = Fields({"id": _TEXT, "source": _TEXT, "action_count": Field(Atom("Long"), required=True)})
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """What exists, as given at load."""
+    """The names that exist, given at load."""
 
     tools: tuple[Tool, ...] = ()
     agents: dict[str, tuple[str, ...]] | None = None
-    """The agents in groups, and their groups; None if unknown, and then group names are not checked."""
+    """The agents and the groups of each; None if unknown, in which case group names are not checked."""
     approval_groups: frozenset[str] | None = None
-    """The groups that can answer a hold; None if unknown, and then `@hold` groups are not checked."""
+    """The groups that can answer a hold; None if unknown, in which case the groups in `@hold` are not checked."""
     pinned: frozenset[str] = frozenset()
-    """Names of the tools whose definition is pinned in `interlock.lock`."""
+    """Names of the tools whose definitions are pinned in `interlock.lock`."""
     root: str = "/"
     """The base of relative paths: the workspace."""
     home: str = "/"
     """The value of `~`."""
     env_allow: tuple[str, ...] = ()
-    """Environment variables that a call may set without approval, besides those known to be harmless."""
+    """Environment variables that a call may set without approval, in addition to those known to be harmless."""
 
 
 class ActionType(msgspec.Struct, frozen=True):
-    """An action in the schema: its groups, the type of its resource, the shape of its context."""
+    """An action in the schema: its groups, the type of its resource, and the shape of its context."""
 
     name: str
     groups: tuple[str, ...]
     resource_type: str
     context: Fields
     command: str | None = None
-    """The parameter that holds a command line (a string for a shell, or an array of words), if one is marked so."""
+    """The parameter marked as a command line (a string for a shell, or an array of words), if there is one."""
     environment: str | None = None
-    """The parameter that holds environment variables of a program, if one is marked so."""
+    """The parameter marked as environment variables of a program, if there is one."""
     model: str | None = None
-    """The parameter that names a model, if one is marked so."""
+    """The parameter that names a model, if there is one."""
     providers: dict[str, str] = {}
     """The provider of each model."""
     paths: tuple[str, ...] = ()
-    """Pointer patterns of the parameters that are marked as paths."""
+    """Pointer patterns of the parameters marked as paths."""
 
 
 def about(action: str, resource: str | None, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """Complete the resource and parameters of a handwritten request: for state actions, each is derived from the other.
 
-    None where a built-in action needs a resource and none is named.
+    The resource is None if a built-in action needs one and none is given.
     """
     if action not in BUILT_IN:
         return action if resource is None else resource, parameters
@@ -138,19 +139,19 @@ def about(action: str, resource: str | None, parameters: dict[str, Any]) -> tupl
 
 
 def server_of(name: str) -> str:
-    """The server of a tool, by its name."""
+    """The server of a tool, from the tool's name."""
     server, slash, _ = name.partition("/")
     return server if slash else LOCAL
 
 
 def tags_of(tool: Tool) -> tuple[str, ...]:
-    """The tags of a tool, those that its flags imply included."""
+    """The tags of a tool, including those implied by its flags."""
     implied = tuple(name for name in IMPLIED_TAGS if getattr(tool, name))
     return tuple(dict.fromkeys((*tool.tags, *implied)))
 
 
 def actions(world: World) -> dict[str, ActionType]:
-    """Every action that requests can name, by name. A tool must not have the name of a built-in action or a group."""
+    """Every action that requests can name, by name. No tool may have the name of a built-in action or a group."""
     found = {
         name: ActionType(name, (), resource_type, _context(shape)) for name, (resource_type, shape) in BUILT_IN.items()
     }
@@ -180,12 +181,12 @@ def actions(world: World) -> dict[str, ActionType]:
 
 
 def command_parameter(tool: Tool) -> str | None:
-    """The parameter of a tool that its schema marks as a command line."""
+    """The parameter of a tool that the schema marks as a command line."""
     return marked_parameter(tool, "command")
 
 
 def marked_parameter(tool: Tool, mark: str) -> str | None:
-    """The parameter of a tool that its schema marks so, at its top."""
+    """The top-level parameter that a tool's schema marks with `mark`."""
     listed = tool.parameters.get("properties")
     fields = listed.items() if isinstance(listed, dict) else ()
     return next((name for name, part in fields if isinstance(part, dict) and part.get("x-interlock") == mark), None)
@@ -197,15 +198,15 @@ def _providers(tool: Tool, model: str | None) -> dict[str, str]:
 
 
 def path_parameters(tool: Tool) -> tuple[str, ...]:
-    """Pointer patterns of the parameters of a tool that its schema marks as paths."""
+    """Pointer patterns of the parameters that a tool's schema marks as paths."""
     try:
         return tuple(where for where, mark in marks(tool.parameters) if mark.startswith("path."))
-    except SchemaError:  # no such tool can be registered
+    except SchemaError:  # a tool with a bad schema cannot be registered
         return ()
 
 
 def action_groups(world: World) -> set[str]:
-    """The names of all action groups; those of the implied tags exist even where no tool is in them."""
+    """The names of all action groups. The groups of implied tags exist even if no tool is in them."""
     found = {CALL, f"server:{LOCAL}", *(f"tag:{tag}" for tag in IMPLIED_TAGS)}
     for tool in world.tools:
         found.add(f"server:{server_of(tool.name)}")
@@ -249,7 +250,7 @@ def entities(world: World, known: dict[str, ActionType]) -> dict[Uid, Entity]:
 
 
 def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situation:
-    """Who does what on what, with the entities that only this request has."""
+    """The situation of a request: principal, action, resource, and the entities of this request only."""
     principal = Uid("Agent", request.agent)
     groups = {*request.groups, *(world.agents or {}).get(request.agent, ())}
     local = {principal: Entity(frozenset(Uid("Group", group) for group in groups))}
@@ -264,15 +265,16 @@ def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situ
 
 
 def host_id(text: str) -> str:
-    """The id of a host's entity: in normal form, so that `EXAMPLE.org.` and `0x7f.1` cannot evade a policy. Raises:
-    ValueError.
+    """The id of a host's entity: its normal form, so that `EXAMPLE.org.` and `0x7f.1` cannot evade a policy.
+
+    Raises: ValueError.
     """
     there = endpoint(text)
     return there.host if there.port is None else str(there)
 
 
 def _host(text: str) -> dict[str, Any]:
-    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`; `name` is the entity's id too."""
+    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`; `name` is also the entity's id."""
     try:
         there = endpoint(text)
     except ValueError:
