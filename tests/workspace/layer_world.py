@@ -26,7 +26,7 @@ class NoMounts(NoOverlay):
     """A machine without mount namespaces."""
 
     def mount_tree(self, at, tree):
-        raise UnmountableError("no mount namespace can be made here")
+        raise UnmountableError("no mount namespace can be created here")
 
 
 class World:

@@ -1,1 +1,1 @@
-"""Stores keys and values, and the results of calls, across runs of a workspace."""
+"""Keys and values, and the results of calls, which the runs of a workspace share."""

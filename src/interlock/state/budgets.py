@@ -1,13 +1,14 @@
-"""Budgets shared by processes: what a proposal, a run, a session and an agent may spend in total.
+"""Budgets shared by processes: how much a proposal, a run, a session and an agent may spend in total.
 
-The database holds one number per scope and kind: what has been *taken*. A process takes a block, spends it in memory without
-a transaction per action, and returns the rest. Blocks shrink as a budget runs out, so that processes do not starve each
-other. A process that dies returns nothing: its block counts as spent, so a crash can waste a few actions of a budget but
-never overspends it.
+The database holds one number per scope and kind: what has been *taken*. A process takes a block, spends it in memory
+without a transaction per action, and returns the rest. Blocks shrink as a budget runs out, so that processes do not
+starve each other. A process that dies returns nothing: its block counts as spent, so a crash can waste a few actions of
+a budget but never overspends it.
 
-`actions` and `tool_calls` are exact: an action that does not fit is not started. So are `tokens` and `cost` of a call that says
-beforehand what it can use at most, as calls of models do; settling gives back the rest. Otherwise `duration_ms` and `cost` are
-known only afterwards: nothing is started once they are reached, and actions already running are counted and may exceed them.
+`actions` and `tool_calls` are exact: an action that exceeds them is not started. So are `tokens` and `cost` of a call
+with a known maximum, as calls of models have; settling returns the difference. Otherwise `duration_ms` and `cost` are
+known only afterwards: nothing is started once the limit is reached, and actions that are already running are counted
+and may exceed it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ Kind = Literal["actions", "tool_calls", "duration_ms", "cost", "tokens"]
 KINDS: Final[tuple[Kind, ...]] = ("actions", "tool_calls", "duration_ms", "cost", "tokens")
 
 BLOCK_MAX: Final = 64
-"""Actions or tool calls that a process takes at once, at most."""
+"""Maximum number of actions or tool calls in a block."""
 BLOCK_SHARE: Final = 1 / 16
-"""The largest share of the rest that a process takes (but at least what it needs now)."""
+"""The largest share of the rest that a block may take, unless more is needed at once."""
 
 _SCHEMA: Final = (
     """create table budgets (
@@ -36,7 +37,7 @@ _SCHEMA: Final = (
 
 
 class Exhausted(msgspec.Struct, frozen=True):
-    """Which limit was reached: `session:nightly`, `actions`, 500."""
+    """The limit that was reached, such as `session:nightly`, `actions`, 500."""
 
     scope: str
     kind: Kind
@@ -44,7 +45,7 @@ class Exhausted(msgspec.Struct, frozen=True):
 
 
 class _Purse:
-    """The block that this process holds of one scope and kind; below zero only until the debt is paid, in the same call."""
+    """The block that this process holds of one scope and kind. Negative only within a call, before the debt is paid."""
 
     __slots__ = ("exact", "held", "kind", "limit", "scope")
 
@@ -66,14 +67,14 @@ class BudgetStore:
     """The counters of a workspace."""
 
     def __init__(self, database: Database) -> None:
-        """Make the table if it is not there."""
+        """Create the table if it is missing."""
         self._database = database
         database.migrate("budgets", _SCHEMA)
 
     def open(self, limits: Mapping[str, Budget]) -> SharedBudget:
-        """A budget of several scopes at once (`{"session:nightly": Budget(actions=500), "run:...": ...}`).
+        """A budget over several scopes at once (`{"session:nightly": Budget(actions=500), "run:...": ...}`).
 
-        Scopes are any names that processes agree on. Nothing is taken yet.
+        A scope is any name that processes agree on. Nothing is taken yet.
         """
         return SharedBudget(self._database, limits)
 
@@ -84,10 +85,10 @@ class BudgetStore:
 
 
 class SharedBudget:
-    """One process's hold on some budgets. Used by one thread."""
+    """One process's share of some budgets. Not thread-safe."""
 
     def __init__(self, database: Database, limits: Mapping[str, Budget]) -> None:
-        """Use `BudgetStore.open`."""
+        """Called by `BudgetStore.open`."""
         self._database = database
         self._purses = [
             _Purse(scope, kind, limit)
@@ -98,16 +99,17 @@ class SharedBudget:
         self._timed = [p for p in self._purses if not p.exact]
         self._known: dict[tuple[int, int], _Needs] = {}
         self.exhausted: Exhausted | None = None
-        """Why the last `reserve` failed."""
+        """The limit that made the last `reserve` fail."""
 
     def counts(self, kind: Kind) -> bool:
-        """True if one of the budgets bounds it."""
+        """True if one of the budgets limits this kind."""
         return any(purse.kind == kind for purse in self._purses)
 
     def reserve(self, actions: int = 1, tool_calls: int = 1, tokens: int = 0, cost: float = 0.0) -> bool:
-        """Reserve before dispatch, once per attempt: the whole request in every scope, or nothing and False.
+        """Reserve before dispatch, once per attempt: everything in every scope, or nothing, in which case it returns
+        False.
 
-        `tokens` and `cost` are the most that the attempt can use, where that is known. Raises: StoreError.
+        `tokens` and `cost` are the maximum of the attempt, if known. Raises: StoreError.
         """
         needs = self._needs(actions, tool_calls, tokens, cost)
         for purse, amount in needs:
@@ -121,12 +123,12 @@ class SharedBudget:
         return True
 
     def refund(self, actions: int = 1, tool_calls: int = 1, tokens: int = 0, cost: float = 0.0) -> None:
-        """Return a reservation that was not used."""
+        """Return an unused reservation."""
         for purse, amount in self._needs(actions, tool_calls, tokens, cost):
             purse.held += amount
 
     def settle(self, duration_ms: float = 0, cost: float = 0, tokens: int = 0) -> None:
-        """Count what an attempt spent beyond what was reserved for it (less than 0 gives some back). Raises StoreError."""
+        """Add what an attempt spent beyond its reservation (a negative amount returns some). Raises: StoreError."""
         spent = {"duration_ms": duration_ms, "cost": cost, "tokens": tokens}
         debts = []
         for purse in self._timed:
@@ -136,17 +138,19 @@ class SharedBudget:
         self._pay(debts)
 
     def release(self) -> None:
-        """Return unspent blocks, for others to use; the budget stays open. Call it before a long wait."""
+        """Return unspent blocks for other processes; the budget stays open. Call it before a long wait."""
         self._pay([p for p in self._purses if p.held])
 
     close = release
 
     def preview(self) -> SharedBudget:
-        """A copy of these budgets that is spent in memory only, for a dry run."""
+        """A copy of these budgets that is spent only in memory, for a dry run."""
         return _Preview(self._database, self._purses)
 
     def _needs(self, actions: int, tool_calls: int, tokens: int = 0, cost: float = 0.0) -> _Needs:
-        """What a reservation takes from each purse. Time, and a cost that is not known, take nothing, but must not be used up."""
+        """What a reservation takes from each purse. Time and unknown costs take nothing, but their limit must not be
+        reached yet.
+        """
         if tokens or cost:
             return self._work_out(actions, tool_calls, tokens, cost)
         found = self._known.get((actions, tool_calls))
@@ -177,7 +181,7 @@ class SharedBudget:
         return None
 
     def _pay(self, purses: list[_Purse]) -> None:
-        """Settle with the database: return what is held, and take what is owed."""
+        """Settle with the database: return what is held, or take what is owed."""
         if not purses:
             return
         with self._database.transaction():
@@ -200,7 +204,7 @@ class SharedBudget:
 
 
 class _Preview(SharedBudget):
-    """Holds everything that is left, and never uses the database."""
+    """Holds everything that is left, and does not use the database."""
 
     def __init__(self, database: Database, purses: list[_Purse]) -> None:
         super().__init__(database, {})
@@ -217,7 +221,7 @@ class _Preview(SharedBudget):
 
 
 def _block(purse: _Purse, missing: float, free: float) -> float | None:
-    """How much to take: what is missing, or a share of the rest (a whole number for counts). None if there is not enough."""
+    """The amount to take: what is missing, or a share of the rest (a whole number for counts). None if too little is left."""
     if purse.exact:
         return None if free < missing else max(missing, min(BLOCK_MAX, int(free * BLOCK_SHARE)))
     return None if free <= 0 or free < missing else max(missing, free * BLOCK_SHARE)

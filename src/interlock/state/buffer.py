@@ -1,10 +1,10 @@
-"""A proposal's own view of the state: its own writes over the store as of its first read.
+"""A proposal's view of the state: its own writes over the store as of its first read.
 
-Reads are consistent: after the first one, commits of others are not seen. Each key read from the store is remembered with
-its version, and the commit checks them. Writing a key without reading it checks nothing: such writes never conflict.
+Reads are consistent: after the first one, commits of others are not visible. The version of each key read from the
+store is kept, and the commit checks it. Writing a key without reading it checks nothing, so such writes never conflict.
 
-`claim` keeps what the agent says an action will have done (`expected_effects`) apart from what was observed: only
-`claimed`, which preconditions use, sees it, and it is never committed.
+`claim` keeps what the agent expects of an action (`expected_effects`) apart from what was observed. Only `claimed`,
+which preconditions use, returns claims, and they are never committed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from interlock.state.store import Entry, StateStore, Transition, Write, encode
 
 
 class Buffer:
-    """One proposal's reads and writes. For one thread; values are copied in and out."""
+    """One proposal's reads and writes. Not thread-safe; values are copied in and out."""
 
     def __init__(self, store: StateStore, proposal: str | None = None) -> None:
-        """An empty buffer. The store is read with the first key."""
+        """An empty buffer. The store is read when the first key is."""
         self._store = store
         self._proposal = proposal
         self._as_of: int | None = None
@@ -31,7 +31,7 @@ class Buffer:
         self._writes: list[Write] = []
 
     def get(self, key: str) -> Entry | None:
-        """The observed value: the proposal's own last write, else the store's. None if absent."""
+        """The observed value: the proposal's own last write, else the store's value; None if absent."""
         found = self._own.get(key)
         if found is None:
             found = self._from_store(key)
@@ -39,18 +39,18 @@ class Buffer:
         return None if found[0] is None else Entry(msgspec.json.decode(found[0]), found[1])
 
     def claimed(self, key: str) -> Entry | None:
-        """As `get`, but a claim newer than the last write takes precedence."""
+        """As `get`, but a claim that is newer than the last write takes precedence."""
         claim = self._claims.get(key)
         if claim is None:
             return self.get(key)
         return Entry(msgspec.json.decode(claim), self._version(key))
 
     def has(self, key: str) -> bool:
-        """True if `claimed` would find something. For a claim, the store is not read."""
+        """True if `claimed` would return an entry. For a claim, the store is not read."""
         return key in self._claims or self.get(key) is not None
 
     def write(self, key: str, value: Any, action: str | None = None) -> tuple[int, int]:
-        """Set a key. Returns the versions before and after, as they will be if no other proposal writes the key first.
+        """Set a key. Returns the versions before and after, assuming that no other proposal writes the key first.
 
         Raises: CanonicalError if the value is not JSON.
         """
@@ -61,21 +61,21 @@ class Buffer:
         return self._put(key, None, action)
 
     def expect(self, key: str, version: int) -> None:
-        """Make the commit fail unless the store still has this version of the key, which an earlier process read."""
+        """Make the commit fail unless the store still has this version of the key. For reads of an earlier process."""
         self._read.setdefault(key, version)
 
     def claim(self, key: str, value: Any) -> None:
-        """Remember a claim; the next `write` or `delete` of the key replaces it. Raises: CanonicalError."""
+        """Store a claim; the next `write` or `delete` of the key replaces it. Raises: CanonicalError."""
         self._claims[key] = encode(value)
 
     @property
     def dirty(self) -> bool:
-        """True if there is something to commit."""
+        """True if there are writes to commit."""
         return bool(self._writes)
 
     @property
     def read(self) -> dict[str, int]:
-        """The versions of the keys that were read from the store (0: it was absent)."""
+        """The version of each key that was read from the store (0: it was absent)."""
         return dict(self._read)
 
     @property
@@ -84,10 +84,11 @@ class Buffer:
         return list(self._writes)
 
     def commit(self, *, run: str, seq: int, seal: str) -> list[Transition]:
-        """Check what was read and apply what was written, in one transaction; returns the changes.
+        """Check the versions that were read and apply the writes, in one transaction. Returns the changes.
 
-        Inside an outer `Database.transaction()` it is part of that one: so the journal's line and the rows of other rooms can
-        be bound to it. Applying twice for the same (run, seq) changes nothing. Raises: StateConflictError (nothing is applied).
+        Inside an outer `Database.transaction()` it becomes part of that transaction, so that the journal's line and the
+        rows of other stores commit with it. Applying twice for the same (run, seq) changes nothing. Raises:
+        StateConflictError (nothing is applied).
         """
         with self._store.db.transaction():
             if self._store.applied(run, seq) is None:

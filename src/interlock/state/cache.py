@@ -1,11 +1,12 @@
 """Results of calls to tools with a `cache_ttl`, shared by the processes of a workspace (step 7).
 
-Keyed like the idempotency store (`interlock.state.idempotency.call_key`), so that no agent sees what another one was allowed
-to fetch. Bounded in entries and size; the least recently used goes first. Times are those of the machine since it was started,
-which every process reads alike and no one sets back.
+The key is that of the idempotency store (`interlock.state.idempotency.call_key`), so that an agent never sees what only
+another agent was allowed to fetch. The number and size of entries are limited; the least recently used are dropped
+first. Times are relative to the boot of the machine: a clock that all processes share and nobody can set back.
 
-What was read from files counts only until something writes in the workspace. An action may read, and another one write, before
-the result of the first is stored: so who stores names the generation that it had found, and each write makes another one.
+Results that depend on files are valid only until something writes in the workspace. An action may read, and another may
+write before the first result is stored. So each write starts a new generation, and `put` names the generation in which
+the read began.
 
 Schema history: 1: first.
 """
@@ -39,7 +40,7 @@ _SCHEMA: Final = (
 
 
 class Hit(NamedTuple):
-    """A cached output (which may be None)."""
+    """A cached output, which may be None."""
 
     output: Any
 
@@ -47,17 +48,17 @@ class Hit(NamedTuple):
 class _Used:
     """Whether any process of the workspace has ever used the cache: one byte of a file that all of them map.
 
-    Each action that may write asks twice, so it must not cost a system call.
+    Each action that may write checks it twice, so the check must not cost a system call.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """The file is mapped when it is first asked about."""
+        """Store the path. The file is mapped by the first check."""
         self._path = path
         self._set = False
         self._byte: mmap.mmap | None = None
 
     def is_set(self) -> bool:
-        """True too where the file cannot be used: then every write costs a transaction, and no result is too old."""
+        """Also True if the file cannot be used: then every write costs a transaction, but no stale result is returned."""
         if self._set or self._path is None:
             return self._set
         if self._byte is None:
@@ -65,7 +66,7 @@ class _Used:
         return self._set or self._byte is None or self._byte[0] != 0
 
     def set(self) -> None:
-        """From now on it was used. Raises: StoreError if the other processes cannot be told."""
+        """Record that the cache is used. Raises: StoreError if other processes cannot see it."""
         if self._set:
             return
         if self._path is not None:
@@ -86,15 +87,17 @@ class _Used:
 
 
 class _OpenFlag:
-    """The file of `_Used`, made with its byte if it is not there. Raises: OSError."""
+    """The open file of `_Used`, created with its byte if it is missing. Raises: OSError."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if os.fstat(self.fd).st_size == 0:
-                os.ftruncate(self.fd, 1)  # and not a write: another process may have set the byte meanwhile
-                os.posix_fallocate(self.fd, 0, 1)  # a mapped hole on a full disk would end the process
+                # truncate does not overwrite a byte that another process may have set meanwhile
+                os.ftruncate(self.fd, 1)
+                # allocate the block: writing to a mapped hole on a full disk would kill the process
+                os.posix_fallocate(self.fd, 0, 1)
         except OSError:
             self.close()
             raise
@@ -104,7 +107,7 @@ class _OpenFlag:
 
 
 class ResultCache:
-    """A cache with a time to live for each entry. Threads and processes may share it. Everything may raise StoreError."""
+    """A cache with a time to live for each entry. Safe for threads and processes. Every method may raise StoreError."""
 
     def __init__(
         self,
@@ -117,25 +120,25 @@ class ResultCache:
         entries_max: int = 4_096,
         chars_max: int = 64 * 1024 * 1024,
     ) -> None:
-        """`flag` is the file that says whether any process has used the cache; None if no other process can."""
+        """`flag` is the file that records whether any process has used the cache; None if there are no other processes."""
         self._db = db
         self._workspace = workspace
         self._clock = clock
         self._boot = boot
-        self._used = _Used(flag)  # shared by the caches that are kept apart
+        self._used = _Used(flag)  # shared by the caches that `apart` returns
         self._space = ""
         self._entries_max = entries_max
         self._chars_max = chars_max
         db.migrate("result_cache", _SCHEMA)
 
     def apart(self, space: str) -> ResultCache:
-        """The same cache for other tools of the same names: nothing that one stores is found by the other."""
+        """The cache for a separate set of tools with the same names: neither finds what the other stores."""
         other = copy.copy(self)
-        other._space = space  # noqa: SLF001 - its own class
+        other._space = space  # noqa: SLF001 - another instance of this class
         return other
 
     def begin(self) -> int:
-        """The generation of what is read from now on, for `put`."""
+        """The generation in which a read begins, for `put`."""
         self._used.set()
         rows = self._db.execute(
             "select generation from result_cache_generations where workspace = ?", (self._workspace,)
@@ -143,7 +146,7 @@ class ResultCache:
         return int(rows[0][0]) if rows else 0
 
     def get(self, key: str) -> Hit | None:
-        """The cached output, unless it has expired."""
+        """The cached output; None if there is none or it has expired."""
         rows = self._db.execute(
             "select output, boot, expires_ns from result_cache where workspace = ? and key = ?",
             (self._workspace, self._space + key),
@@ -163,9 +166,10 @@ class ResultCache:
         return Hit(msgspec.json.decode(text))
 
     def put(self, key: str, output: Any, ttl_ms: int, *, files: bool = False, generation: int | None = None) -> None:
-        """Store an output for `ttl_ms`; with `files` until something writes. One larger than the whole cache is not stored.
+        """Store an output for `ttl_ms`; with `files`, at most until something writes in the workspace.
 
-        With the `generation` that `begin` gave, nothing is stored if something has written since. Raises: CanonicalError.
+        With the `generation` from `begin`, nothing is stored if something has written since. An output larger than the
+        whole cache is not stored. Raises: CanonicalError.
         """
         text = encode(output)
         with self._db.transaction(lasting=False):
@@ -193,7 +197,7 @@ class ResultCache:
                 self._delete(key)
 
     def files_changed(self) -> None:
-        """Something may write, or has written, in the workspace: what was read from files does not count any more."""
+        """Invalidate results that depend on files. Call it before and after an action that may write in the workspace."""
         if not self._used.is_set():
             return
         with self._db.transaction(lasting=False):
@@ -205,14 +209,14 @@ class ResultCache:
             self._db.execute("delete from result_cache where workspace = ? and files = 1", (self._workspace,))
 
     def clear(self) -> None:
-        """Remove everything."""
+        """Delete all entries."""
         self._used.set()
         self.files_changed()
         with self._db.transaction(lasting=False):
             self._db.execute("delete from result_cache where workspace = ?", (self._workspace,))
 
     def delete(self, key: str) -> None:
-        """Remove an output."""
+        """Delete an entry."""
         self._delete(self._space + key)
 
     def _delete(self, stored: str) -> None:

@@ -1,7 +1,7 @@
-"""Tool calls of models by their vendor's id, so that a message that is executed twice runs once.
+"""Tool calls of models by their vendor's id, so that a message that is executed twice runs its call only once.
 
-A call is claimed, with the id of its run, before the run begins; its outcome is added at the end. A claim without an outcome is
-a call that is held, still runs, or whose process ended: the journal of its run says which.
+A call is claimed, with the id of its run, before the run begins; its outcome is added at the end. A claim without an
+outcome belongs to a call that is held or still running, or whose process died; the journal of its run tells which.
 
 Schema history: 1: first.
 """
@@ -14,7 +14,7 @@ from interlock.disk import Database
 from interlock.model.clock import Clock
 
 TTL_US: Final = 7 * 24 * 60 * 60 * 1_000_000
-"""How long an outcome is kept. Claims without one stay, because an answer may take long."""
+"""How long an outcome is kept. Claims without an outcome stay, because an approval may take long."""
 
 _SCHEMA: Final = (
     """
@@ -28,7 +28,7 @@ _SCHEMA: Final = (
 
 
 class Claim(NamedTuple):
-    """A started call. `outcome` is the JSON text of its result, None if it has none yet."""
+    """A claimed call. `outcome` is the JSON text of its result; None if it has none yet."""
 
     run: str
     outcome: str | None
@@ -38,7 +38,7 @@ class CallStore:
     """The calls of a workspace. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock, ttl_us: int = TTL_US) -> None:
-        """Open, making the table if it is absent."""
+        """Create the table if it is missing."""
         self._db = db
         self._workspace = workspace
         self._clock = clock
@@ -63,25 +63,25 @@ class CallStore:
         return Claim(*rows[0])
 
     def find(self, key: str) -> Claim | None:
-        """The claim of a call, or None."""
+        """The claim of a call; None if there is none."""
         rows = self._db.execute(
             "select run, outcome from calls where workspace = ? and key = ?", (self._workspace, key)
         )
         return Claim(*rows[0]) if rows else None
 
     def finish(self, key: str, run_id: str, outcome: str) -> None:
-        """Add the outcome, unless another run has claimed the call since."""
+        """Store the outcome, unless another run has claimed the call since."""
         self._db.execute(
             "update calls set outcome = ?, at_us = ? where workspace = ? and key = ? and run = ?",
             (outcome, self._clock.now_us(), self._workspace, key, run_id),
         )
 
     def forget(self, key: str, run_id: str) -> None:
-        """Drop the claim of a run that did nothing, so that the call can be made again."""
+        """Delete the claim of a run that had no effect, so that the call can be made again."""
         self._db.execute(
             "delete from calls where workspace = ? and key = ? and run = ?", (self._workspace, key, run_id)
         )
 
     def forget_run(self, run_id: str) -> None:
-        """Delete the outcomes of an undone run, which are no longer valid."""
+        """Delete the outcomes of an undone run, because they are no longer valid."""
         self._db.execute("delete from calls where workspace = ? and run = ?", (self._workspace, run_id))

@@ -1,6 +1,6 @@
-"""What the runtime keeps for capsules: keys and values of each capsule and agent, and the values of their configuration.
+"""Values stored for capsules: the keys and values of each capsule and agent, and the configuration of each capsule.
 
-The two are in tables of their own, so that no key of a capsule can reach its configuration.
+They are in separate tables, so that no key of a capsule can reach its configuration.
 
 Schema history: 1: first.
 """
@@ -12,7 +12,7 @@ from typing import Final
 from interlock.disk import Database
 
 BYTES_MAX: Final = 64 * 1024 * 1024
-"""Keys and values of one capsule and agent."""
+"""Maximum size of the keys and values of one capsule and agent."""
 
 _SCHEMA: Final = (
     """
@@ -32,7 +32,7 @@ class CapsuleValues:
     """The values of all capsules of a workspace. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str) -> None:
-        """Open, making the tables if they are absent."""
+        """Create the tables if they are missing."""
         self._db = db
         self._workspace = workspace
         db.migrate("capsule_values", _SCHEMA)
@@ -49,7 +49,7 @@ class CapsuleValues:
         return {key: bytes(value) for key, value in rows}
 
     def set_config(self, capsule: str, key: str, value: bytes | None) -> None:
-        """Configure a value; None removes it."""
+        """Set a configuration value; None removes it."""
         if value is None:
             self._db.execute(
                 "delete from capsule_config where workspace = ? and capsule = ? and key = ?",
@@ -72,7 +72,7 @@ class AgentValues:
         self._owner = owner
 
     def get(self, key: str) -> bytes | None:
-        """The value, or None."""
+        """The value of a key; None if there is none."""
         rows = self._db.execute(
             "select value from capsule_values where workspace = ? and capsule = ? and agent = ? and key = ?",
             (*self._owner, key),
@@ -80,7 +80,7 @@ class AgentValues:
         return bytes(rows[0][0]) if rows else None
 
     def set(self, key: str, value: bytes) -> bool:
-        """Store a value; False if all values together would take more than `BYTES_MAX`."""
+        """Store a value. Returns False, and stores nothing, if all values together would exceed `BYTES_MAX`."""
         with self._db.transaction():
             used = self._db.execute(
                 "select coalesce(sum(length(value) + length(key)), 0) from capsule_values"
@@ -97,14 +97,14 @@ class AgentValues:
         return True
 
     def delete(self, key: str) -> None:
-        """Remove a key, if it is there."""
+        """Delete a key, if it exists."""
         self._db.execute(
             "delete from capsule_values where workspace = ? and capsule = ? and agent = ? and key = ?",
             (*self._owner, key),
         )
 
     def keys(self, prefix: str, most: int) -> list[str]:
-        """The keys that begin so, in order; the first `most`."""
+        """The first `most` keys with this prefix, in order."""
         rows = self._db.execute(
             "select key from capsule_values where workspace = ? and capsule = ? and agent = ?"
             " and substr(key, 1, ?) = ? order by key limit ?",

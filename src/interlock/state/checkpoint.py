@@ -1,7 +1,8 @@
-"""A checkpoint file: the state, the tools and the head of the journal at one moment, to restore later.
+"""A checkpoint file: the state, the tools and the head of the journal at one moment, to be restored later.
 
-Format history: 1: first. 2: an id; the run's row apart from the caller's metadata; the run's events, if wanted. The file is one
-line of JSON with its own digest. It holds unredacted state values, so the writer must give it mode 0600.
+Format history: 1: first. 2: an id; the run's row apart from the caller's metadata; optionally the run's events. The
+file is one line of JSON with its own digest. It holds unredacted state values, so the writer must create it with mode
+0600.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of the file."""
+    """The content of a checkpoint file."""
 
     format: Literal["interlock.checkpoint"] = "interlock.checkpoint"
     version: Literal[1, 2] = 2
@@ -42,31 +43,31 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     workspace: str
     created_at_us: int
     journal: Head | None
-    """None if the run keeps no journal (durability `off`)."""
+    """None if the run has no journal (durability `off`)."""
     tools: dict[str, str]
-    """Version (digest of the definition) by name."""
+    """The version (digest of the definition) of each tool, by name."""
     state: dict[str, Saved]
     about_run: dict[str, Any] = {}
-    """Agent, session and status of the run; in format 1 they are in `metadata`."""
+    """Agent, session and status of the run. In format 1 they are in `metadata`."""
     metadata: dict[str, Any] = {}
-    """The caller's."""
+    """Metadata given by the caller."""
     events: list[dict[str, Any]] | None = None
-    """The run's journal up to `journal`, redacted as it is there; None if that was not wanted."""
+    """The run's journal up to `journal`, with the redacted values; None if events were not included."""
 
 
 class ToolDifferences(msgspec.Struct, frozen=True, kw_only=True):
-    """Tools of a checkpoint that are not registered any more, or have another definition."""
+    """Tools of a checkpoint that are no longer registered, or have another definition."""
 
     missing: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """True if there are any."""
+        """True if there are any differences."""
         return bool(self.missing or self.changed)
 
     @property
     def text(self) -> str:
-        """For people."""
+        """The differences as text for people."""
         parts = [("is missing", "are missing", self.missing), ("has", "have", self.changed)]
         return "; ".join(
             ", ".join(f"`{name}`" for name in names)
@@ -78,7 +79,7 @@ class ToolDifferences(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_tools(checkpoint: Checkpoint, versions: dict[str, str]) -> ToolDifferences:
-    """The tools of a checkpoint beside those that are registered (version by name). Tools that were added since do not count."""
+    """Compare the tools of a checkpoint with the registered ones (version by name). New tools are not a difference."""
     saved = checkpoint.tools
     return ToolDifferences(
         missing=tuple(sorted(saved.keys() - versions.keys())),
@@ -98,7 +99,7 @@ def save(
     metadata: dict[str, Any] | None = None,
     events: list[dict[str, Any]] | None = None,
 ) -> bytes:
-    """The bytes of a checkpoint of the state as it is now. Raises: StoreError, CanonicalError for odd metadata."""
+    """Encode a checkpoint of the present state. Raises: StoreError; CanonicalError if the metadata is not JSON."""
     state = {key: Saved(value=entry.value, version=entry.version) for key, entry in store.snapshot().items()}
     checkpoint = Checkpoint(
         id=checkpoint_id,
@@ -117,26 +118,26 @@ def save(
 
 
 def load(data: bytes) -> Checkpoint:
-    """The checkpoint in a file. Raises: UsageError if it is not a checkpoint, IntegrityError if it was damaged or edited."""
+    """Decode a checkpoint file. Raises: UsageError if it is not a checkpoint, IntegrityError if it was damaged or edited."""
     try:
         value = msgspec.json.decode(data)
         if not isinstance(value, dict) or value.get("format") != "interlock.checkpoint":
-            raise UsageError("this is not a checkpoint file", hint="`interlock runs checkpoint RUN -o FILE` makes one")
+            raise UsageError("the file is not a checkpoint", hint="`interlock runs checkpoint RUN -o FILE` makes one")
         claimed = value.pop("digest", None)
         if claimed != digest("checkpoint", value):
-            raise IntegrityError("the checkpoint file was damaged or edited: its digest is not that of its content")
+            raise IntegrityError("the checkpoint file was damaged or edited: its digest does not match its content")
         return typed.convert(value, Checkpoint)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the checkpoint file is of another version: {error}") from None
+        raise UsageError(f"the checkpoint file has another version: {error}") from None
     except (msgspec.DecodeError, CanonicalError, RecursionError, ValueError) as error:
         raise IntegrityError(f"the checkpoint file is damaged: {error}") from None
 
 
 def restore(buffer: Buffer, store: StateStore, checkpoint: Checkpoint, *, merge: bool = False) -> None:
-    """Write the checkpoint's state into a buffer; the caller commits it like any other change.
+    """Write the checkpoint's state into a buffer, which the caller commits like any other change.
 
-    Keys that differ are written; keys that the checkpoint lacks are removed, or kept with `merge`. Versions keep counting. A
-    commit by another proposal in between makes this commit conflict. Raises: StoreError.
+    Keys that differ are written; keys that the checkpoint lacks are removed, or kept with `merge`. Versions keep
+    counting. A commit by another proposal in between makes this commit conflict. Raises: StoreError.
     """
     for key, saved in checkpoint.state.items():
         now = buffer.get(key)

@@ -1,8 +1,8 @@
 """Results of idempotent calls, so that the same call is not made twice within a day (step 7).
 
-Only successes of proposals that were committed are stored: until then they are kept in the proposal's `Results`, which an
-abort drops. Undo of a run, a proposal or an action deletes what it had stored. A changed tool definition or grant gives
-another key, so neither sees the old result.
+Only successful calls of committed proposals are stored. Until the commit they are kept in the proposal's `Results`,
+which an abort drops. Undo of a run, a proposal or an action deletes the results that it had stored. A changed tool
+definition or grant changes the key, so a call under it does not find the old result.
 
 Schema history: 1: first.
 """
@@ -41,12 +41,12 @@ class Origin(NamedTuple):
     action: str
 
     def __str__(self) -> str:
-        """`run/proposal/action`, as results name it in `deduplicated_from`."""
+        """`run/proposal/action`, the form used in `deduplicated_from` of results."""
         return "/".join(self)
 
 
 class Stored(NamedTuple):
-    """The result of a call that succeeded."""
+    """The result of a successful call."""
 
     origin: Origin
     output: Any
@@ -56,15 +56,15 @@ class Stored(NamedTuple):
 def call_key(
     *, workspace: str, agent: str, grant: str, tool: str, tool_version: str, parameters: dict[str, Any]
 ) -> str:
-    """The key that identical calls share. `grant` is the id of the grant that allows the call. Raises: CanonicalError."""
+    """The key shared by identical calls. `grant` is the id of the grant that allows the call. Raises: CanonicalError."""
     return digest("idempotency", [workspace, agent, grant, tool, tool_version, parameters])
 
 
 class IdempotencyStore:
-    """The stored results of a workspace."""
+    """The stored results of a workspace. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock, ttl_us: int = TTL_US) -> None:
-        """Open, making the tables if they are absent. Raises StoreError, as everything here may."""
+        """Create the tables if they are missing."""
         self.db = db
         self._workspace = workspace
         self._clock = clock
@@ -72,7 +72,7 @@ class IdempotencyStore:
         db.migrate("idempotency", _SCHEMA)
 
     def get(self, key: str) -> Stored | None:
-        """The stored result, unless it has expired."""
+        """The stored result; None if there is none or it has expired."""
         rows = self.db.execute(
             "select run, proposal, action, output, state_changes from idempotency"
             " where workspace = ? and key = ? and expires_at_us > ?",
@@ -84,7 +84,7 @@ class IdempotencyStore:
         return Stored(Origin(run, proposal, action), msgspec.json.decode(output), msgspec.json.decode(changes))
 
     def put(self, results: dict[str, Stored]) -> None:
-        """Store results by key, in one transaction; an older result of the same key is replaced, expired ones are deleted."""
+        """Store results by key in one transaction. Replaces older results of the same key, and deletes expired ones."""
         now = self._clock.now_us()
         rows = [
             (
@@ -108,7 +108,7 @@ class IdempotencyStore:
             )
 
     def delete(self, run: str, proposal: str | None = None, action: str | None = None) -> int:
-        """Delete what a run stored, or one proposal or action of it; returns how many results."""
+        """Delete what a run, or one proposal or action of it, had stored. Returns the number of deleted results."""
         with self.db.transaction():
             self.db.execute(
                 "delete from idempotency where workspace = ? and run = ?"
@@ -122,7 +122,7 @@ class Results:
     """One proposal's results: its own calls see them at once, other proposals after the commit."""
 
     def __init__(self, store: IdempotencyStore) -> None:
-        """Nothing yet."""
+        """Start without results."""
         self._store = store
         self._own: dict[str, Stored] = {}
 
@@ -131,15 +131,15 @@ class Results:
         return self._own.get(key) or self._store.get(key)
 
     def put(self, key: str, result: Stored) -> None:
-        """Remember a success."""
+        """Keep a successful result."""
         self._own[key] = result
 
     @property
     def pending(self) -> bool:
-        """True if there is something to store."""
+        """True if there are results to store."""
         return bool(self._own)
 
     def commit(self) -> None:
-        """Store the results, in the outer transaction if there is one."""
+        """Store the results, as part of the outer transaction if there is one."""
         if self._own:
             self._store.put(self._own)

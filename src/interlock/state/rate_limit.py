@@ -1,8 +1,8 @@
 """A token bucket over a given clock (step 7).
 
-Callers reserve: `acquire` takes the next free place at once and says how long to wait for it. So places are given in the
-order of requests, without polling or overtaking. This is the generic cell rate algorithm (ITU-T I.371), which is a token
-bucket that keeps one number: the time at which the bucket would be full again. All arithmetic is on integers.
+Callers reserve: `acquire` takes the next free slot at once and returns the time to wait for it. So slots are given in
+the order of requests, without polling or overtaking. This is the generic cell rate algorithm (ITU-T I.371), a token
+bucket that stores one number: the time at which the bucket would be full again. All arithmetic is on integers.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from interlock.model.tool import RateLimit
 
 
 class TokenBucket:
-    """The bucket of one tool: `calls` tokens at the start, refilled evenly, `calls` in each `per_ms` milliseconds."""
+    """The bucket of one tool: starts with `calls` tokens, and is refilled evenly with `calls` per `per_ms` milliseconds."""
 
     def __init__(self, limit: RateLimit) -> None:
-        """A full bucket. Raises: ValueError unless both numbers of `limit` are at least 1."""
+        """Start with a full bucket. Raises: ValueError unless both numbers of `limit` are at least 1."""
         if limit.calls < 1 or limit.per_ms < 1:
             raise ValueError(f"a rate limit needs calls and per_ms of 1 or more, not {limit.calls} and {limit.per_ms}")
         self._calls = limit.calls
-        # Times are kept in units of 1/calls of a nanosecond: then one token is a whole number of units.
+        # Times are kept in units of 1/calls of a nanosecond, so that one token is a whole number of units.
         self._token = limit.per_ms * 1_000_000
         self._full_at: int | None = None
         self._lock = threading.Lock()  # proposals on several loops share a tool's bucket
 
     def acquire(self, now_ns: int, wait_max_ns: int | None = None) -> int | None:
-        """Take the next token; returns nanoseconds to wait before using it (0: now).
+        """Take the next token. Returns the nanoseconds to wait before using it (0: now).
 
-        Returns None, and takes nothing, if the wait would be longer than `wait_max_ns`. `now_ns` is monotonic time; a clock
-        that stops or goes back never adds tokens.
+        Returns None, and takes nothing, if the wait would be longer than `wait_max_ns`. `now_ns` is monotonic time; a
+        clock that stops or goes back never adds tokens.
         """
         with self._lock:
             return self._acquire(now_ns, wait_max_ns)

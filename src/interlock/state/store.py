@@ -1,8 +1,9 @@
 """The state of a workspace: a versioned key-value store that its runs share.
 
-Nothing writes to it directly. A proposal works on a `Buffer` (`interlock.state.buffer`): it reads the store as it was at the
-first read, and its writes stay in the buffer until one transaction checks that what was read has not changed and applies
-them. A key's version counts its writes and deletions from 1 and never goes back; a key that never existed has version 0.
+Only commits write to it. A proposal works on a `Buffer` (`interlock.state.buffer`): it sees the store as of its first
+read, and its writes stay in the buffer until one transaction checks that what it read has not changed and applies the
+writes. A key's version counts its writes and deletions from 1 and never goes back; a key that never existed has version
+0.
 
 Schema history: 1: first.
 """
@@ -48,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A pending change. `text` is JSON; `None` removes the key."""
+    """A pending change. `text` is JSON; None removes the key."""
 
     key: str
     text: str | None
@@ -63,7 +64,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     version: int
     value: Any
-    """`None` if `deleted`."""
+    """None if `deleted`."""
     deleted: bool
     run: str
     seq: int
@@ -80,29 +81,31 @@ class Commit(NamedTuple):
 
 
 class StateConflictError(ConflictError):
-    """Keys that a proposal had read were changed before it could commit. Nothing was applied."""
+    """Keys that a proposal had read were changed before its commit. Nothing was applied."""
 
     default_code = "state_conflict"
 
     def __init__(self, keys: list[str]) -> None:
-        """Name the keys."""
+        """Name the changed keys."""
         names = ", ".join(f"`{key}`" for key in keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
         super().__init__(f"changed since this proposal read it: {names}", hint="propose it again")
         self.keys = keys
 
 
 class StateStore:
-    """The state of one workspace. Safe to share between threads; several processes may have the database open."""
+    """The state of one workspace. Thread-safe; several processes may have the database open. Every method may raise
+    StoreError.
+    """
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
-        """Open the workspace's state, making the tables if they are absent. Raises StoreError, as everything here may."""
+        """Create the tables if they are missing."""
         self.db = db
         self.workspace = workspace
         self._clock = clock
         db.migrate("state", _SCHEMA)
 
     def get(self, key: str) -> Entry | None:
-        """The value now, or None if the key is absent."""
+        """The current value of a key; None if it is absent."""
         rows = self.db.execute(
             "select value, version from state where workspace = ? and key = ? and value is not null",
             (self.workspace, key),
@@ -110,7 +113,7 @@ class StateStore:
         return Entry(msgspec.json.decode(rows[0][0]), rows[0][1]) if rows else None
 
     def snapshot(self) -> dict[str, Entry]:
-        """All keys and values now, by key."""
+        """All current keys and values."""
         rows = self.db.execute(
             "select key, value, version from state where workspace = ? and value is not null order by key",
             (self.workspace,),
@@ -126,16 +129,16 @@ class StateStore:
         return self._transitions("number > ?", number)
 
     def latest(self) -> int:
-        """The number of the newest change; 0 if there never was one."""
+        """The number of the newest change; 0 if there is none."""
         rows = self.db.execute(
             "select coalesce(max(number), 0) from state_transitions where workspace = ?", (self.workspace,)
         )
         return int(rows[0][0])
 
     def read_as_of(self, key: str, number: int) -> tuple[str | None, int]:
-        """JSON text (None: absent) and version of a key as they were after change `number`.
+        """JSON text (None: absent) and version of a key after change `number`.
 
-        Raises: StateConflictError if that version was pruned, which also means that it was overwritten since.
+        Raises: StateConflictError if that version was pruned, because then it was also overwritten.
         """
         rows = self.db.execute(
             "select value, version, number from state where workspace = ? and key = ?", (self.workspace, key)
@@ -160,7 +163,7 @@ class StateStore:
         return None, 0
 
     def check(self, read: Mapping[str, int]) -> None:
-        """Raise StateConflictError unless each key still has the version given. Meaningful inside a transaction."""
+        """Raise StateConflictError unless each key still has the given version. Only meaningful inside a transaction."""
         changed = []
         for key, version in read.items():
             rows = self.db.execute("select version from state where workspace = ? and key = ?", (self.workspace, key))
@@ -170,11 +173,11 @@ class StateStore:
             raise StateConflictError(changed)
 
     def apply(self, writes: Iterable[Write], *, run: str, seq: int, seal: str) -> list[Transition]:
-        """Apply writes in order, in one transaction, once: a second call for the same (run, seq) changes nothing.
+        """Apply writes in order and in one transaction, once: a second call for the same (run, seq) changes nothing.
 
-        Returns the changes made then. Nothing is checked, because the journal has already decided, at event `seq` under the
-        seal whose digest is `seal`. Raises: IntegrityError if (run, seq) was applied under another seal, which means that the
-        journal was replaced.
+        Returns the changes that the first call made. Nothing is checked, because the journal has already decided, at
+        event `seq` under the seal whose digest is `seal`. Raises: IntegrityError if (run, seq) was applied under
+        another seal, which means that the journal was replaced.
         """
         with self.db.transaction():
             done = self.applied(run, seq)
@@ -193,14 +196,14 @@ class StateStore:
             return self._insert(list(writes), run, seq, now)
 
     def applied(self, run: str, seq: int) -> str | None:
-        """The seal under which (run, seq) was applied, or None if it was not."""
+        """The seal under which (run, seq) was applied; None if it was not."""
         rows = self.db.execute(
             "select seal from state_commits where workspace = ? and run = ? and seq = ?", (self.workspace, run, seq)
         )
         return rows[0][0] if rows else None
 
     def last_commit(self, run: str) -> Commit | None:
-        """The last recorded position of a run's journal; a journal that ends earlier was truncated."""
+        """The last committed position of a run's journal. A journal that ends earlier was truncated."""
         rows = self.db.execute(
             "select seq, seal from state_commits where workspace = ? and run = ? order by seq desc limit 1",
             (self.workspace, run),
@@ -208,7 +211,7 @@ class StateStore:
         return Commit(*rows[0]) if rows else None
 
     def prune(self, before_us: int) -> int:
-        """Delete changes older than `before_us`, except the newest of each key; returns how many."""
+        """Delete changes older than `before_us`, except the newest of each key. Returns the number of deleted changes."""
         with self.db.transaction():
             self.db.execute(
                 "delete from state_transitions where workspace = ? and at_us < ? and number not in"
@@ -254,9 +257,10 @@ class StateStore:
 
 
 def encode(value: Any) -> str:
-    """The JSON text of a stored value; decoding gives the same value. Raises: CanonicalError for what is not JSON.
+    """The JSON text of a stored value, which decodes to the same value. Raises: CanonicalError if the value is not
+    JSON.
 
-    Not the canonical text, which writes 1e20 as an integer; decoding would then exceed 2^53 - 1.
+    This is not the canonical text, which writes 1e20 as an integer that exceeds 2^53 - 1.
     """
     canonical(value)
     return msgspec.json.encode(value).decode()

@@ -1,4 +1,4 @@
-"""Files of the workspace: the tree below its root, backups before each change, undo, and the write lease."""
+"""The files of a workspace: the tree below its root, backups before each change, undo, layers, and the write lease."""
 
 from typing import TYPE_CHECKING
 

@@ -1,17 +1,17 @@
 """The data that undo needs, written durably before each change: `runs/<run id>/backups/`.
 
-`index.ndjson` has one line per changed path: `{"v": 1, "digest": ..., "entry": {...}}`, the digest being over the bytes of
+`index.ndjson` has one line per changed path: `{"v": 1, "digest": ..., "entry": {...}}`; the digest covers the bytes of
 `entry` (domain `backup`). An entry holds the states before and after the change; the latter is known beforehand because
-changes are atomic. Contents are stored beside the index, named by their SHA-256. Only complete lines count: a torn last one
-belongs to a change that never began, and is cut off when the run resumes.
+changes are atomic. Contents are stored beside the index, named by their SHA-256. Only complete lines count: a torn last
+line belongs to a change that never began, and is cut off when the run resumes.
 
 A process does not record its changes. So lines with `"v": 2` mark the start and end of each process, and differences
-found afterwards become entries `by` the process. Entries recorded in between have `during`, because the process may have
-changed the path first.
+found afterwards become entries `by` the process. Entries recorded in between have `during`, because the process may
+have changed the path first.
 
 Format version history:
-1 (2026-11): first.
-2 (2026-11): lines for the beginning and the end of processes; `by` and `during` in entries, whose lines stay version 1.
+  1 (2026-11): first.
+  2 (2026-11): lines for the start and end of processes; `by` and `during` in entries, whose lines stay version 1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A planned change of a path. A content in `before` must have gone through `Backups.keep`."""
+    """A planned change of a path. The content of `before` must have been stored with `Backups.keep`."""
 
     path: Rel
     before: Node
@@ -82,11 +82,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     after: Node
     by: By = "action"
     during: bool = False
-    """True if a process of the run was running when this was recorded: `before` may be its work."""
+    """True if a process of the run was running when this was recorded: the process may have made the state `before`."""
 
     @property
     def rel(self) -> Rel:
-        """The path beneath the root, without links when it was recorded."""
+        """The path beneath the root, without links at the time it was recorded."""
         return stored(self.path)
 
 
@@ -115,7 +115,7 @@ class Committed(NamedTuple):
 
 
 class LastState(NamedTuple):
-    """The last recorded state of a path, and the number of that entry."""
+    """The last recorded state of a path, and the number of its entry."""
 
     seq: int
     node: Node
@@ -135,7 +135,7 @@ class Touched(msgspec.Struct):
 
 
 class _Running(msgspec.Struct):
-    """A running process, and whether the index has its start mark, which must precede every other line."""
+    """A running process, and whether its start mark is in the index already. The mark must precede every later line."""
 
     origin: Origin
     marked: bool = False
@@ -148,10 +148,10 @@ class _Line(msgspec.Struct):
 
 
 class Backups:
-    """The backups of one run, for its one writer. Safe for threads."""
+    """The backups of one run, for its only writer. Thread-safe."""
 
     def __init__(self, run: Path, disk: Disk, clock: Clock) -> None:
-        """`run` is the run's directory; nothing is created before the first change."""
+        """`run` is the run's directory. Nothing is created before the first change."""
         self.run = run
         self.directory = run / "backups"
         self._disk = disk
@@ -165,7 +165,7 @@ class Backups:
         self._running: dict[int, _Running] = {}
         self._left: list[Origin] = []
         self.looks: dict[Rel, Seen] = {}
-        """States found at paths, by identity, so that `ProcessWatch` need not read them again."""
+        """States of paths by identity, so that `ProcessWatch` need not read unchanged files again."""
 
     def keep(self, fd: int, go_on: Callable[[], None] | None = None) -> tuple[str, int]:
         """Copy the content of an open file (a reflink if possible). Returns SHA-256 in hex, and size in bytes.
@@ -194,7 +194,7 @@ class Backups:
             return sha256, size
 
     def record(self, origin: Origin, changes: Sequence[Change], *, by: By = "action") -> list[Entry]:
-        """Record changes, durably once this returns; only then may they be made. Raises: StoreError."""
+        """Record changes durably. The changes may be made only after this returns. Raises: StoreError."""
         with self._lock:
             index = self._open()
             self._store_kept()
@@ -203,9 +203,10 @@ class Backups:
             return entries
 
     def record_commit(self, rows: Sequence[Committed], contents: Path) -> list[Entry]:
-        """Record the changes that a layer is about to commit, durably once this returns, in their order.
+        """Record, durably and in order, the changes that a layer is about to commit.
 
-        Contents that so far only the layer has kept (in the directory `contents`) are moved to the backups. Raises: StoreError.
+        Contents that are stored only in the layer (in the directory `contents`) are moved to the backups. Raises:
+        StoreError.
         """
         with self._lock:
             index = self._open()
@@ -231,10 +232,10 @@ class Backups:
             return self._touched
 
     def begin_process(self, origin: Origin, edited: Sequence[Change]) -> int:
-        """Record the start of an action's process; `edited` are changes by others before it. Durable once this returns.
+        """Record the start of an action's process, durably; `edited` are changes by others before it.
 
-        If the run has touched nothing yet, the mark is written with the next record. Returns a number that is greater
-        than that of every entry so far, and names the process to `end_process`. Raises: StoreError, IntegrityError.
+        If the run has touched nothing yet, the mark is written with the next record. Returns a number for
+        `end_process`, which is greater than that of every entry so far. Raises: StoreError, IntegrityError.
         """
         with self._lock:
             if edited or self.touched().states:
@@ -287,7 +288,7 @@ class Backups:
         return sha256 in self._kept or self.content(sha256).exists()
 
     def now_ns(self) -> int:
-        """Wall clock, nanoseconds."""
+        """Wall-clock time in nanoseconds."""
         return self._clock.now_us() * 1000
 
     def content(self, sha256: str) -> Path:
@@ -306,7 +307,7 @@ class Backups:
                 self._index = None
 
     def _append(self, index: int, origin: Origin, changes: Sequence[Change], by: By) -> list[Entry]:
-        """Write lines for changes, without syncing."""
+        """Write the lines of changes, without syncing."""
         if not changes:
             return []
         self._mark_running(index)
@@ -476,7 +477,7 @@ def _decode(line: bytes, place: str) -> Entry | ProcessMark:
 
 
 def _linked(content: Path, to: Path) -> Path:
-    """Another name for a content, or a copy where links are not possible."""
+    """Another name for a stored content, or a copy where hard links are not possible."""
     with _machine(f"back up into {to.parent}"):
         try:
             os.link(content, to)
@@ -500,7 +501,7 @@ def _copy(disk: Disk, fd: int, out: int, go_on: Callable[[], None] | None) -> tu
 
 
 def _cloned(out: int, fd: int) -> bool:
-    """Share the blocks of `fd` with `out` (btrfs, XFS, bcachefs); False if that is not possible."""
+    """Share the blocks of `fd` with `out` (btrfs, XFS, bcachefs). False if that is not possible."""
     try:
         fcntl.ioctl(out, _FICLONE, fd)
     except OSError:

@@ -1,7 +1,7 @@
-"""Wakes waiters in the queue of writers (`lease`): when their bell is rung, when a process dies, or after a time.
+"""Wakes waiters in the queue of writers (`lease`): when their bell is rung, when a process dies, or after a time-out.
 
-All waiters on an event loop share one FIFO, whose messages name the waiter, and one pidfd per process for which they wait. A loop
-closes them when it has no waiter left.
+All waiters on an event loop share one FIFO, whose messages name the waiter, and one pidfd per process for which they
+wait. A loop closes them when it has no waiters left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Bell:
     """Wakes one waiter."""
 
     def __init__(self, bells: _Bells, number: int) -> None:
-        """Made by `bell`."""
+        """Created by `bell`."""
         self._bells = bells
         self._rung = asyncio.Event()
         self.number = number
@@ -36,7 +36,7 @@ class Bell:
         return f"{self._bells.name}:{self.number}" if self._bells.fd is not None else ""
 
     def watch(self, pid: int, started: str) -> None:
-        """Wake when that process dies, in place of the process that was watched before."""
+        """Wake when that process dies, instead of the previously watched process."""
         if self.watched != (pid, started):
             self._bells.watch(self, pid, started)
 
@@ -45,7 +45,7 @@ class Bell:
         self._rung.set()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until it is rung, for at most `seconds`."""
+        """Wait until the bell is rung, for at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
@@ -54,7 +54,7 @@ class Bell:
 
 @contextlib.contextmanager
 def bell(directory: Path | None) -> Iterator[Bell]:
-    """A bell on the running loop. `directory` (made if absent) is for its FIFO; without one it cannot be rung."""
+    """A bell on the running loop. `directory` (created if missing) holds its FIFO; without one the bell cannot be rung."""
     loop = asyncio.get_running_loop()
     shared = _of_loops.setdefault(loop, {})
     bells = shared.get(directory)
@@ -73,7 +73,7 @@ def bell(directory: Path | None) -> Iterator[Bell]:
 
 
 def ring(directory: Path | None, wake: str) -> None:
-    """Wake the waiter whose `Bell.wake` this is, in any process. A failure is ignored, because waiters also poll."""
+    """Wake the waiter with this `Bell.wake`, in any process. Failures are ignored, because waiters also poll."""
     name, _, number = wake.partition(":")
     if directory is None or not number:
         return
@@ -86,7 +86,7 @@ def ring(directory: Path | None, wake: str) -> None:
 
 
 def remove_left(directory: Path | None, wake: str) -> None:
-    """Remove the FIFO of a process that is gone."""
+    """Remove the FIFO of a dead process."""
     name = wake.partition(":")[0]
     if directory is not None and name:
         with contextlib.suppress(OSError):
@@ -104,10 +104,10 @@ class _Bells:
         self._path = None if directory is None else directory / self.name
         self._deaths: dict[tuple[int, str], tuple[int, set[Bell]]] = {}
         if self._path is not None:
-            with contextlib.suppress(OSError):  # a file system without FIFOs: rely on the timer
+            with contextlib.suppress(OSError):  # the file system has no FIFOs: rely on the timer
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
                 os.mkfifo(self._path, 0o600)
-                # For writing too: without a writer a FIFO is always readable.
+                # Open it for writing too: a FIFO without a writer is always readable.
                 self.fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
                 loop.add_reader(self.fd, self._on_ring)
 
@@ -118,7 +118,7 @@ class _Bells:
             try:
                 fd = os.pidfd_open(pid)
             except OSError:
-                return  # it is gone already, or there are no pidfds: rely on the timer
+                return  # the process has exited already, or there are no pidfds: rely on the timer
             self._deaths[one.watched] = fd, set()
             self._loop.add_reader(fd, self._on_death, one.watched)
         self._deaths[one.watched][1].add(one)

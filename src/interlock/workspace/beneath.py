@@ -1,9 +1,9 @@
 """The primitive of all file access: open a path beneath a directory without following any symbolic link.
 
-Two implementations with the same contract and the same tests: `OpenAt2` (one system call, Linux 5.6) and `Walk` (one name at a
-time with `O_NOFOLLOW`, if openat2 is missing or filtered). Links that stay inside are followed by `tree.py`,
-which expands them into a path without links and opens that. So a link swapped in between check and use makes the open fail,
-and never leads elsewhere.
+Two implementations with the same contract and the same tests: `OpenAt2` (one system call, Linux 5.6) and `Walk` (one
+name at a time with `O_NOFOLLOW`, if openat2 is missing or filtered). Links that stay inside are followed by `tree.py`,
+which expands them into a path without links and opens that. So a link swapped in between check and use makes the open
+fail, and never leads elsewhere.
 
 Source: openat2(2), `struct open_how` in linux/openat2.h.
 """
@@ -21,7 +21,7 @@ _SYS_OPENAT2: Final = 437  # the same on every architecture
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
-_CALL_BYTES: Final = 4000  # a path argument may have 4095; longer ones are opened in pieces
+_CALL_BYTES: Final = 4000  # a path argument may have 4095 bytes; longer paths are opened in pieces
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,7 +47,7 @@ class _OpenHow(ctypes.Structure):
 
 
 class OpenAt2:
-    """By openat2 with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`."""
+    """Uses openat2 with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`."""
 
     def open(self, directory: int, names: Rel, flags: int, mode: int = 0) -> int:
         """See `Beneath.open`."""
@@ -84,7 +84,7 @@ class OpenAt2:
 
 
 class Walk:
-    """By one `openat(O_NOFOLLOW)` per name."""
+    """Uses one `openat(O_NOFOLLOW)` per name."""
 
     def open(self, directory: int, names: Rel, flags: int, mode: int = 0) -> int:
         """See `Beneath.open`."""
@@ -104,7 +104,7 @@ class Walk:
 
 
 def best(directory: int) -> Beneath:
-    """The implementation that works here, found by trying, because a seccomp filter may refuse what the kernel supports."""
+    """The implementation that works here, found by trying it, because a seccomp filter may refuse what the kernel supports."""
     try:
         os.close(OpenAt2().open(directory, (), os.O_PATH))
     except OSError as error:
@@ -115,7 +115,7 @@ def best(directory: int) -> Beneath:
 
 
 def _piece(names: Rel) -> tuple[Rel, bytes]:
-    """Split off as many first names as one call can take as a path; returns the rest and that path."""
+    """Split off as many leading names as fit into one path argument. Returns the remaining names and that path."""
     if not names:
         return (), b"."
     count, size = 1, len(names[0])

@@ -1,7 +1,7 @@
 """The claim of a writer: paths with everything below them, or the whole workspace.
 
-Two claims overlap if one of them names a path that the other names too, or a directory above it. Only writers whose claims do
-not overlap work in parallel.
+Two claims overlap if a path in one equals, or is above or below, a path in the other. Writers work in parallel only if
+their claims do not overlap.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interlock.workspace.names import NameJson, Rel, show, stored, to_json
 from interlock.workspace.tree import Workspace
 
 PATHS_MAX: Final = 100
-"""A claim of more paths is a claim of everything: comparing it would cost more than waiting."""
+"""A claim of more paths becomes a claim of the whole workspace, because comparing it would cost more than waiting."""
 _SHOWN_MAX: Final = 3
 
 
@@ -28,7 +28,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, paths: Iterable[Rel]) -> Self:
-        """The claim of these paths; of everything if there are more than `PATHS_MAX`, or the root is among them."""
+        """The claim of these paths; of the whole workspace if there are more than `PATHS_MAX`, or the root is among them."""
         found = frozenset(paths)
         return cls(None if len(found) > PATHS_MAX or () in found else found)
 
@@ -38,7 +38,7 @@ class Claim(msgspec.Struct, frozen=True):
         return self.paths is None
 
     def overlaps(self, other: Claim) -> bool:
-        """True if there may be a path that both write."""
+        """True if there may be a path that both claims cover."""
         if self.paths == frozenset() or other.paths == frozenset():
             return False
         if self.paths is None or other.paths is None:
@@ -62,7 +62,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """The claim that `encode` wrote. An unreadable one counts as a claim of everything."""
+        """Decode the text from `encode`. An unreadable claim counts as the whole workspace."""
         try:
             names = typed.decode(text, list[NameJson] | None)
             return cls(None if names is None else frozenset(stored(name) for name in names))
@@ -70,7 +70,7 @@ class Claim(msgspec.Struct, frozen=True):
             return cls(None)
 
     def __str__(self) -> str:
-        """For people."""
+        """The claim as text for people."""
         if self.paths is None:
             return "the whole workspace"
         more = f" and {len(self.paths) - _SHOWN_MAX} more" if len(self.paths) > _SHOWN_MAX else ""
@@ -82,8 +82,10 @@ NOTHING: Final = Claim(frozenset())
 
 
 def claimed_by_writing(workspace: Workspace, path: Rel) -> set[Rel]:
-    """The paths that a change at a path may touch: the path as written, the targets of its links, the links themselves (a writer
-    that moved one of them would redirect the change), and for each the highest missing directory instead.
+    """The paths that a change at a path may touch.
+
+    These are the path as written, the targets of its links, and the links themselves (a writer that moved one of them
+    would redirect the change). If a directory on the way is missing, the highest missing one stands for the path.
     """
     links: set[Rel] = set()
     found = {path, *links}
@@ -96,7 +98,7 @@ def claimed_by_writing(workspace: Workspace, path: Rel) -> set[Rel]:
 
 
 class _Following(Workspace):
-    """A workspace that reports each link that it follows."""
+    """A workspace that reports each link it follows."""
 
     def __init__(self, base: Workspace, followed: Callable[[Rel], None]) -> None:
         self.__dict__.update(base.__dict__)

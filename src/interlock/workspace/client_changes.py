@@ -1,7 +1,7 @@
 """Backs up a file that a coding agent changes with its own tool, and records its new state.
 
-The previous content is durable before the client may proceed, so that undo has it even if Interlock is killed meanwhile. In that
-case the change counts as made by others, and undo needs `--force`.
+The previous content is durable before the client may proceed, so that undo has it even if Interlock is killed
+meanwhile. In that case the change counts as made by others, and undo needs `--force`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from interlock.workspace.tree import Workspace
 
 
 class ClientChange:
-    """One file, and its missing parent directories. Both methods may be slow; call them in this order."""
+    """The change of one file, with its missing parent directories. Both methods may be slow; call them in this order."""
 
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin, path: Rel) -> None:
-        """`path` is free of links."""
+        """`path` has no symbolic links."""
         self._workspace = workspace
         self._backups = backups
         self._origin = origin
@@ -27,7 +27,7 @@ class ClientChange:
         self._before: dict[Rel, Node] = {}
 
     def begin(self) -> None:
-        """Keep the previous state. Durable once it returns. Raises: ToolError, also for a protected path; StoreError."""
+        """Store the previous state durably. Raises: ToolError, also for a protected path; StoreError."""
         with self._workspace.changing():
             self._workspace.guard().check(self._path)
             for depth in range(1, len(self._path) + 1):
@@ -41,7 +41,7 @@ class ClientChange:
         changes = []
         with self._workspace.changing():
             for path, before in self._before.items():
-                with contextlib.suppress(ToolError):  # it cannot be read: undo finds that it was changed
+                with contextlib.suppress(ToolError):  # if it cannot be read, undo finds that it was changed
                     after = self._workspace.examine(path).node
                     if not after.same(before):
                         changes.append(Change(path, before, after))

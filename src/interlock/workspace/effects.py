@@ -1,11 +1,12 @@
 """File changes: each is one atomic step at a path without links, and durable once it returns.
 
-A caller that makes thousands of changes passes a set, `later`, which collects the directories to sync; `sync_directories`
-then syncs them together, and `put_files` syncs contents together. A sync costs more than the rest of a change.
+A caller that makes thousands of changes passes a set, `later`, which collects the directories to sync;
+`sync_directories` then syncs them together, and `put_files` syncs contents together. A sync costs more than the rest of
+a change.
 
-Every change states what it expects to find (an `Identity`, or None for nothing). If something else is there, the change is
-refused with `file_changed`, so that the backup holds exactly what was replaced. Set-id bits are never given to new content;
-undo restores them.
+Every change states what it expects at the path (an `Identity`, or None for nothing). If something else is there, the
+change is refused with `file_changed`, so that the backup holds exactly what was replaced. New content never gets set-id
+bits; undo restores them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from interlock.workspace.tree import Workspace, changed, read_chunks, refused, w
 class NewFile(NamedTuple):
     """A file to create or replace, through `temporary` next to it.
 
-    `owner` is kept if it is not ours (or refused). `expect` is the expected state; None for no file. Without `attributes` the
-    file gets the defaults of its directory.
+    The file gets `owner` where the system permits it. `expect` is the expected state; None for no file. Without
+    `attributes` the file gets the defaults of its directory.
     """
 
     path: Rel
@@ -81,7 +82,7 @@ def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -
 
 
 def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
-    """The temporary file, complete and open, but not durable yet."""
+    """Write the temporary file. Returns its open descriptor; the content is not synced yet."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(file.temporary, flags, 0o600, dir_fd=directory)
     try:
@@ -101,7 +102,7 @@ def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
 
 
 def _give(fd: int, owner: tuple[int, int], *, in_layer: bool) -> None:
-    """Give a file to its owner. A layer of an ordinary user cannot represent other groups: the commit gives it the old one."""
+    """Set a file's owner. A layer of an ordinary user cannot represent other groups; there the commit restores the owner."""
     try:
         os.fchown(fd, *owner)
     except OSError as error:
@@ -112,7 +113,7 @@ def _give(fd: int, owner: tuple[int, int], *, in_layer: bool) -> None:
 def put_link(
     workspace: Workspace, path: Rel, target: bytes, *, expect: Identity | None, temporary: bytes, field: str = "path"
 ) -> None:
-    """Make or replace a symbolic link."""
+    """Create or replace a symbolic link."""
 
     def make(directory: int) -> None:
         os.symlink(target, temporary, dir_fd=directory)
@@ -123,14 +124,14 @@ def put_link(
 def put_directory(
     workspace: Workspace, path: Rel, *, mode: int, field: str = "path", later: set[Rel] | None = None
 ) -> None:
-    """Make a directory where nothing exists, accessible to us until `set_mode`.
+    """Create a directory where nothing exists. Only this user can access it until `set_mode`.
 
     It gets its permissions before its name, so that a crash in between leaves nothing that is not recorded.
     """
     made = made_name(path[-1])
     with _parent(workspace, path, field) as directory:
         with contextlib.suppress(FileNotFoundError):
-            os.rmdir(made, dir_fd=directory)  # of a process that died
+            os.rmdir(made, dir_fd=directory)  # left by a process that died
         os.mkdir(made, 0o700, dir_fd=directory)
         try:
             fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -149,7 +150,7 @@ def put_directory(
 def set_mode(
     workspace: Workspace, path: Rel, mode: int, attributes: dict[str, str] | None, *, field: str = "path"
 ) -> None:
-    """Give a directory its permissions and extended attributes."""
+    """Set the permissions and extended attributes of a directory."""
     fd = workspace.open_directory(path, field)
     try:
         with refused(field):
@@ -162,7 +163,7 @@ def set_mode(
 
 
 def widen(workspace: Workspace, path: Rel) -> None:
-    """Let this user list and change the names in its own directory. Works on one that cannot be opened for reading."""
+    """Let this user list and change the names in a directory of theirs. Works even if it cannot be opened for reading."""
     with refused("path"):
         fd = workspace.open(path, os.O_PATH | os.O_DIRECTORY)
         try:
@@ -184,7 +185,7 @@ def named(path: Rel) -> Iterator[None]:
 
 
 def set_file_mode(workspace: Workspace, path: Rel, want: Node, *, expect: Identity, field: str = "path") -> None:
-    """Give a file its permissions and time of change, if it is unchanged. Raises: ToolError `file_changed`."""
+    """Set the permissions and modification time of a file, if it is unchanged. Raises: ToolError `file_changed`."""
     fd = workspace.open_file(path, field)
     try:
         with refused(field):
@@ -201,10 +202,10 @@ def set_file_mode(workspace: Workspace, path: Rel, want: Node, *, expect: Identi
 def remove(
     workspace: Workspace, path: Rel, *, expect: Identity, field: str = "path", later: set[Rel] | None = None
 ) -> None:
-    """Remove a file or link if it is unchanged, or an empty directory (regardless of its times).
+    """Remove a file or link if it is unchanged, or an empty directory (whatever its times are).
 
-    A file is renamed aside, checked again there, and only then removed: a save at this moment is kept. In a layer, where no one
-    else writes, it is only removed: a rename would copy it up.
+    A file is renamed aside, checked again there, and only then removed, so that a concurrent save is kept. In a layer,
+    where no one else writes, it is removed directly, because a rename would copy it up.
     """
     with _parent(workspace, path, field) as directory:
         if stat.S_ISDIR(os.stat(path[-1], dir_fd=directory, follow_symlinks=False).st_mode):
@@ -219,7 +220,7 @@ def remove(
 
 
 def aside_name(name: bytes) -> bytes:
-    """The name next to a file under which `remove` checks it once more."""
+    """The name next to a file under which `remove` checks it again."""
     return b".interlock-remove-%b.tmp" % hashlib.sha256(name).hexdigest()[:16].encode()
 
 
@@ -232,9 +233,9 @@ def _remove_aside(workspace: Workspace, directory: int, name: bytes, expect: Ide
     """Remove the expected file, and nothing else."""
     aside = aside_name(name)
     workspace.disk.rename_at(directory, name, directory, aside, replace=False)
-    # The times of the inode itself change with its name.
+    # The rename changes the ctime.
     if identity(os.stat(aside, dir_fd=directory, follow_symlinks=False))[:4] != expect[:4]:
-        with contextlib.suppress(FileExistsError):  # replaced once more: both stay
+        with contextlib.suppress(FileExistsError):  # replaced again meanwhile: keep both
             workspace.disk.rename_at(directory, aside, directory, name, replace=False)
         raise changed(field)
     os.unlink(aside, dir_fd=directory)
@@ -248,7 +249,7 @@ def remove_empty_directory(workspace: Workspace, path: Rel) -> None:
 
 
 def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
-    """Make the names in these directories durable, ignoring removed ones."""
+    """Make the names in these directories durable. Removed directories are skipped."""
     for path in sorted(later):
         try:
             fd = workspace.open_directory(path)
@@ -267,7 +268,7 @@ def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
 def move(workspace: Workspace, source: Rel, destination: Rel, *, expect: Identity, fields: tuple[str, str]) -> None:
     """Rename the unchanged `source` to `destination`, which must not exist. A directory moves with its contents.
 
-    In a layer a directory of the workspace cannot be renamed (EXDEV), so it is copied there and then removed.
+    In a layer, a directory from the workspace cannot be renamed (EXDEV), so it is copied and then removed.
     """
     with _parent(workspace, source, fields[0]) as before, _parent(workspace, destination, fields[1]) as after:
         _check(before, source[-1], expect, fields[0])
@@ -285,7 +286,7 @@ def move(workspace: Workspace, source: Rel, destination: Rel, *, expect: Identit
 
 
 def _move_by_copy(workspace: Workspace, source: Rel, destination: Rel) -> None:
-    """Copy a tree, contents before the modes of their directories, and remove the original from the bottom up."""
+    """Copy a tree, setting directory modes last, and remove the original from the bottom up."""
     seen = [(path, workspace.examine(path)) for path, _ in workspace.walk(source)]
     later: set[Rel] = set()
     try:
@@ -321,8 +322,8 @@ def discard_temporary(
 ) -> None:
     """Remove any temporary file that an interrupted `put_file` or `put_link` left next to `path`.
 
-    With `change` (the state before and after), also those of an interrupted `remove` or `put_directory`. A file that a person
-    saved at that moment, and that was not to be replaced, is restored to `path`.
+    With `change` (the state before and after), also the files of an interrupted `remove` or `put_directory`. If a
+    person saved the file at that moment, the saved file is restored to `path`.
     """
     if change is not None and change[0].kind in ("file", "symlink"):
         _finish_remove(workspace, path, change[0])
@@ -338,13 +339,13 @@ def discard_temporary(
                 workspace.disk.swap_at(directory, temporary, path[-1])
             found = workspace.lstat(beside)
     except ToolError:
-        return  # its directory no longer exists, or it cannot be read: it stays
+        return  # the directory no longer exists, or the file cannot be read: leave it
     if found is not None:
         remove(workspace, beside, expect=identity(found))
 
 
 def _is_saved_by_others(workspace: Workspace, path: Rel, beside: Rel, before: Node, after: Node) -> bool:
-    """True if the file at `path` is the temporary one that was swapped in, and the file swapped out was not `before`."""
+    """True if `path` has the temporary file, and the file that was swapped out for it is not `before`."""
     if before.kind not in ("file", "symlink") or not workspace.examine(path).node.same(after):
         return False
     held = workspace.examine(beside).node
@@ -358,7 +359,7 @@ def _finish_remove(workspace: Workspace, path: Rel, removed: Node) -> None:
             return
         is_ours = workspace.examine(aside).node.same(removed)
     except ToolError:
-        return  # its directory no longer exists, or it cannot be read: it stays
+        return  # the directory no longer exists, or the file cannot be read: leave it
     with _parent(workspace, path, "path") as directory:
         if is_ours:
             os.unlink(aside[-1], dir_fd=directory)
@@ -394,9 +395,10 @@ def _put(
 
 
 def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
-    """Replace the expected file, and nothing else, with the temporary one: the replaced file is checked once more.
+    """Replace the expected file, and nothing else, with the temporary one. The replaced file is checked again
+    afterwards.
 
-    In a layer, where no one else writes, it is only replaced: a swap would copy it up, and a hard link would become another file.
+    In a layer, where no one else writes, it is replaced directly: a swap would copy it up, which breaks a hard link.
     """
     disk = workspace.disk
     if workspace.layer is not None:
@@ -404,13 +406,14 @@ def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes
         return
     ours = os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino
     if not disk.swap_at(directory, temporary, name):
-        disk.rename_at(directory, temporary, directory, name)  # there, a concurrent save at this moment is lost
+        # this file system cannot swap: a save at this moment is lost
+        disk.rename_at(directory, temporary, directory, name)
         return
-    # The times of the inode itself change with its name.
+    # The swap changes the ctime.
     if identity(os.stat(temporary, dir_fd=directory, follow_symlinks=False))[:4] != expect[:4]:
         disk.swap_at(directory, temporary, name)
         if os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino != ours:
-            disk.swap_at(directory, temporary, name)  # they replaced their own file meanwhile
+            disk.swap_at(directory, temporary, name)  # someone else replaced the file meanwhile
         raise changed(field)
     os.unlink(temporary, dir_fd=directory)
 
@@ -424,7 +427,7 @@ def _sync(workspace: Workspace, directory: int, path: Rel, later: set[Rel] | Non
 
 @contextlib.contextmanager
 def _parent(workspace: Workspace, path: Rel, field: str) -> Iterator[int]:
-    """Open the directory that holds `path`; a refusal by the file system in the block becomes a ToolError."""
+    """Open the directory that holds `path`. A file system error in the block becomes a ToolError."""
     fd = workspace.open_directory(path[:-1], field)
     try:
         with refused(field):

@@ -1,8 +1,9 @@
 """Finds git's own directories in a workspace, and the paths in them that git only reads as data.
 
-Git recognises a directory by its contents, not by its name: `HEAD` with `objects` and `refs`, or with `commondir`, which says
-where these are (setup.c, is_git_directory). So an embedded bare repository is found by its contents, in the layer and the
-workspace together. A path that is not in a list here is not data: each version of git starts programs from more files.
+Git recognises a directory by its contents, not by its name: `HEAD` with `objects` and `refs`, or with `commondir`,
+which names the directory of these (setup.c, is_git_directory). So an embedded bare repository is found by its contents,
+in the layer and the workspace together. A path that is not in a list here is not data, because each version of git
+starts programs from more files.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ _DATA: Final = frozenset(
         "shallow", "description", "gc.log",
     }
 )  # fmt: skip
-"""Files, folded as `fold` does. Not among them: `rebase-merge` and `sequencer`, whose lists of steps may name commands."""
+"""Data files, folded as `fold` does. `rebase-merge` and `sequencer` are not among them: their step lists may name commands."""
 _DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
 _OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
-"""Data files in `objects/info`; `alternates` there refers to the objects of other directories."""
+"""Data files in `objects/info`. `alternates` is not one: it refers to the objects of other directories."""
 
 _HOOKS_PATH: Final = lazy_pattern(rb"hookspath[ \t]*=[ \t]*([^#;\n]*)", re.IGNORECASE)
 _CONFIGURATION_BYTES: Final = 1024 * 1024
 
 
 class GitPlace(NamedTuple):
-    """The place of a path in a git directory."""
+    """The git directory that a path is in, and its position there."""
 
     directory: Rel
     names: tuple[str, ...]
     """The case-folded names below `directory`, at least one."""
     made: bool
-    """True if the layer turns a directory that is not called `.git` into a git directory."""
+    """True if the layer turned a directory that is not called `.git` into a git directory."""
 
     @property
     def is_data(self) -> bool:
-        """True for data that git stores and only reads: objects, references, their logs, the index and the like."""
+        """True for data that git stores and only reads: objects, references, their logs, the index and similar files."""
         first, *more = self.names
         if not more:
             return first in _DATA | _DATA_DIRECTORIES or first == "objects" or first.startswith("sharedindex.")
@@ -86,9 +87,9 @@ class GitDirectories:
         return None
 
     def repository(self, path: Rel) -> Rel | None:
-        """The repository to whose data a path belongs, as its outermost git directory; None for any other path.
+        """The outermost git directory of the repository to whose data a path belongs; None for any other path.
 
-        Worktrees and submodules, whose directories are inside the repository's, belong to it.
+        The data of worktrees and submodules is inside the repository's directory and belongs to it.
         """
         place = self.place(path)
         if place is None or not place.is_data:
@@ -96,11 +97,13 @@ class GitDirectories:
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
 
     def is_in_hooks(self, path: Rel) -> bool:
-        """True for a path in a directory that `core.hooksPath` names, as configured in a repository above it or by the user."""
+        """True for a path in a directory that `core.hooksPath` names, in the configuration of a repository above it or
+        of the user.
+        """
         return any(path[: len(hooks)] == hooks for depth in range(len(path)) for hooks in self._hooks_of(path[:depth]))
 
     def _hooks_of(self, top: Rel) -> set[Rel]:
-        """The directories of hooks of the repository whose files are in `top`; none if there is no repository."""
+        """The hook directories of the repository with its files in `top`; empty if there is no repository."""
         known = self._hooks.get(top)
         if known is None:
             known = set()
@@ -115,7 +118,7 @@ class GitDirectories:
         return known
 
     def _look(self, directory: Rel) -> tuple[bool, bool]:
-        """Whether it is a git directory, and whether the layer made it one."""
+        """Whether a directory is a git directory, and whether the layer made it one."""
         known = self._seen.get(directory)
         if known is None:
             named = bool(directory) and fold(directory[-1]) == ".git"
@@ -137,12 +140,12 @@ class GitDirectories:
 
 
 def is_sample(names: tuple[str, ...]) -> bool:
-    """True for a sample of a hook, beneath a git directory: git runs none."""
+    """True for a sample hook beneath a git directory, which git does not run."""
     return len(names) == 2 and names[0] == "hooks" and names[1].endswith(".sample")
 
 
 def _hooks_named_in(text: bytes, top: Rel, tree: Workspace) -> Iterator[Rel]:
-    """The directories of hooks that a configuration names, within the workspace. In doubt, a directory is included."""
+    """The hook directories within the workspace that a configuration names. In doubt, a directory is included."""
     for found in _HOOKS_PATH.finditer(text):
         raw = os.path.expanduser(found[1].strip(b' \t\r"'))  # noqa: PTH111 - bytes
         root = os.fsencode(tree.root)
@@ -162,7 +165,7 @@ def _read(tree: Workspace, path: Rel) -> bytes:
 
 
 def _users_configurations() -> Iterator[bytes]:
-    """The user's and the system's git configuration, without unreadable files and without included files."""
+    """The git configuration of the user and the system, without unreadable files and without included files."""
     home = Path("~").expanduser()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     for path in (home / ".gitconfig", config / "git" / "config", Path("/etc/gitconfig")):

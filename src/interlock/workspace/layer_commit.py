@@ -1,16 +1,17 @@
 """Commits the changes of a layer to the workspace, and reports the paths that cannot be committed.
 
-A path is committed in the same way as undo restores one: recorded in the run's backups first, then changed in one atomic step
-below the root, following no link, and only if it is still as it was compared. So a commit may be interrupted anywhere and
-repeated: committed paths are skipped, and the backups know the states that earlier parts of this run left. A commit that fails is
-undone: all of it is in the workspace, or nothing.
+A path is committed in the same way as undo restores one: recorded in the run's backups first, then changed in one
+atomic step below the root, without following links, and only if it is unchanged since it was compared. So a commit may
+be interrupted at any point and repeated: committed paths are skipped, and the backups have the states that earlier
+attempts left. A failed commit is undone: all of it is in the workspace, or none.
 
-A path is left out, and named, if it was changed outside the layer since the layer was opened (`conflict`), if Interlock's loader
-reads it (`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`),
-or if it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
+A path is left out and reported if it was changed outside the layer since the layer was opened (`conflict`), if
+Interlock's loader reads it (`protected`), if a program may execute it later (`runs_later`), if the action's grant does
+not cover it (`denied`), or if it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that
+cannot be read).
 
-Git's data (objects, references, the index) is committed as a whole, or not at all: if a branch moved without its index, the
-person's next commit would revert the agent's.
+Git's data (objects, references, the index) is committed as a whole, or not at all: if a branch moved without its index,
+the person's next commit would revert the agent's.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _OTHERS: Final = frozenset(
         "directory_not_empty",
     }
 )
-"""Codes of errors that another writer causes, between the plan and the change."""
+"""Error codes that mean that someone else changed a path between plan and commit."""
 
 Why = Literal["conflict", "protected", "runs_later", "denied", "unsupported"]
 
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
 
 
 Refuse = Callable[[Rel, Sequence[Entry]], str | None]
-"""Returns why the grant does not allow a change to be committed, given the actions' changes of the path; None if it does."""
+"""Returns why the grant forbids committing a change, or None. Its second argument: the actions' changes of the path."""
 
 
 def plan_commit(
@@ -87,8 +88,9 @@ def plan_commit(
 ) -> Plan:
     """Compare a layer with the workspace. `run` is the run's directory, with the backups of earlier commits.
 
-    With `only`, the changes at or below these paths, including files that run later, because a person named them.
-    `blocked_before` are paths that an earlier layer could not commit. Changes nothing. Raises: ToolError, IntegrityError.
+    `only` selects the changes at or below these paths, including files that run later, because a person named them.
+    `blocked_before` are paths that an earlier layer could not commit. Changes nothing. Raises: ToolError,
+    IntegrityError.
     """
     found, unsupported = layer.differences()
     inside = _by_path(read_entries(layer.directory))
@@ -99,7 +101,7 @@ def plan_commit(
     def edited(one: Difference) -> bool:
         return _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own)
 
-    # A file was rewritten with equal content: if it may not change, its new time does not count as a change either.
+    # A rewrite with equal content changes only the time. Where the path must not change, that is not a change either.
     differences = [
         one for one in found if one.kind != "times" or not (edited(one) or _is_protected(guard.check, one.path))
     ]
@@ -108,13 +110,13 @@ def plan_commit(
 
     def reason(one: Difference) -> tuple[Why, str] | None:
         if one.path in stopped or edited(one):
-            return "conflict", "it was changed outside the layer since the layer began"
+            return "conflict", "it was changed outside the layer since the layer was opened"
         if _is_protected(guard.check, one.path):
             return "protected", "Interlock's loader reads it, or its name is one of Interlock's temporary files"
         if refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
             return "denied", refusal
         if only is None and one.kind != "times" and runs_later(one, git):
-            return "runs_later", "a program may execute it later; a person commits it by name"
+            return "runs_later", "a program may execute it later; a person can commit it by name"
         return None
 
     unable = {one.path: Blocked(to_json(one.path), "unsupported", one.why) for one in unsupported}
@@ -132,17 +134,17 @@ def plan_commit(
 
 
 def clear_interrupted(layer: Layer, run: Path) -> None:
-    """Remove the temporary files that an interrupted commit of a layer left, before it is planned again. Raises: ToolError."""
+    """Remove the temporary files of an interrupted commit, before the layer is planned again. Raises: ToolError."""
     discard_temporaries(layer.base, run, read_entries(run, proposal=layer.manifest.proposal))
 
 
 class CommitStoppedError(ToolError):
-    """A commit that failed, before or after its first change. Its changes were undone, except for `left`."""
+    """A commit failed. Its changes were undone, except for `left`."""
 
     def __init__(self, why: ToolError, left: dict[Rel, str]) -> None:
-        """`why` is the cause (this error has the same code), `left` the paths that could not be undone, with the reason."""
+        """`why` is the cause, whose code this error has; `left` has the paths that could not be undone, with the reasons."""
         at = "" if why.at is None else f" at `{show(why.at)}`"
-        back = "nothing of it is in the workspace" if not left else "not all that it had changed could be undone"
+        back = "its changes were undone" if not left else "some of its changes could not be undone"
         text = why.message.removeprefix("path: ")
         super().__init__(f"the commit stopped{at}: {text}; {back}", code=why.code, retryable=False)
         self.at = why.at
@@ -150,16 +152,16 @@ class CommitStoppedError(ToolError):
 
     @property
     def is_conflict(self) -> bool:
-        """True if another writer caused it; otherwise the file system refused."""
+        """True if another writer caused the failure; False if the file system refused."""
         return self.code in _OTHERS
 
 
 def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin, *, whole: bool = False) -> None:
     """Commit the changes of a plan. `backups` are those of the run; `last` is the origin of unrecorded changes.
 
-    If it fails, its changes are undone; with `whole`, also those of an earlier, interrupted commit of this layer.
-    Raises: CommitStoppedError with the code of the failure (`file_changed` if something was changed since the plan was made);
-    StoreError, and then nothing was changed.
+    If the commit fails, its changes are undone; with `whole`, also those of an earlier, interrupted commit of this
+    layer. Raises: CommitStoppedError with the code of the failure (`file_changed` if something was changed since the
+    plan was made); StoreError, in which case nothing was changed.
     """
     if not plan.changes:
         return
@@ -177,7 +179,7 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
 
 
 def take_back_commit(layer: Layer, run: Path) -> dict[str, str]:
-    """Undo an interrupted commit of a layer. Returns the paths that could not be undone, with the reason.
+    """Undo an interrupted commit of a layer. Returns the paths that could not be undone, with the reasons.
 
     Raises: as `take_back`.
     """
@@ -186,7 +188,7 @@ def take_back_commit(layer: Layer, run: Path) -> dict[str, str]:
 
 
 def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[list[Entry], list[Prepared]]:
-    """Check every path once more, and record the change that is going to be made."""
+    """Check every path again, and record the changes that are about to be made."""
     base = layer.base
     inside = _by_path(read_entries(layer.directory))
     steps: list[Step] = []
@@ -203,7 +205,7 @@ def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[l
     for number, step in enumerate(steps):
         rows += _rows(step, step.seen.node, inside.get(step.path, []) if number < planned else [], last)
         at.append(len(rows) - 1)
-    # The layer is on disk: file tools sync their writes, and the end of a process syncs everything.
+    # The layer is on disk already: file tools sync their writes, and the end of a process syncs everything.
     entries = backups.record_commit(rows, layer.directory / "backups")
     return entries, [Prepared(step, backups.temporary(entries[number])) for step, number in zip(steps, at, strict=True)]
 
@@ -233,9 +235,9 @@ def _keep_repositories_whole(
     stays: dict[Rel | None, tuple[Rel, Why]],
     reason: Callable[[Difference], tuple[Why, str] | None],
 ) -> None:
-    """Commit none of a repository's git data if one path of it stays, whether or not that path was requested.
+    """If one path of a repository's git data stays, commit none of it, whether or not that path was requested.
 
-    `stays` are such paths by their repositories, as far as known.
+    `stays` has one such path for each repository, as far as known.
     """
     stored = [(one, repository) for one in differences if (repository := git.repository(one.path)) is not None]
     asked = {repository for one, repository in stored if one.path in chosen}
@@ -257,19 +259,19 @@ def _keep_repositories_whole(
 def _edited(
     layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry], own: Collection[Rel]
 ) -> bool:
-    """True if the path has changed since the layer was made. `own` are directories that the run has changed."""
+    """True if the path was changed by others since the layer was opened. `own` are directories that the run has changed."""
     manifest = layer.manifest
-    # From a commit that was interrupted, or undone.
+    # states that an interrupted or undone commit left
     states = [
         state for entry in earlier if entry.proposal == manifest.proposal for state in (entry.before, entry.after)
     ]
     if earlier and earlier[-1].proposal in manifest.below_proposals:
-        states.append(earlier[-1].after)  # from a layer below this one, committed since
+        states.append(earlier[-1].after)  # from a layer below this one that has been committed since
     if any(one.before.same(state) for state in states):
         return False
     if (
         inside and inside[0].by == "action"
-    ):  # the tool read it before its first change, which is more reliable than any time
+    ):  # a tool read it before its first change, which is more reliable than any timestamp
         return not one.before.same(inside[0].before)
     return layer.edited_below(one, own)
 
@@ -318,14 +320,14 @@ def _wanted(after: Node, before: Node) -> Node:
 
 
 def _rows(step: Step, before: Node, inside: Sequence[Entry], last: Origin) -> Iterator[Committed]:
-    """How the path came from `before` to what is committed: as the layer's record has it, or else by the last process."""
+    """The records that lead from `before` to the committed state: the layer's own, else one by the last process."""
     now = before
     for entry in inside:
         origin = Origin(entry.proposal, entry.action, entry.attempt)
         yield Committed(origin, entry.by, Change(step.path, entry.before, entry.after))
         now, last = entry.after, origin
     if step.removes and step.want.kind != "absent":
-        # For a moment nothing is there, and the commit may be stopped then.
+        # For a moment nothing is there, and the commit may stop at that point.
         yield Committed(last, "process", Change(step.path, now, ABSENT))
         now = ABSENT
         yield Committed(last, "process", Change(step.path, now, step.want))
@@ -334,7 +336,7 @@ def _rows(step: Step, before: Node, inside: Sequence[Entry], last: Origin) -> It
 
 
 def _content(layer: Layer, step: Step) -> Iterator[bytes]:
-    """The content in the layer, which must be the one that was recorded."""
+    """The content in the layer. It must match the recorded digest."""
     digest = hashlib.sha256()
     fd = layer.workspace.open_file(step.path)
     try:

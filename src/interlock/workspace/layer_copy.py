@@ -1,9 +1,9 @@
-"""Copies a workspace for a layer where overlayfs is not to be had: a reflink where the file system has them, else the data.
+"""Copies a workspace for a layer where overlayfs is not available: with reflinks if the file system supports them.
 
-What is mounted inside the workspace is copied with it; but not what the kernel shows of itself (/proc and the like).
+File systems mounted inside the workspace are copied too, except those of the kernel (/proc and the like).
 
-`copied.ndjson` of the layer lists what was copied: a path, the identity of its copy, and that of the original. So what a
-proposal changes, and what others change meanwhile, are both found by comparing identities.
+`copied.ndjson` of the layer lists each copied path with the identities of copy and original. Comparing identities finds
+both what the proposal changed and what others changed meanwhile.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from interlock.workspace.tree import Workspace
 
 FILES_MAX: Final = 100_000
 BYTES_MAX: Final = 2 * 1024**3
-"""Most that is copied for one proposal; reflinks do not count as bytes."""
+"""Maximum number of bytes copied for one proposal, not counting reflinks."""
 LIST: Final = "copied.ndjson"
 _OF_THE_KERNEL: Final = frozenset(
     b"autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue nsfs proc pstore"
     b" rpc_pipefs securityfs sysfs tracefs".split()
 )
-"""Types of file systems that hold no files of anyone."""
+"""Types of kernel file systems, which hold no user files."""
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 
 
@@ -54,8 +54,8 @@ def copy_workspace(source: Workspace, layer: Path) -> None:
 
 
 def left_out(workspace: Workspace) -> frozenset[Rel]:
-    """The directories of a workspace whose contents are not copied: the kernel's own file systems are mounted there."""
-    if workspace.layer is not None:  # it is a copy itself
+    """The directories whose contents are not copied, because a kernel file system is mounted there."""
+    if workspace.layer is not None:  # the source is itself a copy
         return frozenset()
     return frozenset(path for path, kind in nested_mounts(workspace.root).items() if kind in _OF_THE_KERNEL)
 
@@ -72,7 +72,7 @@ def read_copied(layer: Path) -> dict[Rel, tuple[Identity, Identity]]:
 
 
 class _Copying:
-    """One copy, within the limits. Sockets and devices are left out."""
+    """Makes one copy, within the limits. Sockets and devices are skipped."""
 
     def __init__(self, source: Workspace, tree: bytes) -> None:
         self._source = source
@@ -81,7 +81,7 @@ class _Copying:
         self._bytes = 0
 
     def rows(self) -> Iterator[Copied]:
-        """Copy everything, with permissions and times; then what was copied. Raises: StoreError."""
+        """Copy everything with permissions and times, then yield the list of copied paths. Raises: StoreError."""
         try:
             files = self._copy_all()
         except (OSError, ToolError) as error:
@@ -122,7 +122,9 @@ class _Copying:
         return files
 
     def _finish_directory(self, path: Rel, to: bytes, found: os.stat_result) -> None:
-        """Give a copied directory its permissions, attributes (default access control lists) and times, once all is in it."""
+        """Set the permissions, attributes (default access control lists) and times of a directory, after its contents
+        are copied.
+        """
         fd = self._source.open_directory(path)
         try:
             wanted = attributes(fd)
@@ -137,7 +139,7 @@ class _Copying:
             os.close(out)
 
     def _copy_file(self, path: Rel, to: bytes, found: os.stat_result) -> bool:
-        """False if this user may not read the file: then it is left out, and so no process sees it either."""
+        """Copy a file. Returns False if this user may not read it; it is then missing in the layer."""
         try:
             fd = self._source.open_file(path)
         except ToolError as error:
@@ -165,7 +167,7 @@ class _Copying:
 
 
 def _copy_data(fd: int, out: int, size: int) -> None:
-    """Copy data only: holes stay holes."""
+    """Copy only data, so that holes stay holes."""
     os.ftruncate(out, size)
     at = 0
     while at < size:
@@ -187,5 +189,5 @@ def _too_large(what: str) -> StoreError:
     return StoreError(
         f"the workspace is too large to be copied for each proposal: {what}",
         code="layer_unavailable",
-        hint="`interlock doctor` says what keeps this machine from overlayfs, which copies nothing",
+        hint="`interlock doctor` shows why this machine cannot use overlayfs, which copies nothing",
     )

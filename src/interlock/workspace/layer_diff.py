@@ -1,12 +1,13 @@
-"""Finds what changed in a layer, in time proportional to what changed.
+"""Finds what changed in a layer, in time proportional to the number of changes.
 
-An overlay's upper directory holds every path that was created, changed or deleted (a whiteout: a character device 0/0) in the
-view, and directories on the way to them. An opaque directory hides what was there before, and so does each one beneath it and
-each one that was not copied up, which the kernel does not mark. What these hints name is then compared through the two views,
-the merged one and the one beneath it, so a forged hint can only cause a needless comparison.
+An overlay's upper directory holds every path of the view that was created, changed or deleted (a whiteout: a character
+device 0/0), and the directories above them. An opaque directory hides the lower directory at its path. So does every
+directory below it, and every directory that was not copied up, neither of which the kernel marks. These hints only
+select the paths to compare; the comparison uses the two views, merged and lower. So a forged hint can only cause a
+needless comparison.
 
-A copy has no such hints: its files are compared by identity with a list made when it was copied, which takes time proportional
-to the tree.
+A copy has no such hints: the identities of its files are compared with a list made when it was copied, which takes time
+proportional to the tree.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from interlock.workspace.tree import Workspace, hash_file
 _ORIGIN_HEADER: Final = 21
 _AT_EMPTY_PATH: Final = 0x1000
 _DEPTH_MAX: Final = 256
-"""Names in a path. What is deeper is not compared: the time for it grows with the cube of the depth."""
+"""Maximum depth of compared paths, because the time grows with the cube of the depth."""
 _HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Kind = Literal["added", "changed", "deleted", "mode", "attributes", "times"]
-"""`mode`: the permissions differ, and not the content; `attributes`: only extended attributes or access control lists; `times`:
-only the time of a file's last change. A symbolic link that leads elsewhere is `changed`.
+"""`mode`: only the permissions differ; `attributes`: only extended attributes or access control lists; `times`: only
+the modification time of a file. A symbolic link with another target is `changed`.
 """
 
 
 class Difference(NamedTuple):
-    """One path whose state in the layer is not the one beneath it."""
+    """One path whose state in the layer differs from the lower one."""
 
     path: Rel
     before: Node
@@ -65,7 +66,7 @@ class Difference(NamedTuple):
 
     @property
     def leaves_workspace(self) -> bool:
-        """True for a symbolic link whose target, as written, is absolute or is above the workspace."""
+        """True for a symbolic link whose target, as written, is absolute or above the workspace."""
         if self.after.kind != "symlink" or self.after.target is None:
             return False
         target = link_stored(self.after.target)
@@ -80,7 +81,7 @@ class Difference(NamedTuple):
 
 
 class Uncommittable(NamedTuple):
-    """A path in the layer that cannot be committed, and why, for people."""
+    """A path in the layer that cannot be committed, with the reason for people."""
 
     path: Rel
     why: str
@@ -88,8 +89,8 @@ class Uncommittable(NamedTuple):
 
 
 class Upper:
-    """The upper directory of an overlay. It is walked by descriptors: a process may have nested directories deeper than a path
-    can name.
+    """The upper directory of an overlay. Walked by descriptors, because a process may have nested directories deeper
+    than a path can name.
     """
 
     def __init__(self, path: bytes) -> None:
@@ -97,10 +98,10 @@ class Upper:
         self.path = path
         self._access: Beneath | None = None
         self.unreadable: list[Rel] = []
-        """Directories that `walk` could not enter, because a process took their permissions away."""
+        """Directories that `walk` could not enter, because a process removed their permissions."""
 
     def walk(self) -> Iterator[tuple[Rel, os.stat_result, bool]]:
-        """Each path in it, a directory before its contents, and whether it is a directory that hides what is beneath it."""
+        """Each path, a directory before its contents, and whether it is a directory that hides the lower one."""
         pending: list[Rel] = [()]
         while pending:
             here = pending.pop()
@@ -124,7 +125,8 @@ class Upper:
                     pending.append(one[0])
 
     def origin(self, path: Rel) -> bytes | None:
-        """The file handle of the file beneath that this one was copied up from, wherever it was named then; None if it is new.
+        """The file handle of the lower file from which this one was copied up, whatever its name was; None for a new
+        file.
 
         Source: struct ovl_fb, fs/overlayfs/overlayfs.h: version, magic, length, flags, type, a uuid, the handle.
         """
@@ -148,12 +150,12 @@ class Upper:
 
 
 def _at(directory: int, name: bytes) -> bytes:
-    """A name in an open directory, for calls that take paths only."""
+    """A path for a name in an open directory, for calls that accept only paths."""
     return b"/proc/self/fd/%d/%b" % (directory, name)
 
 
 def _hides(directory: bytes) -> bool:
-    """True for an opaque directory, and for one that was made in the layer: it may have been moved over one that was beneath."""
+    """True for an opaque directory, and for one created in the layer, which may have been moved over a lower one."""
     return _attribute(directory, b"opaque") == b"y" or _attribute(directory, b"origin") is None
 
 
@@ -165,7 +167,7 @@ def _attribute(path: bytes, name: bytes) -> bytes | None:
 
 
 def handle_of(tree: Workspace, path: Rel) -> bytes | None:
-    """The file handle of what is at a path, as overlayfs notes it; None if there is none. Source: name_to_handle_at(2)."""
+    """The file handle of a path, in the form that overlayfs stores; None if there is none. Source: name_to_handle_at(2)."""
     try:
         fd = tree.open(path, os.O_PATH)
     except ToolError:
@@ -181,16 +183,16 @@ def handle_of(tree: Workspace, path: Rel) -> bytes | None:
 
 
 def is_whiteout(found: os.stat_result) -> bool:
-    """True for the mark of a deleted name."""
+    """True for a whiteout, the mark of a deleted name."""
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
 def overlay_candidates(entries: Iterable[tuple[Rel, os.stat_result, bool]], below: Workspace) -> Iterator[Rel]:
-    """The paths that may differ, by the hints of an upper directory. A path may come twice."""
+    """The paths that may differ, according to an upper directory. A path may occur twice."""
     hiding: set[Rel] = set()
     for path, found, hides in entries:
         yield path
-        if path[:-1] in hiding:  # all beneath that one was named
+        if path[:-1] in hiding:  # everything beneath it was included already
             if stat.S_ISDIR(found.st_mode):
                 hiding.add(path)
             continue
@@ -202,7 +204,7 @@ def overlay_candidates(entries: Iterable[tuple[Rel, os.stat_result, bool]], belo
 
 
 def beneath(tree: Workspace, path: Rel, closed: Collection[Rel] = ()) -> Iterator[Rel]:
-    """The paths beneath a directory of a tree; nothing if there is no directory."""
+    """The paths beneath a directory of a tree; empty if it is not a directory."""
     found = _lstat(tree, path)
     if found is None or not stat.S_ISDIR(found.st_mode):
         return
@@ -214,7 +216,7 @@ def beneath(tree: Workspace, path: Rel, closed: Collection[Rel] = ()) -> Iterato
 def copy_candidates(
     known: dict[Rel, Identity], below: Workspace, merged: Workspace, closed: Collection[Rel]
 ) -> Iterator[Rel]:
-    """The paths of a copy whose identity is not the one that was noted, or that are new or gone.
+    """The paths of a copy that are new, missing, or have another identity than the list.
 
     `closed` are directories whose contents were not copied.
     """
@@ -226,11 +228,11 @@ def copy_candidates(
         if known.get(path) != identity(found):
             yield path
             if not stat.S_ISDIR(found.st_mode):
-                yield from beneath(below, path, closed)  # a directory that was replaced
+                yield from beneath(below, path, closed)  # the directory was replaced
     for path in known:
         if path not in seen:
             yield path
-            yield from beneath(below, path, closed)  # what others have put there since
+            yield from beneath(below, path, closed)  # created by others since
 
 
 def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[list[Difference], list[Uncommittable]]:
@@ -253,7 +255,7 @@ def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[
                 left.append(Uncommittable(path, error.message.partition(": ")[2] or error.message, kind))
             continue
         if after.kind == "absent" and is_reserved(path[-1]):
-            continue  # what an interrupted commit left
+            continue  # left by an interrupted commit
         after = to_commit(before, after)
         if is_different(before, after):
             found.append(Difference(path, before, after))
@@ -261,7 +263,7 @@ def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[
 
 
 def is_different(before: Node, after: Node) -> bool:
-    """True if a commit has to do something to make one of the other."""
+    """True if a commit has something to do to turn one state into the other."""
     if not after.same(before):
         return True
     if before.kind == after.kind == "dir" and before.mode != after.mode:
@@ -272,7 +274,7 @@ def is_different(before: Node, after: Node) -> bool:
 
 
 def _kind_of_special(before: os.stat_result | None, after: os.stat_result | None) -> Kind | None:
-    """What became of a path that cannot be compared; None if it is the same FIFO, socket or device."""
+    """The change of a path that cannot be compared; None if it is the same FIFO, socket or device."""
     if before is None or after is None:
         return "added" if before is None else "deleted"
     special = not (stat.S_ISREG(after.st_mode) or stat.S_ISDIR(after.st_mode))
@@ -282,7 +284,7 @@ def _kind_of_special(before: os.stat_result | None, after: os.stat_result | None
 
 
 def to_commit(before: Node, after: Node) -> Node:
-    """The state to commit: without set-id bits, unless they were there on the same content."""
+    """The state to commit: without set-id bits, unless the same content had them before."""
     if after.kind != "file" or not (after.mode or 0) & 0o6000:
         return after
     kept = (before.mode or 0) & 0o6000 if before.sha256 == after.sha256 else 0
@@ -290,7 +292,7 @@ def to_commit(before: Node, after: Node) -> Node:
 
 
 def node_at(tree: Workspace, path: Rel) -> Node:
-    """The state at a path; there is nothing beneath something that is not a directory. Raises: ToolError."""
+    """The state at a path; absent beneath anything that is not a directory. Raises: ToolError."""
     try:
         node = tree.examine(path, read=hash_file).node
     except ToolError as error:

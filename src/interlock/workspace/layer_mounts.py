@@ -1,4 +1,4 @@
-"""Mounts the view of a layer through the process in `layer_server`, and says why where that is impossible."""
+"""Mounts the view of a layer through the process in `layer_server`, and explains why if that is impossible."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class Mounted(NamedTuple):
     """A mounted view. The caller closes the descriptors; the mount lives as long as one of them is open."""
 
     root: int
-    """Descriptor of the merged root, for the `*at()` calls only: its name in /proc/self/fd does not lead there."""
+    """Descriptor of the merged root, only for `*at()` calls: its name in /proc/self/fd does not lead there."""
     namespaces: tuple[int, int]
-    """Descriptors of the user and of the mount namespace in which the view is at the workspace's path."""
+    """Descriptors of the user and the mount namespace in which the view is at the workspace's path."""
 
 
 class UnmountableError(Exception):
-    """The kernel refused; the message says why, for the posture."""
+    """The kernel refused the mount. The message gives the reason, for the posture."""
 
 
 class LayerMounts:
-    """Mounts layers. One for a runtime; safe for threads. The process is started when first needed."""
+    """Mounts layers. One instance per runtime; thread-safe. The process starts with the first mount."""
 
     def __init__(self) -> None:
-        """Starts nothing."""
+        """Create it without starting the process."""
         self._lock = threading.Lock()
         self._process = ServerProcess(module_command("interlock.workspace.layer_server"))
 
     @property
     def pid(self) -> int | None:
-        """The id of its process; None if it is not running."""
+        """The id of the mounting process; None if it is not running."""
         return self._process.pid
 
     def mount_overlay(
@@ -52,7 +52,7 @@ class LayerMounts:
     ) -> Mounted:
         """Mount `upper` over `lower` (topmost first), at the path `at`. Raises: UnmountableError.
 
-        With `attach`, walls with a root of their own have to be able to show it.
+        With `attach`, it must be possible to attach the mount in walls with their own root.
         """
         for inside in nested_mounts(at):
             where = show((*parts(os.fsencode(at)), *inside))
@@ -72,7 +72,7 @@ class LayerMounts:
         return self._ask({"at": str(at), "tree": str(tree)})[0]
 
     def close(self) -> None:
-        """End the process. What is mounted stays mounted for those who hold its descriptors."""
+        """End the process. A mount stays as long as one of its descriptors is open."""
         with self._lock:
             self._process.close(_CLOSE_MS)
 
@@ -105,7 +105,7 @@ class LayerMounts:
 
 
 def nested_mounts(root: Path) -> dict[Rel, bytes]:
-    """The mount points beneath a directory, which an overlay would not show, with the type of what is mounted there.
+    """The mount points beneath a directory, which an overlay would not show, with their file system types.
 
     Source: proc_pid_mountinfo(5), field 5 with octal escapes, and the first field after the separator.
     """
@@ -127,7 +127,7 @@ def _why(step: str, number: int) -> str:
     reason = os.strerror(number)
     match step:
         case "namespaces":
-            return f"no mount namespace can be made here: {reason}"
+            return f"no mount namespace can be created here: {reason}"
         case "overlay":
             return f"overlayfs refuses this workspace or the state directory's file system: {reason}"
         case "bind":
@@ -136,7 +136,7 @@ def _why(step: str, number: int) -> str:
 
 
 def unmountable(error: UnmountableError) -> StoreError:
-    """The error where a required view cannot be made."""
+    """The error for a required view that cannot be mounted."""
     return StoreError(
         f"the layer cannot be mounted: {error}",
         code="layer_unavailable",

@@ -1,13 +1,14 @@
-"""The process that mounts layers. Standard library only; exec'd clean, single-threaded, holds no secrets.
+"""The process that mounts layers. It uses only the standard library, has one thread, and holds no secrets.
 
-A mount needs a mount namespace, and an ordinary user needs a user namespace for it, which a process with threads cannot enter.
-So the runtime starts this process once. For each request it forks a child that enters a new mount namespace, mounts the layer
-over the workspace's own path there, passes three descriptors back (the merged root, its user namespace, its mount
-namespace) and ends: the descriptors keep the mount alive. What joins those namespaces sees the layer where the workspace is.
+A mount needs a mount namespace, and an ordinary user needs a user namespace for it, which a process with threads cannot
+enter. So the runtime starts this process once. For each request it forks a child that enters a new mount namespace,
+mounts the layer over the workspace's own path there, passes three descriptors back (the merged root, its user
+namespace, its mount namespace) and exits: the descriptors keep the mount alive. A process that joins these namespaces
+sees the layer in place of the workspace.
 
-A request is one datagram of JSON: `{"at", "lower": [...], "upper", "work"}` for overlayfs (topmost lower directory first), or
-`{"at", "tree"}` to show another tree at `at`. Paths are text with surrogate escapes. The answer is
-`{"ok": true, "attachable"}` with the descriptors, or `{"ok": false, "step", "errno"}`.
+A request is one datagram of JSON: `{"at", "lower": [...], "upper", "work"}` for overlayfs (topmost lower directory
+first), or `{"at", "tree"}` to show another tree at `at`. Paths are text with surrogate escapes. The answer is `{"ok":
+true, "attachable"}` with the descriptors, or `{"ok": false, "step", "errno"}`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MS_NODEV = 4
 _MS_BIND = 4096
 _MS_REC = 16384
 _MS_PRIVATE = 1 << 18
-# Numbers of these calls are the same on every architecture.
+# The numbers of these system calls are the same on every architecture.
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # linux/mount.h, FSCONFIG_*
 _MOUNT_NOSUID, _MOUNT_NODEV = 2, 4  # MOUNT_ATTR_*
@@ -40,7 +41,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class RefusedError(Exception):
-    """A step was refused by the kernel; `step` names it, `number` is the errno."""
+    """The kernel refused a step; `step` names it, `number` is the errno."""
 
     def __init__(self, step: str, number: int) -> None:
         """See the class."""
@@ -101,14 +102,14 @@ def enter_namespaces() -> None:
 
 
 def mount_overlay(request: dict[str, Any]) -> tuple[int, bool]:
-    """Mount overlayfs at `at`; returns a descriptor of its root, and whether other namespaces can attach it.
+    """Mount overlayfs at `at`. Returns a descriptor of its root, and whether other namespaces can attach it.
 
     Raises: RefusedError.
 
-    The directories are named by descriptors, so their paths may hold commas and colons, which are syntax in mount options. They
-    are opened here because descriptors from before the new namespace are refused. The descriptor is that of a mount which is
-    in no namespace, so walls in other namespaces can attach copies of it; where the kernel cannot copy such a mount (before
-    6.15), it is that of the mount at `at`.
+    The directories are passed as descriptors, because commas and colons in their paths are syntax in mount options.
+    They are opened here, because descriptors from before the new namespace are refused. The returned descriptor belongs
+    to a mount outside any namespace, so that walls in other namespaces can attach copies of it. Where the kernel cannot
+    copy such a mount (before 6.15), it belongs to the mount at `at`.
     """
     at = os.fsencode(request["at"])
     paths = [*request["lower"], request["upper"], request["work"]]
@@ -149,7 +150,7 @@ def _call(step: str, number: int, *arguments: int | bytes | None) -> int:
 def mount(
     source: bytes | None, target: bytes, kind: bytes | None, flags: int, options: bytes | None, step: str
 ) -> None:
-    """Make a mount; `step` names it in the refusal. Raises: RefusedError."""
+    """Mount a file system. `step` names it in the refusal. Raises: RefusedError."""
     if _libc.mount(source, target, kind, ctypes.c_ulong(flags), options) != 0:
         raise RefusedError(step, ctypes.get_errno())
 

@@ -1,4 +1,4 @@
-"""How much disk a layer takes, measured while the processes of an action write to it."""
+"""The disk space of a layer, measured while the processes of an action write to it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import Final
 
 _ANEW_S: Final = 5.0
 _SHARE: Final = 20
-"""A measurement is followed by a pause of this many times the CPU time that it took."""
+"""After a measurement, pause for this many times the CPU time that it took."""
 
 
 class LayerSize:
-    """The disk that one layer takes. Safe for threads.
+    """The disk space that one layer takes. Thread-safe.
 
-    What is in it is added up file by file; but while its file system has lost less space than the layer may still grow by half,
-    that is spared, for some seconds at most.
+    It is the sum over all files. The sum is not recomputed, for a few seconds at most, while the file system has lost
+    less space than half of what the layer may still grow.
     """
 
     def __init__(self, directory: Path, copied: Callable[[], Iterable[int]]) -> None:
-        """`directory` holds what the layer added; `copied` gives the sizes of files that were in it from the start."""
+        """`directory` holds what the layer added; `copied` returns the sizes of the files that were copied into it at
+        the start.
+        """
         self._directory = directory
         self._copied = copied
         self._lock = threading.Lock()
@@ -32,7 +34,7 @@ class LayerSize:
         self._next = self._anew = 0.0
 
     def exceeds(self, allowed: int, *, at_end: bool = False) -> int | None:
-        """The bytes that the layer takes, if they are more than `allowed`. `at_end` waits for no pause to be over."""
+        """The size of the layer in bytes if it exceeds `allowed`, else None. `at_end` measures without a pause."""
         with self._lock:
             now = time.monotonic()
             found = os.statvfs(self._directory)
@@ -54,7 +56,7 @@ class LayerSize:
 
 
 def _disk_of(directory: Path) -> int:
-    """Bytes of all files beneath; a file with several names counts once. What cannot be entered is left out."""
+    """Bytes of all files beneath; a file with several names counts once. Inaccessible directories are skipped."""
     total = 0
     linked: set[tuple[int, int]] = set()
     pending: list[str] = [os.fspath(directory)]

@@ -1,12 +1,12 @@
-"""Layers: copy-on-write views of a workspace, one for each proposal. The layers of a run are in `runs/<run id>/workspace/`.
+"""Layers: copy-on-write views of a workspace, one for each proposal, in `runs/<run id>/workspace/`.
 
-`<number>/` is one layer: `layer.json` (this format's version, and what the layer is), and either `upper/` and `work/` of an
-overlay or `tree/` (a copy) with `copied.ndjson` (what was copied); `backups/` is the index of what the actions did inside, with
-what undo of one of them needs. A layer whose proposal has ended without a commit is kept: it has a file `kept`, and the next
-layers of the run are over it.
+`<number>/` is one layer: `layer.json` (the format version and a description), and either `upper/` and `work/` of an
+overlay or `tree/` (a copy) with `copied.ndjson` (the list of copied paths). `backups/` records the actions' changes in
+the layer, with the data to undo each of them. A layer whose proposal ended without a commit is kept: it gets a file
+`kept`, and the run's next layers are stacked on it.
 
 Format version history:
-1 (2026-11): first.
+  1 (2026-11): first.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ else:
 
 VERSION: Final = 1
 _CLOCK_SLACK_NS: Final = 100_000_000
-"""How exactly it is known by how much a clock was set back."""
+"""Tolerance when measuring by how much a clock was set back."""
 _TICK_SECONDS_MAX: Final = 5
-"""How long to wait for the coarse time to change. Without that, recent files seem to have been edited since."""
+"""How long to wait for a tick of the coarse clock. Without the wait, files changed just before seem to be edited later."""
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`layer.json`: what a layer is."""
+    """The content of `layer.json`."""
 
     version: int
     proposal: str
@@ -69,25 +69,25 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     base: str
     """The workspace's path, for people."""
     began_ns: int
-    """Wall clock when the layer began: what was changed beneath it since has this ctime, or a later one.
+    """Wall-clock time when the layer was opened. What was changed beneath it since has this ctime or a later one.
 
-    Unless the clock was set back since: see `Layer.began_ns`.
+    If the clock was set back since, see `Layer.began_ns`.
     """
     boot: str = ""
     """The boot of the machine (its random id), for `ahead_ns`."""
     ahead_ns: int = 0
-    """How far the wall clock was ahead of the time since that boot."""
+    """Wall-clock time minus the time since that boot."""
     below: list[str] = []
     """The run's kept layers beneath this one, oldest first."""
     below_proposals: list[str] = []
-    """Their proposals: what these commit is what this layer was made over."""
+    """The proposals of those layers. Their commits do not count as changes by others."""
 
 
 class Layer:
-    """One open layer. `workspace` is its view; close it with `close`, which keeps what it holds, or `remove`."""
+    """One open layer. `workspace` is its view. End it with `close`, which keeps its contents, or `remove_layer`."""
 
     def __init__(self, directory: Path, manifest: Manifest, base: Workspace, mounted: Mounted | int) -> None:
-        """Use `open_layer` or `reopen_layer`. `mounted` is the view, or the descriptor of a copy that is shown nowhere."""
+        """Called by `open_layer` and `reopen_layer`. `mounted` is the view, or the descriptor of a copy that is not mounted."""
         self.directory = directory
         self.manifest = manifest
         self.base = base
@@ -121,14 +121,16 @@ class Layer:
 
     @property
     def began_ns(self) -> int:
-        """When the layer began, in today's wall clock: earlier than noted if the clock was set back since.
+        """When the layer was opened, in the present wall-clock time: earlier than stored if the clock was set back
+        since.
 
-        A clock that was set back and forward again in between, or over a reboot, is not noticed.
+        A clock that was set back and forward again in between, or across a reboot, is not detected.
         """
         then = self.manifest
         if then.boot != _boot():
             return then.began_ns
-        now_since_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)  # first, as `_moment` has it last: see there
+        # read first, while `_moment` reads it last; see there
+        now_since_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         set_back_ns = then.ahead_ns - (time.clock_gettime_ns(time.CLOCK_REALTIME) - now_since_boot_ns)
         return then.began_ns - (set_back_ns + _CLOCK_SLACK_NS if set_back_ns > 0 else 0)
 
@@ -138,14 +140,14 @@ class Layer:
         return "overlay" if self.manifest.kind == "overlay" else f"copy({self.manifest.why})"
 
     def candidates(self) -> Iterator[Rel]:
-        """The paths that may differ from what is beneath."""
+        """The paths that may differ from the lower tree."""
         if self.manifest.kind == "overlay":
             return overlay_candidates(self.upper.walk(), self.base)
         copies = {path: copy for path, (copy, _) in self.known().items()}
         return copy_candidates(copies, self.base, self.workspace, left_out(self.base))
 
     def differences(self, only: Iterable[Rel] | None = None) -> tuple[list[Difference], list[Uncommittable]]:
-        """What differs from the workspace now, of all paths or of `only` these, and what cannot be committed.
+        """The differences from the workspace at all paths, or at `only` these, and those that cannot be committed.
 
         Raises: ToolError.
         """
@@ -176,10 +178,10 @@ class Layer:
         return node_at(self.base, path)
 
     def edited_below(self, one: Difference, own: Collection[Rel]) -> bool:
-        """True if what is beneath was, or may have been, changed by others since the layer began.
+        """True if others have, or may have, changed the lower file since the layer was opened.
 
-        Only times and identities tell that: by the time that a process has ended, its record holds their work as what was there
-        before. `own` are directories in which the run itself has changed names since.
+        Only times and identities show this: the record made after a process takes what others changed meanwhile as the
+        state before it. `own` are directories in which the run itself has changed names since.
         """
         path, found = one.path, self.base.lstat(one.path) if one.before.kind != "absent" else None
         if self.manifest.kind == "copy":
@@ -195,7 +197,7 @@ class Layer:
         return any(self._is_replaced(path[:depth], own) for depth in range(1, len(path)))
 
     def _is_replaced(self, directory: Rel, own: Collection[Rel]) -> bool:
-        """True if others have put another directory in the place of one: the times of what is in it tell nothing then."""
+        """True if others have replaced a directory; then the times of its contents prove nothing."""
         if directory not in self._replaced:
             self._replaced[directory] = self._look_for_replaced(directory, own)
         return self._replaced[directory]
@@ -206,35 +208,38 @@ class Layer:
             return False
         origin = self.upper.origin(directory)
         if origin is None and directory not in own:
-            return True  # made again, or deleted, in the layer: what it was is not known
+            return True  # recreated or deleted in the layer: its original is unknown
         if origin and not self.manifest.below and (handle := handle_of(self.base, directory)) is not None:
             return handle != origin
-        return found.st_ctime_ns != found.st_mtime_ns  # a rename sets only the former, and a new name in it both
+        # a rename sets only the ctime, and a new name in the directory sets both
+        return found.st_ctime_ns != found.st_mtime_ns
 
     def _is_gone(self, path: Rel, origin: bytes) -> bool:
-        """True if others have taken a file away that was copied up to `path`; it may also have been moved or linked there."""
+        """True if others have removed the lower file that was copied up to `path`; it may also have been moved or
+        linked there.
+        """
         depth, above = len(path) - 1, None
         while depth >= 0 and above is None:
             with contextlib.suppress(ToolError):
                 above = self.base.lstat(path[:depth])
             depth -= 1
         if above is not None and above.st_ctime_ns < self.began_ns:
-            return False  # nothing was taken from there since the layer began
+            return False  # nothing was removed there since the layer was opened
         if self.manifest.below:
-            return False  # its origin may be in a layer that is committed by now
+            return False  # its origin may be in a layer that has been committed since
         if self._moved is None:
             touched = (one for one, found, _ in self.upper.walk() if not stat.S_ISDIR(found.st_mode))
             self._moved = {handle_of(self.base, one) for one in touched}
         return origin not in self._moved
 
     def known(self) -> dict[Rel, tuple[Identity, Identity]]:
-        """Of a copy: each copied path with the identities of copy and original. Raises: IntegrityError."""
+        """For a copy: each copied path with the identities of copy and original. Raises: IntegrityError."""
         if self._known is None:
             self._known = read_copied(self.directory)
         return self._known
 
     def keep(self, why: str) -> None:
-        """The proposal has ended without a commit: the layer stays, for `interlock commit` or `discard`. Raises: StoreError."""
+        """Keep the layer of a proposal that ended without a commit, for `interlock commit` or `discard`. Raises: StoreError."""
         self.base.disk.write_atomic(self.directory / "kept", why.encode())
 
     def backups(self, clock: Clock) -> Backups:
@@ -251,7 +256,7 @@ class Layer:
             os.close(fd)
 
     def close(self) -> None:
-        """Close the view. What the layer holds stays."""
+        """Close the view. The layer's contents stay."""
         self.workspace.close()
         for fd in self.namespaces or ():
             os.close(fd)
@@ -265,7 +270,7 @@ class Layer:
 
 
 def layer_directories(run: Path) -> list[Path]:
-    """The layers of a run, oldest first: the one of a proposal that runs (or ran when its process ended), and kept ones."""
+    """The layers of a run, oldest first: those of running (or interrupted) proposals, and kept ones."""
     parent = run / "workspace"
     names = [one.name for one in parent.iterdir() if one.name.isdecimal()] if parent.is_dir() else []
     return [parent / name for name in sorted(names, key=int) if (parent / name / "layer.json").exists()]
@@ -277,12 +282,12 @@ def kept_layers(run: Path) -> list[Path]:
 
 
 def layer_of(run: Path, proposal: str) -> Path | None:
-    """The layer of a proposal, if there is one. Raises: IntegrityError `layer_damaged`."""
+    """The layer of a proposal; None if there is none. Raises: IntegrityError `layer_damaged`."""
     return next((one for one in layer_directories(run) if read_manifest(one).proposal == proposal), None)
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """What a layer is. Raises: IntegrityError `layer_damaged`."""
+    """The manifest of a layer. Raises: IntegrityError `layer_damaged`."""
     try:
         manifest = typed.decode((directory / "layer.json").read_bytes(), Manifest)
     except (OSError, msgspec.DecodeError, ValueError) as error:
@@ -298,10 +303,10 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *, attach: bool = False) -> Layer:
-    """Make a layer for a proposal over the workspace and the run's kept layers: an overlay, else a copy.
+    """Create a layer for a proposal over the workspace and the run's kept layers: an overlay if possible, else a copy.
 
-    With `attach`, processes with a root of their own have to see it. Raises: StoreError `layer_unavailable` if it is neither
-    possible to mount an overlay nor to copy the workspace; IntegrityError.
+    With `attach`, processes with their own root must be able to see it. Raises: StoreError `layer_unavailable` if
+    neither an overlay nor a copy is possible; IntegrityError.
     """
     kept = kept_layers(run)
     names = [one.name for one in kept]
@@ -338,7 +343,7 @@ def _let_go(mounted: Mounted | int) -> None:
 
 
 def why_no_overlay(place: Path, base: Workspace, mounts: LayerMounts) -> str | None:
-    """Why layers that walled processes see are not overlays here, found by mounting one in `place`; None if they are."""
+    """Why layers cannot be overlays here, found by mounting one in `place`; None if they can."""
     try:
         _check_base(base, [])
         for part in ("upper", "work"):
@@ -351,7 +356,7 @@ def why_no_overlay(place: Path, base: Workspace, mounts: LayerMounts) -> str | N
 
 
 def reopen_layer(directory: Path, base: Workspace, mounts: LayerMounts) -> Layer:
-    """The view of a layer whose process ended. Raises: StoreError `layer_unavailable`, IntegrityError `layer_damaged`."""
+    """Reopen a layer whose process ended. Raises: StoreError `layer_unavailable`, IntegrityError `layer_damaged`."""
     manifest = read_manifest(directory)
     below = [directory.parent / name for name in manifest.below if (directory.parent / name / "upper").is_dir()]
     try:
@@ -365,18 +370,19 @@ def reopen_layer(directory: Path, base: Workspace, mounts: LayerMounts) -> Layer
 
 
 def remove_layer(directory: Path, disk: Disk) -> None:
-    """Remove a layer from the disk: it was committed or discarded. Raises: StoreError."""
+    """Delete a layer that was committed or discarded. Raises: StoreError."""
     with contextlib.suppress(FileNotFoundError):
-        (directory / "layer.json").unlink()  # a torn removal is not a layer any more
-    with contextlib.suppress(OSError, StoreError):  # what is left is reported below
+        (directory / "layer.json").unlink()  # without it, a half-deleted layer does not count as one
+    with contextlib.suppress(OSError, StoreError):  # what remains is reported below
         _flatten(directory, disk)
     disk.remove_tree(directory)
 
 
 def _flatten(top: Path, disk: Disk) -> None:
-    """Move every directory of a tree into its top one, empty them and remove them.
+    """Delete all directories of a tree, after moving each one up into the top directory.
 
-    Processes leave directories that no path can name, because they are nested too deep, and such of mode 0, like overlayfs.
+    Processes leave directories that are nested too deep for a path, or have mode 0; overlayfs leaves the latter as
+    well.
     """
     number = 0
     root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -408,7 +414,7 @@ def _directories_in(fd: int) -> list[bytes]:
 
 
 def _new_directory(parent: Path, disk: Disk) -> Path:
-    """A new directory with the next number: proposals of a run may work side by side."""
+    """A new directory with the next number. The proposals of a run may create layers at the same time."""
     disk.make_directory(parent)
     number = 1 + max((int(one.name) for one in parent.iterdir() if one.name.isdecimal()), default=0)
     while True:
@@ -430,24 +436,27 @@ def _mount_overlay(
 
 
 def _take_mode(base: Workspace, upper: Path) -> None:
-    """The merged root shows the permissions of the upper directory."""
+    """Copy the workspace's permissions to the upper directory, because the merged root shows those."""
     found = os.fstat(base.fd)
     upper.chmod(stat.S_IMODE(found.st_mode))
 
 
 def _check_base(base: Workspace, kept: list[Path]) -> None:
-    """Raises: UnmountableError if no kernel can make an overlay over these."""
+    """Raises: UnmountableError if no kernel can mount an overlay over these."""
     if kept and read_manifest(kept[-1]).kind == "copy":
-        raise UnmountableError("the run's layer before this one is a copy")
+        raise UnmountableError("the run's previous layer is a copy")
     found = os.fstat(base.fd)
     if os.geteuid() != 0 and (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-        raise UnmountableError("the workspace is of another user or group, which a user namespace cannot represent")
+        raise UnmountableError(
+            "the workspace belongs to another user or group, which a user namespace cannot represent"
+        )
 
 
 def _moment() -> tuple[int, str, int]:
-    """Now, as `Manifest` has it: `began_ns`, `boot`, `ahead_ns`."""
+    """The present moment for a `Manifest`: `began_ns`, `boot`, `ahead_ns`."""
     began_ns, wall_ns = next_tick_ns(), time.clock_gettime_ns(time.CLOCK_REALTIME)
-    # Read after the wall clock here and before it later: a pause in between never looks like a clock that was set back.
+    # Read after the wall clock here and before it in `began_ns`, so that a pause in between never looks like a clock
+    # set back.
     return began_ns, _boot(), wall_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
@@ -462,9 +471,9 @@ def _boot() -> str:
 def next_tick_ns() -> int:
     """A time later than every timestamp from before this call, and not later than any from after it.
 
-    Timestamps are the coarse time, which changes every few milliseconds; from Linux 6.13 on, some are the exact time ("multigrain
-    timestamps"), which is ahead of it. So the coarse time has to pass the exact one. It does not change while the
-    processor that keeps the time of a virtual machine is not running.
+    Timestamps are the coarse time, which changes every few milliseconds; from Linux 6.13 on, some are the exact time
+    ("multigrain timestamps"), which is ahead of it. So the coarse time has to pass the exact time. It stands still
+    while the processor that keeps the time of a virtual machine is not running.
     """
     before, until = time.clock_gettime_ns(time.CLOCK_REALTIME), time.monotonic() + _TICK_SECONDS_MAX
     while (now := time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)) <= before and time.monotonic() < until:
@@ -473,7 +482,7 @@ def next_tick_ns() -> int:
 
 
 def _copy(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted | int:
-    """Copy the workspace (or the run's last layer), and show it where that is possible. Raises: StoreError."""
+    """Copy the workspace (or the run's last layer), and mount it where possible. Raises: StoreError."""
     for name in ("upper", "work"):
         shutil.rmtree(directory / name, ignore_errors=True)
     if kept:

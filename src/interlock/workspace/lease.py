@@ -1,14 +1,15 @@
 """The write lease: who may write in a workspace now, and a fair queue of waiters.
 
-A writer claims paths (or all of the workspace). It has the lease as soon as no earlier claim that overlaps with its own is left:
-so writers of different paths work side by side, and all others one after the other, first come, first served.
+A writer claims paths or the whole workspace. It has the lease as soon as no earlier overlapping claim is left. So
+writers of different paths work at the same time, and all others one after the other, first come, first served.
 
-The queue is a table of the workspace's database, in which a ticket holds both places in it: to hold the lease is to have no
-earlier overlapping ticket. A ticket ends with its process. A process on this boot and in this pid namespace counts as long as it
-lives; any other (in a container that shares the state directory) until its ticket expires, unless it renews it.
+The queue is a table of the workspace's database. A ticket is both a place in the queue and the lease: its holder has
+the lease if there is no earlier overlapping ticket. A ticket ends with its process. If the process is on this boot and
+in this pid namespace, the ticket counts as long as the process lives; otherwise (a container that shares the state
+directory) until the ticket expires, unless it is renewed.
 
-Waiters do not poll: a writer that gives the lease back wakes those whose turn it is now, and so does the death of a holder
-(see `bells`). A slow timer is left for file systems without FIFOs.
+Waiters do not poll: a writer that releases the lease wakes those whose turn it is, and so does the death of a holder
+(see `bells`). A slow timer covers file systems without FIFOs.
 """
 
 from __future__ import annotations
@@ -55,29 +56,29 @@ create table workspace_turns (
 """,
 )
 EXPIRES_US: Final = 60_000_000
-"""How long a ticket counts without renewal if its process cannot be looked at."""
+"""How long a ticket counts without renewal if its process cannot be examined."""
 RENEW_S: Final = 20.0
 _FIRST_LOOK_S: Final = 0.1
 _LOOK_S: Final = 1.0
 _LOOK_MEMORY_S: Final = 0.02
-"""Without a directory for FIFOs the database is in memory, and only tasks of one program share it."""
+"""Poll interval without a directory for FIFOs. Then the database is in memory, and only tasks of this process share it."""
 
 _COLUMNS: Final = "ticket, holder, doing, since_us, claim, wake, pid, started, place, expires_us"
 _PART: Final = 16
-"""How many tickets are read at once."""
+"""Number of tickets read at once."""
 _LAST_TICKET: Final = 1 << 62
 
 
 class Turn(NamedTuple):
-    """A ticket, as others see it."""
+    """A ticket as others see it."""
 
     ticket: int
     holder: str
-    """Run and proposal."""
+    """The run and the proposal."""
     doing: str
-    """What it does, for people: an action and its tool."""
+    """A description for people: the action and its tool."""
     since_us: int
-    """When that began, microseconds since the epoch."""
+    """When that action began, in microseconds since the epoch."""
     claim: Claim
     wake: str
     pid: int
@@ -86,26 +87,26 @@ class Turn(NamedTuple):
     expires_us: int
 
     def is_alive(self, now_us: int) -> bool:
-        """True if its process lives, or may."""
+        """True if its process is alive or may be."""
         return _started(self.pid) == self.started if self.place == _place() else now_us < self.expires_us
 
 
 OnWait = Callable[[Turn], None]
-"""Called with the ticket ahead, repeatedly during a wait: at least once a second."""
+"""Called with the ticket ahead, at least once a second during a wait."""
 
 
 class WriteLease:
-    """The right to write what was claimed. Made by `LeaseQueue.acquire`; give it back with `release`."""
+    """The right to write the claimed paths. Acquired with `LeaseQueue.acquire`; end it with `release`."""
 
     def __init__(self, queue: LeaseQueue, ticket: int, holder: str, claim: Claim) -> None:
-        """Made by `LeaseQueue`."""
+        """Created by `LeaseQueue`."""
         self._queue = queue
         self.ticket = ticket
         self.holder = holder
         self.claim = claim
 
     def renew(self, doing: str | None = None, since_us: int | None = None) -> None:
-        """Extend the expiry (every `RENEW_S`), and say what is done now. Raises: StoreError if the lease was lost."""
+        """Extend the expiry (every `RENEW_S`), and update the description. Raises: StoreError if the lease was lost."""
         if not self._queue.renew(self.ticket, doing, since_us):
             raise _BusyError(
                 f"`{self.holder}` lost its right to write in this workspace",
@@ -113,15 +114,15 @@ class WriteLease:
             )
 
     def release(self) -> None:
-        """Give the lease back, and wake those whose turn it is now; does nothing if it was lost. Raises: StoreError."""
+        """Release the lease, and wake those whose turn it is; does nothing if the lease was lost. Raises: StoreError."""
         self._queue.remove(self.ticket)
 
 
 class LeaseQueue:
-    """The lease and the queue for it, of one workspace. Safe for threads and event loops."""
+    """The lease of one workspace, and the queue for it. Safe for threads and event loops."""
 
     def __init__(self, database: Database, workspace: str, clock: Clock, directory: Path | None) -> None:
-        """`directory` (made if absent) is for the FIFOs of those who wait; None for a database in memory."""
+        """`directory` (created if missing) holds the FIFOs of the waiters; None for a database in memory."""
         self._database = database
         self._workspace = workspace
         self._clock = clock
@@ -137,10 +138,10 @@ class LeaseQueue:
         until_ns: int | None = None,
         on_wait: OnWait | None = None,
     ) -> WriteLease:
-        """The lease, once it is this one's turn. `holder` is for people and unique to a proposal: `run_... prop_...`.
+        """Wait for the lease. `holder` is for people and unique to a proposal: `run_... prop_...`.
 
-        `until_ns` is the time of the monotonic clock at which waiting ends. Raises: StoreError `workspace_busy`, naming
-        the holder ahead; CancelledError, having left the queue.
+        `until_ns` is the monotonic time at which waiting ends. Raises: StoreError `workspace_busy`, which names the
+        holder ahead; CancelledError, after leaving the queue.
         """
         ticket, before = self._enqueue(claim, holder, doing)
         lease = WriteLease(self, ticket, holder, claim)
@@ -156,7 +157,7 @@ class LeaseQueue:
         return lease
 
     def attempt(self, claim: Claim, holder: str, *, doing: str = "") -> WriteLease:
-        """The lease, if no earlier ticket overlaps. Raises: StoreError `workspace_busy`."""
+        """The lease, if there is no earlier overlapping ticket. Raises: StoreError `workspace_busy`."""
         ticket, before = self._enqueue(claim, holder, doing)
         if before is not None:
             self.remove(ticket)
@@ -169,7 +170,7 @@ class LeaseQueue:
         return [turn for turn in self._rows(None) if turn.is_alive(now_us)]
 
     def renew(self, ticket: int, doing: str | None, since_us: int | None) -> bool:
-        """See `WriteLease.renew`. False if there is no such ticket any more."""
+        """See `WriteLease.renew`. False if the ticket no longer exists."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "update workspace_turns set expires_us = ?, doing = coalesce(?, doing), since_us = coalesce(?, since_us)"
@@ -179,21 +180,21 @@ class LeaseQueue:
             return self._database.changes == 1
 
     def remove(self, ticket: int) -> None:
-        """Remove a ticket, and wake those that waited for no other. Raises: StoreError."""
+        """Remove a ticket, and wake those whose turn it is now. Raises: StoreError."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "delete from workspace_turns where workspace = ? and ticket = ? and pid = ?",
                 (self._workspace, ticket, os.getpid()),
             )
-            # In the same transaction, so that the removal and the next turns agree.
+            # in the same transaction, so that the removal and the next turns agree
             following = [turn.wake for turn in self._first()]
         for wake in following:
             ring(self._directory, wake)
 
-    # -- inside
+    # -- internals
 
     def _enqueue(self, claim: Claim, holder: str, doing: str) -> tuple[int, Turn | None]:
-        """A new ticket, and the one that it waits for."""
+        """Create a ticket. Returns its number, and the ticket that it waits for."""
         with self._database.transaction(lasting=False):
             now_us = self._clock.now_us()
             before = self._first_before(claim, None, now_us)
@@ -211,7 +212,7 @@ class LeaseQueue:
         return ticket, before
 
     def _wake_by(self, ticket: int, wake: str) -> None:
-        """Store how a waiter is woken: from then on, those that leave wake it."""
+        """Store how to wake a waiter. From then on, writers that leave wake it."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "update workspace_turns set wake = ? where workspace = ? and ticket = ?",
@@ -228,7 +229,7 @@ class LeaseQueue:
             if before is None:
                 if self.renew(lease.ticket, doing, now_us):
                     return
-                continue  # taken for dead in this very moment
+                continue  # removed as dead at this very moment
             if until_ns is not None and now_ns >= until_ns:
                 raise _busy(before)
             if on_wait is not None:
@@ -243,13 +244,13 @@ class LeaseQueue:
             look_s = _LOOK_S if self._directory is not None else _LOOK_MEMORY_S
 
     def _look(self, lease: WriteLease, doing: str, woken: Bell) -> Turn | None:
-        """The ticket that it waits for now."""
+        """The ticket that this one waits for now."""
         there = self._database.execute(
             "select 1 from workspace_turns where workspace = ? and ticket = ? and pid = ?",
             (self._workspace, lease.ticket, os.getpid()),
         )
         if not there:
-            # It expired: this process was stopped for so long that others had to take it for dead.
+            # It expired: this process was stopped for so long that others took it for dead.
             lease.ticket, before = self._enqueue(lease.claim, lease.holder, doing)
             self._wake_by(lease.ticket, woken.wake)
             return before
@@ -261,7 +262,7 @@ class LeaseQueue:
             return self._first_before(lease.claim, lease.ticket, now_us)
 
     def _first_before(self, claim: Claim, ticket: int | None, now_us: int) -> Turn | None:
-        """The first ticket that overlaps and counts; those of the dead before it are removed. Call it in a transaction."""
+        """The first ticket that overlaps and counts. Tickets of dead processes before it are removed. Needs a transaction."""
         for row in self._rows(ticket):
             if not row.claim.overlaps(claim):
                 continue
@@ -280,11 +281,11 @@ class LeaseQueue:
             if row.wake and not any(claim.overlaps(row.claim) for claim in earlier):
                 yield row
             if row.claim.everything:
-                return  # all that follow wait for this one
+                return  # everyone after it waits for this ticket
             earlier.append(row.claim)
 
     def _rows(self, ticket: int | None) -> Iterator[Turn]:
-        """The tickets (before this one), in order; read in parts, because the first few are mostly enough."""
+        """The tickets (before this one), in order. They are read in parts, because the first few usually suffice."""
         last = 0
         while True:
             rows = self._database.execute(
@@ -304,7 +305,7 @@ class _BusyError(StoreError):
 
 
 def describe(turn: Turn, now_us: int) -> str:
-    """What a ticket's process does, for people."""
+    """A one-line description of a ticket's process, for people."""
     doing = f" runs {turn.doing}" if turn.doing else " is writing"
     seconds = max(0, now_us - turn.since_us) // 1_000_000
     return f"`{turn.holder}` (process {turn.pid}){doing}, for {seconds} s so far, and writes {turn.claim}"
@@ -330,7 +331,7 @@ def _started(pid: int) -> str:
 
 @cache
 def _own_start(pid: int) -> str:
-    """`_started` of this process, which does not change (and a fork has another pid)."""
+    """`_started` of this process. It can be cached, because a fork has another pid."""
     return _started(pid)
 
 

@@ -1,7 +1,7 @@
 """The forms of paths, and their parsing.
 
-In JSON a path is a string, or `{"b64": "..."}` (standard base64) where it is not UTF-8. Inside this room a path beneath the
-workspace's root is a `Rel`: a tuple of names as bytes, without `/`, `.`, `..` or empty names; `()` is the root.
+In JSON a path is a string, or `{"b64": "..."}` (standard base64) if it is not UTF-8. Inside this package a path beneath
+the workspace's root is a `Rel`: a tuple of names as bytes, without `/`, `.`, `..` or empty names; `()` is the root.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Rel = tuple[bytes, ...]
 
 
 def parse(value: Any, root: str, field: str = "path") -> Rel:
-    """The path beneath `root` that a parameter names, in the normal form that capability compared
+    """The path beneath `root` that a parameter names, in the normal form that the capability check compares
     (`model.globs.workspace_path`).
 
     Raises: ToolError `path_outside_workspace` or `path_invalid`; `field` is the parameter's name.
@@ -48,7 +48,7 @@ def parse(value: Any, root: str, field: str = "path") -> Rel:
 def to_json(path: Rel) -> NameJson:
     """A path as JSON, in a form that `parse` accepts. The root is `.`."""
     raw = b"/".join(path) or b"."
-    # `parse` accepts what programs might expand, or mistake for a URL, only with a leading `./`.
+    # A leading `./` protects names that programs might expand or mistake for a URL; `parse` accepts them only so.
     if raw.startswith(b"~") or (len(path) > 1 and path[0].endswith(b":")):
         raw = b"./" + raw
     return _json(raw)
@@ -74,7 +74,7 @@ def link_stored(value: NameJson) -> bytes:
 
 
 def parts(raw: bytes) -> tuple[bytes, ...]:
-    """The names in a link's target, without empty ones and `.`; `..` is kept, because only the caller can resolve it."""
+    """The names in a link's target, without empty ones and `.`. `..` is kept, because only the caller can resolve it."""
     return tuple(name for name in raw.split(b"/") if name not in (b"", b"."))
 
 
@@ -84,7 +84,7 @@ def show(path: Rel) -> str:
 
 
 def show_bytes(raw: bytes) -> str:
-    """A path or the target of a link for people, on one line. Different ones look different."""
+    """A path or link target for people, on one line. Different values look different."""
     text = raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     if text.isascii() and text.isprintable():
         return text
@@ -95,7 +95,7 @@ def show_bytes(raw: bytes) -> str:
 
 
 def _is_apart(character: str) -> bool:
-    """True for a character that normalisation joins with others, or replaces."""
+    """True for a character that normalisation combines or replaces."""
     return bool(unicodedata.combining(character)) or unicodedata.normalize("NFC", character) != character
 
 
@@ -126,7 +126,7 @@ _ERRNO: Final[dict[int, tuple[str, str]]] = {
 
 
 def refusal(error: OSError, field: str = "path") -> ToolError:
-    """The ToolError for a file system error. Never names the path, which is an agent's parameter."""
+    """The ToolError for a file system error. It never names the path, which is an agent's parameter."""
     code, text = _ERRNO.get(error.errno or 0, ("file_failed", os.strerror(error.errno or 0)))
     return ToolError(f"{field}: {text}", code=code, path=f"$.parameters.{field}")
 

@@ -31,14 +31,15 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """Target of a symbolic link."""
     mtime_ns: int | None = None
     owner: tuple[int, int] | None = None
-    """Numeric user and group of an existing node; absent for the planned result of a change."""
+    """Numeric user and group of an existing node; None for the planned result of a change."""
     attributes: dict[str, str] | None = None
     """Extended attributes of an existing node, values in base64: the user's own (`user.*`) and access control lists."""
 
     def same(self, other: Node) -> bool:
         """True if both have the same kind, content, permissions and target.
 
-        Times, owner and extended attributes are ignored, as are a directory's owner bits, which undo widens while it works.
+        Times, owner and extended attributes are ignored, and so are a directory's owner bits, which undo widens while
+        it works.
         """
         if self.kind == "dir":
             return other.kind == "dir" and (self.mode or 0) | 0o700 == (other.mode or 0) | 0o700
@@ -53,7 +54,7 @@ ABSENT: Final = Node("absent")
 
 
 class Identity(NamedTuple):
-    """Detects whether a path still has the same, unchanged file as when it was examined."""
+    """Identifies a version of a file: equal identities mean the same, unchanged file."""
 
     device: int
     inode: int
@@ -70,14 +71,15 @@ class Seen(NamedTuple):
 
 
 def identity(found: os.stat_result) -> Identity:
-    """The identity from a stat."""
+    """The identity of a stat result."""
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def attributes(fd: int) -> dict[str, str] | None:
     """The `Node.attributes` of an open file or directory; None if there are none or they are not supported."""
     found = {}
-    with contextlib.suppress(OSError):  # not supported by this file system, or removed between list and read
+    # the file system does not support it, or the attribute was removed between list and read
+    with contextlib.suppress(OSError):
         for name in filter(_is_kept, os.listxattr(fd)):
             found[name] = base64.b64encode(os.getxattr(fd, name)).decode()
     return found or None
@@ -98,14 +100,14 @@ def set_attributes(fd: int, wanted: dict[str, str]) -> None:
 
 
 def _is_kept(name: str) -> bool:
-    """True if an attribute is restored. Others belong to the system (`security.*`: a capability is for the old content only)
-    or cannot be set (`trusted.*`), or are marks of overlayfs.
+    """True if an attribute is restored. Not restored are those of the system (`security.*`: a capability applies only
+    to the old content), those that cannot be set (`trusted.*`), and the marks of overlayfs.
     """
     return name.startswith(("user.", "system.posix_acl_")) and not name.startswith("user.overlay.")
 
 
 def kind_of(found: os.stat_result, field: str = "path") -> Kind:
-    """The kind from a stat. Raises: ToolError `special_file` for a FIFO, socket or device."""
+    """The kind of a stat result. Raises: ToolError `special_file` for a FIFO, socket or device."""
     if stat.S_ISREG(found.st_mode):
         return "file"
     if stat.S_ISDIR(found.st_mode):

@@ -1,4 +1,4 @@
-"""Opens the files beneath a directory, one after the other, with as few system calls as that takes."""
+"""Opens the files beneath a directory, one after the other, with as few system calls as possible."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _READING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os
 def open_files(
     workspace: Workspace, path: Rel, wanted: Callable[[Rel], bool], *, skip: frozenset[bytes] = frozenset()
 ) -> Iterator[tuple[Rel, int, int]]:
-    """Open a file, or the regular files beneath a directory in the order of `walk`: path, descriptor for reading, and size.
+    """Open a file, or the regular files beneath a directory in the order of `walk`. Yields path, descriptor and size.
 
-    The caller closes the descriptor before the next one. A file beneath `path` that is not `wanted`, that the agent may not
-    reach or that cannot be opened is left out; links are not followed. Raises: ToolError about `path` itself.
+    The caller closes each descriptor before the next one. A file beneath `path` that is not `wanted`, that the agent
+    may not reach or that cannot be opened is skipped; links are not followed. Raises: ToolError about `path` itself.
     """
     found = workspace.lstat(path)
     if found is None:
@@ -55,7 +55,7 @@ def open_files(
                 found = os.fstat(fd)
                 if stat.S_ISREG(found.st_mode):
                     yield below, fd, found.st_size
-                else:  # it has taken the place of the file
+                else:  # a directory has replaced the file
                     os.close(fd)
             else:
                 pending.pop()
@@ -65,7 +65,7 @@ def open_files(
 
 
 def _entries(workspace: Workspace, path: Rel, skip: frozenset[bytes]) -> list[tuple[bytes, bool]]:
-    """The files (False) and directories (True) in a directory, the first name last; none if it cannot be read."""
+    """The files (False) and directories (True) in a directory, last name first; empty if it cannot be read."""
     found: list[tuple[bytes, bool]] = []
     with contextlib.suppress(ToolError, OSError):
         fd = workspace.open_directory(path)

@@ -1,6 +1,6 @@
-"""Throw-away layers above a view: what one call would do, to be shown to a person and then committed into the view, or dropped.
+"""Temporary layers above a view. They hold the effects of one call for review, and are then committed or discarded.
 
-They are beside the layers of the run, as `preview-<number>/`, each with its `layer.json`.
+They are stored beside the layers of the run, as `preview-<number>/`, each with its `layer.json`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PREFIX: Final = "preview-"
 
 
 def open_preview(run: Path, key: str, view: Workspace, mounts: LayerMounts, *, attach: bool) -> Layer:
-    """Make one above `view`, which is a workspace or the view of a layer. `key` names the call.
+    """Create a preview layer above `view`, which is a workspace or the view of a layer. `key` names the call.
 
     Raises: StoreError `layer_unavailable` if no overlay can be mounted there.
     """
@@ -43,19 +43,19 @@ def open_preview(run: Path, key: str, view: Workspace, mounts: LayerMounts, *, a
 
 
 def reopen_preview(directory: Path, view: Workspace, mounts: LayerMounts) -> Layer:
-    """Its view again. Raises: StoreError `layer_unavailable`, IntegrityError `layer_damaged`."""
+    """Reopen a preview layer. Raises: StoreError `layer_unavailable`, IntegrityError `layer_damaged`."""
     return _mount(directory, read_manifest(directory), view, mounts, attach=False)
 
 
 def preview_of(run: Path, key: str) -> Path | None:
-    """The one of a call, if there is one. Raises: IntegrityError `layer_damaged`."""
+    """The preview layer of a call; None if there is none. Raises: IntegrityError `layer_damaged`."""
     parent = run / "workspace"
     found = sorted(parent.glob(f"{_PREFIX}*/layer.json")) if parent.is_dir() else []
     return next((path.parent for path in found if read_manifest(path.parent).proposal == key), None)
 
 
 def remove_previews(run: Path, disk: Disk) -> None:
-    """Remove all of a run. Raises: StoreError."""
+    """Delete all preview layers of a run. Raises: StoreError."""
     for directory in (run / "workspace").glob(f"{_PREFIX}*"):
         remove_layer(directory, disk)
 

@@ -1,15 +1,15 @@
-"""Finds what a process changed at paths that its run has touched, by comparing them before it starts and after it ends.
+"""Finds what a process changed at paths that its run has touched, by comparing them before its start and after its end.
 
-A process changes files without recording them. The run's own processes are part of the run, and a person's edit is not: so a
-difference between start and end is recorded as the process's change, and a difference between the run's last state and the
-start is recorded as someone else's. A person's edit while a process runs cannot be told from the process's work; undo keeps
-and names what it overwrites. In a layer it can, but not here: what is recorded as the state before a process may be the person's
-edit, so the commit trusts times and identities instead (`Layer.edited_below`).
+A process changes files without recording them. The run's own processes are part of the run, and a person's edit is not.
+So a difference between start and end is recorded as the process's change, and a difference between the run's last state
+and the start as someone else's. An edit by a person while a process runs cannot be told from the process's work; undo
+keeps and names what it overwrites. For a layer they can be told apart, but not here: the state recorded before a
+process may include the person's edit, so the commit relies on times and identities instead (`Layer.edited_below`).
 
-It compares the paths that the run has recorded, and everything beneath the directories that it created (a Python import puts
-`__pycache__` there). Contents are backed up before the process starts, because it may overwrite them. A path whose identity
-(inode, size, times) is unchanged since the last scan is not read again, so a scan costs one `stat` per path, and changed
-files are read once.
+The scan covers the paths that the run has recorded, and everything beneath the directories that it created (a Python
+import puts `__pycache__` there). Contents are backed up before the process starts, because it may overwrite them. A
+path whose identity (inode, size, times) is unchanged since the last scan is not read again, so a scan costs one `stat`
+per path, and changed files are read once.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from interlock.workspace.tree import View, Workspace, hash_file
 
 PATHS_MAX: Final = 10_000
 BYTES_MAX: Final = 256 * 1024 * 1024
-"""Maximum bytes read in one scan: the rest is not compared, which is reported."""
+"""Maximum bytes read in one scan. The rest is not compared, which is reported."""
 _SETTLED_NS: Final = 50_000_000
-"""A file changed less than this before a scan may change again without new times, because the kernel's clock is coarse."""
+"""A file that changed less than this before a scan may change again without a new time, because the kernel's clock is coarse."""
 _SHOWN_MAX: Final = 3
 
 
 class ProcessWatch:
-    """Compares for one process. Call `begin` before it starts, and `end` once it is gone, even after a failure. Both may be
-    slow.
+    """Scans around one process. Call `begin` before it starts, and `end` after it exits, even after a failure. Both may
+    be slow.
     """
 
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin) -> None:
         """`origin` is the action that started the process. The scan ignores the agent's grants.
 
-        In a layer everything that changed is found, wherever it is; `changed` has it after `end`.
+        In a layer everything that changed is found, wherever it is; `changed` holds it after `end`.
         """
         self.changed: list[Rel] = []
         self._workspace = workspace
@@ -58,7 +58,7 @@ class ProcessWatch:
         backups = self._backups
         with self._workspace.changing():
             layer = self._workspace.layer
-            # What is not recorded in a layer is the run's own work all the same: no one else writes there.
+            # Unrecorded changes in a layer are also the run's own, because no one else writes there.
             if layer is not None and (unrecorded := list(self._in_layer(layer, {}))):
                 backups.record(self._origin, unrecorded, by="process")
             look = _Look(self._workspace, backups, keep=True)
@@ -93,7 +93,7 @@ class ProcessWatch:
         return _describe_missed([*self._missed, *look.missed])
 
     def _in_layer(self, layer: View, now: dict[Rel, Node]) -> Iterator[Change]:
-        """The differences at paths that the run had not touched before, beneath which the workspace still has what was there.
+        """The differences at paths that the run had not touched before; the workspace still has their previous state.
 
         Beyond the limit none are recorded: the commit records them for the last process.
         """
@@ -103,16 +103,16 @@ class ProcessWatch:
             try:
                 after = self._workspace.examine(path).node if self._workspace.lstat(path) is not None else ABSENT
                 before = states[path].node if path in states else layer.lower_node(path)
-            except ToolError:  # a special file, or not readable: the commit names it
+            except ToolError:  # a special file, or unreadable: the commit reports it
                 continue
             if not after.same(before):
                 yield Change(path, before, after)
 
 
 def end_left_processes(backups: Backups) -> None:
-    """Close the windows of processes whose end was not recorded, because Interlock died before it.
+    """Close the records of processes whose end was not recorded because Interlock died first.
 
-    What they left is not recorded as theirs: a person may have changed it since. So it is a conflict for undo.
+    What they left is not recorded as theirs, because a person may have changed it since. So it is a conflict for undo.
     Raises: StoreError, IntegrityError.
     """
     for origin in backups.left_processes():
@@ -152,11 +152,11 @@ class _Look:
         self.whole = True
         """False once something beneath a directory was left out."""
         self.missed: list[Rel] = []
-        """Paths that were not compared: special files, unreadable files, or beyond the limits."""
+        """Paths that were not compared: special files, unreadable files, or files beyond the limits."""
 
     def at_all(self, more: dict[Rel, Node] | None = None) -> dict[Rel, Node]:
-        """The state of each path that the run has touched, of paths beneath directories that it created, and of each of
-        `more`.
+        """The state of each path that the run has touched, of the paths beneath directories that it created, and of
+        each path in `more`.
         """
         touched = self._backups.touched()
         for path in (*touched.states, *(more or ())):
@@ -179,7 +179,7 @@ class _Look:
             self.missed.append(made)
 
     def _take(self, path: Rel) -> bool:
-        """False once there is no room for more paths."""
+        """Add a path to the scan. Returns False once the limit of paths is reached."""
         if path in self._found:
             return True
         if len(self._found) >= PATHS_MAX:
@@ -220,4 +220,4 @@ def _describe_missed(missed: list[Rel]) -> str | None:
     paths = list(dict.fromkeys(missed))
     names = ", ".join(f"`{show(path)}`" for path in paths[:_SHOWN_MAX])
     more = " and others" if len(paths) > _SHOWN_MAX else ""
-    return f"what a process did to {names}{more} was not compared: too large, or not readable"
+    return f"what a process did to {names}{more} was not compared, because it is too large or not readable"

@@ -1,8 +1,8 @@
 """Protected paths, which no agent may write: the files that Interlock's own loader reads.
 
-A target is refused if it is such a file, is beneath such a directory, or is a directory above one (deleting or renaming it
-would also move the protected file). Names are compared as the most permissive file systems do: without case, invisible
-characters, trailing dots and spaces. Hard links, short names and bind mounts are detected by identity.
+A target is refused if it is such a file, is beneath such a directory, or is a directory above one (deleting or renaming
+it would also move the protected file). Names are compared as the most permissive file systems do: without case,
+invisible characters, trailing dots and spaces. Hard links, short names and bind mounts are detected by identity.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ LOADED: Final[tuple[Rel, ...]] = ((b"interlock.toml",), (b"interlock.lock",), (b
 
 @functools.lru_cache(maxsize=4096)
 def fold(name: bytes) -> str:
-    """A name as the most permissive file systems compare it (casefolding ext4, HFS+, VFAT)."""
+    """The form of a name in which the most permissive file systems compare it (casefolding ext4, HFS+, VFAT)."""
     text = unicodedata.normalize("NFKD", name.decode("utf-8", "surrogateescape")).casefold()
     text = unicodedata.normalize("NFKD", text)
     return "".join(c for c in text if unicodedata.category(c) != "Cf").rstrip(". ") or text
 
 
 def related(one: Rel, other: Rel) -> bool:
-    """True if the two are the same path, or one is beneath the other, names compared by `fold`."""
+    """True if the two paths are equal, or one is beneath the other. Names are compared by `fold`."""
     return all(a == b or fold(a) == fold(b) for a, b in zip(one, other, strict=False))
 
 
 def is_reserved(name: bytes) -> bool:
-    """True for a name like those of Interlock's own temporary files, which it removes, or gives the name of another file."""
+    """True for a name with the form of Interlock's temporary files, which it may remove or rename to another file."""
     folded = fold(name)
     return folded.startswith(".interlock-") and folded.endswith(".tmp")
 
 
 class Tree(Protocol):
-    """What the guard asks of a workspace."""
+    """The methods that the guard needs of a workspace."""
 
     def lstat(self, path: Rel) -> os.stat_result | None:
-        """What is at a path, links not followed; None if nothing does."""
+        """The lstat of a path; None if nothing exists there."""
         ...
 
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
@@ -52,15 +52,15 @@ class Tree(Protocol):
         ...
 
     def walk(self, path: Rel, *, lenient: bool) -> Iterator[tuple[Rel, os.stat_result]]:
-        """Everything beneath a path."""
+        """Walk everything beneath a path."""
         ...
 
 
 class Guard:
-    """The currently protected files of a workspace. Make a new one for each change."""
+    """The present protected files of a workspace. Create a new guard for each change."""
 
     def __init__(self, workspace: Tree, protected: Iterable[Rel]) -> None:
-        """Find the protected paths: as named, and the targets of links among them."""
+        """Find the protected paths: the given names, and the targets of links among them."""
         self._workspace = workspace
         named = set(protected)
         real = {there for place in named for there in _without_links(workspace, place)}
@@ -76,7 +76,7 @@ class Guard:
             raise _refusal(field)
         if any(is_reserved(name) for name in path):
             raise ToolError(
-                f"{field}: names that begin with `.interlock-` and end with `.tmp` are those of Interlock's temporary files",
+                f"{field}: names that begin with `.interlock-` and end with `.tmp` are reserved for Interlock's temporary files",
                 code="path_protected",
                 path=f"$.parameters.{field}",
                 retryable=False,
@@ -91,7 +91,7 @@ class Guard:
                 return
 
     def check_identity(self, found: os.stat_result, field: str = "path") -> None:
-        """Refuse a protected file or directory, regardless of its name. Raises: ToolError `path_protected`."""
+        """Refuse a protected file or directory, whatever its name. Raises: ToolError `path_protected`."""
         one = (found.st_dev, found.st_ino)
         if one in self._ids:
             raise _refusal(field)
@@ -104,7 +104,7 @@ class Guard:
 
 
 def _without_links(workspace: Tree, place: Rel) -> Iterator[Rel]:
-    """The paths to protect: the name itself, and its target. Targets outside the workspace need no protection."""
+    """The paths to protect: the path itself, and its target. Targets outside the workspace need no protection."""
     for follow in (True, False):
         try:
             real = workspace.resolve(place, follow=follow)

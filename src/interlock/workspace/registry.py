@@ -1,10 +1,10 @@
-"""Where Interlock keeps its state, and the ids of workspaces.
+"""The location of Interlock's state, and the ids of workspaces.
 
 `<state dir>/registry.json` maps a directory (path, device, inode, birth time) to an id. The id belongs to the directory
-itself, so a moved project keeps its history, and another one that takes its place or inode does not inherit it.
+itself, so a moved project keeps its history, and another directory that takes its place or inode does not inherit it.
 
 Format version history:
-1 (2026-11): first.
+  1 (2026-11): first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Known(msgspec.Struct, frozen=True):
     device: int
     inode: int
     birth_ns: str
-    """Decimal; `0` where the file system keeps no birth time."""
+    """Decimal; `0` if the file system does not store birth times."""
     created_us: int
 
 
@@ -51,7 +51,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def state_directory(env: Mapping[str, str], disk: Disk) -> Path:
-    """The state directory (mode 0700), made if it is absent: `INTERLOCK_STATE_DIR`, or `interlock` in XDG's place for state.
+    """The state directory (mode 0700), created if missing: `INTERLOCK_STATE_DIR`, or `interlock` in the XDG state
+    directory.
 
     Raises: ConfigurationError `state_dir_unsafe`, StoreError.
     """
@@ -62,13 +63,13 @@ def state_directory(env: Mapping[str, str], disk: Disk) -> Path:
         raise ConfigurationError(
             f"the state directory `{path}` is not an absolute path",
             code="state_dir_unsafe",
-            hint="give INTERLOCK_STATE_DIR (or XDG_STATE_HOME) an absolute path",
+            hint="set INTERLOCK_STATE_DIR (or XDG_STATE_HOME) to an absolute path",
         )
     disk.make_directory(path)
     found = path.stat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise ConfigurationError(
-            f"the state directory `{path}` is not a directory of this user",
+            f"the state directory `{path}` is not a directory owned by this user",
             code="state_dir_unsafe",
             hint="set INTERLOCK_STATE_DIR to a directory of your own",
         )
@@ -100,7 +101,7 @@ class Registry:
     """The known workspaces of a state directory."""
 
     def __init__(self, state: Path, disk: Disk, clock: Clock, ids: Ids) -> None:
-        """`state` is from `state_directory`."""
+        """`state` is the result of `state_directory`."""
         self._state = state
         self._path = state / "registry.json"
         self._disk = disk
@@ -108,7 +109,7 @@ class Registry:
         self._ids = ids
 
     def workspaces(self) -> list[Known]:
-        """All of them. Raises: IntegrityError `registry_damaged`, StoreError."""
+        """All known workspaces. Raises: IntegrityError `registry_damaged`, StoreError."""
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
@@ -177,8 +178,8 @@ class Registry:
 
 
 def _find(known: list[Known], path: str, device: int, inode: int, birth_ns: str) -> int | None:
-    """Find the same directory, by identity. At its old path the device is not compared, because its number may change at a
-    reboot.
+    """Find the same directory by identity. At its old path the device is not compared, because its number may change at
+    a reboot.
     """
     for i, one in enumerate(known):
         if (one.device, one.inode, one.birth_ns) == (device, inode, birth_ns) and (
@@ -192,8 +193,9 @@ def _find(known: list[Known], path: str, device: int, inode: int, birth_ns: str)
 
 
 def _birth_ns(path: Path) -> str:
-    """A directory's creation time in nanoseconds; "0" if the C library or the file system does not provide it. Source:
-    statx(2).
+    """A directory's creation time in nanoseconds; "0" if the C library or the file system does not provide it.
+
+    Source: statx(2).
     """
     if not hasattr(_libc, "statx"):
         return "0"

@@ -1,8 +1,10 @@
-"""Files that execute later, outside of every wall: git's hooks and configuration, CI, editor, shell and tool start-up files.
+"""Files that execute later, outside any walls: git's hooks and configuration, CI, editor, shell and tool start-up
+files.
 
-A program that an agent may not run could be put into one of them, and run when a person opens the project or asks git for its
-status. A commit holds them until a person commits them by name. What a person starts as the project itself is not held (its
-sources, its build and test files, what is installed in it): an agent is there to write these. The guide to workspaces lists them.
+A program that an agent may not run could be put into one of them, and run when a person opens the project or asks git
+for its status. A commit leaves these files out until a person commits them by name. The project's own sources, build
+and test files and installed packages are not among them, because agents are meant to write these. The guide to
+workspaces lists the files.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ _NAMES: Final = frozenset(
         ".envrc", ".autoenv", ".autoenv.zsh", ".autoenv_leave.zsh", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout",
         ".bash_aliases", ".profile", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".kshrc", ".cshrc", ".tcshrc",
         ".login", ".inputrc", ".tmux.conf", ".screenrc", ".rvmrc", ".gdbinit", ".lldbinit",
-        # interpreters that read a file where they are started
+        # interpreters that read a file from the directory in which they start
         ".pythonstartup", ".pdbrc", "sitecustomize.py", "usercustomize.py", "ipython_config.py", ".irbrc", ".pryrc", ".rprofile",
         ".renviron", ".ghci", ".ocamlinit", ".iex.exs", ".octaverc", "startup.m",
         # editors
         ".vimrc", ".lvimrc", ".nvimrc", ".nvim.lua", ".exrc", ".gvimrc", ".ideavimrc", ".dir-locals.el", ".dir-locals-2.el",
         ".projectile", ".devcontainer.json", ".gitpod.yml", ".replit",
-        # git, and what runs when it commits
+        # git, and programs that run when it commits
         ".gitconfig", ".gitmodules", ".lfsconfig", ".pre-commit-config.yaml", ".pre-commit-config.yml", "lefthook.yml",
         "lefthook.yaml", "lefthook.toml", "lefthook.json", ".lefthook.yml", ".lefthook.yaml", ".lefthook.toml", ".lefthook.json",
         "lefthook-local.yml", "lefthook-local.yaml", ".huskyrc", ".overcommit.yml", ".simple-git-hooks.json",
@@ -41,7 +43,7 @@ _NAMES: Final = frozenset(
         "opencode.json", "opencode.jsonc", ".aider.conf.yml",
     }
 )  # fmt: skip
-"""Names, wherever they are."""
+"""File names, in any directory."""
 _DIRECTORIES: Final = frozenset(
     {
         ".github", ".gitlab", ".circleci", ".buildkite", ".forgejo", ".gitea", ".woodpecker", ".semaphore", ".teamcity",
@@ -51,21 +53,21 @@ _DIRECTORIES: Final = frozenset(
         ".gnupg",
     }
 )  # fmt: skip
-"""Everything in directories of these names."""
+"""Directory names; everything in such a directory counts."""
 _PAIRS: Final = frozenset(
     {
         (".cargo", "config"), (".cargo", "config.toml"), (".yarn", "releases"), (".yarn", "plugins"), (".hg", "hgrc"),
         (".hg", "hgrc-not-shared"), (".hg", "sharedpath"), (".hg", "shared"),
     }
 )  # fmt: skip
-"""A name in a directory of a name, and everything in it."""
+"""Pairs of a directory name and a name in it, with everything below."""
 _JJ: Final = frozenset({"repo", "config.toml", "workspace-config.toml"})
-"""Files of jj: the pointer to a repository, and configurations; its operations and index are data."""
+"""Files of jj: the pointer to a repository, and configurations. Its operations and index are data."""
 _LINKS: Final = frozenset({name for name, _ in _PAIRS} | {".jj", "hooks", "git-hooks"})
-"""A link of such a name puts files below it that no rule about names sees."""
+"""A symbolic link with such a name can lead to files that the rules about names do not see."""
 _SUFFIXES: Final = (".code-workspace", ".sublime-project")
 _HOOKS: Final = frozenset({"hooks", "git-hooks"})
-"""Directories that git's hooks are in by habit, wherever `core.hooksPath` is set to them. Others hold something else there."""
+"""Usual directories of git hooks, if `core.hooksPath` names them. Projects also use these names for other purposes."""
 _HOOK_NAMES: Final = frozenset(
     {
         "applypatch-msg", "pre-applypatch", "post-applypatch", "pre-commit", "pre-merge-commit", "prepare-commit-msg",
@@ -79,10 +81,10 @@ _HOOK_NAMES: Final = frozenset(
 
 
 def runs_later(one: Difference, git: GitDirectories) -> bool:
-    """True if what the difference puts at its path may be executed, or decide what is executed, by another program later.
+    """True if the changed file may later be executed by another program, or decide what it executes.
 
-    A new directory executes nothing; what is in it may. `git` are the git directories of the workspace and the layer. In one,
-    only data is free: everything else is held, links too, since git writes through them.
+    A new directory executes nothing, but its contents may. `git` are the git directories of the workspace and the
+    layer. In them, only data is allowed; everything else counts, including links, because git writes through them.
     """
     if one.after.kind in ("absent", "dir"):
         return False

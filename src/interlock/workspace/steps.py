@@ -1,6 +1,7 @@
 """Brings paths of a tree into wanted states: the second half of undo and of the commit of a layer.
 
-The caller has recorded every step in the backups before the first one is made, so a stop anywhere can be repeated or undone.
+The caller records every step in the backups before the first one is made, so an interruption at any point can be
+repeated or undone.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from interlock.workspace.nodes import Identity, Node, Seen, identity
 from interlock.workspace.tree import Workspace
 
 _SINGLE_SYNCS_MAX: Final = 8  # above this many files, one syncfs is cheaper
-_TOGETHER: Final = 64  # files that are under their temporary names at once
+_TOGETHER: Final = 64  # files that exist under temporary names at the same time
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A path, the state that was seen there, and the one to bring it into."""
+    """A path, its present state, and its wanted state."""
 
     path: Rel
     seen: Seen
@@ -31,8 +32,8 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def removes(self) -> bool:
-        """True if the present node must be removed first: a rename cannot replace a directory, or put a directory in place of
-        another node.
+        """True if the present node must be removed first: a rename cannot replace a directory, or put a directory in
+        place of another node.
         """
         return self.seen.node.kind != "absent" and (
             self.want.kind == "absent" or (self.seen.node.kind == "dir") != (self.want.kind == "dir")
@@ -40,21 +41,21 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Prepared(NamedTuple):
-    """A recorded step, and the temporary name through which it is made."""
+    """A recorded step, and the name of its temporary file."""
 
     step: Step
     temporary: bytes
 
 
 Content = Callable[[Step], Iterable[bytes]]
-"""Gives the content of the file that a step wants, in chunks. Raises if it is not what was recorded."""
+"""Yields the content of a step's wanted file, in chunks. Raises if it does not match the record."""
 
 
 def with_access(workspace: Workspace, steps: Sequence[Step]) -> list[Step]:
-    """The steps, and one for each present directory that they change names in and that this user may not write in.
+    """The steps, plus one for each present directory in which they change names and this user may not write.
 
-    `perform` widens the permissions of such a directory while it works, and gives it those of its step in the end. So a step
-    that wants what is there is needed, and recorded, too: then a stop in between is undone or repeated like any other.
+    `perform` widens the permissions of such a directory while it works, and sets those of its step at the end. So even
+    a step that changes nothing is needed, and recorded: then an interruption is undone or repeated like any other.
     """
     planned = {step.path for step in steps}
     more: dict[Rel, Step] = {}
@@ -69,11 +70,11 @@ def with_access(workspace: Workspace, steps: Sequence[Step]) -> list[Step]:
 
 
 def may_change_names(workspace: Workspace, path: Rel) -> bool:
-    """True if this user may list and change the names in a directory, or nothing is there."""
+    """True if this user may list and change the names in a directory, or if nothing exists there."""
     try:
         fd = workspace.open(path, os.O_PATH | os.O_DIRECTORY)
     except ToolError:
-        return True  # the step itself says what is wrong
+        return True  # the step itself reports the problem
     try:
         return os.access(b".", os.R_OK | os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True)
     finally:
@@ -81,9 +82,9 @@ def may_change_names(workspace: Workspace, path: Rel) -> bool:
 
 
 class _Links:
-    """The steps whose paths are names of one file (hard links).
+    """The steps whose paths are names of the same file (hard links).
 
-    To change or remove one of them changes the ctime of the file, and so what is found at the others.
+    A change or removal of one of them changes the ctime of the file, and so the identity found at the others.
     """
 
     def __init__(self, steps: Iterable[Step]) -> None:
@@ -98,7 +99,7 @@ class _Links:
         return path in self._files
 
     def expect(self, workspace: Workspace, step: Step) -> Identity | None:
-        """What has to be at the path of a step: what was seen, except for its ctime if the steps before have changed that."""
+        """The expected identity at a step's path: the recorded one, without its ctime if an earlier step has changed it."""
         seen, file = step.seen.identity, self._files.get(step.path)
         if seen is None or file is None:
             return seen
@@ -111,11 +112,11 @@ class _Links:
 
 
 def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content, *, apart: bool = False) -> None:
-    """Remove from the bottom up, create from the top down, then set the modes of directories.
+    """Perform the steps: remove from the bottom up, create from the top down, then set the modes of directories.
 
-    With `apart`, a file that has other names (hard links, perhaps outside of the workspace) is replaced and not changed in place,
-    so that only the named path changes. Directories that this user may not write in are made accessible first (see
-    `with_access`). Raises: ToolError; its `at` is the path of the step that failed.
+    With `apart`, a file with other names (hard links, perhaps outside of the workspace) is replaced instead of changed
+    in place, so that only the named path changes. Directories in which this user may not write are made accessible
+    first (see `with_access`). Raises: ToolError; its `at` is the path of the step that failed.
     """
     deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
     later: set[Rel] = set()
@@ -138,7 +139,7 @@ def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content, *
 
 
 def _widen(workspace: Workspace, top_first: Sequence[Step]) -> None:
-    """Make the present directories of the steps accessible, if names in them change."""
+    """Make the steps' directories accessible, if names in them change."""
     parents = {step.path[:-1] for step in top_first if step.path}
     for step in top_first:
         if step.seen.node.kind == "dir" and step.path in parents and not may_change_names(workspace, step.path):
@@ -155,7 +156,7 @@ def _put_all(
     *,
     apart: bool,
 ) -> None:
-    """Make what the steps want, except for the final modes of directories."""
+    """Create what the steps want, except for the final modes of directories."""
     files: list[effects.NewFile] = []
     for step, temporary in top_first:
         with effects.named(step.path):
@@ -183,7 +184,7 @@ def _has_links(workspace: Workspace, path: Rel) -> bool:
 
 
 def _is_mode(step: Step) -> bool:
-    """True if a file keeps its content, its owner and its attributes: then nothing is written but permissions and times."""
+    """True if a file keeps its content, owner and attributes, so that only permissions and times are set."""
     seen, want = step.seen.node, step.want
     kept = (seen.sha256, seen.attributes or {}) == (want.sha256, want.attributes or {})
     return seen.kind == "file" and kept and want.owner in (None, seen.owner)

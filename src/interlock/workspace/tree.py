@@ -1,8 +1,8 @@
 """A directory tree that is accessed only beneath its root.
 
-Every access starts at the root's descriptor and goes through `beneath.py`, which follows no symbolic link. Links that stay
-inside are followed by `resolve`, which turns a path into one without links; that path is then opened. So a race with
-`resolve` can cause at most an error.
+Every access starts at the root's descriptor and goes through `beneath.py`, which follows no symbolic link. Links that
+stay inside are followed by `resolve`, which turns a path into one without links; that path is then opened. So a race
+with `resolve` can cause at most an error.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import NameJson, Rel, link_to_json, parse, parts, refusal
 from interlock.workspace.nodes import ABSENT, Node, Seen, attributes, identity, kind_of
 
-LINKS_MAX: Final = 40  # what the kernel itself follows (MAXSYMLINKS)
+LINKS_MAX: Final = 40  # the kernel's own limit (MAXSYMLINKS)
 CHUNK_BYTES: Final = 1024 * 1024
 _ZEROS: Final = bytes(CHUNK_BYTES)
 _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
 
 
 class View(Protocol):
-    """What the processes of a layer, and the search for their changes, need from it."""
+    """The methods of a layer that its processes, and the search for their changes, need."""
 
     namespaces: tuple[int, int] | None
-    """Descriptors of the user and mount namespaces in which it is at the workspace's path; None if it is nowhere."""
+    """Descriptors of the user and mount namespaces in which the layer is at the workspace's path; None if it is not mounted."""
     size: LayerSize
 
     @property
@@ -44,12 +44,12 @@ class View(Protocol):
         ...
 
     def stack(self) -> list[Path]:
-        """The directories that it is made of, topmost first: what another layer above it is over."""
+        """The directories that the layer consists of, topmost first. Another layer is stacked on these."""
         ...
 
     @property
     def posture(self) -> str:
-        """For the action's posture: how the layer is made."""
+        """How the layer is made, for the action's posture."""
         ...
 
     def changed_since_look(self) -> list[Rel]:
@@ -57,16 +57,16 @@ class View(Protocol):
         ...
 
     def lower_node(self, path: Rel) -> Node:
-        """What is at a path beneath the layer. Raises: ToolError."""
+        """The state of a path beneath the layer. Raises: ToolError."""
         ...
 
     def sync(self) -> None:
-        """Make what is in the layer durable. Raises: StoreError."""
+        """Sync the contents of the layer. Raises: StoreError."""
         ...
 
 
 class Workspace:
-    """Files beneath one root. Paths are `Rel`s, made from parameters by `locate`; safe for threads."""
+    """Files beneath one root. Paths are `Rel`s, made from parameters by `locate`. Thread-safe."""
 
     def __init__(
         self,
@@ -77,10 +77,11 @@ class Workspace:
         access: beneath.Beneath | None = None,
         fd: int | None = None,
     ) -> None:
-        """Open the root; `access` is for tests. No agent may change `protected`, nor what always is.
+        """Open the root; `access` is for tests. Agents may change neither `protected` nor the paths that are always
+        protected.
 
-        Raises: UsageError `workspace_missing`, ToolError for a bad `protected`. `fd` is a descriptor of another tree that is
-        shown at `root`, such as a layer over it; it is closed with this object.
+        Raises: UsageError `workspace_missing`, ToolError for a bad `protected`. `fd` is a descriptor of another tree
+        that is shown at `root`, such as a layer over it; it is closed with this object.
         """
         self.root = root.resolve()
         self.protected = (*protect.LOADED, *(self.parse(p, "protected") for p in protected))
@@ -99,12 +100,12 @@ class Workspace:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """Globs of what a process of the action that has this workspace may write."""
+        """Globs of the files that a process of an action with this workspace may write."""
         return ("**",)
 
     @property
     def readable(self) -> tuple[str, ...]:
-        """Globs of what it may read."""
+        """Globs of the files that such a process may read."""
         return ("**",)
 
     def close(self) -> None:
@@ -119,30 +120,29 @@ class Workspace:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """A lock held from the examination before a change until after it, so that this process makes one change at a time."""
+        """A lock around the examination before a change and the change, so that this process makes one change at a time."""
         with self._changing:
             yield
 
     def parse(self, value: Any, field: str = "path") -> Rel:
-        """The path a parameter names, as written, without resolving links. Raises: ToolError."""
+        """The path that a parameter names, without resolving links. Raises: ToolError."""
         return parse(value, os.fspath(self.root), field)
 
     def locate(self, value: Any, field: str = "path", *, follow: bool = True) -> Rel:
-        """The path without links that a parameter leads to; see `resolve`."""
+        """The path without links to which a parameter leads; see `resolve`."""
         return self.resolve(self.parse(value, field), field, follow=follow)
 
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
-        """The same place without any symbolic link in its path; the last name is followed only if `follow`.
+        """The same place as a path without symbolic links. The last name is followed only if `follow`.
 
-        Missing names are kept as they are. Raises: ToolError `path_outside_workspace`, `symlink_loop`,
-        `not_a_directory`.
+        Missing names are kept. Raises: ToolError `path_outside_workspace`, `symlink_loop`, `not_a_directory`.
         """
         pending = list(reversed(path))
         real: list[bytes] = []
         links = 0
         while pending:
             name = pending.pop()
-            if name == b"..":  # only ever from a link's target
+            if name == b"..":  # comes only from a link's target
                 if not real:
                     raise _outside(field)
                 real.pop()
@@ -169,13 +169,14 @@ class Workspace:
         return tuple(real)
 
     def permit(self, path: Rel, field: str = "path", access: Literal["read", "write"] | None = None) -> None:
-        """Raises ToolError `path_denied` if the agent may not reach the path; this base class allows every path.
+        """Raises ToolError `path_denied` if the agent may not reach the path. This base class allows every path.
 
-        For paths that a tool finds by itself. Without `access`, the access that the parameter `field` is marked for.
+        For paths that a tool finds by itself. The default of `access` is the access for which the parameter `field` is
+        marked.
         """
 
     def guard(self) -> protect.Guard:
-        """The guard of protected paths, to check before each change."""
+        """The guard of the protected paths. Check it before each change."""
         return protect.Guard(self, self.protected)
 
     def open(self, path: Rel, flags: int, field: str = "path") -> int:
@@ -184,7 +185,7 @@ class Workspace:
             return self._beneath.open(self.fd, path, flags)
 
     def open_directory(self, path: Rel, field: str = "path") -> int:
-        """Open a directory for listing, for access to its entries, and for `Disk.sync`."""
+        """Open a directory, to list it, to access its entries, and for `Disk.sync`."""
         return self.open(path, os.O_RDONLY | os.O_DIRECTORY, field)
 
     def open_file(self, path: Rel, field: str = "path") -> int:
@@ -202,7 +203,7 @@ class Workspace:
         return fd
 
     def lstat(self, path: Rel, field: str = "path") -> os.stat_result | None:
-        """The lstat of a path without links before its last name; None for nothing. Raises: ToolError."""
+        """The lstat of a path whose parents are no links; None if nothing exists. Raises: ToolError."""
         try:
             fd = self._beneath.open(self.fd, path, os.O_PATH)
         except FileNotFoundError:
@@ -217,8 +218,8 @@ class Workspace:
     def examine(self, path: Rel, field: str = "path", read: Callable[[int], tuple[str, int]] | None = None) -> Seen:
         """The state of a path without links, including its content digest.
 
-        `read` takes a descriptor and gives digest and size; the default only hashes. Raises: ToolError, `file_changed` if the
-        file changed while it was read, `backup_failed` if `read` could not store what it read.
+        `read` takes a descriptor and returns digest and size; by default it only hashes. Raises: ToolError:
+        `file_changed` if the file changed while it was read, `backup_failed` if `read` could not store the content.
         """
         found = self.lstat(path, field)
         if found is None:
@@ -262,7 +263,7 @@ class Workspace:
             os.close(fd)
 
     def names(self, path: Rel, field: str = "path", *, most: int | None = None) -> list[bytes]:
-        """The first `most` names in a directory, sorted, in memory for that many only."""
+        """The first `most` names in a directory, sorted. Keeps only that many in memory."""
         fd = self.open_directory(path, field)
         try:
             with refused(field), os.scandir(fd) as entries:
@@ -283,8 +284,8 @@ class Workspace:
     ) -> Iterator[tuple[Rel, os.stat_result]]:
         """Walk a path and everything beneath it, a directory before its contents, names sorted; links are not followed.
 
-        Only the first `most` names of each directory are visited, none in `skip`, and none of the directories `closed`. `lenient`
-        skips what vanishes meanwhile, and unreadable directories. Raises: ToolError.
+        Only the first `most` names of each directory are visited, without those in `skip`, and no directory in
+        `closed`. `lenient` skips unreadable directories and files that vanish meanwhile. Raises: ToolError.
         """
         pending = [path]
         while pending:
@@ -300,7 +301,7 @@ class Workspace:
                     pending.extend((*here, name) for name in reversed(names) if name not in skip)
 
     def may_write(self, path: Rel) -> bool:
-        """True if the file's own permissions allow writing; replacing it by rename would check only the directory's."""
+        """True if the file's own permissions allow writing. A replacement by rename would check only the directory's."""
         directory = self.open_directory(path[:-1])
         try:
             return os.access(path[-1], os.W_OK, dir_fd=directory, effective_ids=True, follow_symlinks=False)
@@ -361,14 +362,14 @@ def _left_out(mild: bool) -> Iterator[None]:
 
 
 def changed(field: str) -> ToolError:
-    """The ToolError for something that another program changed meanwhile."""
+    """The ToolError for a file that another program changed meanwhile."""
     return ToolError(
         f"{field}: another program changed the file meanwhile", code="file_changed", path=f"$.parameters.{field}"
     )
 
 
 def read_chunks(fd: int, go_on: Callable[[], None] | None = None) -> Iterator[bytes]:
-    """A file's content from its start, in chunks; `go_on` is called before each, and may raise."""
+    """A file's content from its start, in chunks. `go_on` is called before each, and may raise."""
     offset = 0
     while True:
         if go_on is not None:
@@ -381,7 +382,7 @@ def read_chunks(fd: int, go_on: Callable[[], None] | None = None) -> Iterator[by
 
 
 def write_chunks(disk: Disk, fd: int, content: Iterable[bytes]) -> None:
-    """Write a file from its start; long runs of zeros become holes, so that a copy of a sparse file is sparse too."""
+    """Write a file from its start. Long runs of zeros become holes, so that the copy of a sparse file is sparse too."""
     size = 0
     for chunk in content:
         size += len(chunk)

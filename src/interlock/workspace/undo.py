@@ -1,15 +1,17 @@
 """Undoes recorded changes: contents, modes, links, creations, deletions and moves, exactly.
 
-Undo works by state, not by steps. The selected entries of a path form a chain of states; the present state must be one of
-them, and the first one is restored. If the present state is another, or someone changed the path between two entries, that is
-a conflict, and nothing is restored, unless the caller says what becomes of it (`Changed`). So undo may be stopped anywhere and
-repeated: a restored path needs nothing.
+Undo works by state, not by steps. The selected entries of a path form a chain of states. The present state must be one
+of them, and the first one is restored. If the present state is another, or someone changed the path between two
+entries, that is a conflict, and nothing is restored unless the caller decides otherwise (`Changed`). So undo may be
+interrupted anywhere and repeated: a restored path needs nothing.
 
-What a process of the run left is one of these states (see `process_changes`) and is overwritten like any other. A person may
-have edited the same file while the process ran, so what is overwritten there is reported (`Restored.kept`).
+The state that a process of the run left is one of these states (see `process_changes`) and is overwritten like any
+other. A person may have edited the same file while the process ran, so the overwritten content is reported
+(`Restored.kept`).
 
-Before the first change, everything that undo will overwrite is backed up into the undoing run, as for any other change, so
-undo can be undone. All access is beneath the root and follows no link, so a link in the way causes an error, not an escape.
+Before the first change, everything that undo will overwrite is backed up into the undoing run, as for any other change,
+so undo can be undone. All access is beneath the root and follows no link, so a link in the way causes an error, not an
+escape.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ from interlock.workspace.tree import CHUNK_BYTES, Workspace
 _SHOWN_MAX: Final = 20  # paths named in one message
 
 Changed = Literal["refuse", "overwrite", "skip"]
-"""What becomes of a path that others have changed since: nothing at all is restored; it is restored, with a backup of what was
-there; it is left as it is, and the rest is restored."""
+"""What to do with paths that others have changed since. `refuse`: restore nothing at all. `overwrite`: restore the
+path, with a backup of its present content. `skip`: leave the path, and restore the rest.
+"""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -53,9 +56,9 @@ class Restored(msgspec.Struct, frozen=True):
     by_process: bool = False
     """True if the overwritten state was, or may have been, written by a process of the run."""
     kept: str | None = None
-    """Then, for a file: the SHA-256 (hex) of the overwritten content, which names its backup in the undoing run."""
+    """If so, for a file: the SHA-256 (hex) of the overwritten content, which names its backup in the undoing run."""
     why: str | None = None
-    """Why it is `left`."""
+    """The reason, if the path is `left`."""
 
 
 def _restored(step: Step) -> Restored:
@@ -64,23 +67,23 @@ def _restored(step: Step) -> Restored:
 
 
 class UndoConflictError(ConflictError):
-    """What undo would restore was changed by someone else. Nothing was restored."""
+    """Someone else changed paths that undo would restore. Nothing was restored."""
 
     default_code = "undo_conflict"
 
     def __init__(self, conflicts: Sequence[Rel], run: Path) -> None:
-        """`conflicts` are the paths in question, `run` the directory of the run that is undone."""
+        """`conflicts` are these paths, `run` the directory of the run to be undone."""
         self.conflicts = [to_json(path) for path in conflicts]
         names = ", ".join(f"`{show(path)}`" for path in conflicts[:_SHOWN_MAX])
         more = f" and {len(conflicts) - _SHOWN_MAX} more" if len(conflicts) > _SHOWN_MAX else ""
         super().__init__(
             f"changed since by {_who(run)}: {names}{more}; nothing was changed there",
-            hint="look at them; `--skip-changed` undoes the rest, and `--force` restores them too and keeps a backup",
+            hint="check them; `--skip-changed` undoes the rest, `--force` restores them too and keeps a backup",
         )
 
 
 def _who(run: Path) -> str:
-    """Who may have changed what the run did not record."""
+    """Who may have made the changes that the run did not record."""
     try:
         left = read_left_processes(run)
     except InterlockError:
@@ -91,9 +94,9 @@ def _who(run: Path) -> str:
 class _Chain(msgspec.Struct):
     states: list[Node]
     broken: bool = False
-    """Someone else changed the path between two of the entries; their state is not in the chain, so it would be lost."""
+    """True if someone else changed the path between two entries. Their state is not in the chain, so it would be lost."""
     processes: list[Node] = []
-    """The states that are, or may be, the work of a process."""
+    """The states that a process made or may have made."""
 
 
 def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
@@ -105,7 +108,9 @@ def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = No
 
 
 def plan_by_action(run: Path, *, proposal: str | None = None) -> dict[tuple[str, str], list[Entry]]:
-    """The same for many actions in one pass: the entries of each, newest first, by proposal and action. Raises as `plan_undo`."""
+    """The same for many actions in one pass: the entries of each, newest first, by proposal and action. Raises: as
+    `plan_undo`.
+    """
     found: dict[tuple[str, str], list[Entry]] = {}
     for entry in plan_undo(run, proposal=proposal):
         found.setdefault((entry.proposal, entry.action), []).append(entry)
@@ -124,8 +129,8 @@ def restore(
     """Undo `entries` (of `run`, newest first). `backups` and `origin` are those of the undoing run.
 
     Raises: UndoConflictError (nothing was done), ConflictError `undo_blocked` (nothing was done; not with `skip`),
-    `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and file system errors (what was done
-    remains; undo may be repeated).
+    `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and file system errors (changes
+    made so far remain; undo may be repeated).
     """
     with workspace.changing():
         discard_temporaries(workspace, run, entries)
@@ -154,7 +159,7 @@ def restore(
 def _leave_out(
     workspace: Workspace, steps: list[Step], conflicts: Sequence[Rel], chains: dict[Rel, _Chain]
 ) -> tuple[list[Step], dict[Rel, str]]:
-    """The steps that touch nothing of what others have changed, and the recorded paths that stay as they are, with why."""
+    """The steps that do not touch what others have changed, and the recorded paths that stay, with the reasons."""
     others = set(conflicts)
     above = {path[:depth]: path for path in conflicts for depth in range(len(path))}
     made = {step.path for step in steps if step.want.kind == "dir"} - others
@@ -178,7 +183,7 @@ def _leave_out(
 
 
 def _is_place(workspace: Workspace, path: Rel) -> bool:
-    """True if a directory is there, or nothing."""
+    """True if the path is a directory, or does not exist."""
     try:
         return _examine(workspace, path).node.kind in ("dir", "absent")
     except ConflictError:
@@ -186,12 +191,12 @@ def _is_place(workspace: Workspace, path: Rel) -> bool:
 
 
 def take_back(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> dict[Rel, str]:
-    """Undo a commit of a layer that did not get to its end. `entries` (of `run`, oldest first) are what it had recorded.
+    """Undo an interrupted commit of a layer. `entries` (of `run`, oldest first) are the changes that it had recorded.
 
-    Nothing is recorded: every state is in `entries`, and the layer holds what is overwritten, so a stop in between is undone or
-    repeated like the commit itself. Works where nothing can be written but the paths themselves, as with a full disk. What others
-    have changed stays. Returns the paths that are not as they were, with why. Raises: IntegrityError, ConflictError, ToolError if
-    nothing could be looked at.
+    Nothing is recorded: every state is in `entries`, and the layer holds the overwritten contents, so an interruption
+    is undone or repeated like that of the commit itself. Works where nothing but the paths can be written, as on a full
+    disk. Changes by others stay. Returns the paths that were not restored, with the reasons. Raises: IntegrityError,
+    ConflictError; ToolError if nothing could be examined.
     """
     with workspace.changing():
         discard_temporaries(workspace, run, entries)
@@ -212,7 +217,7 @@ def take_back(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> dict
 
 
 def _perform_each(workspace: Workspace, run: Path, steps: list[Step], temporaries: dict[Rel, bytes]) -> dict[Rel, str]:
-    """Make the steps all together, or else, one by one, those that can be made. Returns the others, with why."""
+    """Perform the steps together; if that fails, one by one. Returns the steps that failed, with the reasons."""
 
     def make(some: Sequence[Step]) -> None:
         prepared = [
@@ -241,9 +246,9 @@ def _perform_each(workspace: Workspace, run: Path, steps: list[Step], temporarie
 
 
 def count_changed(workspace: Workspace, entries: Sequence[Entry]) -> int:
-    """How many paths of `entries` (oldest first) are as these left them, and not as they were before.
+    """The number of paths that are as `entries` (oldest first) left them, and not as they were before.
 
-    What someone else has changed since is not counted. Raises: ConflictError, ToolError.
+    Paths that someone else has changed since do not count. Raises: ConflictError, ToolError.
     """
     count = 0
     for path, chain in _chains(entries).items():
@@ -273,8 +278,8 @@ def find_conflicts(workspace: Workspace, run: Path, entries: Sequence[Entry]) ->
 def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     """The known states of each path, oldest first.
 
-    An entry starts at one of the states before it: usually the last; an earlier one if the change after that never happened
-    (the process died, the disk was full) or was undone.
+    An entry starts at one of the states before it: usually the last; an earlier one if the change after that never
+    happened (the process died, the disk was full) or was undone.
     """
     chains: dict[Rel, _Chain] = {}
     for entry in entries:
@@ -294,11 +299,11 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
 def _compare_all(
     workspace: Workspace, run: Path, chains: dict[Rel, _Chain], *, special: bool = False
 ) -> tuple[list[Step], list[Rel]]:
-    """What has to change, contents of directories included, and which of it others may have changed.
+    """The required steps, including those for the contents of directories, and the paths that others may have changed.
 
-    That includes what is there since Interlock died while a process of the run was running: the process may have written it,
-    or a person at any time after. A FIFO, socket or device that is there raises ConflictError `undo_blocked`; with `special`
-    it is one of the changes of others, without a step.
+    The latter include changes since Interlock died while a process of the run was running: they may be the process's,
+    or a person's at any later time. A FIFO, socket or device raises ConflictError `undo_blocked`; with `special` it
+    counts as changed by others, without a step.
     """
     steps, conflicts = _compare(workspace, run, chains, special=special)
     steps, foreign = _with_contents(workspace, steps, special=special)
@@ -308,7 +313,7 @@ def _compare_all(
 def _compare(
     workspace: Workspace, run: Path, chains: dict[Rel, _Chain], *, special: bool
 ) -> tuple[list[Step], list[Rel]]:
-    """The required changes, and which of the paths others have changed."""
+    """The required steps, and the paths that others have changed."""
     steps, conflicts = [], []
     history: dict[Rel, _Chain] | None = None
     for path, chain in chains.items():
@@ -339,9 +344,9 @@ def _compare(
 
 
 def _is_gone(node: Node, chain: _Chain, history: _Chain) -> bool:
-    """True if the present state is one from before these entries, so that they are undone already.
+    """True if the present state is older than these entries, so that they are undone already.
 
-    So undo of many actions, one after another, may be stopped anywhere and repeated from the first one.
+    This makes undo of many actions, one after another, repeatable from the first one after an interruption.
     """
     states = history.states
     first = next(i for i, state in enumerate(states) if state.same(chain.states[0]))
@@ -349,7 +354,7 @@ def _is_gone(node: Node, chain: _Chain, history: _Chain) -> bool:
 
 
 def _examine(workspace: Workspace, path: Rel) -> Seen:
-    """Examine a path. Beneath something that is not a directory there is nothing."""
+    """The state of a path; absent beneath anything that is not a directory."""
     try:
         return workspace.examine(path)
     except ToolError as error:
@@ -381,7 +386,7 @@ def _with_contents(workspace: Workspace, steps: list[Step], *, special: bool) ->
 
 
 def _with_parents(workspace: Workspace, steps: list[Step]) -> list[Step]:
-    """Steps for missing parent directories. Raises: ConflictError if something else is there."""
+    """Steps for missing parent directories. Raises: ConflictError if something else exists there."""
     planned = {step.path: step for step in steps}
     for step in steps:
         if step.want.kind == "absent":
@@ -402,7 +407,7 @@ def _with_parents(workspace: Workspace, steps: list[Step]) -> list[Step]:
 
 
 def _record(workspace: Workspace, run: Path, steps: list[Step], backups: Backups, origin: Origin) -> list[Prepared]:
-    """Back up what is going to be overwritten by the undo of `run`, all of it before the first change."""
+    """Back up everything that the undo of `run` will overwrite, before the first change."""
     changes: list[Change] = []
     last: list[int] = []
     for step in steps:
@@ -412,7 +417,7 @@ def _record(workspace: Workspace, run: Path, steps: list[Step], backups: Backups
             if seen != step.seen:
                 raise UndoConflictError([step.path], run)
         if step.removes and step.want.kind != "absent":
-            # For a moment nothing is there, and undo may be stopped then, so "nothing" is a known state too.
+            # For a moment nothing is there, and undo may stop at that point, so "nothing" is a known state too.
             changes += [Change(step.path, seen.node, ABSENT), Change(step.path, ABSENT, step.want)]
         else:
             changes.append(Change(step.path, seen.node, step.want))
@@ -422,7 +427,7 @@ def _record(workspace: Workspace, run: Path, steps: list[Step], backups: Backups
 
 
 def _content(run: Path, want: Node) -> Iterator[bytes]:
-    """A stored content, checked while it is read, so that an error comes before the file gets its name."""
+    """A stored content. It is checked while it is read, so that an error occurs before the file gets its name."""
     assert want.sha256 is not None
     digest = hashlib.sha256()
     try:
@@ -439,7 +444,7 @@ def _content(run: Path, want: Node) -> Iterator[bytes]:
 
 
 def _check_content(run: Path, want: Node) -> None:
-    """Check a content before anything is changed, because a damaged backup must not stop undo half way."""
+    """Check a content before any change, because a damaged backup must not stop undo half-way."""
     if want.kind == "file":
         for _ in _content(run, want):
             pass
