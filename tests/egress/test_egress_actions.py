@@ -8,47 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from egress_servers import files_of, plain_environment
 
 import interlock
-from interlock.executors.network import ProcessNetwork
-from interlock.isolation.egress.client import Egress
 from interlock.model.events import ActionConnection, ActionSucceeded
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """Open a runtime over a project; names end in `.test` and lead to loopback."""
-    command = [
-        sys.executable,
-        str(HERE / "proxy_with_names.py"),
-        json.dumps({n: ["127.0.0.1"] for n in ("index.test", "other.test")}),
-    ]
-    made = ProcessNetwork.__init__
-    monkeypatch.setattr(
-        ProcessNetwork, "__init__", lambda self, *a, **k: made(self, *a, **{**k, "egress": Egress(command)})
-    )
-    opened = []
-
-    def open_(hosts=(), **settings):
-        (tmp_path / "work").mkdir(exist_ok=True)
-        document = {
-            "rules": {"allow": ["shell", "http.fetch", "proc.*", "git.*"]},
-            "grants": {"agent": {"tools": ["*"], "hosts": list(hosts)}},
-            "network": {"private": [h for h in hosts if ".test" in h]},
-            "isolation": {"profile": "ns"},
-            **settings,
-        }
-        rt = interlock.Runtime.open(settings=document, workspace=tmp_path / "work")
-        opened.append(rt)
-        return rt
-
-    yield open_
-    for one in opened:
-        one.close()
 
 
 def run(rt, command, **more):

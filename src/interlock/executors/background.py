@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from interlock.executors.environment import requested_environment
+from interlock.executors.offered_ports import LOWEST, PORTS_MAX, Offer
 from interlock.executors.process import (
     COMMAND,
     PLACE,
@@ -59,6 +60,8 @@ class Program(msgspec.Struct, eq=False):
     process: Background
     network: BackgroundWatch | None = None
     """What watches its network; None if it has none."""
+    offer: Offer | None = None
+    """The ports on which others reach it."""
     reported: bool = False
     """True once its end has been recorded."""
 
@@ -94,6 +97,7 @@ class Programs:
     def __init__(self, runner: ProcessRunner, clock: Clock, listener: Listener) -> None:
         """`runner` starts them."""
         self._runner = runner
+        self._offered = runner.network.offered
         self._clock = clock
         self._listener = listener
         self._lock = threading.Lock()
@@ -114,15 +118,24 @@ class Programs:
                     hint="name one (`--session NAME`), or leave `invocation_mode` out: the program then ends with the run",
                 )
         self._make_room()
-        process, network = await self._runner.start(
-            ["/bin/sh", "-c", parameters["command"]],
-            ctx=ctx,
-            cwd=parameters.get("cwd"),
-            env=requested_environment(parameters.get("env", {})),
-            output_bytes_max=KEPT_BYTES,
-        )
+        handle, ports = _handle(ctx), parameters.get("ports", ())
+        offer = self._offered.offer(handle, ctx, session, ports) if ports else None
+        try:
+            process, network = await self._runner.start(
+                ["/bin/sh", "-c", parameters["command"]],
+                ctx=ctx,
+                cwd=parameters.get("cwd"),
+                env=requested_environment(parameters.get("env", {})),
+                output_bytes_max=KEPT_BYTES,
+                offer=offer,
+            )
+        except BaseException:
+            self._offered.withdraw(offer)
+            raise
+        if offer is not None:
+            offer.started()
         program = Program(
-            _handle(ctx), ctx.agent, ctx.run_id, ctx.proposal_id, ctx.action_id, session, process, network
+            handle, ctx.agent, ctx.run_id, ctx.proposal_id, ctx.action_id, session, process, network, offer
         )
         ctx.posture(**self._runner.enclosure.posture_unrecorded("proxied"))
         ctx.not_exactly_undoable(_CHANGED)
@@ -210,6 +223,7 @@ class Programs:
                 pass  # the supervisor was killed, and the program with it
             finally:
                 one.process.close()
+                self._offered.withdraw(one.offer)
             if one.network is not None:
                 end = msgspec.structs.replace(end, traffic=one.network.finish())
             if not one.reported or end.traffic != Traffic():
@@ -256,6 +270,7 @@ class Programs:
     def _tell(self, program: Program, outcome: Outcome, ctx: Context, why: str) -> None:
         if not program.reported:
             program.reported = True
+            self._offered.withdraw(program.offer)
             self._listener.ended(program, _end_of(outcome, why), ctx)
 
     def _make_room(self) -> None:
@@ -265,6 +280,7 @@ class Programs:
             for one in ended[: max(0, len(ended) - ENDED_KEPT + 1)]:
                 del self._programs[one.handle]
                 one.process.close()
+                self._offered.withdraw(one.offer)
                 if one.network is not None:
                     one.network.drop()  # it was finished when the end was recorded
             running = len(self._programs) - sum(one.reported for one in self._programs.values())
@@ -330,7 +346,7 @@ def bindings(programs: Programs) -> list[Binding]:
                 name="proc.start",
                 description="Start a command line with /bin/sh that lives on after this action: a server, a watcher. It ends "
                 "with the run; with `invocation_mode: session` it ends with the session.",
-                parameters=_object({"command": COMMAND, **PLACE}, "command"),
+                parameters=_object({"command": COMMAND, **PLACE, "ports": _PORTS}, "command"),
                 returns=_object(
                     {"handle": {"type": "string"}, "until": {"enum": ["run", "session"]}}, "handle", "until"
                 ),
@@ -402,6 +418,14 @@ def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
 
 
 _HANDLE: Final = {"type": "string", "minLength": 1, "maxLength": 64, "description": "From the output of `proc.start`."}
+_PORTS: Final = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": LOWEST, "maximum": 65535},
+    "minItems": 1,
+    "maxItems": PORTS_MAX,
+    "uniqueItems": True,
+    "description": "The TCP ports it listens on: later actions of its run or session, and no others, reach them at `localhost`.",
+}
 _OFFSETS: Final[dict[str, Any]] = {
     f"{name}_from": {
         "type": "integer",

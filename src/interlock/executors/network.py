@@ -11,9 +11,11 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
+from interlock.executors.offered_ports import Offer, OfferedPorts
 from interlock.isolation.egress.background import BackgroundWatch, WatchThread
 from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
 from interlock.isolation.egress.listeners import PROXY_PORT
+from interlock.isolation.egress.rules import Rules
 from interlock.isolation.spec import WallSpec
 from interlock.model.tool import Context
 
@@ -73,6 +75,8 @@ class ProcessNetwork:
         self._tell = tell
         self._egress = egress or Egress()
         self._thread = WatchThread(self._egress)
+        self.offered = OfferedPorts()
+        """The ports of programs that live on."""
 
     @property
     def egress(self) -> Egress:
@@ -84,7 +88,8 @@ class ProcessNetwork:
         self, ctx: Context, walls: WallSpec | None, *, only: Sequence[str] | None = None
     ) -> AsyncIterator[Line]:
         """Run the action inside the block, behind the walls that it yields: with a way to the proxy if they are `proxied`.
-        At the end, when the processes are gone, what they did is recorded. `only` are patterns that narrow the grant's hosts.
+        At the end, when the processes are gone, what they did is recorded. `only` are patterns that narrow the grant's hosts;
+        programs of the run cannot be reached then.
 
         Raises: ToolError `spawn_failed`.
         """
@@ -92,7 +97,12 @@ class ProcessNetwork:
         if walls is None or walls.network != "proxied":
             yield line
             return
-        watch = self._egress.watch(_narrowed(self._policy_of(ctx), only))
+        policy = self._policy_of(ctx)
+        if only is None:
+            with self.offered.reachable(ctx) as programs:
+                watch = self._egress.watch(policy._replace(programs=programs))
+        else:
+            watch = self._egress.watch(_narrowed(policy, only))
         line.walls = dataclasses.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
         try:
             yield line
@@ -110,13 +120,22 @@ class ProcessNetwork:
         self.tell(ctx, line.traffic)
 
     async def open_lasting(
-        self, ctx: Context, walls: WallSpec | None
+        self, ctx: Context, walls: WallSpec | None, offer: Offer | None = None
     ) -> tuple[WallSpec | None, BackgroundWatch | None]:
         """The same for a program that lives on: its walls, and what watches its network, to be closed at its end.
 
-        Raises: ToolError `spawn_failed`.
+        Others can reach what it listens on if there is an `offer`.
+        Raises: ToolError `spawn_failed`, `ports_unavailable`, `port_taken`.
         """
-        return await self.open_for(self._policy_of(ctx, lasting=True), walls)
+        policy = self._policy_of(ctx, lasting=True)
+        if offer is None:
+            with self.offered.reachable(ctx) as programs:
+                return await self.open_for(policy._replace(programs=programs), walls)
+        offer.check(walls, Rules(policy.grants, policy.private))
+        with self.offered.reachable(ctx) as programs:
+            others = tuple(one for one in programs if one.name != offer.handle)
+            around, watch = await self.open_for(policy._replace(programs=others, own_ports=offer.ports), walls)
+        return None if around is None else dataclasses.replace(around, inward=offer.inside), watch
 
     async def open_for(self, policy: Policy, walls: WallSpec | None) -> tuple[WallSpec | None, BackgroundWatch | None]:
         """The same for a program that belongs to no action. Raises: ToolError `spawn_failed`."""
@@ -136,8 +155,6 @@ class ProcessNetwork:
         self._egress.close()
 
 
-def _narrowed(policy: Policy, only: Sequence[str] | None) -> Policy:
+def _narrowed(policy: Policy, only: Sequence[str]) -> Policy:
     """First, because the number of ports that are listened on is bounded."""
-    if only is None:
-        return policy
     return policy._replace(grants=tuple((tuple(only), *chain) for chain in policy.grants))

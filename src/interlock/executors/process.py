@@ -22,6 +22,7 @@ from interlock.executors.environment import child_environment, requested_environ
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.network import ProcessNetwork, environment_of
+from interlock.executors.offered_ports import Offer
 from interlock.executors.process_watch import recorded_changes
 from interlock.executors.recording import ProcessRecording, check_recorded
 from interlock.isolation import background
@@ -187,18 +188,18 @@ class ProcessRunner:
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
         output_bytes_max: int,
+        offer: Offer | None = None,
     ) -> tuple[background.Background, BackgroundWatch | None]:
         """Start a program that outlives this action; the last `output_bytes_max` bytes of each stream are kept. Comes with what
-        watches its network, if it has one, to be closed at its end.
-
-        Everything else is as in `run`, except that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
+        watches its network, to be closed at its end. Others reach it on the ports of the `offer`.
+        The rest is as in `run`, but for the time-out. Raises: ToolError `spawn_failed`, `process_lost`, `ports_unavailable`.
         """
         self.enclosure.posture_unrecorded("proxied")  # it may be required that it is recorded
         around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds, in_scope=True)
         directory = open_cwd(ctx, cwd)
         watch = None
         try:
-            walls, watch = await self._network.open_lasting(ctx, around)
+            walls, watch = await self._network.open_lasting(ctx, around, offer)
             request = self._request(argv, env, self._limits, walls, output_bytes_max)
             request["keep_last"] = True
             given = {} if walls is None else walls.descriptors()

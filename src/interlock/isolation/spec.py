@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from interlock.isolation.wire import EGRESS, ROOT, Bind, Network, Profile, Walls
+from interlock.isolation.wire import EGRESS, INWARD, ROOT, Bind, Network, Profile, Walls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,9 @@ class WallSpec:
     egress: int | None = None
     """With `proxied`: one end of a socket (SOCK_SEQPACKET) on which the listeners of the new network namespace are passed out
     before the program starts (`walls._enter_network`). Stays the caller's."""
+    inward: int | None = None
+    """With `proxied`: one end of a socket on which others may ask for sockets of the program's network namespace
+    (`interlock.isolation.inward`). Stays the caller's."""
     egress_plan: Any = None
     """A JSON value for the code that makes the listeners: ports, for example."""
     tmp_bytes: int = 1024**3
@@ -69,6 +72,6 @@ class WallSpec:
         }
 
     def descriptors(self) -> dict[str, int]:
-        """The descriptors that go with it, by name (`ROOT`, `EGRESS`)."""
-        given = {ROOT: self.root, EGRESS: self.egress}
+        """The descriptors that go with it, by name (`ROOT`, `EGRESS`, `INWARD`)."""
+        given = {ROOT: self.root, EGRESS: self.egress, INWARD: self.inward}
         return {name: fd for name, fd in given.items() if fd is not None}

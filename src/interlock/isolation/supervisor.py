@@ -24,7 +24,7 @@ import sys
 import time
 from typing import Any, Final
 
-from interlock.isolation import root, syscalls, walls
+from interlock.isolation import inward, root, syscalls, walls
 from interlock.isolation.cgroup import Group
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import (
@@ -164,6 +164,7 @@ class Supervisor:
         self.left = False
         self.outputs: dict[int, bytearray] = {}
         self.totals: dict[int, int] = {}
+        self.inward: dict[int, socket.socket] = {}  # by descriptor: see `inward.channels`
         self.meter = Meter(request["limits"], self.group, "/tmp" if self.inside else None)  # noqa: S108 - its own
 
     def start(self, cwd: int, stdin: int, named: dict[str, int], perform: Perform) -> None:
@@ -236,6 +237,7 @@ class Supervisor:
         if score >= 0:
             os.pwrite(score, before, 0)
             os.close(score)
+        self.inward = inward.channels(named)
         for fd in (*writers, cwd, stdin, *named.values()):
             os.close(fd)
         self._watch_program(readers)
@@ -248,14 +250,13 @@ class Supervisor:
     def watch(self) -> None:
         """Wait until the program has ended, or its tree has been asked to and had its grace."""
         poller = select.poll()
-        for fd in (self.control.fileno(), self.runtime, self.program, *self.outputs):
+        recorder = () if self.recorder is None else (self.recorder,)
+        for fd in (self.control.fileno(), self.runtime, self.program, *self.outputs, *self.inward, *recorder):
             poller.register(fd, select.POLLIN)
-        if self.recorder is not None:
-            poller.register(self.recorder, select.POLLIN)
         while not self._overdue():
             for fd, _ in poller.poll(self._pause_ms()):
-                if fd in self.outputs:
-                    if not self._read(fd):
+                if fd in self.outputs or fd in self.inward:
+                    if not (self._read(fd) if fd in self.outputs else inward.answer(self.inward[fd])):
                         poller.unregister(fd)
                 elif fd == self.program or (fd == self.recorder and self._is_recorded()):
                     poller.unregister(fd)

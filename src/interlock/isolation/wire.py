@@ -38,10 +38,12 @@ VIEW_USER = "view_user"
 VIEW_MOUNTS = "view_mounts"
 STDOUT = "stdout"
 RECORD = "record"
+INWARD = "inward"
 """Names of the descriptors that may come with a request: what a function call writes its messages to; the merged root of a
 workspace layer; the socket on which listeners are passed out; without walls, the user and the mount namespace in which
 such a layer is at the workspace's path; what a program has as its standard output, in place of a pipe to the supervisor; the
-pipe to which a recorder writes, if the action is to be recorded."""
+pipe to which a recorder writes, if the action is to be recorded; the socket on which others ask for a socket of the program's
+network namespace (`inward`)."""
 RECORDED = b", recorded"
 """At the end of such a message: a recorder is to be forked too."""
 STARTED = b"started"
@@ -131,7 +133,7 @@ class Request(TypedDict):
     directory: str
     """The absolute path of the working directory, for a process that has a root of its own."""
     descriptors: list[str]
-    """The names of the descriptors after the first four: `CHANNEL`, and `ROOT`, `EGRESS`."""
+    """The names of the descriptors after the first four: `CHANNEL`, `ROOT`, `EGRESS` and the like."""
 
 
 class Launch(TypedDict):

@@ -296,7 +296,8 @@ class ActionConnection(Event, kw_only=True, tag="action_connection"):
     """What a process tried on the network, as the egress proxy saw it: one connection, or `count` of the same kind.
 
     `outcome` is `connected`, `refused` or `failed`; `via` is `dns` (a name was looked up), `connect` or `http` (through the
-    proxy) or `transparent` (a program that knows no proxy).
+    proxy), `transparent` (a program that knows no proxy) or `program` (nothing left the walls: `host` is the handle of a
+    program that `proc.start` started).
     """
 
     host: str

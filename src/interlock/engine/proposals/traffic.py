@@ -47,8 +47,11 @@ def record_traffic(ctx: Context, traffic: Traffic) -> None:
     assert isinstance(ctx, ActionContext)
     events = record_connections(ctx.run.recorder, traffic.records, ctx.proposal_id, ctx.action_id)
     ctx.hosts = add_hosts(ctx.hosts, events)
-    if any(record["outcome"] == "connected" for record in traffic.records):
+    connected = {record["via"] for record in traffic.records if record["outcome"] == "connected"}
+    if connected - {"program"}:
         ctx.not_exactly_undoable("a process connected to other hosts")
+    if "program" in connected:
+        ctx.not_exactly_undoable("a process connected to a program that lives on")
     if traffic.dropped:
         ctx.log(f"{traffic.dropped} more attempts to connect are not recorded one by one")
     if traffic.lost:

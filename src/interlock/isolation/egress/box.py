@@ -19,7 +19,7 @@ from interlock.isolation.egress.http_proxy import ESTABLISHED, read_request, ref
 from interlock.isolation.egress.ledger import Ledger
 from interlock.isolation.egress.names import Names
 from interlock.isolation.egress.relay import Client, Flow
-from interlock.isolation.egress.rules import Rules
+from interlock.isolation.egress.rules import Rules, is_loopback
 from interlock.isolation.egress.sniff import OTHER, Flight, begins_tls, read_flight
 from interlock.isolation.egress.wire import FINISH_S, Kind, Via
 from interlock.model.hosts import Endpoint, host_name
@@ -194,7 +194,8 @@ class Network:
         """
         literal = address.compressed
         for host in (literal, "localhost") if address.is_loopback else (literal,):
-            if self._dialer.rules.allows(Endpoint(host, port)):
+            there = Endpoint(host, port)
+            if self._dialer.program(there) is not None or self._dialer.rules.allows(there):
                 return host
         flight = await _flight_of(client)
         return literal if flight is None or flight.name is None else flight.name
@@ -209,7 +210,7 @@ class Network:
             self._ledger.refused(there, via, error.reason)
             raise
         except UnreachableError:
-            self._ledger.refused(there, via, "connection_failed", outcome="failed")
+            self._ledger.refused(*self._shown(there, via), "connection_failed", outcome="failed")
             raise
         return server, address.compressed
 
@@ -224,7 +225,7 @@ class Network:
             self._ledger.refused(there, via, "server_name_mismatch")
             raise ValueError("the client may mean another server than the one that it asked for")
         for name in flight.names:
-            if name == there.host:
+            if name == there.host or (is_loopback(name) and is_loopback(there.host)):
                 continue
             named = Endpoint(name, there.port)
             if _is_name(there.host) and not self._dialer.rules.allows(named):
@@ -243,7 +244,12 @@ class Network:
         finally:
             self._flows.discard(flow)
             ms = (time.monotonic() - began) * 1000
-            self._ledger.connected(there, via, address, flow.sni, (flow.sent, flow.received), ms)
+            self._ledger.connected(*self._shown(there, via), address, flow.sni, (flow.sent, flow.received), ms)
+
+    def _shown(self, there: Endpoint, via: Via) -> tuple[Endpoint, Via]:
+        """What a record says: `localhost` would be the machine."""
+        program = self._dialer.program(there)
+        return (there, via) if program is None else (Endpoint(program.name, there.port), "program")
 
     # -- names
 

@@ -44,12 +44,24 @@ Ask = Callable[[Endpoint], str | None]
 """What policies say about a connection: the reason code of a refusal, or None. Called on the action's event loop."""
 
 
+class ReachableProgram(NamedTuple):
+    """A program of the run that lives on, and the ports of it that the action can connect to, as its own machine's."""
+
+    name: str
+    ports: tuple[int, ...]
+    channel: int
+    """A descriptor of its channel (`interlock.isolation.inward`); duplicated."""
+
+
 class Policy(NamedTuple):
     """What an action may reach: see `wire.Box`."""
 
     grants: tuple[tuple[tuple[str, ...], ...], ...] = ()
     private: tuple[str, ...] = ()
     ask: Ask | None = None
+    programs: tuple[ReachableProgram, ...] = ()
+    own_ports: tuple[int, ...] = ()
+    """Ports that the action's program itself listens on, so that no listener of ours may take them."""
 
 
 class Traffic(NamedTuple):
@@ -128,11 +140,17 @@ class Watch:
         self._lost = False
         self._kinds: list[tuple[Kind, int]] = []
         self._descriptors: list[int] = []
+        """Of the listeners, once they have arrived, until they are handed over."""
+        self._channels: list[int] = []
+        """Of the programs, likewise."""
         self._control: socket.socket | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closed = self._loop.create_future()
         with contextlib.ExitStack() as stack:
+            stack.callback(self._close_listeners)
             try:
+                for program in policy.programs:
+                    self._channels.append(os.dup(program.channel))
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.callback(ours.close)
                 stack.callback(theirs.close)
@@ -144,7 +162,7 @@ class Watch:
         self._arrival = ours
         self.inside = theirs
         """What `listeners.open_listeners` gets, inside the action's network namespace. Closed by us."""
-        self.ports = transparent_ports(policy.grants, PORTS_MAX)
+        self.ports = _ports(policy)
         """The ports of its transparent listeners, besides 80 and 443."""
         self._loop.add_reader(ours, self._arrive)
 
@@ -229,13 +247,14 @@ class Watch:
         self._control = ours
         box: Box = {
             "listeners": self._kinds,
+            "programs": [{"name": one.name, "ports": list(one.ports)} for one in self._policy.programs],
             "grants": [[list(patterns) for patterns in chain] for chain in self._policy.grants],
             "private": list(self._policy.private),
             "ask": self._policy.ask is not None,
         }
         try:
             with theirs:
-                await self._egress.hand_over(theirs, box, self._descriptors)
+                await self._egress.hand_over(theirs, box, [*self._descriptors, *self._channels])
         except (ToolError, OSError):
             self._fail()
             return
@@ -283,9 +302,16 @@ class Watch:
             self._closed.set_result(None)
 
     def _close_listeners(self) -> None:
-        descriptors, self._descriptors = self._descriptors, []
+        descriptors = [*self._descriptors, *self._channels]
+        self._descriptors, self._channels = [], []
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _ports(policy: Policy) -> list[int]:
+    ports = [port for program in policy.programs for port in program.ports]
+    ports += transparent_ports(policy.grants, PORTS_MAX)
+    return [port for port in dict.fromkeys(ports) if port not in policy.own_ports][:PORTS_MAX]
 
 
 async def _send(channel: socket.socket, descriptors: list[int]) -> None:

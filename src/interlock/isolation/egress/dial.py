@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from interlock.detect.addresses import address_is_private, classify
+from interlock.isolation.egress.programs import Program, Programs
 from interlock.isolation.egress.rules import Rules
 from interlock.model.hosts import Endpoint
 
@@ -47,9 +48,17 @@ async def system_resolver(host: str, port: int) -> list[str]:
 class Dialer:
     """Makes the connections of one action."""
 
-    def __init__(self, rules: Rules, permission: Permission | None, resolver: Resolver, parallel: int = 8) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        permission: Permission | None,
+        resolver: Resolver,
+        programs: Programs | None = None,
+        parallel: int = 8,
+    ) -> None:
         """At most `parallel` names of this action are resolved at once: a resolver's thread cannot be interrupted."""
         self.rules = rules
+        self._programs = programs or Programs()
         self._permission = permission
         self._resolver = resolver
         self._turns = asyncio.Semaphore(parallel)
@@ -62,7 +71,12 @@ class Dialer:
             raise RefusedError(reason, f"the policies do not allow {there}")
 
     async def connect(self, there: Endpoint) -> tuple[socket.socket, Address]:
-        """Check, resolve, check again and connect. Raises: RefusedError, UnreachableError."""
+        """Check, resolve, check again and connect. Raises: RefusedError, UnreachableError.
+
+        To a program of the run itself nothing leaves: its ports were judged when it was started.
+        """
+        if (program := self.program(there)) is not None:
+            return await _inside(program, there)
         await self.check(there)
         addresses = await self._addresses(there)
         assert there.port is not None
@@ -71,6 +85,11 @@ class Dialer:
                 return await _first_of(addresses, there.port)
         except TimeoutError:
             raise UnreachableError(f"{there} does not answer") from None
+
+    def program(self, there: Endpoint) -> Program | None:
+        """The program of this run that is meant by a host and port, if it is one: never in place of a service of the machine."""
+        program = self._programs.at(there)
+        return None if program is None or self.rules.reach_own_machine(there) else program
 
     async def _addresses(self, there: Endpoint) -> list[Address]:
         exempt = self.rules.may_be_private(there)
@@ -97,6 +116,14 @@ class Dialer:
         if not found:
             raise UnreachableError(f"the name of {there} does not resolve")
         return found
+
+
+async def _inside(program: Program, there: Endpoint) -> tuple[socket.socket, Address]:
+    assert there.port is not None
+    try:
+        return await program.connect(there.port)
+    except OSError:
+        raise UnreachableError(f"the program behind {there} does not listen there, or has ended") from None
 
 
 def is_own(address: Address) -> bool:

@@ -8,9 +8,13 @@ A wildcard never makes an exception.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
+from typing import Final
 
 from interlock.detect.addresses import address_is_private
 from interlock.model.hosts import Endpoint, endpoint_matcher, parse_pattern
+
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class _Grant:
@@ -52,6 +56,19 @@ class Rules:
         if self._private(there):
             return True
         return address_is_private(there.host) is not None and any(grant.names(there) for grant in self._grants)
+
+    def reach_own_machine(self, there: Endpoint) -> bool:
+        """True if the action may reach this machine itself at this port, by whichever name its loopback is meant."""
+        places = [Endpoint(host, there.port) for host in dict.fromkeys((there.host, *_LOOPBACK))]
+        return any(self.allows(place) and self.may_be_private(place) for place in places)
+
+
+def is_loopback(host: str) -> bool:
+    """True for the names and addresses of the machine (or of the network namespace) itself."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def transparent_ports(grants: Iterable[Iterable[Iterable[str]]], most: int) -> list[int]:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from interlock.isolation.egress.box import CONNECTIONS_MAX, Network
 from interlock.isolation.egress.dial import Dialer, Resolver, system_resolver
 from interlock.isolation.egress.ledger import Ledger
+from interlock.isolation.egress.programs import Program, Programs
 from interlock.isolation.egress.rules import Rules
 from interlock.isolation.egress.wire import MESSAGE_BYTES, OPEN, Box, Record, decode, encode
 from interlock.isolation.wire import read_memory_file
@@ -92,9 +93,13 @@ async def _serve_action(fds: list[int], resolver: Resolver) -> None:
         finally:
             os.close(fds[1])
         action = _Action(control)
-        dialer = Dialer(rules, action.ask if box["ask"] else None, resolver)
-        kinds = box["listeners"]
+        kinds, served = box["listeners"], box["programs"]
         listeners = [(kind, port, sock) for (kind, port), sock in zip(kinds, sockets, strict=False)]
+        channels = sockets[len(kinds) :]
+        programs = Programs(
+            (Program(one["name"], sock), one["ports"]) for one, sock in zip(served, channels, strict=True)
+        )
+        dialer = Dialer(rules, action.ask if box["ask"] else None, resolver, programs)
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = max(1, min(CONNECTIONS_MAX, files // _SHARE))
         await action.run(Network(listeners, dialer, action.ledger, most))

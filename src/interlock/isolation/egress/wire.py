@@ -1,8 +1,8 @@
 """What the runtime and the egress proxy say to each other. Standard library only.
 
 Every message is one datagram on a SOCK_SEQPACKET socket pair. Runtime to proxy, once for each action that uses the network:
-`OPEN` with the descriptors `control, body`, then the listeners in the order in which the body (a memory file with a `Box` as
-JSON) names them. From then on both speak about that action on `control`, in JSON:
+`OPEN` with the descriptors `control, body`, then the listeners, then the channels of programs, in the order in which the body (a
+memory file with a `Box` as JSON) names them. From then on both speak about that action on `control`, in JSON:
 
     proxy:   {"say": "record", ...}     one `Record`
     proxy:   {"say": "ask", "id", "host", "port"}     may the action connect there? Waits for the answer
@@ -25,10 +25,19 @@ PORTS_MAX: Final = 48
 """How many ports have a transparent listener, besides 80 and 443; others are reached through the proxy."""
 LISTENERS_MAX: Final = PORTS_MAX + 8
 """The kernel passes at most 253 descriptors with one message."""
+PROGRAMS_MAX: Final = 32
+"""How many programs of its run an action can connect to."""
 
 Kind = Literal["proxy", "dns", "dns_tcp", "transparent"]
 Outcome = Literal["connected", "refused", "failed"]
-Via = Literal["dns", "connect", "http", "transparent"]
+Via = Literal["dns", "connect", "http", "transparent", "program"]
+
+
+class Served(TypedDict):
+    """A program that lives on, to whose ports an action can connect as to its own machine's."""
+
+    name: str
+    ports: list[int]
 
 
 class Box(TypedDict):
@@ -36,6 +45,8 @@ class Box(TypedDict):
 
     listeners: list[tuple[Kind, int]]
     """The kind and port of each listener, in the order of the descriptors."""
+    programs: list[Served]
+    """After them, the channel of each (`interlock.isolation.inward`)."""
     grants: list[list[list[str]]]
     """`host:port` patterns of each grant, and of every grant that it was made from: a host must match in all lists of one."""
     private: list[str]

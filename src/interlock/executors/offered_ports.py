@@ -1,0 +1,175 @@
+"""The ports on which programs that live on (`proc.start`) can be reached by other actions of their run or session.
+
+A program says its ports when it is started, so that they are judged and on record. An action that starts later has a listener
+of its own on each of them, which leads into the program's network namespace. No grant has to name a host for that: nothing
+leaves the walls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from interlock.isolation.egress.client import ReachableProgram
+from interlock.isolation.egress.listeners import PROXY_PORT
+from interlock.isolation.egress.rules import Rules
+from interlock.isolation.egress.wire import PROGRAMS_MAX
+from interlock.isolation.spec import WallSpec
+from interlock.model.errors import ToolError
+from interlock.model.hosts import Endpoint
+from interlock.model.tool import Context
+
+PORTS_MAX: Final = 8
+"""Maximum number of ports of one program."""
+VISIBLE_MAX: Final = 24
+"""Maximum number of ports that one action can reach: each is a listener."""
+LOWEST: Final = 1024
+"""No program behind walls can listen on a lower one."""
+
+_PATH: Final = "$.parameters.ports"
+
+
+class Offer:
+    """The ports of one program. Close it when the program has ended."""
+
+    def __init__(self, handle: str, ctx: Context, session: str | None, ports: Sequence[int]) -> None:
+        """Use `OfferedPorts.offer`. Raises: OSError."""
+        self.handle = handle
+        self.ports = tuple(ports)
+        self._agent = ctx.agent
+        self._run = ctx.run_id
+        self._session = session
+        self.channel, self._inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.setblocking(False)
+
+    @property
+    def inside(self) -> int:
+        """The descriptor that goes to the program's supervisor."""
+        return self._inside.fileno()
+
+    def check(self, walls: WallSpec | None, rules: Rules) -> None:
+        """Raises: ToolError `ports_unavailable` without a network namespace, `port_taken` if `rules` let the agent reach this
+        machine itself at one of the ports.
+        """
+        if walls is not None and walls.profile == "nons":
+            raise ToolError(
+                "without namespaces a program has no network, so it cannot listen on a port",
+                code="ports_unavailable",
+                path=_PATH,
+                retryable=False,
+                hint="`interlock doctor` says how to get the profile `ns`; without it a program can serve others through files",
+            )
+        for port in self.ports:
+            if rules.reach_own_machine(Endpoint("localhost", port)):
+                raise ToolError(
+                    f"a grant names port {port} of this machine itself, and actions that connect there mean that",
+                    code="port_taken",
+                    path=_PATH,
+                    retryable=False,
+                    hint="choose another port",
+                )
+
+    def started(self) -> None:
+        """The supervisor has its end: from now on the channel ends with it."""
+        self._inside.close()
+
+    def visible(self, ctx: Context) -> bool:
+        """True if this action belongs to the same agent and run, or session."""
+        same = self._run == ctx.run_id if self._session is None else self._session == ctx.session
+        return same and self._agent == ctx.agent
+
+    def has_ended(self) -> bool:
+        """True if the supervisor is gone, and the program with it."""
+        if self.channel.fileno() < 0:
+            return True
+        poller = select.poll()
+        poller.register(self.channel, 0)
+        return bool(poller.poll(0))
+
+    def close(self) -> None:
+        """Close it. May be called again."""
+        self._inside.close()
+        self.channel.close()
+
+
+class OfferedPorts:
+    """All offers of a runtime. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._lock = threading.Lock()
+        self._offers: list[Offer] = []
+
+    def offer(self, handle: str, ctx: Context, session: str | None, ports: Sequence[int]) -> Offer:
+        """Offer the ports of a program that is about to start.
+
+        Raises: ToolError `port_taken`, `invalid_parameters`, `spawn_failed`.
+        """
+        if PROXY_PORT in ports:
+            raise ToolError(
+                f"port {PROXY_PORT} is that of the egress proxy in every program's network",
+                code="invalid_parameters",
+                path=_PATH,
+                retryable=False,
+            )
+        with self._lock:
+            others = self._visible(ctx)
+            for one in others:
+                for port in sorted(set(one.ports).intersection(ports)):
+                    raise ToolError(
+                        f"port {port} is that of {one.handle}, which is still running",
+                        code="port_taken",
+                        path=_PATH,
+                        retryable=False,
+                        hint="stop that program with `proc.stop`, or choose another port",
+                    )
+            if sum(len(one.ports) for one in others) + len(ports) > VISIBLE_MAX or len(others) >= PROGRAMS_MAX:
+                raise ToolError(
+                    f"programs of this run (or session) offer more than {VISIBLE_MAX} ports",
+                    code="port_taken",
+                    path=_PATH,
+                    retryable=False,
+                    hint="stop one of them with `proc.stop`",
+                )
+            try:
+                made = Offer(handle, ctx, session, ports)
+            except OSError as error:
+                raise _no_descriptors() from error
+            self._offers.append(made)
+            return made
+
+    def withdraw(self, offer: Offer | None) -> None:
+        """The program has ended, or was not started. None is nothing to do."""
+        if offer is None:
+            return
+        with self._lock:
+            if offer in self._offers:
+                self._offers.remove(offer)
+        offer.close()
+
+    @contextlib.contextmanager
+    def reachable(self, ctx: Context) -> Iterator[tuple[ReachableProgram, ...]]:
+        """The programs that a new action can connect to, with descriptors that are open as long as the block.
+
+        Raises: ToolError `spawn_failed`.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                with self._lock:
+                    found = [(one, stack.enter_context(one.channel.dup())) for one in self._visible(ctx)]
+            except OSError as error:
+                raise _no_descriptors() from error
+            yield tuple(ReachableProgram(one.handle, one.ports, channel.fileno()) for one, channel in found)
+
+    def _visible(self, ctx: Context) -> list[Offer]:
+        return [one for one in self._offers if one.visible(ctx) and not one.has_ended()]
+
+
+def _no_descriptors() -> ToolError:
+    return ToolError(
+        "no descriptor is left for the ports of programs", code="spawn_failed", hint="allow more open files (ulimit -n)"
+    )
