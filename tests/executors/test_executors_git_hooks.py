@@ -152,3 +152,58 @@ def test_hooks_of_a_repository_that_begins_above_the_workspace(git, runner, cont
         ctx.workspace = part
         assert refused(Git(runner, part, ctx, hook_judge=allow).commit, message="x").code == "path_outside_workspace"
         assert Git(runner, part, ctx).commit(message="x")["hooks_not_run"] == ["pre-commit"]
+
+
+def including(home, name, condition, path):
+    with (home / name).open("a") as file:
+        file.write(f"[{condition}]\n\tpath = {path}\n")
+
+
+@pytest.mark.parametrize(
+    ("condition", "path"),
+    [
+        ("include", "work"),
+        ("include", "~/work"),
+        ('includeIf "gitdir:{root}/"', "~/work"),
+        ('includeIf "gitdir/i:{root}/.git"', "{home}/work"),
+        ('includeIf "onbranch:main"', "work"),
+        ('includeIf "hasconfig:remote.*.url:https://example.test/**"', "work"),
+    ],
+)
+def test_hooks_that_an_included_file_of_the_user_names_are_found(
+    git, runner, workspace, context, tmp_path, condition, path
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    git.plain("remote", "add", "origin", "https://example.test/x.git")
+    including(home, ".gitconfig", condition.format(root=git.root), path.format(home=home))
+    (home / "work").write_text("[include]\n\tpath = deeper\n")
+    (home / "deeper").write_text("[core]\n\thooksPath = ~/h\n")
+    hook(git, "commit-msg", "exit 1", home / "h")
+    users = Git(runner, workspace, context(), environment={"HOME": str(home)})
+    staged(git)
+    assert users.commit(message="y")["hooks_not_run"] == ["commit-msg"]
+
+
+def test_a_condition_that_does_not_hold_includes_nothing(git, runner, workspace, context, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    including(home, ".gitconfig", 'includeIf "gitdir:/elsewhere/"', "work")
+    (home / "work").write_text("[core]\n\thooksPath = ~/h\n")
+    hook(git, "commit-msg", "exit 1", home / "h")
+    users = Git(runner, workspace, context(), environment={"HOME": str(home)})
+    staged(git)
+    assert users.commit(message="y")["hooks_not_run"] == []
+
+
+@pytest.mark.parametrize("path", ["~/team", "{home}/team", "../team"])
+def test_hooks_that_a_file_included_by_the_repository_names_are_found(git, runner, workspace, context, tmp_path, path):
+    home = tmp_path / "home"
+    home.mkdir()
+    git.plain("config", "include.path", path.format(home=home))
+    for place in (home / "team", git.root / "team"):
+        place.write_text("[core]\n\thooksPath = own\n")
+    hook(git, "pre-commit", "exit 1", "own")
+    users = Git(runner, workspace, context(), environment={"HOME": str(home)})
+    staged(git)
+    assert users.commit(message="y")["hooks_not_run"] == ["pre-commit"]

@@ -120,6 +120,64 @@ def test_the_users_own_configuration_names_hooks_too(repository, tmp_path, monke
     assert not is_held(repository, "script/pre-commit")
 
 
+@pytest.mark.parametrize("condition", ["include", 'includeIf "onbranch:x"', 'INCLUDEIF "gitdir:/elsewhere/"'])
+@pytest.mark.parametrize(
+    "path", ["../team/config", '"../team/config"', "{root}/team/config", "team\\\n/config", "~/team"]
+)
+def test_an_included_configuration_is_held_with_the_hooks_that_it_names(
+    repository, tmp_path, monkeypatch, condition, path
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (tmp_path / "home").mkdir()
+    with open(repository.root / ".git" / "config", "a", encoding="utf-8") as file:
+        file.write(f"[{condition}]\n\tpath = {path.format(root=repository.root)}\n")
+    for place in (repository.root / "team/config", repository.root / ".git/team/config", tmp_path / "home/team"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("[include]\n\tpath = deeper\n[core]\n\thooksPath = tools # ours\n")
+    assert is_held(repository, "tools/pre-commit")
+    assert not is_held(repository, "other/pre-commit.txt")
+    if "team/config" in path and ".." in path:
+        assert is_held(repository, "team/config")
+        assert is_held(repository, "team/deeper")
+
+
+def test_a_file_that_the_users_configuration_includes_from_the_workspace_is_held(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (repository.root / "link").symlink_to("dotfiles")
+    (tmp_path / ".gitconfig").write_text(
+        f"[include]\n  path = {repository.root}/link/git\n[core]\n  hooksPath = link\n"
+    )
+    for path in ("link/git", "dotfiles/git", "dotfiles/pre-commit"):
+        assert is_held(repository, path)
+    assert not is_held(repository, "dotfile")
+
+
+def test_that_needs_no_repository(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (tmp_path / ".gitconfig").write_text(f"[include]\n  path = {world.root}/dotfiles/git\n")
+    assert is_held(world, "dotfiles/git")
+
+
+def test_files_that_include_each_other_are_read_once(repository):
+    with open(repository.root / ".git" / "config", "a", encoding="utf-8") as file:
+        file.write("[include]\n\tpath = a\n\tpath = /dev/zero\n\tpath = .\n")
+    (repository.root / ".git" / "a").write_text("[include]\n\tpath = b\n[core]\n\thookspath = tools\n")
+    (repository.root / ".git" / "b").write_text("[include]\n\tpath = a\n\tpath = config\n")
+    assert is_held(repository, "tools/pre-commit")
+
+
+def test_hooks_of_a_linked_worktree_are_held(repository):
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x")
+    git(repository, "worktree", "add", "-q", "tree")
+    git(repository, "config", "core.hooksPath", "tools")
+    assert is_held(repository, "tree/tools/pre-commit")
+    assert is_held(repository, "tools/pre-commit")
+    assert not is_held(repository, "tree/other")
+
+
 COMMONDIR = (
     "mkdir vendor; cp -r .git/objects .git/refs vendor/;"
     f'printf "[core]\\n repositoryformatversion = 0\\n bare = false{MARK}" > vendor/config; echo ../vendor > .git/commondir'

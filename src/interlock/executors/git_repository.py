@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -411,35 +411,18 @@ async def open_repository(
     start = workspace.open_directory(found.top)
     own = {key.lower() for scope, key in zip(listed[::2], listed[1::2], strict=False) if scope != "command"}
     try:
-        user = await read_user_settings(functools.partial(git.run, start), directories)
-        hooks = await _hooks_directory(functools.partial(git.run, start), workspace, found, user, own, directories)
+        names_hooks = any(key == "core.hookspath" or key.startswith("include") for key in own)
+        user = await read_user_settings(functools.partial(git.run, start), directories, names_hooks=names_hooks)
     finally:
         os.close(start)
     git.settings |= {key: value for key, value in user.files.items() if key not in own}
-    return Repository(git, ctx, found, user, hooks)
+    return Repository(git, ctx, found, user, _hooks_directory(workspace, found, user.hooks_path))
 
 
-async def _hooks_directory(
-    run: Callable[..., Awaitable[ProcessResult]],
-    workspace: Workspace,
-    places: Places,
-    user: UserSettings,
-    own: Collection[str],
-    directories: tuple[Path, Path] | None,
-) -> Path:
-    """Where git would look for hooks: by the repository's `core.hooksPath`, the user's, or in git's own directory."""
-    value = user.hooks_path
-    for scope in ("--worktree", "--local") if "core.hookspath" in own else ():
-        result = await run(
-            "config", scope, "--includes", "--get", "core.hooksPath", read_only=True, expected=(0, 1, 128)
-        )
-        if result.exit_code == 0:
-            value = os.fsdecode(result.stdout.removesuffix(b"\n"))
-            break
+def _hooks_directory(workspace: Workspace, places: Places, value: str | None) -> Path:
+    """Where git would look for hooks: by `core.hooksPath`, or in git's own directory."""
     if not value:
         return places.common_dir / "hooks"
-    if value.startswith("~/") and directories is not None:
-        return directories[0] / value[2:]
     top = Path(os.fsdecode(b"/".join((os.fsencode(workspace.root), *places.top))))
     return Path(*top.parts[: len(top.parts) - len(places.prefix)], value)
 

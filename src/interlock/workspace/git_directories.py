@@ -9,14 +9,11 @@ starts programs from more files.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from interlock.lazy import lazy_pattern
 from interlock.model.errors import ToolError
+from interlock.workspace.git_configuration import Named, named_by
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel
 from interlock.workspace.protect import fold
@@ -34,9 +31,6 @@ _DATA: Final = frozenset(
 _DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
 _OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
 """Data files in `objects/info`. `alternates` is not one: it refers to the objects of other directories."""
-
-_HOOKS_PATH: Final = lazy_pattern(rb"hookspath[ \t]*=[ \t]*([^#;\n]*)", re.IGNORECASE)
-_CONFIGURATION_BYTES: Final = 1024 * 1024
 
 
 class GitPlace(NamedTuple):
@@ -76,7 +70,7 @@ class GitDirectories:
             if one.after.kind != "absent" and (mark := marks.get(fold(one.path[-1]))) is not None:
                 self._made.add((one.path[:-1], mark))  # a file system may treat `head` and `HEAD` as equal
         self._seen: dict[Rel, tuple[bool, bool]] = {}
-        self._hooks: dict[Rel, set[Rel]] = {}
+        self._named: dict[Rel, Named] = {}
 
     def place(self, path: Rel) -> GitPlace | None:
         """The place of a path in the innermost git directory above it; None if there is none."""
@@ -96,26 +90,20 @@ class GitDirectories:
             return None
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
 
-    def is_in_hooks(self, path: Rel) -> bool:
-        """True for a path in a directory that `core.hooksPath` names, in the configuration of a repository above it or
-        of the user.
+    def is_configured(self, path: Rel) -> bool:
+        """True for a path in a hook directory, and for a file that a configuration includes. The configurations are those of the
+        repositories above it and of the user.
         """
-        return any(path[: len(hooks)] == hooks for depth in range(len(path)) for hooks in self._hooks_of(path[:depth]))
+        return any(self._names(path[:depth], path) for depth in range(len(path)))
 
-    def _hooks_of(self, top: Rel) -> set[Rel]:
-        """The hook directories of the repository with its files in `top`; empty if there is no repository."""
-        known = self._hooks.get(top)
+    def _names(self, top: Rel, path: Rel) -> bool:
+        """True if the configuration of the repository whose files are in `top` names the path."""
+        known = self._named.get(top)
         if known is None:
-            known = set()
-            trees = [tree for tree in (self._below, self._merged) if _exists(tree, (*top, b".git"))]
-            if trees:
-                texts = [
-                    _read(tree, (*top, b".git", name)) for tree in trees for name in (b"config", b"config.worktree")
-                ]
-                for text in (*texts, *_users_configurations()):
-                    known.update(_hooks_named_in(text, top, self._below))
-            self._hooks[top] = known
-        return known
+            both = (self._below, self._merged)  # without a repository the user's own configuration may still name files
+            trees = [tree for tree in both if not top or _exists(tree, (*top, b".git"))]
+            known = self._named[top] = named_by(trees, top) if trees else Named(frozenset(), frozenset())
+        return path in known.files or any(path[: len(hooks)] == hooks for hooks in known.hooks)
 
     def _look(self, directory: Rel) -> tuple[bool, bool]:
         """Whether a directory is a git directory, and whether the layer made it one."""
@@ -142,35 +130,6 @@ class GitDirectories:
 def is_sample(names: tuple[str, ...]) -> bool:
     """True for a sample hook beneath a git directory, which git does not run."""
     return len(names) == 2 and names[0] == "hooks" and names[1].endswith(".sample")
-
-
-def _hooks_named_in(text: bytes, top: Rel, tree: Workspace) -> Iterator[Rel]:
-    """The hook directories within the workspace that a configuration names. In doubt, a directory is included."""
-    for found in _HOOKS_PATH.finditer(text):
-        raw = os.path.expanduser(found[1].strip(b' \t\r"'))  # noqa: PTH111 - bytes
-        root = os.fsencode(tree.root)
-        inside = os.path.relpath(os.path.join(root, *top, raw), root) if raw else b".."  # noqa: PTH118 - bytes
-        if inside != b"." and not inside.startswith(b".."):
-            yield tuple(inside.split(b"/"))
-
-
-def _read(tree: Workspace, path: Rel) -> bytes:
-    with contextlib.suppress(ToolError):
-        fd = tree.open_file(path)
-        try:
-            return os.read(fd, _CONFIGURATION_BYTES)
-        finally:
-            os.close(fd)
-    return b""
-
-
-def _users_configurations() -> Iterator[bytes]:
-    """The git configuration of the user and the system, without unreadable files and without included files."""
-    home = Path("~").expanduser()
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    for path in (home / ".gitconfig", config / "git" / "config", Path("/etc/gitconfig")):
-        with contextlib.suppress(OSError):
-            yield path.read_bytes()[:_CONFIGURATION_BYTES]
 
 
 def _exists(tree: Workspace, path: Rel) -> bool:

@@ -97,7 +97,7 @@ def runs_later(one: Difference, git: GitDirectories) -> bool:
         return place.made or link or not place.is_harmless
     if len(names) > 1 and names[-2] in _HOOKS and names[-1] in _HOOK_NAMES:
         return True
-    return git.is_in_hooks(one.path)
+    return git.is_configured(one.path)
 
 
 def _is_named(names: tuple[str, ...]) -> bool:

@@ -1,0 +1,117 @@
+"""What a repository's configuration makes git execute from the workspace: the files that it includes, and directories of hooks.
+
+Git's own program is not asked: this is about files that a layer has changed, which must have no effect before a person has seen
+them. In doubt a file counts as included: conditions (`includeIf`) always hold, and in every section `path` is an include.
+
+Source: git-config(1), "Syntax", "Includes", and `core.hooksPath`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from interlock.disk import open_regular
+from interlock.lazy import lazy_pattern
+from interlock.model.errors import StoreError, ToolError
+from interlock.workspace.names import Rel
+from interlock.workspace.tree import Workspace
+
+_SETTING: Final = lazy_pattern(
+    rb"(?P<name>hookspath|path)[ \t]*=[ \t]*(?P<value>(?:\"(?:[^\"\\\n]|\\.)*\"|\\.|[^#;\n\"\\])*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ESCAPED: Final = lazy_pattern(rb"\\(.)|\"", re.DOTALL)
+_BYTES_MAX: Final = 1024 * 1024
+_FILES_MAX: Final = 200
+"""Files of one repository that are read; its configuration cannot include more than a person would write."""
+
+
+class Named(NamedTuple):
+    """What configurations name, as paths in the workspace."""
+
+    hooks: frozenset[Rel]
+    """Directories of hooks."""
+    files: frozenset[Rel]
+    """Included files: what is in them is configuration."""
+
+
+def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
+    """What the configuration of the repository in `top` names, with that of the user. All `trees` show the same root."""
+    root = os.fsencode(trees[0].root)
+    hooks: set[Rel] = set()
+    included: set[Rel] = set()
+    pending = [*_of_repository(trees, root, top), *_of_user()]
+    first, seen = set(pending), set[bytes]()
+    while pending and len(seen) < _FILES_MAX:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        if path not in first:
+            included.update(_inside(root, path))
+        for text in _texts(trees, root, path):
+            for name, value in _settings(text):
+                base = os.path.join(root, *top) if name == b"hookspath" else os.path.dirname(path)  # noqa: PTH118, PTH120 - bytes
+                target = os.path.normpath(os.path.join(base, value))  # noqa: PTH118 - bytes
+                if name == b"hookspath":
+                    hooks.update(_inside(root, target))
+                else:
+                    pending.append(target)
+    return Named(frozenset(hooks), frozenset(included))
+
+
+def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for found in _SETTING.finditer(text):
+        value = _ESCAPED.sub(lambda one: b"" if one[1] in (None, b"\n") else one[1], found["value"].strip(b" \t\r"))
+        if value:
+            yield found["name"].lower(), os.path.expanduser(value)  # noqa: PTH111 - bytes
+
+
+def _inside(root: bytes, path: bytes) -> Iterator[Rel]:
+    """The path as one in the workspace, if it is that: as written, and without links."""
+    for one in {path, os.path.realpath(path)}:
+        relative = os.path.relpath(one, root)
+        if relative not in (b".", b"..") and not relative.startswith(b"../"):
+            yield tuple(relative.split(b"/"))
+
+
+def _texts(trees: Iterable[Workspace], root: bytes, path: bytes) -> Iterator[bytes]:
+    """The contents of a file, in each tree where they differ."""
+    names = list(_inside(root, path))
+    if not names:
+        with contextlib.suppress(OSError, StoreError), open_regular(Path(os.fsdecode(path))) as file:
+            yield file.read(_BYTES_MAX)
+        return
+    for tree in trees:
+        for name in names:
+            with contextlib.suppress(ToolError):
+                fd = tree.open_file(name)
+                with os.fdopen(fd, "rb") as file:
+                    yield file.read(_BYTES_MAX)
+
+
+def _of_repository(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[bytes]:
+    """The files of a repository's own configuration; those of a linked worktree or a submodule are elsewhere."""
+    marker = os.path.join(root, *top, b".git")  # noqa: PTH118 - bytes
+    directories = [marker]
+    for text in _texts(trees, root, marker):
+        if text.startswith(b"gitdir: "):
+            directory = os.path.normpath(os.path.join(os.path.dirname(marker), text[8:].split(b"\n")[0]))  # noqa: PTH118, PTH120
+            directories.append(directory)
+            shared = _texts(trees, root, os.path.join(directory, b"commondir"))  # noqa: PTH118
+            directories += [os.path.normpath(os.path.join(directory, one.split(b"\n")[0])) for one in shared]  # noqa: PTH118
+    return [os.path.join(one, name) for one in directories for name in (b"config", b"config.worktree")]  # noqa: PTH118
+
+
+def _of_user() -> list[bytes]:
+    """The user's and the system's git configuration."""
+    home = Path("~").expanduser()
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    places = [home / ".gitconfig", config / "git" / "config", Path("/etc/gitconfig")]
+    places += [Path(one) for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM") if (one := os.environ.get(name))]
+    return [os.fsencode(place) for place in places]
