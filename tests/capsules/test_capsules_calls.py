@@ -56,7 +56,7 @@ def test_each_call_has_memory_of_its_own(runtime):
         ("unreachable", "capsule_trapped", "unreachable"),
         ("fail", "tool_failed", "is wrong"),
         ("nothing", "capsule_invalid", "not a reply"),
-        ("beyond", "capsule_invalid", "outside of its memory"),
+        ("beyond", "capsule_invalid", "outside its memory"),
         ("much", "invalid_output", "more than 65536 bytes"),
         ("words", "invalid_output", "not JSON"),
         ("outside", "capsule_invalid", "not a reply"),  # the host function gave 0

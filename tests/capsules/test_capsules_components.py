@@ -119,7 +119,7 @@ def test_an_import_that_is_not_declared_refuses_it_by_name(world):
     [
         ('(component (import "other:thing/x@1.0.0" (instance (export "f" (func)))))', "does not export `call-tool`"),
         (WORLD.replace("interlock:capsule/config@0.1.0", "other:thing/x@1.0.0"), "from `other:thing/x@1.0.0`"),
-        ("(module)", "not a WebAssembly"),
+        ("(module)", "not a usable WebAssembly"),
     ],
 )
 def test_what_is_not_a_component_for_capsules_is_refused(world, source, words):

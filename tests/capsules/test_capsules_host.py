@@ -213,7 +213,7 @@ def test_loading_refusing_and_unloading_are_in_the_journal_with_the_instance(wor
     (directory / "module.wasm").write_bytes(data + b"\0")
     refused = call(runtime, "echo")
     (event,) = events(runtime, refused.run_id, "capsule_refused")
-    assert (event["capsule"], "another build" in event["detail"]) == ("c", True)
+    assert (event["capsule"], "different build" in event["detail"]) == ("c", True)
     (directory / "module.wasm").write_bytes(data)
     again = call(runtime, "echo")
     assert len(events(runtime, again.run_id, "capsule_loaded")) == 1

@@ -193,7 +193,7 @@ def test_the_page_takes_a_reader_to_a_capsule_in_python_that_uses_everything_and
     saved = printed["capsule run courier save"]
     assert saved["output"] == {"status": 200, "notes": ["a.html"], "saved": 1}
     left = {one["detail"] for one in printed["undo last"]["not_undone"]}
-    assert {"a capsule changed values that it keeps", "a capsule published messages"} <= left
+    assert {"a capsule changed its stored values", "a capsule published messages"} <= left
     assert not (root / "notes/a.html").exists()
 
     with Runtime.open(root / "interlock.toml") as runtime:

@@ -66,8 +66,8 @@ def test_one_flipped_byte_in_the_module_refuses_it(world):
     data[-1] ^= 1
     module.write_bytes(data)
     refused = call(runtime, "echo")  # in the process that has it loaded, too
-    assert (refused.reason, "another build" in refused.error) == ("capsule_refused", True)
-    assert "another build" in refusal(world.open())
+    assert (refused.reason, "different build" in refused.error) == ("capsule_refused", True)
+    assert "different build" in refusal(world.open())
 
 
 def test_one_flipped_byte_in_the_compiled_code_has_it_compiled_again(world):
@@ -101,7 +101,7 @@ def test_a_lock_that_was_changed_stops_everything_until_it_is_trusted(world):
         world.open()
     assert caught.value.code == "untrusted_configuration"
     world.trust()
-    assert "another build" in refusal(world.open())
+    assert "different build" in refusal(world.open())
 
 
 def test_a_full_disk_while_the_code_is_kept_refuses_the_capsule_and_leaves_nothing(world):
@@ -113,7 +113,7 @@ def test_a_full_disk_while_the_code_is_kept_refuses_the_capsule_and_leaves_nothi
         file.unlink()
     cache._disk = FullDisk()
     message = refusal(runtime)
-    assert "cannot be kept" in message
+    assert "cannot be stored" in message
     assert "No space left" in message
     assert call(runtime, "echo").reason == "capsule_refused"
     assert list(cache.directory.iterdir()) == []
@@ -178,11 +178,14 @@ def test_an_import_that_the_manifest_does_not_declare_refuses_it_by_name(world):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (b"not wasm", "not a WebAssembly module"),
-        (b"", "not a WebAssembly module"),
+        (b"not wasm", "not a usable WebAssembly module"),
+        (b"", "not a usable WebAssembly module"),
         (bytes(wasmtime.wat2wasm("(module)")), "does not export `memory`"),
-        (bytes(wasmtime.wat2wasm('(module (memory (export "memory") 1) (memory 1))')), "not a WebAssembly module"),
-        (bytes(wasmtime.wat2wasm('(module (memory (export "memory") i64 1))')), "not a WebAssembly module"),
+        (
+            bytes(wasmtime.wat2wasm('(module (memory (export "memory") 1) (memory 1))')),
+            "not a usable WebAssembly module",
+        ),
+        (bytes(wasmtime.wat2wasm('(module (memory (export "memory") i64 1))')), "not a usable WebAssembly module"),
     ],
 )
 def test_what_is_not_a_module_for_capsules_is_refused(world, source, words):

@@ -56,7 +56,7 @@ def test_it_brings_in_messages_for_longer_than_a_call_may_take(world):
             assert (message.uplink, message.user, message.content) == ("c/chat", "ann", "hi")
             if loop.time() - first > 1.2:
                 break
-        with pytest.raises(ToolError, match="runs already"):
+        with pytest.raises(ToolError, match="is already running"):
             await runtime.capsules.run("c")
         assert (
             await runtime.call(f"c/{name_of('bring')}", {"uplink": "chat", "user": "u", "content": "x"})

@@ -64,7 +64,7 @@ def test_another_build_is_not_loaded_until_it_is_locked_and_trusted(cli):
     source.write_text(source.read_text().replace("somebody is greeted", "someone is  greeted"))
     assert cli("capsule", "build", "hello")[0] == 0
     code, found = cli("capsule", "list")
-    assert (code, "another build" in found["capsules"][0]["problem"]) == (1, True)
+    assert (code, "different build" in found["capsules"][0]["problem"]) == (1, True)
     code, locked = cli("capsule", "lock")
     assert (code, locked["capsules"][0]["changed"]) == (0, True)
     assert cli("capsule", "list")[1]["error"]["code"] == "untrusted_configuration"

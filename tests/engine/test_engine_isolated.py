@@ -105,11 +105,11 @@ def test_a_function_that_no_other_process_can_find_is_refused_at_once(rt):
     def inner() -> None:
         """Nothing."""
 
-    with pytest.raises(InvalidToolError, match="no module has it under the name"):
+    with pytest.raises(InvalidToolError, match="its module has no function"):
         rt.register(inner)
     with pytest.raises(UsageError, match="no workspace"), interlock.Runtime.open(settings=SETTINGS) as bare:
         bare.register(isolated_tools.where)
-    with pytest.raises(InvalidToolError, match="can be `process`"):
+    with pytest.raises(InvalidToolError, match="must be `process`"):
         interlock.tool(isolation="container")(print)
 
 

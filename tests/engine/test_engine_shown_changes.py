@@ -68,9 +68,9 @@ def test_a_deleted_file_a_directory_and_a_link(ask):
     assert (change.lines, change.after) == (("@@ -1 +0,0 @@", "-one"), False)
     (ask.root / "d" / "e").mkdir(parents=True)
     (ask.root / "d" / "f").write_text("x")
-    assert ask("fs.delete", path="d", recursive=True).note == "a directory; 2 files, links and directories in it go too"
+    assert ask("fs.delete", path="d", recursive=True).note == "a directory, with 2 files, links and directories in it"
     (ask.root / "l").symlink_to("a.txt")
-    assert ask("fs.delete", path="l").note == "a link; what it leads to stays"
+    assert ask("fs.delete", path="l").note == "a link; its target is kept"
 
 
 def test_what_is_not_text_or_too_large_is_said_to_be(ask):

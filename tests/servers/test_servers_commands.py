@@ -84,7 +84,7 @@ def test_a_server_that_cannot_be_asked_does_not_keep_others_from_being_locked(pr
     [
         (401, "", "has no `Authorization`", 'headers = { Authorization = "Bearer ${TOKEN}" }'),
         (401, 'headers = { authorization = "Bearer old" }\n', "does not accept", "renew the token"),
-        (403, "", "wants to know who asks", "OAuth"),
+        (403, "", "requires authentication", "OAuth"),
         (308, "", "another address", "`url`"),
     ],
 )

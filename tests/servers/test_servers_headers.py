@@ -70,8 +70,8 @@ def test_marked_parameters_are_repeated_where_they_are_given():
         (schema(a={"type": "string", "x-mcp-header": "A:\r\nHost"}), "not the name"),
         (schema(a={"type": "string", "x-mcp-header": 3}), "not the name"),
         (schema(a={"type": "string", "x-mcp-header": "A"}, b={"type": "string", "x-mcp-header": "a"}), "twice"),
-        (schema(a={"type": "array", "items": {"type": "string", "x-mcp-header": "A"}}), "not always the same"),
-        ({**schema(), "x-mcp-header": "A"}, "not always the same"),
+        (schema(a={"type": "array", "items": {"type": "string", "x-mcp-header": "A"}}), "more than one parameter"),
+        ({**schema(), "x-mcp-header": "A"}, "more than one parameter"),
     ],
 )
 def test_a_definition_that_marks_what_cannot_be_a_header_cannot_be_locked(wrong, why):

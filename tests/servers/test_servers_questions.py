@@ -88,10 +88,10 @@ def test_what_a_client_or_the_operator_did_not_agree_to_is_not_asked(project):
         assert "cannot be asked" in (await asked("elicitation/create", FORM))["message"]
         assert "mode" in (await asked("elicitation/create", URL, elicitation={"form": {}}))["message"]
         sampling = {"messages": [], "maxTokens": 1}
-        assert "may not ask" in (await asked("sampling/createMessage", sampling, sampling={}))["message"]
-        assert "may not ask" in (await asked("roots/list", {}, roots={}))["message"]
+        assert "not allowed to ask" in (await asked("sampling/createMessage", sampling, sampling={}))["message"]
+        assert "not allowed to ask" in (await asked("roots/list", {}, roots={}))["message"]
         hidden = {**FORM, "message": "Yes?\u202e"}
-        assert "does not see" in (await asked("elicitation/create", hidden, elicitation={}))["message"]
+        assert "invisible characters" in (await asked("elicitation/create", hidden, elicitation={}))["message"]
 
     run(use)
 

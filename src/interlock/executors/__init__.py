@@ -1,1 +1,1 @@
-"""Executors perform actions: Python functions, processes, and the built-in tools. Each gives the engine its `Binding`s."""
+"""Executors perform actions: Python functions, processes and the built-in tools. Each provides `Binding`s to the engine."""

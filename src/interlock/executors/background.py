@@ -1,8 +1,8 @@
-"""Programs that live on after their action: `proc.start`, `proc.output`, `proc.wait` and `proc.stop`.
+"""Programs that keep running after their action: `proc.start`, `proc.output`, `proc.wait` and `proc.stop`.
 
-A program is known by a handle, and only to the agent that started it: in the run that it was started in, or, if the action's
-`invocation_mode` is `session`, in every run of that session in this runtime. It has the walls of a process action, and ends with
-its run or session, and with the runtime, however that ends. A `Listener` receives starts and ends, and records them.
+A program is identified by a handle, which only the agent that started it can use: in the same run, or, if the action's
+`invocation_mode` is `session`, in every run of that session in this runtime. It has the walls of a process action, and
+ends with its run or session, and always with the runtime. A `Listener` records starts and ends.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Context, Tool
 
 KEPT_BYTES: Final = 256 * 1024
-"""Bytes kept of each output stream: the last ones."""
+"""The last bytes of each output stream that are kept."""
 RUNNING_MAX: Final = 32
-"""Maximum number of programs that a runtime runs at once."""
+"""Maximum number of concurrent programs per runtime."""
 ENDED_KEPT: Final = 64
-"""How many ended programs are remembered."""
+"""Number of ended programs that are remembered."""
 _LOOK_S: Final = (0.02, 0.25)
-"""Poll interval of `proc.wait`: the first, and the longest."""
+"""Poll interval of `proc.wait`: the first and the longest."""
 _MARGIN_NS: Final = 100_000_000
-"""How long before its deadline `proc.wait` gives up, to leave time to report what it saw."""
+"""How long before its deadline `proc.wait` returns, to leave time for its report."""
 _CHANGED: Final = "a background program ran in the workspace itself, where not every change is recorded"
 
 
@@ -56,12 +56,12 @@ class Program(msgspec.Struct, eq=False):
     action: str
     """The action that started it."""
     session: str | None
-    """The session that it ends with; None if it ends with its run."""
+    """The session whose end ends the program; None if it ends with its run."""
     process: Background
     network: BackgroundWatch | None = None
-    """What watches its network; None if it has none."""
+    """The watch on its network; None if it has no network."""
     offer: Offer | None = None
-    """The ports on which others reach it."""
+    """The ports on which later actions reach it; None without `ports`."""
     reported: bool = False
     """True once its end has been recorded."""
 
@@ -70,24 +70,24 @@ class End(msgspec.Struct, frozen=True):
     """How a program ended."""
 
     why: str
-    """`exited`, `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_stopped`, `run_ended`,
-    `session_ended`, `lost`.
+    """One of `exited`, `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_stopped`,
+    `run_ended`, `session_ended`, `lost`.
     """
     outcome: Outcome | None
-    """None if its supervisor was killed, or did not know."""
+    """None if its supervisor was killed or did not know."""
     traffic: Traffic = Traffic()
-    """What it did on the network, as far as no action has reported it."""
+    """Network traffic that no action has reported yet."""
 
 
 class Listener(Protocol):
-    """Receives what is to be recorded. Called on the event loop's thread."""
+    """Records starts and ends. Called on the event loop's thread."""
 
     def started(self, program: Program, ctx: Context) -> None:
         """A program has started."""
         ...
 
     def ended(self, program: Program, end: End, ctx: Context) -> None:
-        """An action has stopped a program, or found that it had ended."""
+        """An action stopped a program, or found that it had ended."""
         ...
 
 
@@ -95,7 +95,7 @@ class Programs:
     """The background programs of one runtime. Safe to use from several event loops."""
 
     def __init__(self, runner: ProcessRunner, clock: Clock, listener: Listener) -> None:
-        """`runner` starts them."""
+        """`runner` starts the programs."""
         self._runner = runner
         self._offered = runner.network.offered
         self._clock = clock
@@ -112,10 +112,10 @@ class Programs:
             session = ctx.session
             if session is None:
                 raise ToolError(
-                    "the run has no session that the program could end with",
+                    "the run has no session that could own the program",
                     code="session_missing",
                     retryable=False,
-                    hint="name one (`--session NAME`), or leave `invocation_mode` out: the program then ends with the run",
+                    hint="name a session (`--session NAME`), or omit `invocation_mode`: the program then ends with the run",
                 )
         self._make_room()
         handle, ports = _handle(ctx), parameters.get("ports", ())
@@ -151,7 +151,7 @@ class Programs:
         return _shown(outcome, parameters)
 
     async def wait(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`proc.wait`: until the program ends, or has printed a text."""
+        """`proc.wait`: wait until the program ends or has printed a text."""
         program = self._find(parameters["handle"], ctx)
         text = parameters.get("output")
         needle = None if text is None else text.encode()
@@ -172,7 +172,10 @@ class Programs:
             if ctx.deadline_ns - self._clock.mono_ns() < pause * 1e9 + _MARGIN_NS:
                 what = "ended" if needle is None else "printed the text"
                 raise ToolError(
-                    f"the program has not {what} so far; it still runs", code="timeout", retryable=False, output=shown
+                    f"the program has not {what} yet; it is still running",
+                    code="timeout",
+                    retryable=False,
+                    output=shown,
                 )
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, longest)
@@ -192,19 +195,19 @@ class Programs:
     # -- ends
 
     def end_proposal(self, run: str, proposal: str) -> list[tuple[Program, End]]:
-        """End the programs of an aborted proposal; returns the ends not recorded yet. Blocks briefly."""
+        """End the programs of an aborted proposal. Returns the ends that are not recorded yet. Blocks briefly."""
         return self._end("proposal_aborted", lambda one: (one.run, one.proposal) == (run, proposal))
 
     def end_run(self, run: str) -> list[tuple[Program, End]]:
-        """The same for a run that has ended, except for programs that end with its session."""
+        """End the programs of an ended run, except those that end with a session. Returns as `end_proposal`."""
         return self._end("run_ended", lambda one: one.run == run and one.session is None)
 
     def stop_run(self, run: str) -> list[tuple[Program, End]]:
-        """The same for all that a run has started: a person stopped it."""
+        """End all programs that a run started, because a person stopped the run. Returns as `end_proposal`."""
         return self._end("run_stopped", lambda one: one.run == run)
 
     def close(self) -> list[tuple[Program, End]]:
-        """The same for all programs: the runtime ends, and every session with it."""
+        """End all programs, because the runtime ends. Returns as `end_proposal`."""
         return self._end("session_ended", lambda _: True)
 
     def _end(self, why: str, which: Callable[[Program], bool]) -> list[tuple[Program, End]]:
@@ -213,14 +216,14 @@ class Programs:
             for one in chosen:
                 del self._programs[one.handle]
         for one in chosen:
-            one.process.ask_to_end()  # all at once, so that their grace periods overlap
+            one.process.ask_to_end()  # ask all first, so that their grace periods overlap
         ends = []
         for one in chosen:
             end = End("lost", None)
             try:
                 end = _end_of(one.process.stop(), why)
             except ToolError:
-                pass  # the supervisor was killed, and the program with it
+                pass  # the supervisor was killed, and with it the program
             finally:
                 one.process.close()
                 self._offered.withdraw(one.offer)
@@ -230,10 +233,10 @@ class Programs:
                 ends.append((one, end))
         return ends
 
-    # -- what is known
+    # -- program records
 
     def _find(self, handle: str, ctx: Context) -> Program:
-        """The program, if this agent may use it here. Raises: ToolError `process_unknown`."""
+        """The program with this handle, if the agent may use it here. Raises: ToolError `process_unknown`."""
         with self._lock:
             program = self._programs.get(handle)
         if program is None or program.agent != ctx.agent or not _in_scope(program, ctx):
@@ -262,7 +265,7 @@ class Programs:
         return outcome
 
     async def _report_traffic(self, program: Program, ctx: Context, *, ended: bool) -> None:
-        """Record what the program has done on the network since the last action that asked about it."""
+        """Record the program's network traffic since the last action that reported it."""
         watch = program.network
         if watch is not None:
             self._runner.network.tell(ctx, await asyncio.to_thread(watch.finish if ended else watch.take))
@@ -286,7 +289,7 @@ class Programs:
             running = len(self._programs) - sum(one.reported for one in self._programs.values())
         if running >= RUNNING_MAX:
             raise ToolError(
-                f"{running} programs started by `proc.start` are running already",
+                f"{running} programs started by `proc.start` are already running",
                 code="process_limit",
                 retryable=False,
                 hint="stop one with `proc.stop`",
@@ -300,7 +303,7 @@ def _in_scope(program: Program, ctx: Context) -> bool:
 
 
 def _handle(ctx: Context) -> str:
-    """A handle: unique to the attempt, action and run, so that an old handle never names a new program."""
+    """A handle unique to the run, action and attempt, so that an old handle never names a new program."""
     parts = (ctx.run_id, ctx.proposal_id, ctx.action_id, str(ctx.attempt))
     return "proc-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -315,7 +318,7 @@ def _end_of(outcome: Outcome, why: str) -> End:
 
 
 def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What the tools return: the program's status, and its output from the offsets in the call."""
+    """The tools' output: the program's status, and its output streams from the call's offsets."""
     report = outcome.report
     shown: dict[str, Any] = {
         "running": not report["ended"],
@@ -333,13 +336,13 @@ def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
         part = data[begin - first :]
         text, encoding = text_or_base64(part, cut=True)
         if encoding == "utf-8":
-            part = text.encode()  # an incomplete character is left for the next call
+            part = text.encode()  # leave an incomplete character for the next call
         shown |= {name: text, f"{name}_encoding": encoding, f"{name}_from": begin, f"{name}_next": begin + len(part)}
     return shown
 
 
 def bindings(programs: Programs) -> list[Binding]:
-    """The four tools."""
+    """The tools `proc.start`, `proc.output`, `proc.wait` and `proc.stop`."""
     return [
         Binding(
             tool=Tool(

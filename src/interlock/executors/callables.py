@@ -1,14 +1,13 @@
-"""Finds the parameters a callable really takes, looking through partials, methods, callable objects and decorators; refuses
-the rest.
+"""Finds the parameters that a callable really takes, through partials, methods, callable objects and decorators.
 
-A tool's schema and its path and host marks come from the parameters of the function that does the work. A wrapper whose effect on
-the arguments cannot be known could lose a mark, or let an agent replace an argument that was bound. So a layer is followed
+A tool's schema and its path and host marks come from the parameters of the innermost function. A wrapper whose effect
+on the arguments is unknown could lose a mark, or let an agent replace a bound argument. Therefore a layer is followed
 only if its effect is certain:
 
-- `functools.partial`: bound arguments are taken out; no caller may give them.
-- methods and callable objects: the instance is taken out.
-- `functools.wraps`: the wrapper either calls the function with exactly `*args, **kwargs` (its compiled code is read), or it
-  names its parameters, and each is one of the function's. Parameters that it does not name are filled in by the wrapper.
+- `functools.partial`: bound arguments are removed; no caller may pass them.
+- methods and callable objects: the instance is removed.
+- `functools.wraps`: the wrapper either calls the function with exactly `*args, **kwargs` (determined from its compiled
+  code), or names its parameters, and each is one of the function's. It supplies the parameters that it does not name.
 - `functools.cache` and `lru_cache`.
 
 Everything else raises InvalidToolError.
@@ -30,7 +29,7 @@ from interlock.model.errors import Fault, InterlockError
 
 _CACHED: Final = type(functools.lru_cache(lambda: None))
 _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-_HINT: Final = "write a function with these parameters that calls it, and register that"
+_HINT: Final = "write a function that has these parameters and calls it, and register that function"
 _STORES: Final = frozenset(("STORE_FAST", "DELETE_FAST", "STORE_DEREF", "DELETE_DEREF", "STORE_FAST_STORE_FAST"))
 _SILENT: Final = frozenset(("PUSH_NULL", "NOP", "CACHE", "PRECALL", "EXTENDED_ARG"))
 
@@ -51,15 +50,15 @@ class Target(NamedTuple):
     parameters: tuple[Parameter, ...]
     """The parameters that a caller may pass, in order."""
     hints: dict[str, Any]
-    """Name to type, `Annotated` included."""
+    """Maps each name to its type, including `Annotated`."""
     hidden: frozenset[str]
-    """Names that are bound or filled in, which no caller may pass."""
+    """Names of bound or supplied parameters, which no caller may pass."""
     is_async: bool
-    """True if a call has to be awaited."""
+    """True if a call must be awaited."""
 
 
 def resolve(function: Any) -> Target:
-    """Find a callable's parameters. Raises: InvalidToolError if a layer hides what happens to the arguments."""
+    """Find a callable's parameters. Raises: InvalidToolError if a layer obscures what happens to the arguments."""
     if type(function) is functools.partial:
         return _bound(function)
     if isinstance(function, types.MethodType):
@@ -69,7 +68,7 @@ def resolve(function: Any) -> Target:
     if inspect.isclass(function) or not callable(function):
         raise InvalidToolError(f"a `{type(function).__name__}` is not a function", hint="write `@tool` or `@tool(...)`")
     if hasattr(function, "__signature__"):
-        raise _opaque(function, "`__signature__` lists other parameters than its code has")
+        raise _opaque(function, "`__signature__` differs from the parameters in its code")
     if inspect.isfunction(function):
         return _wrapper(function) if "__wrapped__" in vars(function) else _plain(function)
     if inspect.isroutine(function):
@@ -97,11 +96,11 @@ def _builtin(function: Any) -> Target:
 
 
 def _object(function: Any) -> Target:
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - what is called is the class's, not the instance's
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - a call uses the class's attribute, not the instance's
     if isinstance(function, functools.partial) or hasattr(function, "__wrapped__") or not inspect.isfunction(call):
         raise _opaque(function, f"a `{type(function).__name__}` does not declare what it does with the arguments")
     if hasattr(call, "__signature__"):
-        raise _opaque(function, "`__signature__` lists other parameters than its code has")
+        raise _opaque(function, "`__signature__` differs from the parameters in its code")
     found = _without_first(resolve(call))
     return found._replace(function=function, is_async=found.is_async or inspect.iscoroutinefunction(function))
 
@@ -114,34 +113,34 @@ def _without_first(found: Target) -> Target:
 
 
 def _bound(function: functools.partial[Any]) -> Target:
-    """A partial: its positional arguments fill the first parameters, its keywords those of their names."""
+    """Resolve a partial: its positional arguments fill the first parameters, its keywords the parameters of the same names."""
     found = resolve(function.func)
     rest = list(found.parameters)
     hidden = set(found.hidden)
     placeholder = getattr(functools, "Placeholder", None)  # Python 3.14
     for value in function.args:
         if not rest or rest[0].kind not in _POSITIONAL or (placeholder is not None and value is placeholder):
-            raise _opaque(function, "the parameter of a bound argument is not known")
+            raise _opaque(function, "the parameter of a bound argument is unknown")
         hidden.add(rest.pop(0).name)
     open_ended = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in rest)
     for name in function.keywords:
         own = [parameter for parameter in rest if parameter.name == name]
         if (own and own[0].kind is Parameter.POSITIONAL_ONLY) or not (own or open_ended or name in hidden):
-            raise _opaque(function, f"it binds `{name}`, which is not a parameter that takes a name")
+            raise _opaque(function, f"it binds `{name}`, which cannot be passed by name")
         rest = [parameter for parameter in rest if parameter.name != name]
         hidden.add(name)
     return found._replace(parameters=tuple(rest), hidden=frozenset(hidden))
 
 
 def _wrapper(function: types.FunctionType) -> Target:
-    """A function with `__wrapped__`, as `functools.wraps` makes it."""
+    """Resolve a function with `__wrapped__`, as `functools.wraps` creates it."""
     behind = resolve(function.__wrapped__)  # type: ignore[attr-defined]
     is_async = behind.is_async or inspect.iscoroutinefunction(function)
     own = _own_parameters(function)
     kinds = {parameter.kind for parameter in own}
     if kinds & {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
         if not _passes_on(function, own, function.__wrapped__):  # type: ignore[attr-defined]
-            raise _opaque(function, "its decorator does more than pass `*args, **kwargs` on to the function unchanged")
+            raise _opaque(function, "its decorator does more than pass `*args, **kwargs` to the function unchanged")
         return behind._replace(is_async=is_async)
     known = {parameter.name: parameter for parameter in behind.parameters}
     inner = inspect.unwrap(function)
@@ -151,7 +150,7 @@ def _wrapper(function: types.FunctionType) -> Target:
         theirs = getattr(inner, "__annotations__", {}).get(parameter.name)
         if function.__annotations__.get(parameter.name) != theirs:
             raise _opaque(
-                function, f"its decorator declares another type for `{parameter.name}` than the wrapped function"
+                function, f"its decorator and the wrapped function declare different types for `{parameter.name}`"
             )
     names = {parameter.name for parameter in own}
     return Target(
@@ -179,14 +178,14 @@ _REFLECTIVE: Final = frozenset(
     ("exec", "eval", "compile", "locals", "vars", "dir", "_getframe", "currentframe", "stack", "settrace", "setprofile",
      "f_locals", "__import__", "globals")
 )  # fmt: skip
-"""Names by which a wrapper's code could reach its arguments without naming them."""
+"""Names through which a wrapper's code could reach its arguments without naming them."""
 
 
 def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind: object) -> bool:
     """True if a wrapper uses its arguments only to call `behind(FIRST, *args, **kwargs)`.
 
-    Decided from the compiled code, which is what runs: any other use of `args` or `kwargs`, or any assignment to a parameter,
-    makes it False.
+    Decided from the compiled code. Any other use of `args` or `kwargs`, and any assignment to a parameter, makes it
+    False.
     """
     if len(own) < 2:
         return False
@@ -214,7 +213,9 @@ def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind:
 
 
 def _tokens(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The instructions of a function's own code, as (kind, argument), without those that only some Python versions have."""
+    """The instructions of a function's own code as (kind, argument), without instructions that exist only in some
+    Python versions.
+    """
     for step in dis.get_instructions(function):
         name = step.opname
         if name in _SILENT:

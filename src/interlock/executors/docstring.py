@@ -1,7 +1,7 @@
 """Parses docstrings: the first paragraph, and parameter descriptions in Google, NumPy or Sphinx style.
 
-Only what a model needs to call a tool. Text in any other style is ignored.
-Formats: Google Python Style Guide 3.8; numpydoc, "Sections"; Sphinx, "Info field lists".
+Reads only what a model needs to call a tool. Text in other styles is ignored. Formats: Google Python Style Guide 3.8;
+numpydoc, "Sections"; Sphinx, "Info field lists".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNDERLINE: Final = re.compile(r"-{3,}\s*")
 
 
 def summary(docstring: str | None) -> str:
-    """The first paragraph, on one line; empty if there is none."""
+    """The first paragraph, joined to one line; empty if there is none."""
     lines: list[str] = []
     for line in inspect.cleandoc(docstring or "").splitlines():
         if not line.strip() or _SPHINX.match(line) or _GOOGLE.fullmatch(line):
@@ -29,7 +29,7 @@ def summary(docstring: str | None) -> str:
 
 
 def parameters(docstring: str | None) -> dict[str, str]:
-    """Parameter name to description, on one line each."""
+    """Maps each parameter to its description, joined to one line."""
     lines = inspect.cleandoc(docstring or "").splitlines()
     found: dict[str, list[str]] = {}
     for index, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Derives the walls of each process action (its `WallSpec`) from settings, machine, workspace and grant."""
+"""Derives the walls (`WallSpec`) of each process action from the settings, the machine, the workspace and the grant."""
 
 from __future__ import annotations
 
@@ -39,15 +39,17 @@ _TOOL_CHAINS: Final = (
     "miniconda3",
     "anaconda3",
 )
-"""Where tool chains are beneath a home: programs and what they need, no credentials (uv has some beside). Shown read-only."""
+"""Directories of tool chains beneath HOME. They are shown read-only. They hold programs and libraries, and no
+credentials, except that uv keeps some nearby.
+"""
 _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".nvm"}
-"""Variables that tell a tool chain where it is, since the home of a process is another one."""
+"""Variables that point a tool chain to its directory, because processes have another HOME."""
 
 
 _UNRECORDED: Final = "absent(programs that live on, MCP servers and workers of capsules are not recorded)"
 
 Enclose = Callable[[], "Enclosure"]
-"""Gives the walls of a runtime; finds out what the machine allows when it is first asked. Raises: ConfigurationError."""
+"""Returns the walls of a runtime; the first call probes what the machine supports. Raises: ConfigurationError."""
 
 
 class Enclosure(msgspec.Struct, frozen=True):
@@ -55,21 +57,21 @@ class Enclosure(msgspec.Struct, frozen=True):
 
     profile: Profile = "none"
     offered: dict[str, str] = {}
-    """What the machine allows, as `isolation.probe` found it."""
+    """What the machine supports, as reported by `isolation.probe`."""
     hidden: tuple[str, ...] = ()
-    """Absolute paths that no process sees: the state directory."""
+    """Absolute paths that are hidden from every process, such as the state directory."""
     shown: tuple[str, ...] = ()
-    """Directories beyond the system's that every process may read: tool chains, and Interlock's own Python."""
+    """Directories besides the system's that every process may read: tool chains and Interlock's own Python."""
     variables: dict[str, str] = {}
-    """Variables that say where tool chains are."""
+    """Variables that point to tool chains."""
     require: tuple[str, ...] = ()
-    """Layers without which no process starts."""
+    """Layers of isolation that must be active before a process may start."""
     tmp_bytes: int = 1024**3
     """Size of the private /tmp, and of /dev/shm."""
     recorder: Recorder = "none"
 
     def launch(self) -> Launch:
-        """How to set up a fork server for such processes."""
+        """How the fork server for these processes is launched."""
         alone = self.profile != "ns"
         shown = [path for path in self.shown if alone or not _is_temporary(path)]
         return {"namespaces": not alone, "groups": True, "shown": shown}
@@ -83,11 +85,11 @@ class Enclosure(msgspec.Struct, frozen=True):
         binds: Sequence[Bind] = (),
         in_scope: bool = False,
     ) -> WallSpec | None:
-        """The walls of one action in a `Workspace`; None without walls.
+        """The walls of one action in a `Workspace`; None if there are no walls.
 
-        `ports` are for the network of that name. `binds` are shown to it beyond the workspace. With `in_scope` it reads only what
-        the grant's `paths.read` allows. A glob of the grant that names no directory and no file (`src/*.py`) cannot be a wall: it
-        makes nothing readable or writable.
+        `ports` applies to the network kind of that name. `binds` are paths to show besides the workspace. With
+        `in_scope`, the process reads only what the grant's `paths.read` allows. A glob in the grant that names neither
+        a file nor a directory (`src/*.py`) cannot be enforced by walls, so it makes nothing readable or writable.
         """
         if self.profile == "none":
             return None
@@ -98,7 +100,7 @@ class Enclosure(msgspec.Struct, frozen=True):
             workspace=os.fspath(workspace.root),
             root=workspace.fd if own_root and layer.copy is None else None,
             copy=os.fspath(layer.copy) if own_root and layer.copy is not None else None,
-            # What a process changes in a layer is compared with the grant before it counts.
+            # In a layer, the engine compares the changes with the grant before it commits them.
             writable=("",) if layer is not None else _places(workspace.root, workspace.written),
             readable=_places(workspace.root, workspace.readable) if in_scope else ("",),
             protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
@@ -111,7 +113,7 @@ class Enclosure(msgspec.Struct, frozen=True):
         )
 
     def _late(self) -> list[Bind]:
-        """What is shown beneath /tmp, which is private to each action."""
+        """Read-only binds of shown paths beneath /tmp, which is private to each action."""
         return [{"path": path, "writable": False} for path in self.shown if _is_temporary(path)]
 
     def posture(self, network: Network = "none") -> dict[str, str]:
@@ -120,32 +122,34 @@ class Enclosure(msgspec.Struct, frozen=True):
         return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
 
     def posture_unrecorded(self, network: Network = "none") -> dict[str, str]:
-        """The posture of a process that has no recorder: one that lives on, an MCP server, a capsule's worker.
+        """The posture of a process without a recorder: a background program, an MCP server or a capsule worker.
 
         Raises: ToolError `isolation_failed` if `isolation.require` names `record`.
         """
         if "record" in self.require:
             raise ToolError(
-                "`isolation.require` names `record`, and programs that live on, MCP servers and workers of capsules are not",
+                "`isolation.require` names `record`, but background programs, MCP servers and capsule workers cannot be recorded",
                 code="isolation_failed",
                 retryable=False,
-                hint="nothing has run; use `shell` or `exec`, or take `record` out of `isolation.require`",
+                hint="nothing has run; use `shell` or `exec`, or remove `record` from `isolation.require`",
             )
         posture = self.posture(network)
         return posture if self.recorder == "none" else {**posture, "record": _UNRECORDED}
 
     def posture_for(self, network: Network) -> dict[str, str]:
-        """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if it lacks what is required."""
+        """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if a required layer is
+        absent.
+        """
         posture, usual = self.posture(network), self.posture()
         weaker = [
             name for name in self.require if posture.get(name) != usual.get(name)
-        ]  # the rest was looked at before
+        ]  # the other layers were checked at start-up
         if absent := lacking(weaker, posture):
             raise ToolError(
                 f"a layer that `isolation.require` names is missing for this tool: {'; '.join(absent)}",
                 code="isolation_failed",
                 retryable=False,
-                hint="nothing has run; `interlock doctor` says what this machine allows, and what to do about it",
+                hint="nothing has run; `interlock doctor` shows what this machine supports, and how to enable the rest",
             )
         return posture
 
@@ -159,11 +163,13 @@ def enclosure(
     tmp_bytes: int = 1024**3,
     read: Sequence[str] = (),
 ) -> Enclosure:
-    """The walls of a runtime. `environment` is Interlock's own, where PATH and HOME are looked up; `read` is `isolation.read`."""
+    """Build the walls of a runtime. `environment` is Interlock's own, for PATH and HOME; `read` is the setting
+    `isolation.read`.
+    """
     if profile == "none":
         return Enclosure()
     home = environment.get("HOME", "")
-    chains = [os.path.join(home, name) for name in _TOOL_CHAINS] if home.startswith("/") else []  # noqa: PTH118 - texts
+    chains = [os.path.join(home, name) for name in _TOOL_CHAINS] if home.startswith("/") else []  # noqa: PTH118 - requests hold strings
     chains = [path for path in chains if Path(path).is_dir()]
     variables = {
         name: os.path.join(home, place)  # noqa: PTH118
@@ -180,12 +186,14 @@ def enclosure(
 
 
 def none() -> Enclosure:
-    """No walls: for a program that raises none."""
+    """No walls."""
     return Enclosure()
 
 
 def of(enclose: Enclose) -> Enclosure:
-    """The walls, for an action. Raises: ToolError `isolation_failed` where the machine has none and `none` was not asked for."""
+    """The walls for an action. Raises: ToolError `isolation_failed` if the machine supports none and `none` was not
+    configured.
+    """
     try:
         return enclose()
     except ConfigurationError as error:
@@ -193,13 +201,14 @@ def of(enclose: Enclose) -> Enclosure:
 
 
 def _sockets_in(root: Path) -> list[str]:
-    """Sockets of the machine's programs in a workspace, by path: a network namespace does not confine those. A layer does.
+    """Paths of Unix sockets in a workspace that belong to other programs. A network namespace does not confine these; a
+    layer does.
 
-    One that was bound by a relative path is known by its name alone, so every socket of that name is taken.
+    A socket bound by a relative path is known only by its file name, so every socket with that name is included.
     """
     try:
         lines = Path("/proc/net/unix").read_bytes().splitlines()[1:]
-    except OSError:  # which of them are in use is not known
+    except OSError:  # which sockets are in use is unknown
         return sorted(_socket_files(root))
     paths = {os.fsdecode(fields[7]) for line in lines if len(fields := line.split(None, 7)) == 8}
     found = {path for path in paths if path.startswith(f"{root}/")}
@@ -210,7 +219,7 @@ def _sockets_in(root: Path) -> list[str]:
 
 
 def _socket_files(root: Path) -> Iterator[str]:
-    """The sockets beneath a directory, by path. What cannot be listed is left out."""
+    """Paths of the sockets beneath a directory; skips directories that cannot be listed."""
     pending = [os.fspath(root)]
     while pending:
         try:
@@ -227,17 +236,17 @@ def _socket_files(root: Path) -> Iterator[str]:
 def _is_socket(path: str) -> bool:
     try:
         return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except OSError:  # gone just now
+    except OSError:  # removed meanwhile
         return False
 
 
 def _is_temporary(path: str) -> bool:
-    """True beneath the private directories of an action: such a path is shown only after they are mounted."""
+    """True for a path beneath an action's private directories; it can be shown only after those are mounted."""
     return path.startswith(("/tmp/", "/var/tmp/", "/dev/shm/"))  # noqa: S108
 
 
 def _tree_of(directory: str, home: str) -> str | None:
-    """What must be shown to run the programs of a directory in PATH: their environment (venv), or the directory alone."""
+    """The directory to show for the programs of a PATH entry: their virtual environment, or the entry itself."""
     if not directory.startswith("/") or not Path(directory).is_dir():
         return None
     parent = Path(directory).parent
@@ -249,8 +258,8 @@ def _tree_of(directory: str, home: str) -> str | None:
 
 
 def _places(root: Path, globs: Sequence[str]) -> tuple[str, ...]:
-    """The files, and the directories with all that is in them, that path globs name; what has a wildcard elsewhere is left out,
-    and so is a directory without its contents.
+    """The paths that globs name: files, and directories with everything in them. Leaves out other globs with wildcards,
+    and directories without their contents.
     """
     found = []
     for glob in globs:

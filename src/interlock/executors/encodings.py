@@ -1,6 +1,6 @@
-"""Detects text encodings, and decodes and encodes text: for files and HTTP bodies.
+"""Detects text encodings, and decodes and encodes text, for files and HTTP bodies.
 
-An encoding is detected from a byte order mark, or given by name, never guessed. The mark is kept apart from the text.
+An encoding is read from a byte order mark or given by name, never guessed. The mark is kept separate from the text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UNITS: Final = {"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4}
 
 
 class Mark(NamedTuple):
-    """A byte order mark, which may be empty, and the encoding that it names (None without one)."""
+    """A byte order mark, and the encoding that it names: `b""` and None if there is no mark."""
 
     mark: bytes
     encoding: str | None
@@ -37,7 +37,7 @@ def marked(start: bytes) -> Mark:
 
 
 def whole_characters(data: bytes, encoding: str, *, final: bool) -> tuple[str, int]:
-    """Decode `data`; returns the text and how many bytes it used. An incomplete last character is left out unless `final`.
+    """Decode `data`. Returns the text and the number of bytes used. An incomplete last character is left out unless `final`.
 
     Raises: UnicodeDecodeError.
     """
@@ -47,9 +47,9 @@ def whole_characters(data: bytes, encoding: str, *, final: bool) -> tuple[str, i
 
 
 def character_start(before: bytes, after: bytes, encoding: str, offset: int) -> int:
-    """How many bytes before `offset` the character that spans it begins: 0 to 3.
+    """How many bytes before `offset` the character that spans it starts: 0 to 3.
 
-    `before` are up to three bytes before the offset, `after` those from it on.
+    `before` holds up to three bytes before the offset, `after` those from the offset on.
     """
     unit = _UNITS.get(encoding)
     if unit is not None:

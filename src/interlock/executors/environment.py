@@ -1,14 +1,14 @@
 """The environment of child processes: an allow list, never the parent's own environment.
 
-A child gets these and nothing else:
+A child gets exactly these variables:
 
-- `PATH` of Interlock, its relative and empty entries dropped
-- `LANG`, `LANGUAGE`, `LC_*`, `TZ`, `USER`, `LOGNAME` as Interlock has them; `LANG` is `C.UTF-8` where it has none
-- `TERM=dumb`, since there is no terminal
-- `HOME`: a fresh, empty directory, private to the action and removed after it
-- in its own network, where the proxy is (`network.ENVIRONMENT`)
-- what the call's `env` names, except what the dynamic loader or a shell reads before the program; step 5 of the gate requires
-  approval for variables not known to be harmless
+- `PATH` of Interlock, without relative and empty entries
+- `LANG`, `LANGUAGE`, `LC_*`, `TZ`, `USER`, `LOGNAME` of Interlock; `LANG` defaults to `C.UTF-8`
+- `TERM=dumb`, because there is no terminal
+- `HOME`: a new, empty directory, private to the action and removed after it
+- in a network namespace, the variables of the proxy (`network.ENVIRONMENT`)
+- the call's `env`, except variables that the dynamic loader or a shell reads first; step 5 of the gate requires approval
+  for variables that are not known to be harmless
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def child_environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """The base environment for children of a process that has `parent` as its own; without HOME."""
+    """The base environment for children, without HOME. `parent` is Interlock's own environment."""
     environment = {k: v for k, v in parent.items() if k in _KEPT or k.startswith("LC_")}
     environment.setdefault("LANG", "C.UTF-8")
     directories = [d for d in parent.get("PATH", "").split(":") if d.startswith("/")]
@@ -34,7 +34,7 @@ def child_environment(parent: Mapping[str, str]) -> dict[str, str]:
 
 
 def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a call, checked.
+    """Check the variables of a call and return them.
 
     Raises: ToolError `environment_denied`, `invalid_parameters`.
     """
@@ -48,7 +48,7 @@ def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
             )
         if is_loaded_first(name):
             raise ToolError(
-                "`env` has a variable that makes programs load other code (such as `LD_*` and `BASH_ENV`)",
+                "`env` has a variable that makes programs load other code (such as `LD_PRELOAD` or `BASH_ENV`)",
                 code="environment_denied",
                 path="$.parameters.env",
                 retryable=False,

@@ -1,4 +1,4 @@
-"""The limits of a process action: their defaults, and the error for each that was exceeded."""
+"""The limits of a process action: their defaults, and the error for each limit that was exceeded."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from interlock.model.limits import DEFAULT_LIMITS
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process action is held to. `[isolation]` of the configuration sets each of them."""
+    """The limits of a process action. `[isolation]` of the configuration sets each of them."""
 
     memory_bytes: int = 1024**3
-    """Memory of the whole tree."""
+    """Memory of the whole process tree."""
     processes: int = 64
-    """Processes of the whole tree at once."""
+    """Concurrent processes of the whole tree."""
     cpu_ms: int | None = None
-    """CPU time of the whole tree, user and system."""
+    """CPU time of the whole tree, user plus system."""
     file_bytes: int = 16 * 1024**3
     """Maximum size of a written file."""
     open_files: int = 65_536
-    """Descriptors of one process."""
+    """Open descriptors per process."""
     layer_bytes: int = 16 * 1024**3
-    """Disk that the layer of a proposal may take."""
+    """Disk space of the proposal's layer."""
     output_bytes: int = DEFAULT_LIMITS.process_output_bytes
-    """What is kept of each output stream."""
+    """Bytes kept of each output stream."""
 
     def of_server(self, memory_bytes_max: int) -> ProcessLimits:
-        """Those of a program that belongs to no action: CPU time is that of one."""
+        """The limits of a server that belongs to no action: at most `memory_bytes_max`, and no limit on CPU time."""
         return msgspec.structs.replace(self, memory_bytes=min(self.memory_bytes, memory_bytes_max), cpu_ms=None)
 
 
@@ -41,25 +41,25 @@ class _Exceeded(NamedTuple):
 
 
 _EXCEEDED: Final = {
-    "processes": _Exceeded("process_limit", "the action exceeded its limit of processes", "processes"),
-    "memory": _Exceeded("memory_limit", "the processes of the action used more memory than they may", "memory"),
-    "cpu": _Exceeded("cpu_limit", "the processes of the action used more CPU time than they may", "cpu"),
+    "processes": _Exceeded("process_limit", "the action exceeded its limit on processes", "processes"),
+    "memory": _Exceeded("memory_limit", "the processes of the action exceeded their memory limit", "memory"),
+    "cpu": _Exceeded("cpu_limit", "the processes of the action exceeded their CPU time limit", "cpu"),
     "file_size": _Exceeded(
-        "file_size_limit", "the program was ended by SIGXFSZ: a file would have become larger than allowed", "file_size"
+        "file_size_limit", "the program was ended by SIGXFSZ: a file exceeded the size limit", "file_size"
     ),
-    "tmp": _Exceeded("tmp_limit", "the program failed, and nothing was left of its /tmp", "tmp"),
+    "tmp": _Exceeded("tmp_limit", "the program failed, and its /tmp was full", "tmp"),
     "open_files": _Exceeded(
         "open_files_limit",
-        "the program failed, and a process of the action had as many files open as it may",
+        "the program failed, and a process of the action had reached its limit on open files",
         "open_files",
     ),
 }
-"""By the name in a report. Each says no more than was observed."""
+"""By the name in a report. The messages claim no more than was observed."""
 
 
 def exceeded_error(report: Report, output: Any) -> ToolError | None:
-    """The error for the limit that an action was seen to exceed, with its `output`; None if it exceeded none, or if its program
-    ended well all the same.
+    """The error for the limit that an action exceeded, with its `output`; None if no limit was exceeded or the program
+    succeeded.
     """
     name = report["exceeded"]
     ended = report["stopped"] == "limit"
@@ -76,9 +76,9 @@ def exceeded_error(report: Report, output: Any) -> ToolError | None:
 
 
 def layer_full(used: int, allowed: int, output: Any) -> ToolError:
-    """The error for a layer that takes more disk than it may."""
+    """The error for a layer that exceeds its disk limit."""
     return ToolError(
-        f"the proposal's layer takes {used >> 20} MiB of disk, and may take {allowed >> 20} MiB; it is not committed",
+        f"the proposal's layer uses {used >> 20} MiB of disk; the limit is {allowed >> 20} MiB; it is not committed",
         code="disk_limit",
         retryable=False,
         output=output,
@@ -87,7 +87,7 @@ def layer_full(used: int, allowed: int, output: Any) -> ToolError:
 
 
 def wire_limits(limits: ProcessLimits, keep_bytes: int) -> Limits:
-    """The limits in the supervisor's form. `keep_bytes` is what it keeps of each stream, in a file of memory."""
+    """The limits in the supervisor's format. `keep_bytes` is kept of each stream, in a memory file."""
     return {
         "memory_bytes": limits.memory_bytes,
         "file_bytes": max(limits.file_bytes, 2 * keep_bytes + 1024**2),

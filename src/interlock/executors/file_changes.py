@@ -1,9 +1,9 @@
 """`fs.write`, `fs.edit`, `fs.delete` and `fs.move`: file changes, each backed up first.
 
-All four take the same steps: resolve the path without links, refuse protected paths, examine what is there (and back up its
-content), record the states before and after, and only then make the change in one atomic step, which is refused if the file
-was changed meanwhile. Set-id bits do not survive a change of content; a file whose own permissions refuse writing is not
-replaced.
+All four take the same steps: resolve the path without links, refuse protected paths, examine the present file (and back
+up its content), record the states before and after, and only then make the change in one atomic step, which is refused
+if the file has changed since. Set-id bits do not survive a change of content. A file whose own permissions refuse
+writing is not replaced.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def edit(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.delete`. A link is removed, not what it leads to."""
+    """The function of `fs.delete`. Deletes a link itself, not its target."""
     workspace: Workspace = ctx.workspace
     with workspace.changing():
         path = workspace.locate(parameters["path"], follow=False)
@@ -106,7 +106,7 @@ def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.move`. Nothing is ever overwritten; a link is moved as it is."""
+    """The function of `fs.move`. Never overwrites anything; moves a link itself, not its target."""
     workspace: Workspace = ctx.workspace
     with workspace.changing():
         source = workspace.locate(parameters["source"], "source", follow=False)
@@ -117,7 +117,7 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         workspace.guard().check(destination, "destination")
         if workspace.lstat(destination, "destination") is not None:
             raise ToolError(
-                "destination: the name exists already",
+                "destination: the name already exists",
                 code="already_exists",
                 path="$.parameters.destination",
                 retryable=False,
@@ -147,7 +147,7 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 class _Ledger:
-    """Records one call's changes in the run's backups; records nothing with durability `off` or in a dry run."""
+    """Records one call's changes in the run's backups. Records nothing with durability `off` or in a dry run."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
@@ -155,19 +155,19 @@ class _Ledger:
         self._backups = None if ctx.dry_run else ctx.backups
 
     def keep(self, fd: int) -> tuple[str, int]:
-        """Back up a content; returns its digest and size."""
+        """Back up a file's content. Returns its digest and size."""
         if self._backups is None:
             return hash_file(fd, self.go_on)
         sha256, size = self._backups.keep(fd, self.go_on)
         return sha256, size
 
     def examine(self, path: Rel, field: str) -> Seen:
-        """Examine a path, and back up its content."""
+        """Examine a path and back up its content."""
         self.go_on()
         return self.workspace.examine(path, field, read=self.keep)
 
     def record(self, changes: Sequence[Change]) -> bytes:
-        """Record changes before they are made; returns the temporary name for the last one."""
+        """Record changes before they are made. Returns the temporary name for the last one."""
         ctx = self.ctx
         self.go_on()
         if self._backups is None:
@@ -177,14 +177,15 @@ class _Ledger:
         return bytes(self._backups.temporary(entries[-1]))
 
     def go_on(self) -> None:
-        """Raise if the action was stopped, as long as nothing has changed: a thread cannot be killed, and undo must not run
-        before the change.
+        """Raises: ToolError `cancelled` if the action was stopped, as long as nothing has changed.
+
+        A thread cannot be killed, so this keeps undo from running before the change.
         """
         if self.ctx.cancelled:
             raise ToolError("stopped before anything was changed", code="cancelled", retryable=False)
 
     def missing_parents(self, path: Rel, field: str) -> list[Change]:
-        """The missing directories above a path."""
+        """The changes that create the missing directories above a path."""
         made = Node("dir", mode=0o777 & ~self.workspace.umask)
         missing = itertools.takewhile(
             lambda parent: self.workspace.lstat(parent, field) is None,
@@ -194,7 +195,7 @@ class _Ledger:
 
     @contextlib.contextmanager
     def parents(self, changes: Iterable[Change], field: str) -> Iterator[None]:
-        """Make them for the block; if it fails, remove those that are empty."""
+        """Create the directories for the block; if it fails, remove those that are empty."""
         made: list[Change] = []
         try:
             for change in changes:
@@ -208,7 +209,7 @@ class _Ledger:
 
 
 def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha256: str, size: int) -> Node:
-    """Write a file's new content, of known digest and size."""
+    """Write a file's new content, whose digest and size are known."""
     workspace, before = ledger.workspace, seen.node
     mode = 0o666 & ~workspace.umask if before.mode is None else before.mode & _CONTENT_MODE
     kept = None if seen.identity is None else before.attributes or {}
@@ -242,7 +243,7 @@ def _append(ledger: _Ledger, path: Rel, seen: Seen, data: bytes) -> Node:
 
 
 def tree_of(workspace: Workspace, path: Rel, field: str) -> list[Rel]:
-    """Everything at and beneath a path, top first, after checking that each part may be changed. Raises: ToolError."""
+    """Everything at and beneath a path, parents first. Raises: ToolError if any part must not be changed."""
     guard = workspace.guard()
     guard.check(path, field)
     found = []
@@ -274,7 +275,7 @@ def _need_file(workspace: Workspace, path: Rel, seen: Seen) -> None:
 
 
 def read_whole(workspace: Workspace, path: Rel) -> bytes:
-    """The content of a file that is to be edited. Raises: ToolError `file_too_large` and others."""
+    """The content of a file to be edited. Raises: ToolError `file_too_large` and others."""
     fd = workspace.open_file(path)
     try:
         with refused("path"):
@@ -291,14 +292,14 @@ def read_whole(workspace: Workspace, path: Rel) -> bytes:
 
 
 def _need_directory_behind_slash(workspace: Workspace, path: Rel, given: Any, field: str) -> None:
-    """Raises: ToolError if the call names a directory (`x/`) and the path is not one."""
+    """Raises: ToolError if the call names a directory (`x/`) but the path is not a directory."""
     seen = workspace.lstat(path)
     if seen is not None and not stat.S_ISDIR(seen.st_mode):
         need_file_name(given, field)
 
 
 def edits_of(parameters: dict[str, Any]) -> list[Edit]:
-    """The replacements of a call: its own `old` and `new`, or those in `edits`. Raises: ToolError `invalid_parameters`."""
+    """The replacements of a call, from `old` and `new` or from `edits`. Raises: ToolError `invalid_parameters`."""
     listed = parameters.get("edits")
     single = {"old", "new"} <= parameters.keys()
     if (listed is None) is not single or (listed is not None and {"old", "new", "count"} & parameters.keys()):
@@ -327,7 +328,8 @@ class FileText(NamedTuple):
     def decode(cls, data: bytes, given: str | None) -> FileText:
         """Decode a file: in the encoding `given`, else that of its byte order mark, else UTF-8.
 
-        If no encoding is known, bytes that are not UTF-8 are kept as they are: they survive an edit but cannot be replaced.
+        If no encoding is known, bytes that are not UTF-8 are preserved: they survive an edit but cannot be replaced.
+
         Raises: ToolError `encoding_invalid`.
         """
         mark, found = marked(data)
@@ -359,13 +361,13 @@ class FileText(NamedTuple):
 
 
 def mark_of(workspace: Workspace, path: Rel) -> Mark:
-    """The byte order mark of the present file; none if there is no file."""
+    """The byte order mark of the present file; empty if there is no file."""
     seen = workspace.lstat(path)
     if seen is None or not stat.S_ISREG(seen.st_mode):
         return marked(b"")
     try:
         fd = workspace.open_file(path)
-    except ToolError:  # unreadable: the next steps report that if it matters
+    except ToolError:  # unreadable: a later step reports it if it matters
         return marked(b"")
     try:
         return marked(os.pread(fd, MARK_BYTES, 0))
@@ -374,9 +376,7 @@ def mark_of(workspace: Workspace, path: Rel) -> Mark:
 
 
 def content_of(parameters: dict[str, Any], present: Mark) -> bytes:
-    """The bytes to write. Without an encoding in the call, the byte order mark of the present file is kept, and its encoding
-    used.
-    """
+    """The bytes to write. If the call names no encoding, the present file's byte order mark and encoding are kept."""
     text: str = parameters["content"]
     encoding = parameters.get("encoding")
     if encoding is None:

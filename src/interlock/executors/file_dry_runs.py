@@ -1,4 +1,4 @@
-"""What a dry run of a file tool shows: its result, and the difference between the file as it is and as it would be."""
+"""The output of a file tool's dry run: its result, and a diff of the file before and after."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from interlock.model.tool import Context, Preview
 LINES_MAX: Final = 400
 
 MayRead = Callable[[Context, Any], bool]
-"""True if the agent may see what the file at a path (as in the parameters) holds."""
+"""True if the agent may read the file at a path (as given in the parameters)."""
 Change = Callable[[dict[str, Any], Context], dict[str, Any]]
 
 
 def with_difference(change: Change, preview: Preview, may_read: MayRead) -> Change:
-    """The function of a file tool, whose dry run also shows the difference."""
+    """Wrap the function of a file tool so that its dry run also shows a diff."""
 
     def changes(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         result = change(parameters, ctx)
@@ -31,7 +31,7 @@ def _difference(parameters: dict[str, Any], ctx: Context, preview: Preview, may_
     if file.note:
         return {"difference": [], "note": file.note}
     if file.before is not None and not may_read(ctx, file.path):
-        return {"difference": [], "note": "the agent may not read this file, so what would differ is not shown"}
+        return {"difference": [], "note": "the agent may not read this file, so the difference is not shown"}
     before, after = (file.before or "").splitlines(), (file.after or "").splitlines()
     lines = list(islice(difflib.unified_diff(before, after, lineterm=""), 2, None))
     note = {} if len(lines) <= LINES_MAX else {"note": f"{len(lines) - LINES_MAX} more lines are not shown"}

@@ -1,6 +1,6 @@
-"""What `fs.write`, `fs.edit` and `fs.delete` would make of a file, for the question that asks about the call.
+"""Previews of `fs.write`, `fs.edit` and `fs.delete`, shown to the person who approves the call.
 
-Nothing is changed, and nothing is decided: the call itself takes all its steps again.
+A preview changes and decides nothing: the call itself repeats all its steps.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from interlock.workspace.names import Rel
 from interlock.workspace.tree import read_chunks, refused
 
 PREVIEW_BYTES_MAX: Final = 1024 * 1024
-"""Of a file before and after the call."""
+"""Maximum size of a file, before and after the call."""
 
 
 def write(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview]:
-    """The file that `fs.write` would make or replace. Raises: ToolError."""
+    """Preview the file that `fs.write` would create or replace. Raises: ToolError."""
     given = parameters["path"]
     path = workspace.locate(given)
     data = content_of(parameters, mark_of(workspace, path))
@@ -36,7 +36,7 @@ def write(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview]
 
 
 def edit(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview]:
-    """The file that `fs.edit` would change. Raises: ToolError, for replacements that do not fit too."""
+    """Preview the file that `fs.edit` would change. Raises: ToolError, also for replacements that do not match."""
     given = parameters["path"]
     edits = edits_of(parameters)
     path = workspace.locate(given)
@@ -48,7 +48,7 @@ def edit(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview]:
 
 
 def delete(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview]:
-    """The file that `fs.delete` would remove; of a directory, how much goes with it. Raises: ToolError."""
+    """Preview what `fs.delete` would remove; for a directory, how many entries it contains. Raises: ToolError."""
     given = parameters["path"]
     path = workspace.locate(given, follow=False)
     kind = workspace.examine(path).node.kind
@@ -57,8 +57,8 @@ def delete(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview
         return [_too_large(given) if before is None else _preview(given, before, None, None)]
     if kind == "dir":
         within = len(tree_of(workspace, path, "path")) - 1
-        return [FilePreview(given, note=f"a directory; {within} files, links and directories in it go too")]
-    return [FilePreview(given, note="a link; what it leads to stays" if kind == "symlink" else "there is no such file")]
+        return [FilePreview(given, note=f"a directory, with {within} files, links and directories in it")]
+    return [FilePreview(given, note="a link; its target is kept" if kind == "symlink" else "there is no such file")]
 
 
 def _read(workspace: Workspace, path: Rel) -> bytes | None:
@@ -74,7 +74,7 @@ def _read(workspace: Workspace, path: Rel) -> bytes | None:
 
 
 def _preview(given: Any, before: bytes | None, after: bytes | None, encoding: str | None) -> FilePreview:
-    """Both contents as text in one and the same encoding: otherwise different bytes could look alike."""
+    """Decode both contents with the same encoding; otherwise different bytes could look alike."""
     contents = [data for data in (before, after) if data is not None]
     if max(map(len, contents)) > PREVIEW_BYTES_MAX:
         return _too_large(given)

@@ -18,9 +18,9 @@ from interlock.workspace.tree import Workspace, hash_file, refused
 
 READ_BYTES: Final = 1024 * 1024
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Keeps the output within `Limits.output_bytes` even if every character is escaped."""
+"""Keeps the output within `Limits.output_bytes` even if every character must be escaped."""
 HASHED_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Larger files have no `sha256` in the output: reading all of them would take longer than the time-out."""
+"""Larger files have no `sha256` in the output, because reading them completely would exceed the time-out."""
 ENTRIES_MAX: Final = 10_000
 
 _TYPES: Final = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
@@ -67,21 +67,21 @@ def read(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 def _page(
     before: bytes, data: bytes, offset: int, most: int, encoding: str, *, end: bool
 ) -> tuple[str, str, int, int] | None:
-    """A page of whole characters: text, encoding, its offset, and the offset of the next page.
+    """A page of whole characters: text, encoding, its offset, and the offset of the next page; None if it is not text.
 
-    `data` has up to three bytes more than the page, so that one character always fits. None if it is not text.
+    `data` holds up to three bytes more than the page, so that one character always fits.
     """
     back = character_start(before, data, encoding, offset)
     data = before[len(before) - back :] + data
     start = offset - back
-    if start == 0:  # the mark is not part of the text; `fs.edit` and `fs.write` keep it
+    if start == 0:  # the mark is not part of the text; `fs.edit` and `fs.write` preserve it
         start = len(marked(data).mark)
         data = data[start:]
     last = end and len(data) <= most
     piece = data if last else data[:most]
     try:
         text, used = whole_characters(piece, encoding, final=last)
-        while used == 0 and len(piece) < len(data):  # a limit of less than one character
+        while used == 0 and len(piece) < len(data):  # the limit is less than one character
             piece = data[: len(piece) + 1]
             text, used = whole_characters(piece, encoding, final=end and len(piece) == len(data))
     except UnicodeDecodeError:
@@ -95,7 +95,7 @@ def need_file_name(path: Any, field: str = "path") -> None:
     """Raises: ToolError `not_a_file` for a path that ends with `/`, which names a directory."""
     try:
         text = path if isinstance(path, str) else base64.b64decode(path["b64"]).decode("utf-8", "surrogateescape")
-    except ValueError:  # `locate` reports what is wrong
+    except ValueError:  # invalid base64, which `locate` reports
         return
     if text.endswith(("/", "/.")):
         raise ToolError(
@@ -103,7 +103,7 @@ def need_file_name(path: Any, field: str = "path") -> None:
             code="not_a_file",
             path=f"$.parameters.{field}",
             retryable=False,
-            hint="name the file itself, without the `/` at its end",
+            hint="name the file itself, without the trailing `/`",
         )
 
 
@@ -113,7 +113,7 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     base = workspace.locate(parameters.get("path", "."))
     wanted = matcher(parameters.get("glob"), base)
     if parameters.get("recursive", False) or "/" in parameters.get("glob", ""):
-        # Without a glob every name matches, so reading up to the limit is enough.
+        # Without a glob, every name matches, so reading can stop at the limit.
         found = workspace.walk(base, lenient=True, most=None if "glob" in parameters else ENTRIES_MAX + 1)
     else:
         names = workspace.names(base, most=None if "glob" in parameters else ENTRIES_MAX + 1)
@@ -132,7 +132,7 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
-    """A test whether a path beneath `base` matches. A glob without `/` applies to the last name, at any depth.
+    """Return a test whether a path beneath `base` matches. A glob without `/` applies to the file name, at any depth.
 
     Raises: ToolError `pattern_invalid`.
     """
@@ -142,7 +142,7 @@ def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
         compiled = [PathGlob(each if "/" in each else f"**/{each}") for each in _alternatives(glob)]
     except ConfigurationError as error:
         raise ToolError(
-            "glob: not a glob that is relative to `path`",
+            "glob: not a valid glob relative to `path`",
             code="pattern_invalid",
             path="$.parameters.glob",
             retryable=False,

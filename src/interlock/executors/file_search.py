@@ -1,9 +1,9 @@
 """`fs.search`: lines that match a regular expression, in the files beneath a path.
 
-Patterns are Python's `re`. They are matched in a process of their own (`search_worker.py`), which is killed when one piece of
-text takes too long or the action is stopped; that file explains why. Each line is matched by itself, up to 4 MiB of it
-(`truncated` tells whether a line was longer); a byte order mark is not part of the first line. Files with a NUL byte in their
-first 8 KiB are binary and left out, and so are directories named `.git`.
+Patterns are Python's `re`. They are matched in a separate process (`search_worker.py`, which explains why); it is
+killed when a batch of text takes too long or the action is stopped. Each line is matched separately, up to its first 4
+MiB (`truncated` is set if a line was longer). A byte order mark is not part of the first line. Files with a NUL byte in
+their first 8 KiB are binary and skipped, as are directories named `.git`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FRAME_BYTES: Final = 256 * 1024
 _PIPE_BYTES: Final = 1024 * 1024
 _FRAME_TEXTS: Final = 512
 _WHOLE_BYTES: Final = 1024 * 1024
-"""A file up to this size is read at once."""
+"""Files up to this size are read in one piece."""
 _PROBE_BYTES: Final = 8 * 1024
 _POLL_MS: Final = 50
 _SILENT_POLLS_MAX: Final = 100  # for one frame, which normally takes milliseconds
@@ -68,22 +68,22 @@ def search(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 class _Text(NamedTuple):
-    """Lines of one file."""
+    """Consecutive lines of one file."""
 
     path: Rel
     data: bytes
     first: int = 1
     """Number of the first line."""
     cut: bool = False
-    """True if a line was too long, so that only its beginning is here."""
+    """True if a line was too long and only its beginning is included."""
 
 
 _Found = list[tuple[int, int, int, str]]
-"""As the worker answers: number of the text, index of the line, column from 1, and the line or the part around the match."""
+"""The worker's answer: index of the text, index of the line, column from 1, and the line or the part around the match."""
 
 
 class _Worker:
-    """The matching process of one search. It matches one frame of texts while the next one is read."""
+    """The matching process of one search. It matches one frame of texts while the next frame is read."""
 
     def __init__(self, ctx: Context, pattern: str) -> None:
         self._ctx = ctx
@@ -100,7 +100,7 @@ class _Worker:
         self._input = cast(BinaryIO, self._process.stdin)
         self._output = cast(BinaryIO, self._process.stdout)
         os.set_blocking(self._input.fileno(), False)
-        with contextlib.suppress(OSError):  # a user may have no more memory for pipes
+        with contextlib.suppress(OSError):  # the user's limit on pipe memory may be reached
             fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._answers = bytearray()
@@ -116,8 +116,9 @@ class _Worker:
         self._output.close()
 
     def match(self, frames: Iterable[list[_Text]], most: int) -> Iterator[tuple[list[_Text], _Found]]:
-        """Each frame with its matching lines, `most` at most. Raises: ToolError `pattern_invalid`, `pattern_too_slow`,
-        `cancelled`.
+        """Yield each frame with its matching lines, at most `most`.
+
+        Raises: ToolError `pattern_invalid`, `pattern_too_slow`, `cancelled`.
         """
         self._send(json.dumps({"pattern": self._pattern}).encode() + b"\n")
         compiled, before = False, list[_Text]()
@@ -143,11 +144,11 @@ class _Worker:
                 code="pattern_invalid",
                 path="$.parameters.pattern",
                 retryable=False,
-                hint="the pattern is a Python regular expression; escape characters that are meant literally",
+                hint="the pattern is a Python regular expression; escape special characters to match them literally",
             )
 
     def _send(self, message: bytes) -> None:
-        """Write a message, and take what the worker answers to earlier ones meanwhile: it might wait for that."""
+        """Write a message while reading answers to earlier ones, because the worker may block until they are read."""
         view = memoryview(message)
         while view:
             if self._wait_ready(writing=True):
@@ -157,7 +158,7 @@ class _Worker:
                     raise _too_slow() from None
 
     def _receive(self) -> Any:
-        """The next answer."""
+        """Wait for the next answer."""
         while (end := self._answers.find(b"\n")) < 0:
             self._wait_ready(writing=False)
         answer = json.loads(self._answers[:end])
@@ -165,7 +166,7 @@ class _Worker:
         return answer
 
     def _wait_ready(self, *, writing: bool) -> bool:
-        """Wait until something can be read, and take it, or written: True if that is possible. Raises: ToolError."""
+        """Wait until output can be read, and read it, or input can be written. Returns True if it can. Raises: ToolError."""
         self._poll.register(self._output, select.POLLIN)
         if writing:
             self._poll.register(self._input, select.POLLOUT)
@@ -203,9 +204,7 @@ def _too_slow() -> ToolError:
 
 
 def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> Iterator[list[_Text]]:
-    """The text files beneath a path in frames of about `_FRAME_BYTES`. A file that cannot be read is left out, unless it is
-    the one that was named.
-    """
+    """The text files beneath a path, in frames of about `_FRAME_BYTES`. Skips an unreadable file unless the call named it."""
     frame: list[_Text] = []
     size = 0
     for path, fd, length in open_files(workspace, base, wanted, skip=_SKIPPED):
@@ -220,14 +219,14 @@ def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> I
 
 
 def _texts(path: Rel, fd: int, size: int, *, named: bool) -> Iterator[_Text]:
-    """The lines of a file, of a large one in pieces; nothing of a binary file. Closes the descriptor."""
+    """The lines of a file, in pieces if it is large; nothing for a binary file. Closes the descriptor."""
     try:
         if size > _WHOLE_BYTES:
             with io.BufferedReader(io.FileIO(fd, closefd=False), _FRAME_BYTES) as file:
                 yield from _pieces(path, file)
             return
         data = os.read(fd, size + 1)
-        while len(data) > size and (more := os.read(fd, _WHOLE_BYTES)):  # it has grown
+        while len(data) > size and (more := os.read(fd, _WHOLE_BYTES)):  # the file has grown
             data += more
     except OSError as error:
         if named:

@@ -61,9 +61,9 @@ _GLOB: Final = {
 
 
 def bindings(may_read: MayRead) -> list[Binding]:
-    """`fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete`, `fs.move`.
+    """The tools `fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete` and `fs.move`.
 
-    `may_read` says whether the agent may see what a file holds, which decides what a dry run shows.
+    `may_read` returns whether the agent may read a file, which decides whether a dry run shows its content.
     """
     changing = []
     for binding in _changing():

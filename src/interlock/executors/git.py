@@ -1,7 +1,7 @@
-"""The definitions of the git tools. Their functions are in `git_tools.py`, which is loaded with the first call.
+"""The definitions of the git tools. Their functions are in `git_tools.py`, which is imported on the first call.
 
-Every tool that connects takes the URL as a parameter, so that grants and policies see the host: a remote's name would be
-resolved through a file that the agent can write.
+Every tool that connects takes the URL as a parameter, so that grants and policies see the host. A remote's name would
+be resolved through a file that the agent can write.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def bindings(
     environment: Mapping[str, str] | None = None,
     hook_judge: HookJudge | None = None,
 ) -> list[Binding]:
-    """`git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull`, `push`.
+    """The git tools `git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull` and `push`.
 
-    `hook_judge` is asked whether a hook may run; without it none does. `environment` says where the user's home is;
-    `os.environ` unless given. `resolver` finds the addresses of a host; the system's unless given.
+    `hook_judge` decides whether a hook may run; without it, no hook runs. `environment` gives the user's home; it
+    defaults to `os.environ`. `resolver` resolves host names; it defaults to the system's resolver.
     """
 
     @functools.cache
@@ -140,9 +140,9 @@ def _reading(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
         ),
         _binding(
             "git.diff",
-            "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not guessed; an "
-            "unmerged file is compared with our side. The lines of a file end at 128 KiB, of all files at 1 MiB "
-            "(`truncated`); the counts are of the whole file.",
+            "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not detected; an "
+            "unmerged file is compared with our side. Shows up to 128 KiB of lines per file and 1 MiB in all "
+            "(`truncated`); the counts cover the whole file.",
             lambda given, ctx: tools().diff(given, ctx),
             {"path": _repository(), "ref": _REF, "staged": _FLAG, "paths": _paths("Only these.")},
             {"files": _rows(_CHANGED), "truncated": _FLAG},
@@ -178,8 +178,8 @@ def _changing(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
     return [
         _binding(
             "git.add",
-            "Stage paths as they are now, deletions too. With `restore`: take an earlier `git.add` back instead, "
-            "unless someone else staged or unstaged those paths since.",
+            "Stage paths as they are now, including deletions. With `restore`: undo an earlier `git.add` instead, "
+            "unless someone else has staged or unstaged those paths since.",
             lambda given, ctx: tools().add(given, ctx),
             {
                 "path": _repository(),
@@ -196,8 +196,8 @@ def _changing(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
         ),
         _binding(
             "git.commit",
-            'Commit what is staged. Hooks run only with `[git] hooks = "run"`; nothing is signed. With `undo`: take an earlier '
-            "commit back instead, by moving the branch; index and files stay as they are.",
+            'Commit what is staged. Hooks run only with `[git] hooks = "run"`; nothing is signed. With `undo`: undo an earlier '
+            "commit instead, by moving the branch; index and files stay as they are.",
             lambda given, ctx: tools().commit(given, ctx),
             {
                 "path": _repository(),
@@ -210,8 +210,8 @@ def _changing(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
         ),
         _binding(
             "git.revert",
-            "Make a commit that takes another one back; if that does not go, nothing is changed. With `undo`: take an earlier "
-            "revert back instead, files too.",
+            "Make a commit that reverts another one; if that fails, nothing is changed. With `undo`: undo an earlier "
+            "revert instead, including its files.",
             lambda given, ctx: tools().revert(given, ctx),
             {"path": _repository(), "commit": _REF, "undo": _MOVE},
             {**committed, "reverted": _NULLABLE},
@@ -222,7 +222,7 @@ def _changing(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
 
 
 def _back(tool: str, field: str) -> CompensationTemplate:
-    """The compensation: each of these tools undoes its own call, given that call's output and repository."""
+    """The compensation of a tool that undoes its own calls: it takes the call's output and repository."""
     return CompensationTemplate(tool=tool, parameters={field: f"$output.{field}", "path": "$output.path"})
 
 

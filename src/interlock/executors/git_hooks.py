@@ -1,8 +1,9 @@
-"""The hooks of a repository: which of them git would run for a tool, and running them where the configuration says so.
+"""The hooks of a repository: which of them git would run for a tool, and running them if the configuration says so.
 
-Git itself never runs one here (`core.hooksPath` leads nowhere): a hook is a program of the repository, and anyone who may write
-`.git/hooks` could run anything by a commit. With `[git] hooks = "run"` each hook runs as a process of its own, with the usual
-walls and limits, and is judged like an `exec` of the hook's path. Otherwise the result names what was not run.
+Git itself never runs a hook here (`core.hooksPath` points to no directory): a hook is a program in the repository, so
+anyone who may write `.git/hooks` could run anything by way of a commit. With `[git] hooks = "run"`, each hook runs in a
+separate process, with the usual walls and limits, and is judged like an `exec` of the hook's path. Otherwise the result
+lists the hooks that were not run.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ HOOKS: Final = {
     "pull": ("post-merge", "post-index-change", "reference-transaction"),
     "push": ("pre-push",),
 }
-"""What git would run, by tool, in its order."""
+"""The hooks that git would run for each tool, in git's order."""
 RUN: Final = {"commit": HOOKS["commit"][:4], "push": HOOKS["push"]}
-"""What runs with `hooks = "run"`. The others are not asked whether git may continue, or not for these tools."""
+"""The hooks that run with `hooks = "run"`. The others cannot stop git, or do not apply to these tools."""
 
 _MESSAGE_FILE: Final = "COMMIT_EDITMSG"
 _MESSAGE_BYTES: Final = 1024 * 1024
 
 Judge = Callable[[Context, dict[str, Any]], Refusal | None]
-"""Why the rules do not let the acting agent call `exec` with these parameters; None if they do."""
+"""Returns why the rules do not let the acting agent call `exec` with these parameters; None if they do."""
 
 
 class Hook(NamedTuple):
@@ -51,35 +52,35 @@ class Hook(NamedTuple):
 
     name: str
     program: str
-    """Its path as the process gets it: relative to the top of the working tree, if it is beneath."""
+    """Its path as passed to the process: relative to the top of the working tree if it is beneath it."""
 
 
 class Hooks:
     """The hooks for one call of a tool."""
 
     def __init__(self, repository: Repository, tool: str, runner: ProcessRunner, judge: Judge | None) -> None:
-        """`tool` is a key of `HOOKS`; without a `judge` nothing runs."""
+        """`tool` is a key of `HOOKS`. Without a `judge`, no hook runs."""
         self._repository = repository
         self._runner = runner
         self._judge = judge
         there = _find(repository, HOOKS[tool])
         self._chosen = {hook.name: hook for hook in there if judge is not None and hook.name in RUN.get(tool, ())}
         self.ran: list[dict[str, Any]] = []
-        """`hook` and `exit_code` of each that ran."""
+        """`hook` and `exit_code` of each hook that ran."""
         self.not_run = [hook.name for hook in there if hook.name not in self._chosen]
 
     def report(self) -> dict[str, Any]:
-        """What the tool's output says about hooks."""
+        """The part of the tool's output that reports hooks."""
         return {"hooks_run": self.ran, "hooks_not_run": self.not_run}
 
     def require_allowed(self) -> None:
-        """Ask the rules about all that will run. Raises: ToolError `hook_denied`, `path_outside_workspace`: nothing has run."""
+        """Check with the rules that all chosen hooks may run. Raises: ToolError `hook_denied`, `path_outside_workspace`."""
         if not self._chosen:
             return
         repository = self._repository
         if repository.prefix:
             raise ToolError(
-                "hooks run at the top of the repository, which is outside of the workspace",
+                "hooks run at the top of the repository, which is outside the workspace",
                 code="path_outside_workspace",
                 retryable=False,
                 hint='make the repository\'s top the workspace, or set `[git] hooks = "skip"`',
@@ -89,7 +90,7 @@ class Hooks:
             refusal = None if self._judge is None else self._judge(repository.ctx, parameters)
             if refusal is not None:
                 raise ToolError(
-                    f"the hook `{hook.name}` may not run ({refusal.reason}), so nothing was done",
+                    f"the hook `{hook.name}` must not run ({refusal.reason}), so nothing was done",
                     code="hook_denied",
                     retryable=False,
                     output={"hook": hook.name, "reason": refusal.reason},
@@ -97,7 +98,9 @@ class Hooks:
                 )
 
     async def before_commit(self, message: str) -> str:
-        """`pre-commit`, `prepare-commit-msg`, `commit-msg`; the message as they leave it. Raises: ToolError `hook_failed`."""
+        """Run `pre-commit`, `prepare-commit-msg` and `commit-msg`. Returns the message as they leave it. Raises:
+        ToolError `hook_failed`.
+        """
         await self._run("pre-commit")
         if not {"prepare-commit-msg", "commit-msg"} & self._chosen.keys():
             return message
@@ -108,11 +111,11 @@ class Hooks:
         return self._read_message()
 
     async def after_commit(self) -> None:
-        """`post-commit`: its failure changes nothing."""
+        """Run `post-commit`, whose failure has no effect."""
         await self._run("post-commit", binding=False)
 
     async def before_push(self, url: str, ref: str, commit: str, remote: str | None) -> None:
-        """`pre-push`; `remote` is the commit that the other side has. Raises: ToolError `hook_failed`."""
+        """Run `pre-push`. `remote` is the commit of the branch on the remote. Raises: ToolError `hook_failed`."""
         line = f"{ref} {commit} {ref} {remote or '0' * len(commit)}\n"
         await self._run("pre-push", url, url, stdin=line.encode())
 
@@ -169,7 +172,7 @@ class Hooks:
                 return str(data.decode())
         except UnicodeDecodeError:
             pass
-        raise ToolError("a hook has made the message too large, or not UTF-8", code="hook_failed", retryable=False)
+        raise ToolError("a hook left a message that is too large or not UTF-8", code="hook_failed", retryable=False)
 
     def _message(self, flags: int) -> Any:
         try:
@@ -184,7 +187,7 @@ class Hooks:
 
 
 def _find(repository: Repository, names: Sequence[str]) -> list[Hook]:
-    """The hooks that exist and are executable: git skips others, too."""
+    """The hooks that exist and are executable; git skips all others too."""
     place = repository.hooks_directory
     return [
         Hook(name, _named(repository, place / name))
@@ -194,6 +197,6 @@ def _find(repository: Repository, names: Sequence[str]) -> list[Hook]:
 
 
 def _named(repository: Repository, path: Path) -> str:
-    """A path as rules and processes have it: from the top of the working tree if it is beneath."""
+    """A path as rules and processes see it: relative to the top of the working tree if it is beneath it."""
     top = Path(os.fsdecode(os.path.join(os.fsencode(repository.ctx.workspace.root), *repository.top)))  # noqa: PTH118 - bytes
     return os.fspath(path.relative_to(top)) if path.is_relative_to(top) and not repository.prefix else os.fspath(path)

@@ -1,10 +1,10 @@
-"""The index of a repository (git's staging area): what is in it, and how the git tools change it.
+"""The index of a repository (git's staging area): its entries, and how the git tools change it.
 
-A change is made in a private copy, which then replaces the index by compare and swap, under git's own lock (`index.lock`),
-only if the index has not changed since it was copied. So a change is atomic, and never overwrites what others staged
-meanwhile.
+A change is made in a private copy, which then replaces the index by compare and swap under git's own lock
+(`index.lock`), only if the index has not changed since it was copied. The change is therefore atomic, and never
+overwrites what others have staged since.
 
-What one change did to the index is kept as a *record*: a blob in the repository that holds each path's entries before and
+The effect of a change is stored as a *record*: a blob in the repository that holds each path's entries before and
 after, and its entry in `HEAD`. `git_undo.py` undoes a change from its record.
 """
 
@@ -28,7 +28,7 @@ from interlock.workspace.names import NameJson, Rel, parts, stored, to_json
 from interlock.workspace.tree import refused, write_chunks
 
 LISTING_BYTES: Final = 128 * 1024 * 1024
-"""Of the whole index: more than a million entries."""
+"""Maximum size of a listing of the whole index: more than a million entries."""
 _EMPTY_BLOBS: Final = (
     b"e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     b"473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
@@ -37,17 +37,18 @@ _EMPTY_BLOBS: Final = (
 _VERSION: Final = 1
 
 Entries = dict[bytes, tuple[str, ...]]
-"""By path (as git writes it, from the top of the repository): `MODE ID STAGE FLAGS`, one per stage. Flags, or `-` for none:
-`a` assume-unchanged, `s` skip-worktree, `n` intent-to-add."""
+"""Maps a path (as git writes it, from the top of the repository) to one `MODE ID STAGE FLAGS` per stage. FLAGS is `-`,
+or any of `a` (assume-unchanged), `s` (skip-worktree) and `n` (intent-to-add).
+"""
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What happened to one path of the index."""
+    """The change of one path in the index."""
 
     path: NameJson
-    """From the top of the repository."""
+    """Relative to the top of the repository."""
     head: str | None
-    """`MODE ID` in the commit that was checked out; null if it was not in there."""
+    """`MODE ID` in the commit that was checked out; null if the path was not in it."""
     before: tuple[str, ...]
     after: tuple[str, ...]
 
@@ -58,16 +59,18 @@ class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one change did to the index."""
+    """The effect of one change on the index."""
 
     version: int
     changes: tuple[Change, ...]
     conflict: str | None = None
-    """Of what the unmerged entries were the conflicts (`git_undo.conflict_of`): they mean something only there. Null if none."""
+    """The conflict that the unmerged entries belong to (`git_undo.conflict_of`); they are valid only during it. Null if
+    there are none.
+    """
 
     @property
     def unmerged(self) -> tuple[bytes, ...]:
-        """The paths that were, or would be, unmerged."""
+        """The paths that are unmerged before or after the change."""
         return tuple(c.name for c in self.changes if any(e.split(" ")[2] != "0" for e in (*c.before, *c.after)))
 
     def reversed(self) -> Record:
@@ -77,10 +80,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IndexCopy:
-    """A private copy of the index, for one change. A context manager that removes the copy at the end."""
+    """A private copy of the index for one change; a context manager that removes the copy at the end."""
 
     def __init__(self, repository: Repository) -> None:
-        """Copy nothing yet."""
+        """Copies nothing yet."""
         self._repository = repository
         self._directory = ""
         self._base: bytes | None = None
@@ -94,7 +97,8 @@ class IndexCopy:
                 for name in ("index", "base"):
                     path = Path(self._directory, name)
                     path.write_bytes(self._base)
-                    # Git compares a file's time with the index's: a newer index would hide a change made at the same time.
+                    # Git compares a file's time with the index's: a newer index would hide a change made at the same
+                    # time.
                     os.utime(path, ns=times)
         except BaseException:
             self.__exit__()
@@ -106,16 +110,16 @@ class IndexCopy:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment in which git works on the copy."""
+        """Environment variables that make git work on the copy."""
         return {"GIT_INDEX_FILE": f"{self._directory}/index"}
 
     @property
     def environment_before(self) -> dict[str, str]:
-        """The environment in which git reads the index as it was copied."""
+        """Environment variables that make git read the index as it was copied."""
         return {"GIT_INDEX_FILE": f"{self._directory}/base"}
 
     def publish(self) -> None:
-        """Replace the index by the copy. Raises: ToolError `file_changed` if the index has changed since it was copied."""
+        """Replace the index with the copy. Raises: ToolError `file_changed` if the index has changed since it was copied."""
         workspace, directory = self._repository.ctx.workspace, self._repository.git_fd
         path = Path(self._directory, "index")
         times = path.stat()
@@ -130,7 +134,7 @@ class IndexCopy:
             try:
                 found = self._read()
                 if (None if found is None else found[0]) != self._base:
-                    raise _changed("another program changed the index meanwhile")
+                    raise _changed("another program has changed the index")
                 with refused("path"):
                     if found is not None:
                         os.fchmod(lock, os.stat(b"index", dir_fd=directory, follow_symlinks=False).st_mode & 0o777)
@@ -147,7 +151,7 @@ class IndexCopy:
             raise
 
     def _read(self) -> tuple[bytes, tuple[int, int]] | None:
-        """The index's bytes and times; None if there is no index yet."""
+        """The index's bytes and times (accessed, modified, in ns); None if there is no index yet."""
         try:
             fd = os.open(b"index", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._repository.git_fd)
         except FileNotFoundError:
@@ -158,7 +162,7 @@ class IndexCopy:
 
 
 async def entries(repository: Repository, environment: Mapping[str, str]) -> Entries:
-    """The entries of the index that `environment` names. Raises: ToolError `limit_exceeded`."""
+    """The entries of the index that `environment` selects. Raises: ToolError `limit_exceeded`."""
     data = await _listing(repository, "ls-files", "-s", "-v", "-z", "--full-name", environment=environment)
     found: Entries = {}
     empty = False
@@ -176,7 +180,7 @@ async def entries(repository: Repository, environment: Mapping[str, str]) -> Ent
 
 
 async def _intended(repository: Repository, environment: Mapping[str, str]) -> set[bytes]:
-    """The intent-to-add paths: git shows them as staged or not, depending on an option."""
+    """The intent-to-add paths, which git lists as staged or not, depending on an option."""
     shown = []
     for how in ("--ita-invisible-in-index", "--ita-visible-in-index"):
         data = await _listing(
@@ -189,7 +193,7 @@ async def _intended(repository: Repository, environment: Mapping[str, str]) -> s
 
 
 async def head_entries(repository: Repository, tree: str | None) -> dict[bytes, str]:
-    """The entries of a commit or tree: `MODE ID` by path; empty for None."""
+    """Maps each path of a commit or tree to `MODE ID`; empty for None."""
     if tree is None:
         return {}
     found = {}
@@ -209,7 +213,7 @@ async def _listing(repository: Repository, *arguments: str, environment: Mapping
 
 
 def make_record(before: Entries, after: Entries, head: Mapping[bytes, str]) -> Record:
-    """The record of a change; `head` is what the commit that is checked out holds."""
+    """The record of a change. `head` holds the entries of the checked-out commit."""
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return Record(
         _VERSION,
@@ -220,14 +224,14 @@ def make_record(before: Entries, after: Entries, head: Mapping[bytes, str]) -> R
 
 
 async def write_record(repository: Repository, record: Record) -> str:
-    """Write a record. Returns the id of its blob."""
+    """Write a record and return the id of its blob."""
     data = msgspec.json.encode(record)
     result = await repository.run("hash-object", "-w", "--stdin", "--no-filters", stdin=data)
     return result.stdout.decode().strip()
 
 
 async def read_record(repository: Repository, blob: str) -> Record:
-    """Read a record. Raises: ToolError `ref_invalid` if it is missing, or is not a record."""
+    """Read a record. Raises: ToolError `ref_invalid` if it is missing or not a record."""
     result = await repository.run(
         "cat-file", "blob", blob, read_only=True, expected=(0, 128), output_bytes_max=LISTING_BYTES
     )
@@ -238,7 +242,7 @@ async def read_record(repository: Repository, blob: str) -> Record:
             code="ref_invalid",
             path="$.parameters.restore",
             retryable=False,
-            hint="`git gc` removes it after some weeks; look at `git status` and unstage by hand",
+            hint="`git gc` removes it after some weeks; check `git status` and unstage manually",
         )
     return record
 
@@ -253,7 +257,7 @@ def _decode(data: bytes) -> Record | None:
 
 
 def above_and_below(names: Iterator[bytes] | set[bytes], taken: set[bytes]) -> set[bytes]:
-    """The paths of `taken` that are above or beneath one of `names`: git would remove them to make room."""
+    """The paths in `taken` that are parents or children of one of `names`; git would remove them to make room."""
     wanted = set(names)
     above = {b"/".join(path[:depth]) for path in map(_split, wanted) for depth in range(1, len(path))}
     return {name for name in taken if name in above or any(up in wanted for up in _parents(name))} - wanted

@@ -1,8 +1,8 @@
 """Parses git's machine-readable output. Pure: bytes in, JSON values out.
 
-Sources: git-status(1) "Porcelain Format Version 2", git-diff(1) "Generating patch text with -p", git-log(1) "PRETTY FORMATS".
-Output that was cut off by a limit is parsed up to its last complete record. Paths are given as workspace-relative JSON paths:
-`top` is the repository's directory beneath the workspace.
+Sources: git-status(1) "Porcelain Format Version 2", git-diff(1) "Generating patch text with -p", git-log(1) "PRETTY
+FORMATS". Output that was truncated at a limit is parsed up to its last complete record. Paths are returned as JSON
+paths relative to the workspace; `top` is the repository's directory beneath the workspace.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STATES: Final = {
 }
 _FIELDS: Final = {b"1": 7, b"2": 8, b"u": 9}
 _AHEAD_BEHIND: Final = re.compile(r"\+(\d+) -(\d+)")
-_SECONDS: Final = re.compile(r"[0-9]{1,10}")  # stays below 2^53 in microseconds, and beyond any real clock
+_SECONDS: Final = re.compile(r"[0-9]{1,10}")  # in microseconds this stays below 2^53, and far beyond the present
 _HUNK: Final = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPES: Final = {
@@ -33,9 +33,9 @@ _ESCAPES: Final = {
 }  # fmt: skip
 _LOG_FIELDS: Final = 7
 FILE_BYTES: Final = 128 * 1024
-"""Of the lines of one file in a diff."""
+"""Maximum size of the lines of one file in a diff."""
 DIFF_BYTES: Final = 1024 * 1024
-"""Of the lines of a whole diff."""
+"""Maximum size of the lines of a whole diff."""
 LOG_FORMAT: Final = "%H%x00%P%x00%an%x00%ae%x00%at%x00%ct%x00%B"
 
 
@@ -45,9 +45,10 @@ def place(name: bytes, top: Rel) -> NameJson:
 
 
 def status(data: bytes, top: Rel, above: int = 0) -> dict[str, Any]:
-    """`git status --porcelain=v2 --branch -z`; the first `above` names of each path are outside the workspace.
+    """Parse `git status --porcelain=v2 --branch -z`. The first `above` names of each path are outside the workspace.
 
-    `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`; what git does not know is null.
+    Returns `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`, with null for what
+    git does not know.
     """
 
     def shown(name: bytes) -> NameJson:
@@ -66,7 +67,7 @@ def status(data: bytes, top: Rel, above: int = 0) -> dict[str, Any]:
         elif kind in (b"1", b"2", b"u"):
             fields = rest.split(b" ", _FIELDS[kind])
             if len(fields) <= _FIELDS[kind] or len(fields[0]) != 2:
-                continue  # not what git prints
+                continue  # not git's format
             x, y = (_STATES.get(chr(c), "unknown") for c in fields[0])
             entry = {"path": shown(fields[-1]), "index": x, "worktree": y}
             if kind == b"2":
@@ -76,7 +77,7 @@ def status(data: bytes, top: Rel, above: int = 0) -> dict[str, Any]:
 
 
 def name_status(data: bytes, top: Rel) -> list[dict[str, Any]]:
-    """`--name-status --no-renames -z`: `[{path, status}]`."""
+    """Parse `--name-status --no-renames -z`. Returns `[{path, status}]`."""
     fields = records(data)
     return [
         {"path": place(name, top), "status": _STATES.get(state.decode("ascii", "replace")[:1], "unknown")}
@@ -85,9 +86,9 @@ def name_status(data: bytes, top: Rel) -> list[dict[str, Any]]:
 
 
 def log(data: bytes) -> list[dict[str, Any]]:
-    """`git log -z` with `LOG_FORMAT`: `[{commit, parents, author, email, time, committed, subject, body}]`, newest first.
+    """Parse `git log -z` with `LOG_FORMAT`. Returns commits, newest first.
 
-    Times are microseconds since the epoch.
+    Each is `{commit, parents, author, email, time, committed, subject, body}`. Times are microseconds since the epoch.
     """
     fields = data.split(b"\0")
     found = []
@@ -112,12 +113,12 @@ def log(data: bytes) -> list[dict[str, Any]]:
 
 
 def diff(raw: bytes, numstat: bytes, patch: bytes, top: Rel, *, cut: bool = False) -> tuple[list[dict[str, Any]], bool]:
-    r"""`git diff --no-renames` as `--raw -z`, `--numstat -z` and `-p` with the prefixes `a/` and `b/`; `cut` if the last is.
+    r"""Parse `git diff --no-renames`, printed as `--raw -z`, `--numstat -z` and `-p` (prefixes `a/`, `b/`; `cut` if truncated).
 
-    `[{path, status, old_mode, new_mode, binary, additions, deletions, hunks, truncated}]`, with the counts of the whole file
-    whether or not all of its hunks are there, and whether anything was left out. A hunk is
-    `{old_start, old_lines, new_start, new_lines, lines}`; each line keeps its first character (` `, `+`, `-` or `\`). Bytes that
-    are not UTF-8 are replaced; modes are octal, null for no file.
+    Returns `[{path, status, old_mode, new_mode, binary, additions, deletions, hunks, truncated}]`, and whether anything
+    was left out. The counts cover the whole file, even if hunks are left out. A hunk is `{old_start, old_lines,
+    new_start, new_lines, lines}`; each line keeps its first character (` `, `+`, `-` or `\`). Bytes that are not UTF-8
+    are replaced. Modes are octal, and null if there is no file.
     """
     rows = _raw_rows(raw, top)
     for record in records(numstat):
@@ -144,16 +145,16 @@ def _raw_rows(raw: bytes, top: Rel) -> dict[bytes, dict[str, Any]]:
     for head, name in zip(fields[::2], fields[1::2], strict=False):
         words = head.decode("ascii", "replace").removeprefix(":").split(" ")
         if len(words) != 5:
-            continue  # not what git prints
+            continue  # not git's format
         old, new = (None if mode == "000000" else mode for mode in words[:2])
         row = rows.setdefault(name, {"path": place(name, top), "status": _STATES.get(words[4][:1], "unknown")})
-        # An unmerged file has a second line, for what is compared.
+        # An unmerged file has a second line, for the version that is compared.
         row |= {"old_mode": old, "new_mode": new, "binary": False, "additions": 0, "deletions": 0, "hunks": []}
     return rows
 
 
 def _bounded(hunks: list[dict[str, Any]], most: int) -> tuple[list[dict[str, Any]], int, bool]:
-    """Hunks up to a number of characters, their size, and whether lines were left out."""
+    """Limit hunks to a number of characters. Returns them, their size, and whether lines were left out."""
     kept: list[dict[str, Any]] = []
     size = 0
     for hunk in hunks:
@@ -167,13 +168,13 @@ def _bounded(hunks: list[dict[str, Any]], most: int) -> tuple[list[dict[str, Any
 
 
 def _patches(data: bytes) -> dict[bytes, tuple[list[dict[str, Any]], bool]]:
-    """The hunks of each file, and whether the last of them is whole."""
+    """Maps each file to its hunks, and whether the last one is complete."""
     files: dict[bytes, tuple[list[dict[str, Any]], bool]] = {}
     name, hunks = b"", list[dict[str, Any]]()
     lines = iter(data.split(b"\n"))
     for line in lines:
         if line.startswith(b"diff --git "):
-            both = line[11:]  # `a/X b/X`, or both in quotes: two halves of one length
+            both = line[11:]  # `a/X b/X`, or both quoted: two halves of equal length
             name, hunks = _unquote(both[: len(both) // 2]).removeprefix(b"a/"), []
             files[name] = hunks, True
         elif not files:
@@ -181,18 +182,18 @@ def _patches(data: bytes) -> dict[bytes, tuple[list[dict[str, Any]], bool]]:
         elif found := _HUNK.match(line):
             if not _hunk(hunks, found, lines):
                 files[name] = hunks, False
-        elif line.startswith(b"\\ ") and hunks:  # no newline at the end of the file
+        elif line.startswith(b"\\ ") and hunks:  # "\ No newline at end of file"
             hunks[-1]["lines"].append(line.decode("utf-8", "replace"))
     return files
 
 
 def _micros(seconds: str) -> int:
-    """A commit's time in microseconds. The committer chooses it, so it may be out of range."""
+    """A commit's time in microseconds; 0 if it is out of range, since the committer chooses it."""
     return int(seconds) * 1_000_000 if _SECONDS.fullmatch(seconds) else 0
 
 
 def _hunk(hunks: list[dict[str, Any]], found: re.Match[bytes], lines: Iterator[bytes]) -> bool:
-    """Take one hunk apart. False if the output ends within it."""
+    """Parse one hunk. Returns False if the output ends within it."""
     old_start, old_lines, new_start, new_lines = (int(n) if n is not None else 1 for n in found.groups())
     hunk: dict[str, Any] = {
         "old_start": old_start,
@@ -203,7 +204,7 @@ def _hunk(hunks: list[dict[str, Any]], found: re.Match[bytes], lines: Iterator[b
     }
     hunks.append(hunk)
     old, new = old_lines, new_lines
-    # The counts tell where the hunk ends, because a line may look like a header.
+    # The counts decide where the hunk ends, because a line may look like a header.
     while old > 0 or new > 0:
         line = next(lines, None)
         if line is None:
@@ -228,7 +229,7 @@ def _header(rest: bytes, out: dict[str, Any]) -> None:
 
 
 def _unquote(text: bytes) -> bytes:
-    """Decode a name that git may have quoted in C style."""
+    """Decode a name that git may have quoted like a C string."""
     if not (len(text) >= 2 and text.startswith(b'"') and text.endswith(b'"')):
         return text
 
@@ -240,5 +241,5 @@ def _unquote(text: bytes) -> bytes:
 
 
 def records(data: bytes) -> list[bytes]:
-    """The NUL-terminated records of output with `-z`, without an incomplete last one."""
+    """The NUL-terminated records of `-z` output, without an incomplete last one."""
     return data.split(b"\0")[:-1]

@@ -1,10 +1,10 @@
-"""Where a repository is, and the checks on its location.
+"""Locates a repository and checks its location.
 
-Three layouts are supported. The usual one is a working tree in the workspace, with git's own directory in it. In a workspace
-that is a part of a repository, the working tree begins above it, and in a linked worktree (`git worktree add`) git's own
-directory is elsewhere: then the repository's own metadata is read and written where it is, and nothing else outside of the
-workspace. An agent can write a `.git` file, so the outside directory must confirm the link: it must belong to the user, and
-be the git directory of the working tree above, or list this worktree as its own.
+Three layouts are supported. In the usual one, the working tree is in the workspace and contains git's own directory. If
+the workspace is a part of a repository, the working tree begins above it; in a linked worktree (`git worktree add`),
+git's own directory is elsewhere. In these cases, only the repository's own metadata is read and written outside the
+workspace. An agent can write a `.git` file, so the outside directory must confirm the link: it must belong to the user,
+and must be the git directory of the working tree above, or list this worktree as its own.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b
 """Parts of git's directory that no tool writes to, so links there are harmless (hooks are often links)."""
 
 _REPAIR: Final = (
-    "make the directory that holds both the workspace, repair it (`git worktree repair`), or run git by `exec`"
+    "use the directory that contains both as the workspace, repair it (`git worktree repair`), or run git with `exec`"
 )
-_DIRECT: Final = 'make the directory that holds both the workspace, or use `[workspace] mode = "direct"`'
+_DIRECT: Final = 'use the directory that contains both as the workspace, or set `[workspace] mode = "direct"`'
 
 
 class Places(NamedTuple):
-    """Where a repository's working tree and git's own directory are."""
+    """The locations of a repository's working tree and of git's own directory."""
 
     top: Rel
-    """The working tree's directory beneath the workspace; `()` if it begins above."""
+    """The working tree's directory beneath the workspace; `()` if the working tree begins above the workspace."""
     prefix: Rel
-    """Where in the working tree the workspace is, if that begins above it."""
+    """The workspace's path within the working tree, if that begins above the workspace."""
     git_dir: Path
     common_dir: Path
-    """Another one than `git_dir` in a linked worktree."""
+    """Differs from `git_dir` in a linked worktree."""
 
 
 def check_places(workspace: Workspace, answer: bytes) -> Places:
-    """Check the directories that `git rev-parse --show-toplevel --git-dir --git-common-dir` printed.
+    """Check the directories that `git rev-parse --show-toplevel --git-dir --git-common-dir` printed, and return them.
 
     Raises: ToolError `path_outside_workspace`, `git_config_refused`.
     """
@@ -65,12 +65,12 @@ def check_places(workspace: Workspace, answer: bytes) -> Places:
 
 
 def open_git_directory(workspace: Workspace, places: Places) -> int:
-    """Open git's own directory, in the view of the workspace if it is in there. Raises: ToolError."""
+    """Open git's own directory, through the workspace's view if it is inside. Raises: ToolError."""
     directory = os.fsencode(places.git_dir)
     if _is_inside(workspace, directory):
         return workspace.open_directory(_beneath(workspace, directory))
     if workspace.layer is not None:
-        _refuse_place("git's own directory is outside of the workspace, where a layer does not reach", _DIRECT)
+        _refuse_place("git's own directory is outside the workspace, which a layer does not cover", _DIRECT)
     try:
         return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -78,7 +78,7 @@ def open_git_directory(workspace: Workspace, places: Places) -> int:
 
 
 def is_program(workspace: Workspace, path: Path) -> bool:
-    """True for an executable file, in the view of the workspace if it is in there."""
+    """True for an executable file, through the workspace's view if it is inside."""
     name = os.fsencode(path)
     try:
         if not _is_inside(workspace, name):
@@ -91,8 +91,10 @@ def is_program(workspace: Workspace, path: Path) -> bool:
 
 
 def outside_places(root: Path) -> list[Bind]:
-    """What git has to see of a workspace's repository outside of the workspace: a working tree that begins above it, read-only,
-    and git's own directories. `check_places` has the last word on whether they belong together.
+    """The binds that git needs outside the workspace: a working tree that begins above it (read-only) and git's own
+    directories.
+
+    `check_places` decides later whether they belong together.
     """
     for top in (root, *root.parents):
         marker = top / ".git"
@@ -110,7 +112,7 @@ def outside_places(root: Path) -> list[Bind]:
 
 
 def _linked(marker: Path) -> list[Path]:
-    """The directories of a linked worktree, from its `.git` file: those that exist."""
+    """The existing directories of a linked worktree, read from its `.git` file."""
     try:
         text = marker.read_bytes()[:8192].decode("utf-8", "surrogateescape")
         if not text.startswith("gitdir: "):
@@ -130,7 +132,7 @@ def _is_inside(workspace: Workspace, absolute: bytes) -> bool:
 
 
 def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
-    """Where one of git's own absolute paths is in the workspace."""
+    """The workspace path of one of git's own absolute paths. Raises: ToolError if it is outside."""
     names, top = parts(absolute), parts(os.fsencode(workspace.root))
     if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
         _refuse_place("the repository's directories are not all inside the workspace")
@@ -138,20 +140,18 @@ def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
 
 
 def _check_agreed(top: bytes, git_dir: bytes, common: bytes, *, above: bool) -> None:
-    """Git's own directory is outside: check that it names this working tree itself."""
+    """Check that git's own directory, which is outside the workspace, names this working tree. Raises: ToolError."""
     own = os.path.join(top, b".git")  # noqa: PTH118 - bytes
     if above and git_dir == own == common:
         return
     if os.path.dirname(git_dir) != os.path.join(common, b"worktrees"):  # noqa: PTH118, PTH120 - bytes
-        _refuse_place("git's own directory is outside of the workspace, and this is not one of its linked worktrees")
+        _refuse_place("git's own directory is outside the workspace, and this is not one of its linked worktrees")
     try:
         named = Path(os.fsdecode(git_dir), "gitdir").read_bytes().strip()
     except OSError:
         named = b""
     if named != own:
-        _refuse_place(
-            "git's own directory is outside of the workspace, and does not name this directory as its worktree"
-        )
+        _refuse_place("git's own directory is outside the workspace, and does not name this directory as its worktree")
 
 
 def _check_outside(directory: Path) -> None:
@@ -161,13 +161,13 @@ def _check_outside(directory: Path) -> None:
     except OSError:
         _refuse_place("git's own directory cannot be read")
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        _refuse_place("git's own directory is outside of the workspace, and belongs to another user")
+        _refuse_place("git's own directory is outside the workspace, and belongs to another user")
     if borrowed:
         _refuse_files("alternates")
 
 
 def _check_own_files(workspace: Workspace, directory: Rel) -> None:
-    """Refuse links in git's own directory, through which git would write, and objects that are kept elsewhere."""
+    """Refuse symbolic links in git's own directory, through which git would write, and objects stored elsewhere."""
     objects = (*directory, b"objects")
     pending = [directory]
     while pending:
@@ -190,7 +190,7 @@ def _check_own_files(workspace: Workspace, directory: Rel) -> None:
 
 @contextlib.contextmanager
 def _vanished() -> Iterator[None]:
-    """Ignore files that vanish meanwhile: another git process may be at work."""
+    """Ignore files that disappear, because another git process may be running."""
     try:
         yield
     except ToolError as error:
@@ -214,5 +214,5 @@ def _refuse_files(what: str) -> NoReturn:
         code="git_config_refused",
         path="$.parameters.path",
         retryable=False,
-        hint="run git by `exec`",
+        hint="run git with `exec`",
     )

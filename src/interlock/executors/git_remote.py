@@ -1,9 +1,9 @@
 """Where the git tools connect to: a checked URL and a checked address.
 
-Behind namespaces git reaches the host and port of its URL through the egress proxy, like any program, and nothing else. Elsewhere
-git is made to connect to the address that was resolved and checked here, so that a name that resolves differently a moment
-later gains nothing: by `http.curloptResolve`, by ssh's `HostName`, and by writing the address into a `git://` URL. Redirects
-are not followed, and no transport but the URL's own is allowed, helpers such as `ext::` included.
+Behind namespaces, git reaches the host and port of its URL through the egress proxy, and nothing else. Without them,
+git is made to connect to the address that was resolved and checked here, so DNS rebinding gains nothing: by
+`http.curloptResolve`, by ssh's `HostName`, and by writing the address into a `git://` URL. Redirects are not followed,
+and only the URL's own transport is allowed, so no helpers such as `ext::`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint, endpoint
 
 AddressJudge = Callable[[str], str | None]
-"""Why an address (or a host's name) is private, or None: `interlock.detect.address_is_private`."""
+"""Returns why an address or host name is private, or None: `interlock.detect.address_is_private`."""
 
 _SCHEMES: Final = frozenset(("http", "https", "ssh", "git"))
 _SSH: Final = (
@@ -32,25 +32,27 @@ _SSH: Final = (
     "ClearAllForwardings=yes",
     "PermitLocalCommand=no",
 )
-"""No other way than to the host itself: not through another one, nor through a connection that the user has open already."""
+"""SSH options that allow only a direct connection to the host: no proxies, and no connection that the user already has open."""
 _SAFE: Final = re.compile(r"[!-~]{1,4096}")
 _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 class Remote(NamedTuple):
-    """A checked URL, and the arguments and environment that lead git there."""
+    """A checked URL, with the settings and environment that make git connect there."""
 
     url: str
     there: Endpoint
     scheme: str
     proxied: bool
-    """True where the egress proxy resolves the name, checks its addresses and connects."""
+    """True if the egress proxy resolves the name, checks its addresses and connects."""
     settings: dict[str, str]
     environment: dict[str, str]
 
 
 async def check_remote(url: str, judge: AddressJudge, resolver: Resolver, *, proxied: bool) -> Remote:
-    """The remote that a URL names. Raises: ToolError `url_refused`; unless `proxied` `private_address`, `connection_failed`."""
+    """Check a URL and return its remote. Raises: ToolError `url_refused`; unless `proxied`, `private_address`,
+    `connection_failed`.
+    """
     try:
         there = endpoint(url)
         split = urlsplit(url)
@@ -61,7 +63,7 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver, *, pro
     if scheme not in _SCHEMES or not _SAFE.fullmatch(url) or there.port is None:
         raise _refused("the URL is not an http, https, ssh or git URL in plain characters")
     if password is not None or (user is not None and (scheme != "ssh" or not _USER.fullmatch(user))):
-        raise _refused("the URL holds credentials, which would be recorded")
+        raise _refused("the URL contains credentials, which would be recorded")
     if split.query or split.fragment or not split.path.strip("/") or split.path.startswith("/-"):
         raise _refused("the URL does not name a repository")
     address = there.host if proxied else await _judged(there.host, there.port, judge, resolver)
@@ -72,11 +74,14 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver, *, pro
     authority = f"{host}:{there.port}"
     if scheme in ("http", "https"):
         settings["http.followRedirects"] = "false"
-        settings["http.proxy"] = ""  # the name leads to the egress proxy by itself, and keeps its connection open
+        settings["http.proxy"] = (
+            ""  # the host's name already resolves to the egress proxy, which keeps the connection open
+        )
         if not proxied:
             settings["http.curloptResolve"] = f"{authority}:{literal}"
     elif scheme == "ssh":
-        # Host and address are of the safe characters of `endpoint`, so the shell that git starts reads them as words.
+        # `endpoint` allows only safe characters in host and address, so the shell that git starts reads them as plain
+        # words.
         options = "".join(f" -o{option}" for option in (*_SSH, f"HostName={address}", f"HostKeyAlias={there.host}"))
         environment["GIT_SSH_COMMAND"] = f"ssh{options}"
         authority = f"{user}@{authority}" if user else authority
@@ -110,7 +115,7 @@ def _private() -> ToolError:
         code="private_address",
         path="$.parameters.url",
         retryable=False,
-        hint="this tool reaches public addresses only; a program that the rules allow `exec` to run may reach others",
+        hint="this tool reaches only public addresses; a program that the rules allow `exec` to run may reach others",
     )
 
 

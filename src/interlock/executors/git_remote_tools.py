@@ -1,7 +1,7 @@
-"""The functions of the git tools that talk to another repository: `git.clone`, `git.pull`, `git.push`.
+"""The functions of the git tools that connect to another repository: `git.clone`, `git.pull`, `git.push`.
 
-`git.pull` only fast-forwards, and `git.push` never forces. The paths that git would write are determined first, and protected
-ones refused.
+`git.pull` only fast-forwards, and `git.push` never forces. The paths that git would write are determined first, and
+protected paths are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RemoteGitTools:
         directories: tuple[Path, Path] | None = None,
         hook_judge: HookJudge | None = None,
     ) -> None:
-        """As `GitTools`. `judge` returns why an address is private; `resolver` finds the addresses of a host."""
+        """Like `GitTools`. `judge` returns why an address is private; `resolver` resolves host names."""
         self._runner = runner
         self._judge = judge
         self._resolver = resolver
@@ -49,7 +49,7 @@ class RemoteGitTools:
         workspace.guard().check(target)
         if workspace.lstat(target) is not None:
             raise ToolError(
-                "path: the name exists already",
+                "path: the name already exists",
                 code="already_exists",
                 path="$.parameters.path",
                 retryable=False,
@@ -111,7 +111,7 @@ class RemoteGitTools:
                 "--no-verify-signatures",
                 "--no-overwrite-ignore",
                 fetched,
-                alone=before is not None,  # with no commit yet, merge starts read-tree
+                alone=before is not None,  # without a commit, merge starts read-tree
                 expected=(0, 1, 128),
             )
             if result.exit_code != 0:
@@ -132,7 +132,7 @@ class RemoteGitTools:
             hooks.require_allowed()
             if hooks.chosen:
                 await hooks.before_push(parameters["url"], ref, commit, await _remote_commit(repository, remote, ref))
-        # Looked at again, and what is pushed is the commit that the hook was asked about.
+        # Open the repository again, and push exactly the commit that the hook checked.
         async with opened(
             self._runner, ctx, parameters.get("path", "."), self._directories, connects=True
         ) as repository:
@@ -141,7 +141,9 @@ class RemoteGitTools:
             flags = [row[0] for row in rows if len(row) == 3]
             if result.exit_code != 0 or flags not in ([" "], ["*"], ["="]):
                 raise conflict("the remote refused the branch", result)
-            await repository.run("update-ref", git_undo.PUSHED + branch, commit)  # so undo keeps it
+            await repository.run(
+                "update-ref", git_undo.PUSHED + branch, commit
+            )  # undo checks this before it removes the commit
             moved = {"updated": flags != ["="], "created": flags == ["*"]}
             return {"commit": commit, "branch": branch, **moved, **hooks.report()}
 
@@ -170,7 +172,7 @@ async def _chosen_branch(repository: Repository, parameters: dict[str, Any]) -> 
     branch = parameters.get("branch") or await current_branch(repository)
     if branch is None:
         raise ToolError(
-            "branch: no branch is checked out, so name one",
+            "branch: no branch is checked out; name one",
             code="ref_invalid",
             path="$.parameters.branch",
             retryable=False,
@@ -179,7 +181,7 @@ async def _chosen_branch(repository: Repository, parameters: dict[str, Any]) -> 
 
 
 async def _remote_commit(repository: Repository, remote: Remote, ref: str) -> str | None:
-    """The commit that the other side's branch is at; None if it has none of that name."""
+    """The commit of the remote's branch; None if it has no such branch."""
     result = await repository.run(
         "ls-remote",
         "--",

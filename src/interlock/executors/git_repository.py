@@ -1,21 +1,22 @@
-"""A git repository in the workspace, and the only way that the git tools run git.
+"""A git repository in the workspace, and the only way in which the git tools run git.
 
-A repository's own files can make git run programs: hooks, `core.fsmonitor`, filters, merge and diff drivers, `core.sshCommand`
-and more, all in a `.git` that an agent may be able to write. So before each call the repository is inspected with git
-commands that start no other program, and then:
+A repository's own files can make git run programs: hooks, `core.fsmonitor`, filters, merge and diff drivers,
+`core.sshCommand` and more, all in a `.git` that an agent may be able to write. Therefore each call first inspects the
+repository with git commands that start no other program, and then applies these rules:
 
-- what can be switched off from the command line is switched off (`_SETTINGS`), hooks included;
-- a configuration that runs programs or leads elsewhere in a way that cannot be switched off is refused (`_REFUSED`), because
+- what can be disabled from the command line is disabled (`_SETTINGS`), including hooks;
+- a configuration that runs programs or points elsewhere in a way that cannot be disabled is refused (`_REFUSED`), because
   ignoring it would give wrong results (git-lfs, for example): such a repository needs `shell` or `exec`;
-- the system's configuration is not read, of the user's only what runs nothing (`git_user.py`), and nothing of `GIT_*` comes
-  from outside;
-- the location of the repository is checked (`git_places.py`): one that borrows objects from another, or has symbolic links
-  where git writes, is refused;
+- the system's configuration is not read; of the user's, only the part that runs nothing (`git_user.py`); no `GIT_*` variable
+  is inherited;
+- the location of the repository is checked (`git_places.py`): it is refused if it borrows objects from another repository,
+  or has symbolic links where git writes;
 - git cannot start another git (`_ALONE`) unless the tool needs that: in a submodule it would run filters from that
   submodule's configuration, and for a missing object it would connect to a host from the configuration;
-- no transport is allowed but the one that a tool was given the URL for.
+- only the transport of the URL in the call is allowed.
 
-A concurrent process could still change the configuration between check and use, but such a process can run programs anyway.
+A concurrent process could still change the configuration between check and use, but such a process can run programs
+anyway.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from interlock.workspace.names import Rel, parts
 
 OUTPUT_BYTES: Final = 1024 * 1024
 _PINS: Final = (2, 37)
-"""The first git with `http.curloptResolve`; older ones silently ignore it."""
+"""The first version of git with `http.curloptResolve`; older versions silently ignore it."""
 
 _SETTINGS: Final = {
     "core.hooksPath": "/dev/null",
@@ -70,7 +71,7 @@ _SETTINGS: Final = {
     "gc.auto": "0",
     "safe.directory": "*",
 }
-"""`safe.directory`: ownership by another user does not matter, because none of the repository's configuration runs."""
+"""`safe.directory`: ownership by another user does not matter, because nothing in the repository's configuration is run."""
 
 _RUNS: Final = re.compile(r"filter\..*\.(clean|smudge|process)|merge\..*\.driver|hook\..*\.command", re.DOTALL)
 _LEADS_ELSEWHERE: Final = re.compile(
@@ -78,7 +79,7 @@ _LEADS_ELSEWHERE: Final = re.compile(
     r"|url\..*|credential\..*|https?\..*|(fetch|transfer)\.bundleuri|bundle\..*",
     re.DOTALL,
 )
-"""Refused only if git connects. A remote may be named like a URL, and then takes precedence over that URL."""
+"""Settings that are refused only if git connects. A remote may be named like a URL, and then takes precedence over that URL."""
 
 _REF: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_./@{}~^+=-]{0,255}")
 _BRANCH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+=-]{0,199}")
@@ -106,7 +107,7 @@ class Git:
     """Runs git for one tool call."""
 
     def __init__(self, runner: ProcessRunner, ctx: Context) -> None:
-        """`runner` starts the processes. `settings` is extended by the user's configuration once that is read."""
+        """`runner` starts the processes. The user's settings are added to `settings` once they have been read."""
         self._runner = runner
         self._ctx = ctx
         self.settings: dict[str, str] = {}
@@ -126,12 +127,13 @@ class Git:
         output_bytes_max: int = OUTPUT_BYTES,
         shown: Sequence[str] = (),
     ) -> ProcessResult:
-        """Run `git ARGUMENTS` in an open directory. Unless `alone`, it may start git's other programs and ssh.
+        """Run `git ARGUMENTS` in an open directory. With `alone`, git cannot start its other programs or ssh.
 
-        It sees the repository, wherever that is, and the files that the settings and `shown` name. It reaches `remote`, and no
-        other host.
+        Git sees the repository, wherever it is, and the files that the settings and `shown` name. It reaches `remote`
+        and no other host.
 
-        Raises: ToolError `git_failed`, `git_missing`, `timeout`, the reason of a refused connection, and the runner's.
+        Raises: ToolError `git_failed`, `git_missing`, `timeout`, the reason of a refused connection, and those of the
+        runner.
         """
         if remote is not None:
             settings = {**(settings or {}), **remote.settings}
@@ -170,27 +172,28 @@ class Git:
         return result
 
     def _binds(self, environment: Mapping[str, str] | None, remote: Remote | None, shown: Sequence[str]) -> list[Bind]:
-        """What git sees besides the workspace."""
+        """The files that git sees besides the workspace."""
         named = _read_only((*self.settings.values(), *shown))
         return [*self._places(), *named, *_own_index(environment), *_secure_shell(remote)]
 
     def _places(self) -> list[Bind]:
-        """The parts of the workspace's repository that are outside of the workspace."""
+        """The parts of the workspace's repository that are outside the workspace."""
         if self._outside is None:
             self._outside = outside_places(self._ctx.workspace.root)
         return self._outside
 
     async def _need_pinning(self, directory: int) -> None:
-        """Raises: ToolError for a git that cannot be pinned: it would resolve the host again, perhaps to another address than
-        the checked one.
+        """Raises: ToolError `git_missing` if this git cannot be pinned to an address.
+
+        It would resolve the host again, possibly to a different address than the checked one.
         """
         result = await self.run(directory, "version", read_only=True)
         if not pins_addresses(result.stdout):
             raise ToolError(
-                "git is too old to be pinned to the checked address",
+                "this version of git cannot be pinned to the checked address",
                 code="git_missing",
                 retryable=False,
-                hint="install git 2.37 or a later one, or use an ssh URL",
+                hint="install git 2.37 or later, or use an ssh URL",
             )
 
 
@@ -199,7 +202,7 @@ def _read_only(paths: Sequence[str]) -> list[Bind]:
 
 
 def _way_to(remote: Remote | None) -> dict[str, Any]:
-    """The network that git gets: to the host and port of the URL, by the proxy, or by itself."""
+    """The network arguments for git: the host and port of the URL, through the proxy or directly."""
     if remote is None:
         return {"network": "none"}
     if remote.proxied:
@@ -208,9 +211,9 @@ def _way_to(remote: Remote | None) -> dict[str, Any]:
 
 
 def _failure(command: str, remote: Remote | None, result: ProcessResult) -> ToolError:
-    """The error for a git that failed: by the connection that the proxy refused, of which git only knows that it was closed.
+    """The error for a failed git, taken from the proxy's refusal if there is one, because git sees only a closed connection.
 
-    A refused connection to another host, such as one that a program beside git tried, says nothing about git's own.
+    A refused connection to another host, for example by a helper program, does not explain git's own failure.
     """
     for record in result.connections:
         reason = record["reason"]
@@ -224,41 +227,41 @@ def _failure(command: str, remote: Remote | None, result: ProcessResult) -> Tool
             )
     if b"' in submodule " in result.stderr:
         return ToolError(
-            "git would have to inspect a submodule, using the submodule's own configuration",
+            "git would have to inspect a submodule with the submodule's own configuration",
             code="git_config_refused",
             retryable=False,
-            hint="name the files to stage, stage something before you commit, or run git by `exec`",
+            hint="name the files to stage, stage something before you commit, or run git with `exec`",
         )
     how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
     return ToolError(f"`git {command}` ended with {how}", code="git_failed", output=result_as_json(result))
 
 
 def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:
-    """The directory of an index of our own, in /tmp."""
+    """The directory of our private index, in /tmp."""
     index = (environment or {}).get("GIT_INDEX_FILE")
     return [] if index is None else [{"path": os.fspath(Path(index).parent), "writable": True}]
 
 
 def _secure_shell(remote: Remote | None) -> list[Bind]:
-    """The keys and the agent of the user, for a connection by ssh and nothing else."""
+    """The user's SSH keys and agent, only for a connection by ssh."""
     if remote is None or remote.scheme != "ssh":
         return []
-    return _read_only([os.path.expanduser("~/.ssh"), os.environ.get("SSH_AUTH_SOCK", "")])  # noqa: PTH111 - ssh looks there
+    return _read_only([os.path.expanduser("~/.ssh"), os.environ.get("SSH_AUTH_SOCK", "")])  # noqa: PTH111 - ssh itself expands it
 
 
 def pins_addresses(version: bytes) -> bool:
-    """True if this git (the output of `git version`) can be pinned to a checked address over http(s)."""
+    """True if this git (given the output of `git version`) can be pinned to a checked address over http(s)."""
     found = re.match(rb"git version (\d+)\.(\d+)", version)
     return found is not None and (int(found[1]), int(found[2])) >= _PINS
 
 
 class Repository:
-    """An inspected repository. Make one by `open_repository`."""
+    """An inspected repository; created by `open_repository`."""
 
     def __init__(self, git: Git, ctx: Context, places: Places, user: UserSettings, hooks: Path) -> None:
         """Open its directories. Git runs in the top directory, or in the workspace if that is only a part of the repository.
 
-        `hooks` is where git would look for hooks.
+        `hooks` is the directory in which git would look for hooks.
         """
         self.hooks_directory = hooks
         self.git_dir = places.git_dir
@@ -284,7 +287,7 @@ class Repository:
         return await self.git.run(self._fd, *arguments, **options)
 
     async def text(self, *arguments: str) -> str:
-        """The one line that a read-only command prints."""
+        """The single line that a read-only command prints."""
         return (await self.run(*arguments, read_only=True)).stdout.decode("utf-8", "replace").strip()
 
     async def commit_id(self, ref: str) -> str:
@@ -297,12 +300,12 @@ class Repository:
         return result.stdout.decode().strip()
 
     async def head(self) -> str | None:
-        """The id of the commit that is checked out; None if the branch has no commit yet."""
+        """The id of the checked-out commit; None if the branch has no commit yet."""
         result = await self.run("rev-parse", "--verify", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
         return result.stdout.decode().strip() if result.exit_code == 0 else None
 
     async def head_ref(self) -> str | None:
-        """The full name of the branch that is checked out; None if `HEAD` is detached."""
+        """The full name of the checked-out branch; None if `HEAD` is detached."""
         result = await self.run("symbolic-ref", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
         return result.stdout.decode("utf-8", "surrogateescape").strip() if result.exit_code == 0 else None
 
@@ -311,15 +314,15 @@ class Repository:
         names = parts(name)
         if names[: len(self.prefix)] != self.prefix:
             raise ToolError(
-                "the change touches files of the repository that are outside of the workspace",
+                "the change touches files of the repository that are outside the workspace",
                 code="path_outside_workspace",
                 retryable=False,
-                hint="make the repository's top the workspace, or do it by hand",
+                hint="use the repository's top as the workspace, or make the change yourself",
             )
         return (*self.top, *names[len(self.prefix) :])
 
     def from_here(self, name: bytes) -> bytes:
-        """Convert a path from git to one relative to the directory that git runs in, as its standard input needs."""
+        """Convert a path from git to one relative to the directory that git runs in, as needed on its standard input."""
         return b"/".join(self.place(name)[len(self.top) :])
 
     def exists(self, name: bytes, *, blocked: bool = False) -> bool:
@@ -344,7 +347,7 @@ class Repository:
         return os.fsdecode(b"/".join(found[len(self.top) :]) or b".")
 
     def check_changes(self, changed: Sequence[bytes]) -> None:
-        """Refuse changes to protected paths and to paths that no grant allows. Raises: ToolError."""
+        """Raises: ToolError if any path is protected, or no grant allows writing it."""
         workspace: Workspace = self.ctx.workspace
         guard = workspace.guard()
         for name in changed:
@@ -368,7 +371,8 @@ async def open_repository(
 ) -> Repository:
     """Open the repository that contains a path, after inspecting it without running any of its programs.
 
-    `connects`: the tool will connect to a remote. `directories` hold the user's configuration.
+    `connects` means that the tool will connect to a remote. `directories` hold the user's configuration.
+
     Raises: ToolError `not_a_repository`, `git_config_refused`, `path_outside_workspace`.
     """
     workspace: Workspace = ctx.workspace
@@ -386,7 +390,7 @@ async def open_repository(
         )
         if places.exit_code != 0:
             raise ToolError(
-                "there is no git repository with a working tree there",
+                "the path is not in a git repository with a working tree",
                 code="not_a_repository",
                 path="$.parameters.path",
                 retryable=False,
@@ -404,7 +408,7 @@ async def open_repository(
     listed = configuration.stdout.decode("utf-8", "replace").split("\0")
     for scope, key in zip(listed[::2], listed[1::2], strict=False):
         if scope == "command":
-            continue  # our own `-c`
+            continue  # from our own `-c` options
         if _RUNS.fullmatch(key.lower()) or (connects and _LEADS_ELSEWHERE.fullmatch(key.lower())):
             _refuse_setting(key)
     workspace.permit(found.top, "path", "read")  # reading covers the whole repository
@@ -420,7 +424,7 @@ async def open_repository(
 
 
 def _hooks_directory(workspace: Workspace, places: Places, value: str | None) -> Path:
-    """Where git would look for hooks: by `core.hooksPath`, or in git's own directory."""
+    """Where git would look for hooks: in `core.hooksPath`, else in git's own directory."""
     if not value:
         return places.common_dir / "hooks"
     top = Path(os.fsdecode(b"/".join((os.fsencode(workspace.root), *places.top))))
@@ -428,16 +432,16 @@ def _hooks_directory(workspace: Workspace, places: Places, value: str | None) ->
 
 
 def check_ref(value: str, field: str = "ref") -> str:
-    """Check a commit name from an agent: not an option, a path or a range. Raises: ToolError `ref_invalid`."""
+    """Check a commit name from an agent: it must not be an option, a path or a range. Raises: ToolError `ref_invalid`."""
     if not _REF.fullmatch(value) or ".." in value:
-        raise _bad_ref("the text is not the name of a commit", field)
+        raise _bad_ref("the text is not a valid name of a commit", field)
     return value
 
 
 def check_branch(value: str, field: str = "branch") -> str:
-    """Check a branch name: no characters with a meaning in refspecs or revisions. Raises: ToolError `ref_invalid`."""
+    """Check a branch name: no characters that are special in refspecs or revisions. Raises: ToolError `ref_invalid`."""
     if not _BRANCH.fullmatch(value) or ".." in value or "//" in value or value.endswith((".lock", "/", ".")):
-        raise _bad_ref("the text is not the name of a branch", field)
+        raise _bad_ref("the text is not a valid name of a branch", field)
     return value
 
 
@@ -448,8 +452,8 @@ def _bad_ref(why: str, field: str = "ref") -> ToolError:
 def _refuse_setting(key: str) -> None:
     section = key.split(".", 1)[0].lower()
     raise ToolError(
-        f"the repository's configuration has a setting of `{section}` that runs a program or leads elsewhere",
+        f"the repository's configuration has a setting of `{section}` that runs a program or points elsewhere",
         code="git_config_refused",
         retryable=False,
-        hint="remove it (`git config --list --show-origin` shows it), or run git by `exec`",
+        hint="remove it (`git config --list --show-origin` shows it), or run git with `exec`",
     )

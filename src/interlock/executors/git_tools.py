@@ -1,8 +1,7 @@
 """The functions of the git tools that work in one repository. Their definitions are in `git.py`; `git_repository.py` runs git.
 
-Each of `git.add`, `git.commit` and `git.revert` also undoes its own calls (`git_undo.py`), so undoing a commit needs only a
-grant to commit. The paths that git would write are determined first, and protected ones
-refused.
+`git.add`, `git.commit` and `git.revert` also undo their own calls (`git_undo.py`), so undoing a commit needs only a
+grant to commit. The paths that git would write are determined first, and protected paths are refused.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ from interlock.model.tool import Context
 from interlock.workspace.names import to_json
 
 FILES: Final = 10_000
-"""Limit of one diff."""
+"""Maximum number of files in one diff."""
 _SUBMODULES: Final = ("--ignore-submodules=dirty",)
-"""A submodule counts as changed only if another commit is checked out in it: for more, git would use the submodule's
-configuration."""
+"""A submodule counts as changed only if another commit is checked out in it. To see more, git would use the submodule's
+configuration.
+"""
 _PLAIN: Final = (
     *_SUBMODULES,
     "--no-color",
@@ -54,9 +54,9 @@ class GitTools:
         *,
         commits: int,
     ) -> None:
-        """`hook_judge` is asked whether a hook may run; without it none does. `git.log` lists `commits` unless told otherwise.
+        """`hook_judge` decides whether a hook may run; without it, no hook runs. `commits` is the default number for `git.log`.
 
-        `directories` are where the user's configuration is (`git_user.user_directories`).
+        `directories` hold the user's configuration (`git_user.user_directories`).
         """
         self._directories = directories
         self._hook_judge = hook_judge
@@ -84,7 +84,7 @@ class GitTools:
         """`git.diff`."""
         async with self._repository(parameters, ctx) as repository:
             ref = self._ref(parameters)
-            # The index has no merged version of an unmerged file, so compare with ours.
+            # The index has no merged version of an unmerged file, so compare with our side.
             side = ("--cached",) if parameters.get("staged", False) else () if ref else ("--ours",)
             which = _within(repository, parameters)
             raw, numstat, patch = [
@@ -144,7 +144,7 @@ class GitTools:
             hooks.require_allowed()
             await _refuse_outside(repository)
             message = await hooks.before_commit(parameters["message"])
-        # Looked at again: a hook may have changed index, branch and configuration.
+        # Open the repository again: a hook may have changed the index, the branch and the configuration.
         async with self._repository(parameters, ctx) as repository:
             concluded = git_undo.in_progress(repository)
             before = await repository.head()
@@ -170,7 +170,9 @@ class GitTools:
             hooks = Hooks(repository, "revert", self._runner, None).report()
             if "undo" in parameters:
                 return {**await _moved(repository, parameters["undo"], restore_files=True), "reverted": None}
-            git_undo.need_rest(repository)  # the abort below must not hit an operation that a person has in progress
+            git_undo.need_rest(
+                repository
+            )  # otherwise the abort below could hit an operation that a person has in progress
             commit = await repository.commit_id(parameters["commit"])
             changed = await git_undo.changed_paths(repository, commit, await git_undo.first_parent(repository, commit))
             repository.check_changes([name for _, name in changed])
@@ -207,7 +209,7 @@ class GitTools:
 async def opened(
     runner: ProcessRunner, ctx: Context, path: Any, directories: tuple[Path, Path] | None, *, connects: bool = False
 ) -> AsyncIterator[Repository]:
-    """The repository at `path`, for the block. Raises: ToolError."""
+    """Open the repository at `path` for the block. Raises: ToolError."""
     repository = await open_repository(Git(runner, ctx), ctx, path, connects=connects, directories=directories)
     try:
         yield repository
@@ -226,7 +228,7 @@ def _paths(repository: Repository, parameters: dict[str, Any]) -> list[str]:
 
 
 async def current_branch(repository: Repository) -> str | None:
-    """The branch that is checked out; None if none is."""
+    """The checked-out branch; None if there is none."""
     result = await repository.run("symbolic-ref", "--quiet", "--short", "HEAD", read_only=True, expected=(0, 1, 128))
     return result.stdout.decode("utf-8", "replace").strip() if result.exit_code == 0 else None
 
@@ -251,7 +253,9 @@ async def _stage(repository: Repository, paths: Sequence[str]) -> str:
 
 
 async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Sequence[bytes]) -> None:
-    """Refuse to stage files with a `filter` attribute (git-lfs): without the filter program the content would be wrong."""
+    """Refuse to stage files with a `filter` attribute (git-lfs), because without the filter program the content would
+    be wrong.
+    """
     if not staged:
         return
     attributes = await repository.run(
@@ -267,7 +271,7 @@ async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Seque
     values = attributes.stdout.split(b"\0")[2::3]
     if attributes.truncated or any(value not in (b"unspecified", b"unset") for value in values):
         raise ToolError(
-            "a file has a `filter` attribute (git-lfs?), whose program is not run here; nothing was staged",
+            "a file has a `filter` attribute (git-lfs?), whose program these tools do not run; nothing was staged",
             code="git_config_refused",
             retryable=False,
             hint="stage it with `exec`",
@@ -343,7 +347,7 @@ async def _moved(repository: Repository, move: dict[str, Any], *, restore_files:
 
 
 def conflict(what: str, result: ProcessResult) -> ToolError:
-    """What git refused to do, with its own words."""
+    """The error for an operation that git refused, with git's own message in the output."""
     return ToolError(
         what,
         code="git_conflict",

@@ -1,8 +1,8 @@
-"""How the git tools undo a change: the index from its record, a commit by moving the branch.
+"""Undoes changes of the git tools: the index from its record, a commit by moving the branch.
 
-Both are compare and swap: the present state must be what the change left, or nothing is touched (`undo_conflict`). Undoing
-`git.add` and `git.commit` never writes to the working tree, which belongs to people. Only `git.revert` changed files, and
-`restore_files` restores those that are exactly as it left them. Each direction is the other's undo.
+Both are compare and swap: the present state must be what the change left, or nothing is touched (`undo_conflict`).
+Undoing `git.add` and `git.commit` never writes to the working tree, which belongs to people. Only `git.revert` changes
+files, and `restore_files` restores those that are exactly as it left them. Each direction undoes the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interlock.model.errors import ToolError
 from interlock.workspace.names import parts, show
 
 PUSHED: Final = "refs/interlock/pushed/"
-"""Where `git.push` records what it published: git itself keeps no record of a push to a URL."""
+"""Refs in which `git.push` records what it published, because git itself keeps no record of a push to a URL."""
 MADE_BY: Final = "interlock "
 """The prefix of the reflog line of commits made by the git tools."""
 _IN_PROGRESS: Final = {
@@ -36,7 +36,7 @@ _SHOWN: Final = 10
 
 
 def in_progress(repository: Repository) -> str | None:
-    """The operation in progress, for people (`merge`); None if there is none."""
+    """The name of the operation in progress, for people (`merge`); None if there is none."""
     for name, what in _IN_PROGRESS.items():
         try:
             os.stat(name, dir_fd=repository.git_fd, follow_symlinks=False)
@@ -47,7 +47,7 @@ def in_progress(repository: Repository) -> str | None:
 
 
 async def conflict_of(repository: Repository) -> str:
-    """What the present unmerged entries belong to: the commit that is checked out, and what is in progress."""
+    """Identifies the conflict of the present unmerged entries: the checked-out commit, and the operation in progress."""
     found = [await repository.head() or "none"]
     for name in _IN_PROGRESS:
         try:
@@ -78,9 +78,9 @@ def need_rest(repository: Repository) -> None:
 
 
 async def restore_index(repository: Repository, blob: str) -> str:
-    """Undo an index change from its record. Returns the id of the record of the undo.
+    """Undo an index change from its record. Returns the id of the undo's own record.
 
-    Raises: ToolError `undo_conflict` if a path is not as the change left it; then nothing was touched.
+    Raises: ToolError `undo_conflict` if a path is not as the change left it; nothing was touched then.
     """
     record = await git_index.read_record(repository, blob)
     for change in record.changes:
@@ -108,7 +108,7 @@ def _compare(changes: Sequence[Change], now: Entries, head: dict[bytes, str]) ->
         raise conflict(f"staged or unstaged since by someone else: {_named(other)}")
     other = [c.name for c in changes if head.get(c.name) != c.head]
     if other:
-        raise conflict(f"the commit that is checked out has another version now of {_named(other)}")
+        raise conflict(f"the checked-out commit now has another version of {_named(other)}")
     wanted = {c.name for c in changes if c.before}
     in_the_way = git_index.above_and_below(wanted, now.keys() - {c.name for c in changes})
     if in_the_way:
@@ -116,7 +116,7 @@ def _compare(changes: Sequence[Change], now: Entries, head: dict[bytes, str]) ->
 
 
 async def _need_other_copies(repository: Repository, copy: IndexCopy, changes: Sequence[Change]) -> None:
-    """Refuse if a content removed from the index exists nowhere else: not in the file, the commit, or the restored entries.
+    """Refuse if content removed from the index exists nowhere else: not in the file, the commit, or the restored entries.
 
     A person who staged a file relies on its content being safe, and may have changed or deleted the file since.
     """
@@ -133,7 +133,7 @@ async def _need_other_copies(repository: Repository, copy: IndexCopy, changes: S
 
 
 def _contents(entries: Sequence[str]) -> set[str]:
-    """`MODE ID` of entries with a content, which intent-to-add entries lack."""
+    """`MODE ID` of the entries that have content; intent-to-add entries have none."""
     return {" ".join(entry.split(" ")[:2]) for entry in entries if "n" not in entry[-2:]}
 
 
@@ -173,19 +173,21 @@ async def _apply(repository: Repository, copy: IndexCopy, changes: Sequence[Chan
 
 
 async def move_branch(repository: Repository, move: dict[str, Any], *, restore_files: bool) -> dict[str, Any]:
-    """Move what is checked out from one commit to its parent, or back. Returns the move that undoes this one.
+    """Move the checked-out branch from one commit to its parent, or back. Returns the move that undoes this one.
 
-    `move` is `{ref, from, to, concluded}`: `ref` is the branch (null if none was checked out), `from` and `to` are commits
-    (null where the branch has none yet). The index stays as it is; so does the working tree, unless `restore_files`.
+    `move` is `{ref, from, to, concluded}`: `ref` is the branch (null if none was checked out), `from` and `to` are
+    commits (null where the branch has none yet). The index stays as it is, and so does the working tree unless
+    `restore_files`.
+
     Raises: ToolError `undo_conflict` (nothing was touched), `ref_invalid`.
     """
     ref, source, target = move["ref"], move["from"], move["to"]
     if move.get("concluded"):
-        raise conflict(f"the commit concluded a {move['concluded']}, which cannot be put back in progress")
+        raise conflict(f"the commit concluded a {move['concluded']}, which cannot be reopened")
     if await repository.head_ref() != ref:
         raise conflict("another branch is checked out now" if ref else "a branch is checked out now")
     if await repository.head() != source:
-        raise conflict("there are other commits now on what is checked out")
+        raise conflict("the checked-out branch is at another commit now")
     if (what := in_progress(repository)) is not None:
         raise conflict(f"a {what} is in progress")
     forward = target is not None and await _parents(repository, target) == ([] if source is None else [source])
@@ -240,7 +242,7 @@ async def _swap(repository: Repository, ref: str | None, source: str | None, tar
         settings={"core.logAllRefUpdates": "true"},
     )
     if result.exit_code != 0:
-        raise conflict("another program moved the branch meanwhile")
+        raise conflict("another program has moved the branch")
 
 
 async def _move_with_files(
@@ -250,19 +252,19 @@ async def _move_with_files(
     target: str | None,
     changed: list[tuple[str, bytes]],
 ) -> None:
-    """Move index, files and branch, all or nothing. Refused if a file differs from its version in `source`."""
+    """Move the index, the files and the branch, all or nothing. Refused if a file differs from its version in `source`."""
     if source is None or target is None:
         raise ToolError("undoing a revert needs two commits", code="ref_invalid", retryable=False)
     repository.check_changes([name for _, name in changed])
     refuse_overwrites(repository, changed, "undo_conflict")
     look = await repository.run("read-tree", "-n", "-m", "-u", source, target, expected=(0, 1, 128))
     if look.exit_code != 0:
-        raise conflict("a file that it changed was changed since by someone else")
+        raise conflict("someone else has changed a file that it changed")
     await _swap(repository, ref, source, target)
     done = await repository.run("read-tree", "-m", "-u", source, target, expected=(0, 1, 128))
     if done.exit_code != 0:
         await _swap(repository, ref, target, source)
-        raise conflict("a file that it changed was changed meanwhile by someone else")
+        raise conflict("someone else has changed a file that it changed")
 
 
 async def _parents(repository: Repository, commit: str) -> list[str]:
@@ -271,12 +273,12 @@ async def _parents(repository: Repository, commit: str) -> list[str]:
 
 
 async def first_parent(repository: Repository, commit: str) -> str | None:
-    """The first parent; None for a root commit."""
+    """The first parent of a commit; None for a root commit."""
     return next(iter(await _parents(repository, commit)), None)
 
 
 async def changed_paths(repository: Repository, source: str | None, target: str | None) -> list[tuple[str, bytes]]:
-    """The status letter (`A`, `M`, `D`, `T`) and path of each difference between two commits; None is an empty tree.
+    """The status letter (`A`, `M`, `D`, `T`) and path of each difference between two commits, where None is an empty tree.
 
     Raises: ToolError `limit_exceeded`.
     """
@@ -294,7 +296,7 @@ async def changed_paths(repository: Repository, source: str | None, target: str 
 
 
 def refuse_overwrites(repository: Repository, changed: Sequence[tuple[str, bytes]], code: str = "git_conflict") -> None:
-    """Refuse a change that would overwrite files outside git: git overwrites ignored files silently."""
+    """Refuse a change that would overwrite untracked files, because git overwrites ignored files silently."""
     taken = [name for status, name in changed if status == "A" and repository.exists(name, blocked=True)]
     if taken:
         raise ToolError(
@@ -306,7 +308,7 @@ def refuse_overwrites(repository: Repository, changed: Sequence[tuple[str, bytes
 
 
 def conflict(why: str) -> ToolError:
-    """The refusal of an undo that touched nothing."""
+    """The error for an undo that touched nothing."""
     return ToolError(f"{why}; nothing was touched", code="undo_conflict", retryable=False)
 
 

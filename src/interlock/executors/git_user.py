@@ -1,8 +1,8 @@
 """The user's own git configuration: the part that the git tools use.
 
-It can make git run programs, so git does not read it. Only its harmless part is passed on: identity, ignored files, and
-attributes. The names of the other settings are reported (`git.status`, `not_read`). Git itself lists it, beside the repository's
-own, so that its conditions (`includeIf`) are those of git.
+That configuration can make git run programs, so git does not read it when the tools run it. Only its harmless part is passed
+on: identity, ignored files, and attributes. The names of the other settings are reported (`git.status`, `not_read`). Git itself
+lists the configuration, with the repository's own, so that conditions (`includeIf`) are evaluated by git.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class UserSettings(msgspec.Struct, frozen=True):
     """The settings used from the user's configuration."""
 
     identity: dict[str, str] = {}
-    """`user.name` and `user.email`, if it has both."""
+    """`user.name` and `user.email`, if both are set."""
     files: dict[str, str] = {}
-    """`core.excludesfile` and `core.attributesfile`: files that exist."""
+    """`core.excludesfile` and `core.attributesfile`, if the files exist."""
     hooks_path: str | None = None
-    """`core.hooksPath` of the repository, else of the user: where git would look for hooks. A user's `~/` is absolute here."""
+    """`core.hooksPath` of the repository, else of the user, with the user's `~/` expanded; where git would look for hooks."""
     not_read: tuple[str, ...] = ()
     """The names of all other settings."""
 
 
 def user_directories(environment: Mapping[str, str]) -> tuple[Path, Path] | None:
-    """The user's home and configuration directory; None without a home."""
+    """The user's home and git configuration directory; None without a home."""
     home = environment.get("HOME", "")
     if not home.startswith("/"):
         return None

@@ -1,6 +1,7 @@
-"""The definition of the tool `http.fetch`. `http_fetch.py` makes the requests, and is loaded with the first one.
+"""The definition of the tool `http.fetch`. `http_fetch.py` makes the requests, and is imported on first use.
 
-The tool is declared by its most cautious use (irreversible, not read-only): one definition covers every method.
+The tool is declared with the traits of its most cautious use (irreversible, not read-only), because one definition
+covers all methods.
 """
 
 from __future__ import annotations

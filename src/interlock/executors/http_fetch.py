@@ -1,12 +1,12 @@
 """The function of `http.fetch`: one HTTP request by the runtime itself, which refuses addresses that are not public.
 
-The name is resolved once, every address is checked, and the connection goes to a checked address, so a name that resolves
-differently a moment later gains nothing. Proxies from the environment are not used. No content encoding is requested; gzip
-and deflate are decoded if they come anyway. Reading and decompression stop at a limit.
+The name is resolved once, every address is checked, and the connection goes to a checked address, so DNS rebinding
+gains nothing. Proxies from the environment are not used. No content encoding is requested; gzip and deflate are decoded
+if the server sends them anyway. Reading and decompression stop at a limit.
 
-At most five redirects are followed, each as a new request through the same checks, never from https to http. The gate allowed
-only the host and port of `url`: a redirect elsewhere is followed if `may_redirect` agrees, and otherwise returned as the
-result, so that the agent can propose it. Credentials never go to another origin.
+At most five redirects are followed, each as a new request with the same checks, never from https to http. The gate
+allowed only the host and port of `url`: a redirect to another host is followed if `may_redirect` agrees, and otherwise
+returned as the result, so that the agent can propose it. Credentials are never sent to another origin.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _META: Final = re.compile(r"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9._:-
 _META_BYTES: Final = 4096
 _PROVISIONAL_MAX: Final = 20
 _ASCII: Final = "".join(chr(c) for c in range(0x21, 0x7F))
-# Headers that frame the message or belong to the connection are set here only.
+# Headers that frame the message or control the connection; callers cannot set them.
 _OUR_HEADERS: Final = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer", "expect")
 )
 _CREDENTIAL_HEADERS: Final = frozenset(("authorization", "cookie", "cookie2"))
 
 MayRedirect = Callable[[Context, Endpoint], bool]
-"""Decides whether an action may be redirected to a host that the gate has not seen."""
+"""Decides whether an action may be redirected to a host that the gate has not checked."""
 
 
 class _Target(NamedTuple):
@@ -95,7 +95,7 @@ class Fetcher:
         body_bytes_max: int = BODY_BYTES_MAX,
         resolver: Resolver = system_resolver,
     ) -> None:
-        """`allow_private` are `host:port` patterns (as in grants) that may resolve to private addresses.
+        """`allow_private` holds `host:port` patterns (as in grants) that may resolve to private addresses.
 
         Raises: ConfigurationError for an invalid pattern.
         """
@@ -107,7 +107,7 @@ class Fetcher:
         self._tls: ssl.SSLContext | None = None
 
     def fetch(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `http.fetch`. Blocks until shortly before the context's deadline at most.
+        """The function of `http.fetch`. Blocks at most until shortly before the context's deadline.
 
         Raises: ToolError `invalid_parameters`, `private_address`, `redirect_refused`, `connection_failed`, `timeout`,
         `cancelled`.
@@ -127,12 +127,14 @@ class Fetcher:
             passed.append(request.target.url)
 
     def send(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """As `fetch`, but one exchange only: a redirect is an answer like any other. For a host that the operator has named."""
+        """Like `fetch`, but a single exchange that returns redirects like other responses. For hosts that the operator
+        configured.
+        """
         answer, _ = self._exchange(_request(parameters), ctx, Patience(ctx, self._clock))
         return answer
 
     def _exchange(self, request: _Request, ctx: Context, patience: Patience) -> tuple[dict[str, Any], str | None]:
-        """One request and its response, with the next URL if it is a redirect."""
+        """Make one request. Returns its response, and the next URL if that is a redirect."""
         target = request.target
         channel = Channel.connect(self._judged(target, patience), target.port, patience)
         try:
@@ -142,7 +144,7 @@ class Fetcher:
         except ToolError as error:
             error.retryable = error.retryable and (request.method in _SAFE_METHODS or channel.sent_bytes == 0)
             raise
-        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a chunk of negative length
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a chunk with a negative length
             safe = request.method in _SAFE_METHODS or channel.sent_bytes == 0
             note = "" if safe else "; whether the server acted on the request is unknown"
             raise ToolError(
@@ -155,12 +157,12 @@ class Fetcher:
             ctx.resources({"sent_bytes": channel.sent_bytes, "received_bytes": channel.received_bytes})
 
     def _judged(self, target: _Target, patience: Patience) -> list[Address]:
-        """The addresses to connect to. Raises: ToolError `private_address` if any of them is not public."""
+        """Resolve and check the addresses to connect to. Raises: ToolError `private_address` if any is not public."""
         if self._private_allowed(Endpoint(target.host, target.port)):
             return patience.resolve(self._resolver, target.host, target.port)
         reason = address_is_private(target.host)
         addresses = [] if reason else patience.resolve(self._resolver, target.host, target.port)
-        # One bad address is enough: a name with mixed addresses is a known way around such checks.
+        # One private address is enough to refuse: mixing addresses is a known way around such checks.
         for address in addresses:
             reason = reason or classify(address)
         if reason:
@@ -168,7 +170,7 @@ class Fetcher:
                 f"`{target.host}` is or resolves to an address that is not public ({reason})",
                 code="private_address",
                 retryable=False,
-                hint="this tool reaches public addresses only; a program that the rules allow `exec` to run may reach others",
+                hint="this tool reaches only public addresses; a program that the rules allow `exec` to run may reach others",
             )
         return addresses
 
@@ -210,7 +212,7 @@ class Fetcher:
         return answer, location
 
     def _body(self, response: http.client.HTTPResponse) -> tuple[bytes, bool]:
-        """Read the body up to the limit. The rest is not read; the connection is closed."""
+        """Read the body up to the limit. The rest is not read, and the connection is closed."""
         parts: list[bytes] = []
         size = 0
         while size <= self._body_bytes_max:
@@ -224,9 +226,9 @@ class Fetcher:
         return b"".join(parts)[: self._body_bytes_max], True
 
     def _redirected(self, request: _Request, status: int, location: str, ctx: Context) -> _Request | None:
-        """The request that a redirect leads to; None if the agent has to propose it."""
+        """The request for a redirect; None if the agent has to propose it."""
         here = request.target
-        # http.client reads headers as Latin-1; in a URL, other than ASCII bytes are percent-encoded UTF-8.
+        # http.client reads headers as Latin-1; in a URL, non-ASCII bytes are percent-encoded UTF-8.
         path = quote(location.encode("latin-1", "replace"), safe=_ASCII)
         try:
             joined = urljoin(here.url, path)
@@ -239,7 +241,7 @@ class Fetcher:
         if here.scheme == "https" and there.scheme == "http":
             raise ToolError("redirected from https to http", code="redirect_refused", retryable=False)
         if (there.host, there.port) != (here.host, here.port):
-            # Refuse literal private addresses before asking anyone; resolved addresses are checked again on connecting.
+            # Refuse literal private addresses immediately; resolved addresses are checked when connecting.
             if address_is_private(there.host) and not self._private_allowed(Endpoint(there.host, there.port)):
                 raise ToolError("redirected to an address that is not public", code="private_address", retryable=False)
             if self._may_redirect is None or not self._may_redirect(ctx, Endpoint(there.host, there.port)):
@@ -264,16 +266,16 @@ def _is_credential(header: str) -> bool:
 
 
 def _target(url: str) -> _Target:
-    """Raises ValueError with a reason that does not repeat the URL."""
+    """Parse and check a URL. Raises: ValueError with a reason that does not repeat the URL."""
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     if not separator or scheme not in _DEFAULT_PORTS:
         raise ValueError("is not an http or https URL")
     if len(url) > _URL_CHARS_MAX or _URL_UNSAFE.search(url):
-        raise ValueError("is too long or holds an invalid character")
+        raise ValueError("is too long or contains an invalid character")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
-        raise ValueError("holds a user name or password: put credentials into a header")
+        raise ValueError("contains a user name or password: put credentials in a header")
     where = endpoint(url)
     path = rest[len(authority) :].partition("#")[0]
     path = quote(path if path.startswith("/") else "/" + path, safe=_ASCII)
@@ -283,7 +285,7 @@ def _target(url: str) -> _Target:
 
 
 def _request(parameters: dict[str, Any]) -> _Request:
-    """Raises: ToolError `invalid_parameters`."""
+    """Build the request of a call. Raises: ToolError `invalid_parameters`."""
     try:
         target = _target(parameters["url"])
     except ValueError as error:
@@ -295,7 +297,7 @@ def _request(parameters: dict[str, Any]) -> _Request:
         if not _HEADER_NAME.fullmatch(name):
             raise _invalid("`headers` has an invalid header name")
         if not _HEADER_VALUE.fullmatch(value):
-            raise _invalid(f"the header `{name}` holds an invalid character, or is too long")
+            raise _invalid(f"the header `{name}` contains an invalid character, or is too long")
         if name.lower() in _OUR_HEADERS or name.lower().startswith("proxy-"):
             raise _invalid(f"the header `{name}` cannot be set by the caller")
     method = parameters.get("method", "GET")
@@ -316,7 +318,7 @@ def _invalid(message: str) -> ToolError:
 
 
 def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
-    """Header names in lower case; repeated values joined by `, `, or by line breaks for cookies, which hold commas."""
+    """Header names in lower case. Repeated values are joined by `, `, or for cookies, which contain commas, by line breaks."""
     out: dict[str, str] = {}
     for name, value in response.getheaders():
         key = name.lower()
@@ -326,9 +328,9 @@ def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
 
 
 def _expanded(data: bytes, coding: str | None, most: int, *, cut: bool) -> tuple[bytes, bool]:
-    """Decode gzip or deflate, up to a limit; returns the body unchanged for another coding or invalid data."""
+    """Decode gzip or deflate up to a limit. Returns the body unchanged for other codings and for invalid data."""
     windows = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}.get((coding or "").strip().lower(), ())
-    for window in windows:  # `deflate` means zlib's format, but some servers send raw deflate
+    for window in windows:  # `deflate` means the zlib format, but some servers send raw deflate
         stream = zlib.decompressobj(window)
         try:
             out = stream.decompress(data, most)
@@ -339,9 +341,9 @@ def _expanded(data: bytes, coding: str | None, most: int, *, cut: bool) -> tuple
 
 
 def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
-    """The body as text, its encoding (`utf-8` for text, else `base64`), and its original charset (None if it is not text).
+    """The body, its encoding (`utf-8` for text, else `base64`), and its original charset (None if it is not text).
 
-    The charset is that of the byte order mark, else of the header, else of an HTML page's `<meta>`, else UTF-8.
+    The charset comes from the byte order mark, else the header, else an HTML page's `<meta>`, else it is UTF-8.
     """
     mark, charset = marked(data)
     if charset is None:
@@ -358,7 +360,9 @@ def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
 
 
 class _Response(http.client.HTTPResponse):
-    """A response that skips all provisional ones: `http.client` skips only 100, and takes 102 and 103 for the final response."""
+    """A response that skips all provisional responses; `http.client` skips only 100, and mistakes 102 and 103 for the
+    final one.
+    """
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_PROVISIONAL_MAX):

@@ -1,7 +1,7 @@
 """A connection with a single deadline for name resolution, connecting, TLS, sending and receiving.
 
-A server that sends a byte a second never runs into a time-out per operation, so the sockets here never block: every wait is
-cut into slices, and the deadline and cancellation are checked after each.
+A server that sends one byte per second never exceeds a time-out per operation. Therefore the sockets here never block:
+every wait is split into slices, and the deadline and cancellation are checked after each slice.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Address = IPv4Address | IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
-"""Resolves host and port to the addresses to try, in order. Raises OSError if the name does not resolve."""
+"""Resolves a host and port to the addresses to try, in order. Raises: OSError if the name does not resolve."""
 
 _SLICE_MS: Final = 100
 _MARGIN_NS: Final = 200_000_000
-"""How long to give up before the engine does, because an abandoned thread leaves an unknown outcome."""
+"""How long before the engine's deadline to give up, because an abandoned thread leaves an unknown outcome."""
 _CONNECT_SHARE: Final = 3
-"""With several addresses, each may use at most a third of the remaining time."""
+"""With several addresses, each may use a third of the remaining time at most."""
 
 
 def system_resolver(host: str, port: int) -> list[str]:
-    """The machine's own resolver (getaddrinfo)."""
+    """Resolve with the machine's resolver (getaddrinfo)."""
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(row[4][0]) for row in rows))
 
 
 class Patience:
-    """The time limit of a call: its deadline or its cancellation."""
+    """The time limit of a call, including its cancellation."""
 
     def __init__(self, ctx: Context, clock: Clock) -> None:
-        """For one attempt."""
+        """For one attempt of an action."""
         self._ctx = ctx
         self._clock = clock
         left_ns = ctx.deadline_ns - clock.mono_ns()
         self._until_ns = ctx.deadline_ns - min(_MARGIN_NS, left_ns // 4)
 
     def left_ms(self) -> int:
-        """The remaining milliseconds, at least 1. Raises ToolError `timeout` or `cancelled`."""
+        """The remaining milliseconds, at least 1. Raises: ToolError `timeout` or `cancelled`."""
         if self._ctx.cancelled:
             raise ToolError("the call was cancelled", code="cancelled", retryable=False)
         left_ns = self._until_ns - self._clock.mono_ns()
@@ -65,7 +65,7 @@ class Patience:
         return max(1, left_ns // 1_000_000)
 
     def wait_ready(self, fd: int, events: int, most_ms: int | None = None) -> bool:
-        """Wait until a descriptor is ready; False if it was not within `most_ms`. Raises as `left_ms` does."""
+        """Wait until a descriptor is ready; False after `most_ms`. Raises: ToolError, as `left_ms` does."""
         poll = select.poll()
         poll.register(fd, events)
         waited = 0
@@ -80,7 +80,7 @@ class Patience:
     def resolve(self, resolver: Resolver, host: str, port: int) -> list[Address]:
         """The addresses of a host. A resolver cannot be interrupted, so it runs on a thread that may be abandoned.
 
-        Raises: ToolError `connection_failed` if there are none; as `left_ms` does.
+        Raises: ToolError `connection_failed` if there are none; ToolError as `left_ms` does.
         """
         answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
 
@@ -105,10 +105,10 @@ class Patience:
 
 
 class Channel:
-    """A connected socket, perhaps with TLS, with the methods that `http.client` calls: `sendall`, `makefile`, `close`."""
+    """A connected socket, optionally with TLS, with the methods that `http.client` calls: `sendall`, `makefile`, `close`."""
 
     def __init__(self, sock: socket.socket, patience: Patience) -> None:
-        """Take over a connected socket."""
+        """Takes ownership of a connected socket."""
         self._sock = sock
         self._patience = patience
         self.sent_bytes = 0
@@ -116,9 +116,9 @@ class Channel:
 
     @classmethod
     def connect(cls, addresses: Sequence[Address], port: int, patience: Patience) -> Channel:
-        """Connect to the first address that answers. The addresses were checked; no name is resolved again.
+        """Connect to the first address that answers. The addresses were checked before; no name is resolved again.
 
-        Raises: ToolError `connection_failed`; as `Patience.left_ms` does.
+        Raises: ToolError `connection_failed`; ToolError as `Patience.left_ms` does.
         """
         reason = ""
         for i, address in enumerate(addresses):
@@ -136,7 +136,7 @@ class Channel:
         raise ToolError(f"cannot connect: {reason}", code="connection_failed")
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Begin TLS; the certificate must be for `host`. Raises: ToolError `connection_failed`."""
+        """Start TLS; the certificate must be valid for `host`. Raises: ToolError `connection_failed`."""
         try:
             tls = context.wrap_socket(self._sock, server_hostname=host, do_handshake_on_connect=False)
             self._sock = tls
@@ -151,7 +151,7 @@ class Channel:
             raise ToolError(f"TLS with `{host}` failed: {describe(error)}", code="connection_failed") from None
 
     def sendall(self, data: Any) -> None:
-        """Send all of the bytes."""
+        """Send all bytes."""
         view = memoryview(data).cast("B")
         while view:
             count = self._retry(partial(self._sock.send, view), select.POLLOUT)
@@ -159,24 +159,24 @@ class Channel:
             view = view[count:]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """A reader of the incoming bytes."""
+        """A buffered reader of the incoming bytes."""
         return io.BufferedReader(_Incoming(self))
 
     def receive_into(self, buffer: WriteableBuffer) -> int:
-        """Receive some bytes; 0 at the end."""
+        """Receive some bytes. Returns 0 at the end of the stream."""
         count = self._retry(partial(self._sock.recv_into, buffer), select.POLLIN)
         self.received_bytes += count
         return count
 
     def close(self) -> None:
-        """Does nothing: `http.client` calls it after the last request, when the response is still to be read."""
+        """Do nothing: `http.client` calls this after the last request, before the response has been read."""
 
     def disconnect(self) -> None:
-        """Close the socket, dropping data in flight."""
+        """Close the socket and discard data in flight."""
         self._sock.close()
 
     def _retry(self, call: Callable[[], _T], events: int) -> _T:
-        """Repeat a call until it does not block. `events` is what a plain socket waits for; TLS reports its own."""
+        """Repeat a call until it does not block. `events` is what a plain socket waits for; TLS reports its own needs."""
         while True:
             self._patience.left_ms()
             try:
@@ -191,7 +191,7 @@ class Channel:
 
 
 class _Incoming(io.RawIOBase):
-    """The raw stream that `http.client` reads from. Closing it leaves the socket open, as with `makefile`."""
+    """The raw stream that `http.client` reads. Closing it leaves the socket open, as with `socket.makefile`."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _Incoming(io.RawIOBase):
 
 
 def _connect(sock: socket.socket, where: tuple[str, int], patience: Patience, most_ms: int) -> str:
-    """Connect within a time; returns why it failed, or an empty string."""
+    """Connect within `most_ms`. Returns why it failed, or an empty string."""
     sock.setblocking(False)
     error = sock.connect_ex(where)
     if error == errno.EINPROGRESS:

@@ -1,7 +1,7 @@
-"""Functions of the program itself, called in a process of their own: `@interlock.tool(isolation="process")`.
+"""Functions of the application that run in a separate process: `@interlock.tool(isolation="process")`.
 
-A host process (`module_host`) imports the function's module once, and forks for each call behind the walls of the runtime. What
-the program has in memory is not there: the function is found again by the name of its module and its own.
+A host process (`module_host`) imports the function's module once, and forks for each call behind the runtime's walls.
+It does not share the application's memory; it finds the function by module and name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ else:
     callables = lazy("interlock.executors.callables")
 
 OpenHost = Callable[["Sequence[Source]", Sequence[str]], "ModuleTools"]
-"""Makes a host of some functions, and of the directories where their modules are looked for. It starts with the first call."""
+"""Creates a host for functions, given the directories to import their modules from. The host starts with its first call."""
 
 
 class IsolatedFunctions:
     """The isolated functions of a runtime. Must be closed."""
 
     def __init__(self, open_host: OpenHost) -> None:
-        """Start nothing yet."""
+        """Starts nothing yet."""
         self._open_host = open_host
         self._lock = threading.Lock()
         self._sources: dict[str, Source] = {}
@@ -42,11 +42,13 @@ class IsolatedFunctions:
 
     @property
     def pids(self) -> list[int]:
-        """The processes of the hosts, which no action may kill."""
+        """The pids of the hosts, which no action may kill."""
         return [host.server.pid for host in self._hosts if host.server.pid]
 
     def bind(self, function: Callable[..., Any], tool: Tool) -> Binding:
-        """A binding that calls the function in a process. Raises: InvalidToolError if no other process can find it."""
+        """A binding that calls the function in a process. Raises: InvalidToolError if another process cannot find the
+        function.
+        """
         if tool.inline:
             raise callables.InvalidToolError(
                 f"`{tool.name}` cannot be `inline` and run in a process of its own", path="inline"
@@ -54,7 +56,7 @@ class IsolatedFunctions:
         source = _source_of(function, tool)
         with self._lock:
             self._sources[tool.name] = source
-            self._host = None  # one that has started does not know it; its calls continue
+            self._host = None  # a running host does not know the new function; calls in it continue
 
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self._current().call(tool, tool.version, parameters, ctx)
@@ -69,23 +71,23 @@ class IsolatedFunctions:
     def _current(self) -> ModuleTools:
         with self._lock:
             if self._host is None:
-                path = dict.fromkeys(os.path.abspath(directory) for directory in sys.path)  # noqa: PTH100 - texts
+                path = dict.fromkeys(os.path.abspath(directory) for directory in sys.path)  # noqa: PTH100 - the request holds strings
                 self._host = self._open_host(tuple(self._sources.values()), tuple(path))
                 self._hosts.append(self._host)
             return self._host
 
 
 def _source_of(function: Callable[..., Any], tool: Tool) -> Source:
-    """Where another process finds the function. Raises: InvalidToolError."""
+    """Where another process can find the function. Raises: InvalidToolError."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     found: Any = sys.modules.get(module or "")
     for part in name.split("."):
         found = getattr(found, part, None)
     if module is None or found is not function:
         raise callables.InvalidToolError(
-            f"`{tool.name}` cannot run in a process of its own: no module has it under the name `{name}`",
+            f"`{tool.name}` cannot run in a process of its own: its module has no function `{name}`",
             path="isolation",
-            hint="define the function at the top of a module, and give it what it needs as parameters",
+            hint="define the function at the top level of a module, and pass what it needs as parameters",
         )
     definition = msgspec.to_builtins(tool)
     if module != "__main__":
@@ -96,8 +98,8 @@ def _source_of(function: Callable[..., Any], tool: Tool) -> Source:
     file = getattr(main, "__file__", None)
     if file is None:
         raise callables.InvalidToolError(
-            f"`{tool.name}` cannot run in a process of its own: it is in no file",
+            f"`{tool.name}` cannot run in a process of its own: it is not in a file",
             path="isolation",
-            hint="write it into a module",
+            hint="define it in a module",
         )
     return {"module": "__interlock_main__", "file": str(Path(file).resolve()), "name": name, "tool": definition}

@@ -1,4 +1,4 @@
-"""Ends an action whose layer takes more disk than it may."""
+"""Ends an action whose layer exceeds its disk limit."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _PAUSE_S: Final = 0.25
 
 
 class LayerFullError(Exception):
-    """The layer takes more disk than it may. The processes of the action are gone."""
+    """The layer exceeds its disk limit. The action's processes have ended."""
 
     def __init__(self, used: int, outcome: Outcome | None) -> None:
-        """`used` in bytes; no outcome if the program had not been started."""
+        """`used` in bytes; `outcome` is None if the program was never started."""
         super().__init__(used)
         self.used = used
         self.outcome = outcome
 
 
 async def run_in_layer(ctx: Context, allowed_bytes: int, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """Await a `ForkServer.run`, and watch the layer of the action meanwhile.
+    """Await a `ForkServer.run` while watching the size of the action's layer.
 
-    Raises: LayerFullError, and what the work raises; cancelled, it ends as the work does.
+    Raises: LayerFullError, and what the work raises. A cancellation is passed to the work, which decides how it ends.
     """
     layer = None if ctx.workspace is None else ctx.workspace.layer
     if layer is None:

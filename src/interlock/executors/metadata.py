@@ -1,8 +1,8 @@
-"""Reads the metadata of `Annotated`, and refuses what it does not understand: a silently dropped constraint would be a hole.
+"""Reads the metadata of `Annotated`, and refuses what it does not understand, because a dropped constraint would be a hole.
 
-`msgspec.Meta` is the schema's own language. The constraints of `annotated_types` are translated into it. Pydantic types, and
-types with its `Field`, are read by pydantic (`pydantic_types`). Inside classes annotations cannot be rewritten, so there only
-`msgspec.Meta` is understood, unless pydantic reads the whole type.
+The schema is expressed in `msgspec.Meta`; constraints of `annotated_types` are translated into it. Pydantic types, and
+types with pydantic's `Field`, are read by pydantic (`pydantic_types`). Annotations inside classes cannot be rewritten,
+so only `msgspec.Meta` is understood there, unless pydantic reads the whole type.
 
 No library is imported for this: an object of a library can exist only if the library is loaded.
 """
@@ -26,7 +26,7 @@ _LENGTHS: Final = {"MinLen": "min_length", "MaxLen": "max_length"}
 
 
 class Mark:
-    """Tells pydantic what the `msgspec.Meta` beside it tells msgspec: the kind of a parameter."""
+    """Gives pydantic the mark that a `msgspec.Meta` in the same annotation gives msgspec: the kind of a parameter."""
 
     def __init__(self, kind: str) -> None:
         """`kind` is a value of `x-interlock`."""
@@ -62,14 +62,14 @@ def translate(kind: Any) -> Any:
 
 
 def is_pydantic(kind: Any) -> bool:
-    """True if pydantic has to read the type, because the type contains something of pydantic's."""
+    """True if pydantic must read the type, because the type contains a pydantic type."""
     if "pydantic" not in sys.modules:
         return False
     return any(_of_pydantic(found.item) for found in walk(kind))
 
 
 def check_for_pydantic(kind: Any) -> None:
-    """Raises: NotUnderstoodError if a type that pydantic reads has metadata that pydantic ignores."""
+    """Check a type that pydantic reads. Raises: NotUnderstoodError if it has metadata that pydantic ignores."""
     for found in walk(kind):
         item = found.item
         if isinstance(item, type) or _of_pydantic(item) or _module(item) == "annotated_types" or _is_text(item):
@@ -91,7 +91,7 @@ def descriptions(kind: Any) -> list[str]:
 
 
 def walk(kind: Any) -> Iterator[Found]:
-    """All classes and metadata in a type, including the fields of its classes. Each class is entered once."""
+    """All classes and metadata in a type, including the fields of its classes. Each class is visited once."""
     seen: set[int] = set()
     stack: list[tuple[Any, str | None]] = [(kind, None)]
     while stack:
@@ -163,7 +163,7 @@ def _annotated(base: Any, metadata: tuple[Any, ...]) -> Any:
         if isinstance(item, msgspec.Meta | Mark | str):
             kept.append(item)
         elif _is_text(item):
-            continue  # a description: see `descriptions`
+            continue  # a description; `descriptions` reads it
         elif module == "annotated_types" and (name in _BOUNDS or name in _LENGTHS):
             key = _BOUNDS.get(name) or _LENGTHS[name]
             value = getattr(item, key)
@@ -190,7 +190,7 @@ def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _alias(kind: Any) -> Any:
-    """The target of a `type X = ...` or a `NewType`, or None."""
+    """The target of a `type X = ...` or a `NewType`; None for other types."""
     if isinstance(kind, typing.NewType):
         return kind.__supertype__
     return getattr(kind, "__value__", None) if type(kind).__name__ == "TypeAliasType" else None
@@ -215,5 +215,5 @@ def _of_pydantic(item: Any) -> bool:
 
 
 def _same_mark(meta: msgspec.Meta, beside: tuple[Any, ...]) -> bool:
-    """True if the Meta holds only a mark that a `Mark` beside it repeats."""
+    """True if the Meta holds only a mark that a `Mark` in the same annotation repeats."""
     return any(isinstance(item, Mark) and meta == msgspec.Meta(extra_json_schema={MARK: item.kind}) for item in beside)

@@ -1,10 +1,10 @@
-"""The process that Python tool modules run in: imports them once, then forks for each call.
+"""The process in which Python tool modules run: imports them once, then forks for each call.
 
-It is a fork server (`interlock.isolation.server`) that performs function calls in place of programs, so a call has the
-isolation, limits, capture and termination of any process action, and a project's code never runs in the process that holds
-keys.
+It is a fork server (`interlock.isolation.server`) that performs function calls instead of running programs. A call
+therefore has the isolation, limits, output capture and termination of any process action, and a project's code never
+runs in the process that holds keys.
 
-A call writes JSON lines to descriptor 3: calls of its context, and last `{"result": ...}` or `{"error": ...}`.
+A call writes JSON lines to descriptor 3: first its uses of the context, and last `{"result": ...}` or `{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _IMPORT_S: Final = 60
 
 
 class Source(TypedDict):
-    """Where a function is found that the program registered: in a module, or in the file that was started as the program."""
+    """Where to find a registered function: in a module, or in the file that was started as the main program."""
 
     module: str
     file: str | None
@@ -63,9 +63,11 @@ class Setup(TypedDict):
     functions: list[Source]
     project: str
     path: list[str]
-    """Where modules are looked for, after everything that is installed: a project file can never shadow a library."""
+    """Where to look for modules after all installed packages, so a project file can never shadow a library."""
     trusted: dict[str, tuple[str, str]] | None
-    """Module to its file and the SHA-256 (hex) of the bytes that the user trusted: nothing else runs under that name."""
+    """Maps each module to its file and the SHA-256 (hex) of its trusted content; no other file may be imported under
+    that name.
+    """
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def main() -> None:
 
 
 class TrustedFinder(MetaPathFinder):
-    """Finds the configured modules in their trusted files, ahead of all other finders."""
+    """Finds the configured modules in their trusted files, before any other finder."""
 
     def __init__(self, files: dict[str, tuple[str, str]]) -> None:
         """`files` as in Setup."""
@@ -106,10 +108,10 @@ class TrustedFinder(MetaPathFinder):
 
 
 class ProjectFinder(MetaPathFinder):
-    """Refuses all other modules of the project: an agent may be able to write them, and importing runs them.
+    """Refuses all other modules of the project, because an agent may be able to write them, and importing runs them.
 
-    It asks the other finders, so that the project's modules are recognised however they are found (for example through an
-    editable install). Packages installed in an environment beneath the project are not the project's own.
+    It asks the finders after it, so it recognises the project's modules however they are found (for example through an
+    editable install). Packages in a virtual environment beneath the project do not count as the project's.
     """
 
     def __init__(self, project: Path) -> None:
@@ -119,7 +121,7 @@ class ProjectFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec from the finders after this one. Raises: ImportError if the module belongs to the project."""
+        """The spec from the later finders. Raises: ImportError if the module belongs to the project."""
         if fullname.partition(".")[0] == "interlock":
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -141,24 +143,22 @@ class ProjectFinder(MetaPathFinder):
 
 
 class TrustedLoader(SourceLoader):
-    """Runs a module's source if it still has its trusted content. Byte code is never used, because anyone could have written
-    it.
-    """
+    """Runs a module's source if it still has its trusted content. Never uses byte code, which anyone could have written."""
 
     def __init__(self, name: str, file: str, sha256: str) -> None:
-        """For one module."""
+        """Loads only the module `name`."""
         self._name = name
         self._file = file
         self._sha256 = sha256
 
     def get_filename(self, fullname: str) -> str:
-        """Where the module is."""
+        """The path of the module."""
         del fullname
         return self._file
 
     def get_data(self, path: str | bytes) -> bytes:
-        """The source. Raises: ImportError if it is not the trusted content."""
-        # Do not block on a FIFO, and do not read for ever from a device that a link leads to.
+        """The source. Raises: ImportError if it does not have the trusted content."""
+        # Do not block on a FIFO, and do not read endlessly from a device behind a link.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -172,7 +172,7 @@ class TrustedLoader(SourceLoader):
 
 
 class Report(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One message from a call: a call of its context, or (the last) its result."""
+    """One message from a call: a use of its context, or (as the last message) its result."""
 
     result: Any = msgspec.UNSET
     error: dict[str, Any] | None = None
@@ -189,11 +189,11 @@ class Host:
     """The tools of the loaded modules, and the problems found while loading."""
 
     def __init__(self) -> None:
-        """Start with no module loaded."""
+        """Starts with no module loaded."""
         self.bindings: dict[str, Binding] = {}
         self.problems: list[dict[str, str]] = []
         self.failed: dict[str, str] = {}
-        """Functions that could not be found, by the names of their tools, and why."""
+        """Maps each tool whose function could not be found to the reason."""
 
     def load(self, name: str) -> None:
         """Import a module and collect its tools; a problem is kept for the list request."""
@@ -211,7 +211,7 @@ class Host:
             self._problem(name, describe(error))
 
     def add(self, source: Source) -> None:
-        """Find one function; a problem is kept for its calls."""
+        """Find one function; a problem is kept for calls of it."""
         tool = typed.convert(source["tool"], Tool)
         try:
             module = _import_file(source["module"], source["file"]) if source["file"] else None
@@ -247,10 +247,10 @@ class Host:
     def _call(self, call: dict[str, Any], say: _Channel) -> Any:
         if call["tool"] in self.failed:
             raise ToolError(
-                f"the function cannot be found in a process of its own: {self.failed[call['tool']]}",
+                f"the function cannot be found in its separate process: {self.failed[call['tool']]}",
                 code="tool_error",
                 retryable=False,
-                hint="its module is imported there, so importing it must only define things",
+                hint="its module is imported there, so importing it must only define functions and classes",
             )
         binding = self.bindings.get(call["tool"])
         if binding is None or binding.tool.version != call["version"]:
@@ -268,13 +268,13 @@ class Host:
 
 
 class ModuleContext:
-    """The `interlock.Context` of a function in a module host. It has no workspace object: the working directory is its root."""
+    """The `interlock.Context` of a function in a module host. It has no workspace object; the working directory is its root."""
 
     cancelled = False
     """Always false: the process of a cancelled call is killed."""
 
     def __init__(self, fields: dict[str, Any], say: _Channel) -> None:
-        """`fields` are the plain values of the context in the runtime."""
+        """`fields` are the plain values of the runtime's context."""
         self.run_id: str = fields["run_id"]
         self.proposal_id: str = fields["proposal_id"]
         self.action_id: str = fields["action_id"]
@@ -289,15 +289,15 @@ class ModuleContext:
         self._say = say
 
     async def ask(self, *_arguments: Any, **_options: Any) -> Any:
-        """Refuse: the process of a call is killed at its time-out, even while a person is asked."""
+        """Refuse, because the call's process is killed at its time-out, even while a person decides."""
         raise _cannot_ask()
 
     def ask_sync(self, *_arguments: Any, **_options: Any) -> Any:
-        """Refuse, as `ask`."""
+        """Refuse, as `ask` does."""
         raise _cannot_ask()
 
     def log(self, message: str) -> None:
-        """Write a line for people to the run's journal."""
+        """Write a line to the run's journal, for people."""
         self._say(Report(log=message))
 
     def progress(self, done: float, total: float | None = None) -> None:
@@ -305,7 +305,7 @@ class ModuleContext:
         self._say(Report(progress=(done, total)))
 
     def report_cost(self, cost: float) -> None:
-        """Add to the action's cost. Raises ValueError unless it is a finite number, 0 or more."""
+        """Add to the action's cost. Raises: ValueError unless the cost is finite and not negative."""
         self._say(Report(cost=checked_cost(cost)))
 
     def posture(self, **layers: str) -> None:
@@ -313,7 +313,7 @@ class ModuleContext:
         self._say(Report(posture=layers))
 
     def not_exactly_undoable(self, what: str) -> None:
-        """Report an effect that undo cannot exactly reverse."""
+        """Report an effect that undo cannot reverse exactly."""
         self._say(Report(not_undoable=what))
 
     def resources(self, usage: dict[str, int | float]) -> None:
@@ -323,10 +323,10 @@ class ModuleContext:
 
 def _cannot_ask() -> ToolError:
     return ToolError(
-        "a tool of a module named in the configuration cannot ask while it runs",
+        "a tool of a module named in the configuration cannot ask a person while it runs",
         code="approval_required",
         retryable=False,
-        hint="let a rule ask before it (`rules.ask`), or register the function with the Runtime",
+        hint="let a rule ask before the call (`rules.ask`), or register the function with the Runtime",
     )
 
 
@@ -337,12 +337,12 @@ class _Absent:
         raise ToolError(
             "a tool of a module named in the configuration has no `ctx.workspace` and no `ctx.backups`",
             retryable=False,
-            hint="its working directory is the workspace; register the function with the Runtime to use it in process",
+            hint="its working directory is the workspace; register the function with the Runtime to use these objects",
         )
 
 
 class _Channel:
-    """Writes messages, one JSON line each; from any thread of the tool."""
+    """Writes messages as JSON lines, from any thread of the tool."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -360,7 +360,7 @@ async def _awaited(value: Any) -> Any:
 
 
 def _import_file(name: str, file: str) -> ModuleType:
-    """Run a file as a module of another name than `__main__`, so that it only defines things."""
+    """Run a file as a module with a name other than `__main__`, so that it only defines things."""
     if name in sys.modules:
         return sys.modules[name]
     spec = spec_from_file_location(name, file)

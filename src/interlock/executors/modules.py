@@ -1,6 +1,6 @@
-"""Python tool modules named in the configuration (`[tools] modules`): loaded in a host process, called by JSON.
+"""Python tool modules named in the configuration (`[tools] modules`): loaded in a host process, called by JSON messages.
 
-The runtime's own process never imports them. `module_host` is the other end.
+The runtime's own process never imports them. `module_host` is the other side.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from interlock.model.tool import Binding, Context, Tool
 _IMPORT_S: Final = 30
 _PRINTED_BYTES: Final = 16 * 1024
 _CHANNEL_BYTES: Final = DEFAULT_LIMITS.output_bytes + 1024 * 1024
-"""A result of maximum size, and room for the tool's other messages."""
+"""A result of maximum size, plus space for the tool's other messages."""
 
 _PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
 _BOOT: Final = f"""
@@ -75,11 +75,12 @@ class ModuleTools:
         network: ProcessNetwork | None = None,
         recording: ProcessRecording | None = None,
     ) -> None:
-        """Does not start the host yet. Modules are looked for in `path`, by default `project` and its `src`, after installed
-        packages. `functions` are loaded beside the modules, to be called by `call`.
+        """Does not start the host yet.
 
-        `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name,
-        and no other file of the project (None: anything that is found may run).
+        Modules are looked up in installed packages first, then in `path` (by default `project` and its `src`).
+        `functions` are loaded in addition to the modules, and called with `call`. `trusted` maps each module to its
+        file and the SHA-256 (hex) of its trusted content: under that name, nothing else is imported, and no other file
+        of the project is imported (None: any file may be imported).
         """
         self._clock = clock
         self._project = project
@@ -114,7 +115,7 @@ class ModuleTools:
     async def load(self) -> list[Binding]:
         """Import the modules and return their tools.
 
-        Raises: ConfigurationError naming the module and what is wrong with it.
+        Raises: ConfigurationError, which names the module and its problem.
         """
         request = self._request({"tool": None}, None, timeout_ms=_IMPORT_S * 1000)
         channel = _Messages(None)
@@ -128,7 +129,7 @@ class ModuleTools:
             raise ConfigurationError(
                 f"importing the tool modules took longer than {_IMPORT_S} s",
                 path="$.tools.modules",
-                hint="importing a module must only define things",
+                hint="importing a module must only define functions and classes",
             ) from None
         finally:
             os.close(cwd)
@@ -154,7 +155,7 @@ class ModuleTools:
         return Binding(tool=tool, function=call, mode="async")
 
     async def call(self, tool: Tool, version: str, parameters: dict[str, Any], ctx: Context) -> Any:
-        """Call a function, in a process that is killed at the time-out. Raises: ToolError."""
+        """Call a function in a process that is killed at the time-out. Raises: ToolError."""
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
@@ -185,9 +186,9 @@ class ModuleTools:
         changed = (
             None
             if tool.read_only
-            else "a function ran in a process of its own in the workspace itself, where not every change is recorded"
+            else "a function ran in a separate process in the workspace itself, where not every change is recorded"
         )
-        del posture["record"]  # that was said at the end of the record
+        del posture["record"]  # already reported when the record ended
         account(outcome.report, ctx, posture, changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:
@@ -209,7 +210,7 @@ class ModuleTools:
         walls: WallSpec | None = None,
         recorder: Mapping[str, int] | None = None,
     ) -> Outcome:
-        """One call to the host; its messages arrive through `channel` while it runs."""
+        """Send one call to the host. Its messages arrive through `channel` while it runs."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         loop = asyncio.get_running_loop()
@@ -251,7 +252,7 @@ class ModuleTools:
 
 
 class _Messages:
-    """The messages of a call, line by line. All but the result are passed to the context at once."""
+    """Reads the messages of a call. All but the result are passed to the context immediately."""
 
     def __init__(self, ctx: Context | None) -> None:
         self._ctx = ctx
@@ -265,14 +266,14 @@ class _Messages:
         return None if self._answer.result is msgspec.UNSET else self._answer.result
 
     def read(self, fd: int) -> bool:
-        """Read what is available; False at the end or if there is nothing."""
+        """Read what is available. Returns False at the end, or if nothing is available."""
         try:
             data = os.read(fd, 256 * 1024)
         except BlockingIOError:
             return False
         self._read_bytes += len(data)
         if self._read_bytes > _CHANNEL_BYTES:
-            self._pending.clear()  # keep reading but store nothing: the call fails as too large
+            self._pending.clear()  # keep reading but store nothing; the call fails as too large
             return bool(data)
         self._pending += data
         if b"\n" in data:
@@ -283,7 +284,7 @@ class _Messages:
         return bool(data)
 
     def answer(self, outcome: Outcome) -> Any:
-        """The call's result. Raises: the ToolError it ended with, or one for a missing result."""
+        """The call's result. Raises: the ToolError that the call raised, or one for a missing result."""
         if self._read_bytes > _CHANNEL_BYTES:
             raise ToolError(
                 f"the tool returned more than {DEFAULT_LIMITS.output_bytes} bytes",
@@ -310,7 +311,7 @@ class _Messages:
     def _take(self, line: bytes) -> None:
         try:
             report = _decode(line)
-        except msgspec.DecodeError:  # the tool's code can write here too, so ignore what is not a message
+        except msgspec.DecodeError:  # the tool's code can write here too: ignore what is not a message
             return
         if report.error is not None or report.result is not msgspec.UNSET:
             self._answer = report
@@ -324,7 +325,7 @@ def _tell(ctx: Context, report: Report) -> None:
     if report.progress is not None:
         ctx.progress(*report.progress)
     if report.cost:
-        with contextlib.suppress(ValueError):  # an invalid cost, written past the context, must not lose the result
+        with contextlib.suppress(ValueError):  # an invalid cost that the tool wrote itself must not lose the result
             ctx.report_cost(report.cost)
     if report.posture:
         ctx.posture(**report.posture)
@@ -338,7 +339,7 @@ def _host_ended() -> ConfigurationError:
     return ConfigurationError(
         "the process that imports the tool modules ended",
         path="$.tools.modules",
-        hint="its standard error, just above, may say why",
+        hint="its standard error, printed above, may explain why",
     )
 
 

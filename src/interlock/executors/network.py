@@ -1,7 +1,7 @@
-"""The network of process actions: named hosts through the egress proxy, nothing else, and a record of what was tried.
+"""The network of process actions: only granted hosts through the egress proxy, with a record of every attempt.
 
-A process without namespaces (profile `nons`) has no network at all: Landlock and the call filter can refuse it connections, but
-neither can tell one host from another. Only git, where it clones, pulls or pushes there, connects by itself.
+A process without namespaces (profile `nons`) has no network at all: Landlock and the system call filter can refuse
+connections, but cannot tell one host from another. Only git's clone, pull and push connect directly there.
 """
 
 from __future__ import annotations
@@ -21,41 +21,43 @@ from interlock.model.tool import Context
 
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 _OWN: Final = "localhost,127.0.0.1,::1"
-"""What a program reaches within its own namespace, past the proxy."""
+"""Addresses inside the process's own network namespace, which bypass the proxy."""
 ENVIRONMENT: Final = {
     **{name: _PROXY for lower in ("http_proxy", "https_proxy", "all_proxy") for name in (lower, lower.upper())},
     "no_proxy": _OWN,
     "NO_PROXY": _OWN,
     "NODE_USE_ENV_PROXY": "1",
 }
-"""For programs that heed it. It is faster and fails with an explanation; whatever ignores it reaches the same hosts."""
+"""For programs that honour proxy variables: they get faster connections and clear errors. Other programs reach the same
+hosts.
+"""
 
 
 class PolicyOf(Protocol):
-    """What the processes of an action may reach."""
+    """Returns which hosts the processes of an action may reach."""
 
     def __call__(self, ctx: Context, /, *, lasting: bool = False) -> Policy:
-        """`lasting`: for a program that lives on after the action."""
+        """`lasting` is set for a background program."""
         ...
 
 
 Tell = Callable[[Context, Traffic], None]
-"""Takes what the processes of an action did on the network."""
+"""Receives the network traffic of an action's processes."""
 
 
 def environment_of(walls: WallSpec | None) -> dict[str, str]:
-    """The variables that point a program to the proxy, if there is one."""
+    """The environment variables that point a program to the proxy; empty without a proxy."""
     return ENVIRONMENT if walls is not None and walls.network == "proxied" else {}
 
 
 @dataclasses.dataclass
 class Line:
-    """What an action gets of the network."""
+    """The network of one action."""
 
     walls: WallSpec | None
-    """The walls of its processes, with the way to the proxy if they are `proxied`."""
+    """The walls of its processes, connected to the proxy if the network is `proxied`."""
     traffic: Traffic = Traffic()  # noqa: RUF009 - immutable
-    """What its processes did; filled in at their end."""
+    """Traffic of its processes; set when they have ended."""
 
 
 def _nothing(_ctx: Context, /, *, lasting: bool = False) -> Policy:  # noqa: ARG001
@@ -67,10 +69,10 @@ def _ignored(_ctx: Context, _traffic: Traffic) -> None:
 
 
 class ProcessNetwork:
-    """The egress proxy of a runtime, with the engine's decision on which action may reach which host."""
+    """The egress proxy of a runtime, and the engine's decision about which action may reach which host."""
 
     def __init__(self, policy_of: PolicyOf = _nothing, tell: Tell = _ignored, *, egress: Egress | None = None) -> None:
-        """Starts nothing. By default, processes may reach no host. `egress` replaces the proxy in tests."""
+        """Starts nothing. By default, processes reach no host. `egress` replaces the proxy in tests."""
         self._policy_of = policy_of
         self._tell = tell
         self._egress = egress or Egress()
@@ -80,16 +82,17 @@ class ProcessNetwork:
 
     @property
     def egress(self) -> Egress:
-        """The proxy, for `proc.kill`, which must not signal it."""
+        """The proxy, so that `proc.kill` can refuse to signal it."""
         return self._egress
 
     @contextlib.asynccontextmanager
     async def open(
         self, ctx: Context, walls: WallSpec | None, *, only: Sequence[str] | None = None
     ) -> AsyncIterator[Line]:
-        """Run the action inside the block, behind the walls that it yields: with a way to the proxy if they are `proxied`.
-        At the end, when the processes are gone, what they did is recorded. `only` are patterns that narrow the grant's hosts;
-        programs of the run cannot be reached then.
+        """Run the action inside the block, behind the walls in the yielded `Line`, with the proxy if they are `proxied`.
+
+        Its traffic is recorded at the end, when the processes have ended. `only` holds patterns that narrow the grant's hosts;
+        the run's own programs cannot be reached then.
 
         Raises: ToolError `spawn_failed`.
         """
@@ -106,10 +109,10 @@ class ProcessNetwork:
         line.walls = dataclasses.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
         try:
             yield line
-        except Exception:  # a time-out or a failure of the program: what it did is recorded all the same
+        except Exception:  # after a time-out or a failed program, its traffic is recorded too
             await self._finish(line, watch, ctx)
             raise
-        except BaseException:  # cancelled twice: do not wait
+        except BaseException:  # cancelled a second time: do not wait
             watch.drop()
             raise
         else:
@@ -122,7 +125,8 @@ class ProcessNetwork:
     async def open_lasting(
         self, ctx: Context, walls: WallSpec | None, offer: Offer | None = None
     ) -> tuple[WallSpec | None, BackgroundWatch | None]:
-        """The same for a program that lives on: its walls, and what watches its network, to be closed at its end.
+        """Open the network of a background program. Returns its walls and its watch, which the caller closes when the
+        program ends.
 
         Others can reach what it listens on if there is an `offer`.
         Raises: ToolError `spawn_failed`, `ports_unavailable`, `port_taken`.
@@ -138,14 +142,14 @@ class ProcessNetwork:
         return None if around is None else dataclasses.replace(around, inward=offer.inside), watch
 
     async def open_for(self, policy: Policy, walls: WallSpec | None) -> tuple[WallSpec | None, BackgroundWatch | None]:
-        """The same for a program that belongs to no action. Raises: ToolError `spawn_failed`."""
+        """Like `open_lasting`, for a program that belongs to no action. Raises: ToolError `spawn_failed`."""
         if walls is None or walls.network != "proxied":
             return walls, None
         watch = await self._thread.watch(policy)
         return dataclasses.replace(walls, egress=watch.inside, egress_plan={"ports": watch.ports}), watch
 
     def tell(self, ctx: Context, traffic: Traffic) -> None:
-        """Record what the processes of an action did, if that is anything."""
+        """Record the traffic of an action's processes, if there was any."""
         if traffic != Traffic():
             self._tell(ctx, traffic)
 
@@ -156,5 +160,5 @@ class ProcessNetwork:
 
 
 def _narrowed(policy: Policy, only: Sequence[str]) -> Policy:
-    """First, because the number of ports that are listened on is bounded."""
+    """The policy narrowed to `only`, which comes first because the proxy listens on a bounded number of ports."""
     return policy._replace(grants=tuple((tuple(only), *chain) for chain in policy.grants))

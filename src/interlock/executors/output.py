@@ -1,10 +1,13 @@
 """Converts a Python tool's return value to JSON by fixed rules, or explains why it cannot.
 
-dataclass, msgspec.Struct, pydantic model, Mapping: object. list, tuple: array. set: array, sorted by its canonical form.
-Enum: its value.
-datetime, date, time: ISO 8601. timedelta, Decimal, UUID: text as msgspec writes it. Path: text. bytes, and a path that is
-not UTF-8: `{"b64": "..."}`. Everything else is refused, as is what JSON readers disagree about: NaN, infinities, integers
-beyond 2^53 - 1, lone surrogates, keys that are not text.
+- dataclass, msgspec.Struct, pydantic model, Mapping: object
+- list, tuple: array; set: array, sorted by canonical form
+- Enum: its value
+- datetime, date, time: ISO 8601; timedelta, Decimal, UUID: text as msgspec writes it
+- Path: text; bytes, and a path that is not UTF-8: `{"b64": "..."}`
+
+Everything else is refused, as are values on which JSON readers disagree: NaN, infinities, integers beyond 2^53 - 1,
+lone surrogates, and keys that are not text.
 """
 
 from __future__ import annotations
@@ -34,9 +37,9 @@ _DEPTH_MAX: Final = DEFAULT_LIMITS.depth
 
 
 def to_json(value: Any) -> Any:
-    """Convert a tool's return value to JSON; returns the same object if it is JSON already.
+    """Convert a tool's return value to JSON. Returns the same object if it is already JSON.
 
-    Raises: the ToolError itself if a tool returned one; ToolError `invalid_output`, naming the place but not the value.
+    Raises: a ToolError that the tool returned; ToolError `invalid_output`, which names the position but not the value.
     """
     if value is None or value is True or value is False:
         return value
@@ -95,7 +98,7 @@ def _convert(value: Any, path: str, depth: int) -> Any:  # noqa: C901 - one line
     if isinstance(value, _BY_MSGSPEC):
         return msgspec.to_builtins(value)
     if hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump"):
-        return _convert(value.model_dump(mode="json", by_alias=True), path, depth)  # a model of pydantic
+        return _convert(value.model_dump(mode="json", by_alias=True), path, depth)  # a pydantic model
     return _container(value, path, depth)
 
 

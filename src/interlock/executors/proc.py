@@ -1,7 +1,7 @@
 """Tools for the machine's processes: `proc.list` and `proc.kill`.
 
-A process is identified by its pid and start time (clock ticks since boot, field 22 of /proc/PID/stat; proc(5)), so a reused
-pid is never signalled: the pidfd is opened first and the time read after.
+A process is identified by its pid and start time (clock ticks since boot, field 22 of /proc/PID/stat; proc(5)). A
+reused pid is never signalled, because the pidfd is opened before the start time is read.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Process(msgspec.Struct, frozen=True):
     """The arguments; empty for kernel threads and zombies."""
     state: str
     cpu_ms: int
-    """User and system time since it started."""
+    """User plus system time since the process started."""
     memory_bytes: int
-    """Resident set."""
+    """Resident set size."""
 
 
 def read_process(pid: int) -> Process | None:
@@ -80,7 +80,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """All visible processes, by pid."""
+    """All visible processes, ordered by pid."""
     for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         found = read_process(pid)
         if found is not None:
@@ -88,14 +88,14 @@ def processes() -> Iterator[Process]:
 
 
 def bindings(*, protected: Callable[[], Iterable[int]], redact: Callable[[Any], Any]) -> list[Binding]:
-    """`proc.list` and `proc.kill`.
+    """The tools `proc.list` and `proc.kill`.
 
-    `protected` gives the pids of Interlock's own fork servers; `redact` replaces secrets in a JSON value, because other
-    processes' arguments often hold them.
+    `protected` returns the pids of Interlock's own fork servers. `redact` replaces secrets in a JSON value, because the
+    arguments of other processes often contain them.
     """
 
     def list_(parameters: dict[str, Any], _ctx: Context) -> dict[str, Any]:
-        # Redact before filtering, or a filter could be used to guess redacted values.
+        # Redact before filtering; otherwise a filter could be used to guess redacted values.
         rows = redact([msgspec.to_builtins(process) for process in processes()])
         needle = parameters.get("filter", "").lower()
         return {"processes": [r for r in rows if needle in " ".join((r["name"], *r["command"])).lower()]}
@@ -123,14 +123,14 @@ def _open(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         raise _gone() from None
-    except OSError as error:  # EINVAL: the number of a thread
+    except OSError as error:  # EINVAL: the pid is that of a thread
         raise ToolError(
             f"the process cannot be opened: {os.strerror(error.errno or 0)}", code="process_gone", retryable=False
         ) from error
 
 
 def _check(pid: int, start_time: int, servers: set[int]) -> None:
-    """Check that this is the intended process, and that it may be signalled. Raises: ToolError."""
+    """Check that the pid still names the intended process and may be signalled. Raises: ToolError."""
     process = read_process(pid)
     if process is None:
         raise _gone()
@@ -145,13 +145,13 @@ def _check(pid: int, start_time: int, servers: set[int]) -> None:
     # Supervisors are children of a fork server; pid 2 and its children are the kernel's.
     if pid in {1, 2} | _own_line() | servers or process.ppid in {2} | servers:
         raise ToolError(
-            "this process is protected: Interlock, what it was started by, or the system's own",
+            "this process is protected: it is Interlock, one of its ancestors, or a system process",
             code="process_protected",
             path="$.parameters.pid",
             retryable=False,
         )
     if process.uid != os.geteuid():
-        raise _foreign()  # root could, but rarely intends to
+        raise _foreign()  # root could signal it, but rarely intends to
 
 
 def _own_line() -> set[int]:
@@ -175,7 +175,7 @@ def _send(pidfd: int, name: str) -> None:
 
 
 async def _wait_ended(pidfd: int, seconds: float) -> bool:
-    """Wait for a process to end; False if it takes too long."""
+    """Wait for a process to end. Returns False if it takes longer than `seconds`."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     loop.add_reader(pidfd, lambda: None if ended.done() else ended.set_result(None))

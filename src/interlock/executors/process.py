@@ -1,7 +1,7 @@
 """Runs programs: `ProcessRunner`, shared by `shell`, `exec` and the git tools, and the tools `shell` and `exec`.
 
-A program starts from the fork server behind the walls of an `Enclosure`, and its whole process tree is gone when the call
-returns, however it ends. The posture reports the layers that are absent.
+A program starts from the fork server behind the walls of an `Enclosure`. Its whole process tree has ended when the call
+returns, whatever the outcome. The posture lists the layers of isolation that are absent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from interlock.model.tool import LAYERED_PROCESS_RAN, PROCESS_RAN, Binding, Cont
 
 _VIEW: Final = (VIEW_USER, VIEW_MOUNTS)
 GRACE_MS: Final = 500
-"""Between TERM and KILL."""
+"""Time between SIGTERM and SIGKILL."""
 
 
 class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,19 +57,19 @@ class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None
     """For example `SIGKILL`."""
     stdout: bytes
-    """The first `output_bytes_max` bytes; the rest was read and dropped."""
+    """The first `output_bytes_max` bytes; the rest is discarded."""
     stderr: bytes
     truncated: bool
     timed_out: bool
     duration_ms: float
     strays_killed: int
-    """Number of processes that the program left behind."""
+    """Number of processes that were still running when the program ended, and were killed."""
     limit: ToolError | None
-    """The error for a limit that was seen to be exceeded, where that made the program fail or end."""
+    """The error for an exceeded limit, if the limit made the program fail or end."""
     resources: dict[str, int | float]
     """`cpu_user_ms`, `cpu_system_ms`, `cpu_ms`, `memory_bytes`, `read_bytes`, `written_bytes` of the whole tree."""
     connections: tuple[Record, ...] = ()
-    """What it did on the network, as the proxy saw it."""
+    """Network connections of the program, as recorded by the proxy."""
 
 
 class ProcessRunner:
@@ -88,24 +88,24 @@ class ProcessRunner:
         network: ProcessNetwork | None = None,
         recording: ProcessRecording | None = None,
     ) -> None:
-        """Does not start the fork server yet. `parent_environment` is `os.environ` unless given. `enclose` gives the
-        walls, and is asked when the first program starts; without a `network` programs behind them reach no host.
+        """Create a runner; the fork server starts with the first program. `parent_environment` defaults to `os.environ`.
 
-        `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's HOME
-        that are copied into the program's own.
+        `enclose` returns the walls, and is called when the first program starts. Without a `network`, programs behind walls reach
+        no host. `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's
+        HOME that are copied into the program's HOME.
         """
         self._clock, self._enclose = clock, enclose
         self._network = network or ProcessNetwork()
         self._recording = recording or ProcessRecording()
-        self._server = server or ForkServer(launch=lambda: self.enclosure.launch())  # noqa: PLW0108 - asked for when it starts
+        self._server = server or ForkServer(launch=lambda: self.enclosure.launch())  # noqa: PLW0108 - the enclosure is looked up when the server starts
         parent = os.environ if parent_environment is None else parent_environment
         given = {name: parent[name] for name in passed if name in parent}
         agent = given.get("SSH_AUTH_SOCK", "")
         self._binds: list[Bind] = [{"path": agent, "writable": False}] if agent.startswith("/") else []
-        """The socket of an agent that `passed` hands on: without it the variable would lead nowhere."""
+        """The socket of the SSH agent, if `passed` names its variable: behind walls, programs need the socket as well."""
         self._environment = child_environment(parent) | given
         home = parent.get("HOME", "")
-        self._home_files = {name: os.path.join(home, name) for name in home_files} if home.startswith("/") else {}  # noqa: PTH118 - the wire has texts
+        self._home_files = {name: os.path.join(home, name) for name in home_files} if home.startswith("/") else {}  # noqa: PTH118 - requests hold strings, not paths
         self._limits = limits or ProcessLimits()
 
     @property
@@ -115,12 +115,12 @@ class ProcessRunner:
 
     @property
     def network(self) -> ProcessNetwork:
-        """What records the network of programs that live on."""
+        """The network of programs, which also serves background programs."""
         return self._network
 
     @property
     def server(self) -> ForkServer:
-        """The fork server, for `proc.kill`, which must not signal it, and for closing it."""
+        """The fork server, so that it can be closed, and so that `proc.kill` can refuse to signal it."""
         return self._server
 
     async def run(
@@ -141,19 +141,18 @@ class ProcessRunner:
         ports: Sequence[int] = (),
         binds: Sequence[Bind] = (),
     ) -> ProcessResult:
-        """Run a program to its end and return how it ended, a failure included.
+        """Run a program to its end and return how it ended, even if it failed.
 
         `cwd` is a directory descriptor, or a path beneath the workspace (None: its root). `env` is added to the allow-listed
-        base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
-        `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
-        With `in_scope` the process reads only what the grant's `paths.read` allows, and in a layer it may have changed only what
-        `paths.write` allows, and nothing that Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to
-        the hosts of the grant, of them only to `hosts` if given; `ports` is for git without namespaces, whose address was judged,
-        and leads to `ports`.
+        base environment. The program is looked up in the base PATH, and ended at the context's deadline, or after `timeout_ms`
+        if that is sooner; then `timed_out` is set. With `read_only`, the caller guarantees that nothing changes. With `in_scope`,
+        the program reads only what the grant's `paths.read` allows; in a layer, it may change only what `paths.write` allows, and
+        no file that Interlock itself loads. `network` and `binds` widen the walls: `proxied` allows the grant's hosts, or those
+        that also match `hosts`; `ports` (git without namespaces, after a check of its address) allows the given `ports`.
 
-        Raises: ToolError `spawn_failed`, `isolation_failed`; `process_lost`; `process_limit`, `memory_limit`, `cpu_limit`,
-        `disk_limit` if the tree was ended for it; with `in_scope` `path_denied`, `path_protected`; and, when the awaiting task is
-        cancelled, `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
+        Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`; `process_limit`, `memory_limit`, `cpu_limit` or
+        `disk_limit` if the tree was ended because of it; with `in_scope`, `path_denied` or `path_protected`. If the awaiting task
+        is cancelled: `timeout` (past the deadline) or `cancelled`, with the partial output, after the tree has ended.
         """
         around = self.enclosure.around(
             ctx.workspace, network=network, ports=ports, binds=[*self._binds, *binds], in_scope=in_scope
@@ -190,11 +189,11 @@ class ProcessRunner:
         output_bytes_max: int,
         offer: Offer | None = None,
     ) -> tuple[background.Background, BackgroundWatch | None]:
-        """Start a program that outlives this action; the last `output_bytes_max` bytes of each stream are kept. Comes with what
-        watches its network, to be closed at its end. Others reach it on the ports of the `offer`.
-        The rest is as in `run`, but for the time-out. Raises: ToolError `spawn_failed`, `process_lost`, `ports_unavailable`.
+        """Start a program that outlives this action; like `run`, but without a time-out. Returns the program and the watch on its
+        network (None without one), which the caller closes at its end. Later actions reach it on the ports of the `offer`.
+        The last `output_bytes_max` bytes of each stream are kept. Raises: ToolError `spawn_failed`, `process_lost`, `ports_unavailable`.
         """
-        self.enclosure.posture_unrecorded("proxied")  # it may be required that it is recorded
+        self.enclosure.posture_unrecorded("proxied")  # raises if `isolation.require` names `record`
         around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds, in_scope=True)
         directory = open_cwd(ctx, cwd)
         watch = None
@@ -226,10 +225,11 @@ class ProcessRunner:
         stderr_bytes_max: int,
         memory_bytes_max: int = sys.maxsize,
     ) -> background.Background:
-        """Start a program that belongs to no action: a server that is spoken to over `stdin` and `stdout`, both the caller's.
+        """Start a server that belongs to no action. It communicates over `stdin` and `stdout`, which the caller owns.
 
-        It runs in the workspace's root until it is closed or the runtime ends; the last `stderr_bytes_max` bytes of its
-        standard error are kept. `env` is added to the base environment unchecked. It has the memory of an action, or less.
+        The server runs in the workspace's root until it is closed or the runtime ends. The last `stderr_bytes_max`
+        bytes of its standard error are kept. `env` is added to the base environment unchecked. Its memory limit is that
+        of an action, or `memory_bytes_max` if that is less.
 
         Raises: ToolError `spawn_failed`, `process_lost`.
         """
@@ -256,10 +256,10 @@ class ProcessRunner:
         walls: WallSpec | None,
         keep_bytes: int,
     ) -> Request:
-        """The request that `run` and `start` share. Raises: ToolError `invalid_parameters`."""
+        """Build the request that `run`, `start` and `serve` share. Raises: ToolError `invalid_parameters`."""
         if not argv or not argv[0] or any("\0" in part for part in argv):
             raise ToolError(
-                "the program is missing (its name is empty), or an argument holds a NUL character",
+                "the program is missing (its name is empty), or an argument contains a NUL character",
                 code="invalid_parameters",
                 path="$.parameters",
                 retryable=False,
@@ -294,7 +294,7 @@ class ProcessRunner:
         read_only: bool,
         in_scope: bool,
     ) -> ProcessResult:
-        """`given` are the descriptors that go along."""
+        """Send the request, with the descriptors `given`, and turn its outcome into a result."""
         changed = None if read_only else process_note(ctx, posture)
         if VIEW_USER in given:
             request["directory"] = os.fspath(ctx.workspace.root)
@@ -325,7 +325,7 @@ class ProcessRunner:
 
 
 def _partial(outcome: Outcome | None, ctx: Context, posture: Mapping[str, str], changed: str | None) -> Any:
-    """Account for a program that was stopped; returns its output until then, None if it had not been started."""
+    """Account for a stopped program. Returns its output so far, or None if it was never started."""
     if outcome is None or outcome.report["failure"] is not None:
         return None
     account(outcome.report, ctx, posture, changed=changed)
@@ -333,14 +333,14 @@ def _partial(outcome: Outcome | None, ctx: Context, posture: Mapping[str, str], 
 
 
 def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
-    """Open a directory beneath the workspace (its root unless given). Raises: ToolError of the workspace."""
+    """Open a directory beneath the workspace (by default its root). Raises: ToolError of the workspace."""
     workspace = ctx.workspace
     where = () if path is None else workspace.locate(path, "cwd")
     return int(workspace.open_directory(where, "cwd"))
 
 
 def descriptors_for(ctx: Context, walls: WallSpec | None) -> dict[str, int]:
-    """What goes along with a request: the walls' descriptors, or those of the layer that a process without walls joins."""
+    """The descriptors for a request: those of the walls, or without walls those of the layer that the process joins."""
     layer = None if ctx.workspace is None else ctx.workspace.layer
     if walls is None or walls.profile == "nons":
         view = {} if layer is None or layer.namespaces is None else dict(zip(_VIEW, layer.namespaces, strict=True))
@@ -349,7 +349,7 @@ def descriptors_for(ctx: Context, walls: WallSpec | None) -> dict[str, int]:
 
 
 def process_note(ctx: Context, posture: Mapping[str, str]) -> str | None:
-    """What undo has to say about a process that may write; None if walls keep it in its layer."""
+    """The note for undo about a process that may write; None if walls keep its changes in the layer."""
     if ctx.workspace is None or ctx.workspace.layer is None:
         return PROCESS_RAN
     confined = all(posture.get(wall, "").startswith("active") for wall in ("fs", "net"))
@@ -357,12 +357,12 @@ def process_note(ctx: Context, posture: Mapping[str, str]) -> str | None:
 
 
 def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed: str | None) -> None:
-    """Report to the context an action's posture, its resource use, and, if `changed`, what cannot be undone."""
+    """Report an action's posture and resource use to the context, and `changed`: what undo cannot reverse."""
     walls = {**posture, **posture_of_group(report["grouped"])}
     layered = ctx.workspace is not None and ctx.workspace.layer is not None
     walls["disk"] = "active(the layer is measured)" if layered else "absent(the workspace itself has no limit)"
     if layered:
-        walls.pop("layer", None)  # the step that runs the action has said how it is made
+        walls.pop("layer", None)  # the engine has already reported this entry
     ctx.posture(**walls)
     ctx.resources(_resources(report))
     if report["pid"]:
@@ -375,8 +375,9 @@ def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed
 
 
 def spawn_error(failure: Failure) -> ToolError:
-    """The error for a program that could not start. `output.why` is stable; the message never holds the program's name, which
-    is a parameter.
+    """The error for a program that could not start.
+
+    `output.why` is stable. The message never contains the program's name, because that is a parameter.
     """
     step, number = failure["step"], failure["errno"]
     why, message, hint = "failed", f"the program could not be started ({step}): {os.strerror(number)}", None
@@ -385,7 +386,7 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "not_found", "the program was not found"
             hint = "programs are looked up in Interlock's PATH; for a script, the interpreter in its first line must exist too"
         case "exec", errno.EACCES:
-            why, message = "not_executable", "the program was found, but may not be executed"
+            why, message = "not_executable", "the program was found but cannot be executed"
             hint = "it is a directory, has no execute permission, or its file system forbids execution"
         case "exec", errno.ENOEXEC:
             why, message = "not_a_program", "the file is not a program that this machine can run"
@@ -394,18 +395,18 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "too_long", "arguments and environment together exceed the kernel's limit"
             hint = "pass the data through `stdin` or a file"
         case "cwd", _:
-            why, message = "bad_cwd", f"the working directory could not be entered: {os.strerror(number)}"
+            why, message = "bad_cwd", f"the working directory cannot be entered: {os.strerror(number)}"
         case "home", _:
-            why, message = "no_home", f"the action's own HOME could not be made in /tmp: {os.strerror(number)}"
+            why, message = "no_home", f"the action's HOME could not be created in /tmp: {os.strerror(number)}"
         case "view", _:
-            why, message = "no_view", f"the proposal's layer could not be entered: {os.strerror(number)}"
+            why, message = "no_view", f"the proposal's layer cannot be entered: {os.strerror(number)}"
         case "hidden", _:
             return ToolError(
-                "the state directory is in a directory that processes may read, and without namespaces nothing hides it",
+                "the state directory is inside a directory that processes may read, and only namespaces could hide it",
                 code="isolation_failed",
                 retryable=False,
                 output={"why": step, "errno": errno.errorcode.get(number, str(number))},
-                hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
+                hint="nothing has run; set INTERLOCK_STATE_DIR to another directory, or remove it from `isolation.read`",
             )
         case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp" | "recorder"), _):
             return ToolError(
@@ -413,7 +414,7 @@ def spawn_error(failure: Failure) -> ToolError:
                 code="isolation_failed",
                 retryable=False,
                 output={"why": step, "errno": errno.errorcode.get(number, str(number))},
-                hint="nothing has run; `interlock doctor` says what this machine allows, and what to do about it",
+                hint="nothing has run; `interlock doctor` shows what this machine supports, and how to enable the rest",
             )
         case "fork", _:
             why, message = "no_process", f"the machine's process limit is reached: {os.strerror(number)}"
@@ -487,11 +488,11 @@ def result_as_json(result: ProcessResult) -> dict[str, Any]:
 
 
 def text_or_base64(data: bytes, *, cut: bool) -> tuple[str, str]:
-    """Convert bytes to JSON text; returns the text and its encoding. `cut`: the last character may be incomplete."""
+    """Convert bytes to JSON text. Returns the text and its encoding. `cut`: the last character may be incomplete."""
     try:
         return data.decode(), "utf-8"
     except UnicodeDecodeError as error:
-        # A limit may cut a character in two; that alone does not make the text binary.
+        # A limit may cut a multi-byte character; that alone does not make the text binary.
         if cut and error.reason == "unexpected end of data" and error.end == len(data):
             return data[: error.start].decode(), "utf-8"
     return base64.b64encode(data).decode(), "base64"
@@ -562,7 +563,7 @@ PLACE: Final[dict[str, Any]] = {
         "description": "Variables added to the clean environment; need approval unless known to be harmless.",
     },
 }
-"""Parameters of every tool that starts a program: directory, environment and so on."""
+"""Parameters of every tool that starts a program."""
 _SHARED: Final[dict[str, Any]] = {
     **PLACE,
     "stdin": {"type": "string", "description": "Standard input of the process, as UTF-8."},

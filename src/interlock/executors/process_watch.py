@@ -1,6 +1,6 @@
-"""Records what a process changed, so that undo can restore it, and says where a process has changed what it may not.
+"""Records what a process changed, so that undo can restore it, and refuses changes that the grant does not allow.
 
-In the workspace itself, only paths that the run has touched are compared; in a layer, everything that changed is found.
+In the workspace itself, only paths that the run has touched are compared. In a layer, every change is found.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _SHOWN_MAX: Final = 5
 
 @contextlib.asynccontextmanager
 async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: bool = False) -> AsyncIterator[None]:
-    """Run the process inside the block. Records nothing for a read-only process, or if no backups are kept.
+    """Record what the process that runs inside the block changes. Records nothing if it is read-only or no backups are kept.
 
-    With `in_scope`, in a layer, the process may only have changed what the action's grant lets it write.
+    With `in_scope`, a process in a layer may change only what the action's grant lets it write.
 
-    Raises: StoreError, IntegrityError `backup_damaged`; before the process starts, CancelledError too; after it has ended
-    ToolError `path_denied` or `path_protected`: what it has changed there stays in the layer and is never committed.
+    Raises: StoreError, IntegrityError `backup_damaged`; CancelledError before the process starts; ToolError
+    `path_denied` or `path_protected` after it has ended. Refused changes stay in the layer and are never committed.
     """
     backups = ctx.backups
     if read_only or backups is None or ctx.workspace is None:
@@ -45,7 +45,7 @@ async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: b
 
 
 def _check_scope(workspace: Workspace, changed: Sequence[Rel]) -> None:
-    """Raises: ToolError naming the first paths that may not be changed."""
+    """Check the grant for each changed path. Raises: ToolError, which names the first paths that must not be changed."""
     guard = workspace.guard()
     refused: dict[str, list[Rel]] = {}
     for path in changed:
@@ -59,7 +59,7 @@ def _check_scope(workspace: Workspace, changed: Sequence[Rel]) -> None:
     for code, paths in sorted(refused.items()):
         names = ", ".join(f"`{show(path)}`" for path in paths[:_SHOWN_MAX])
         more = f" and {len(paths) - _SHOWN_MAX} more" if len(paths) > _SHOWN_MAX else ""
-        why = "no grant of the agent allows that" if code == "path_denied" else "Interlock's loader reads that"
+        why = "the agent's grants do not allow it" if code == "path_denied" else "Interlock loads it"
         raise ToolError(
             f"the process changed {names}{more}: {why}; it stays in the layer and is not committed",
             code=code,
@@ -68,7 +68,10 @@ def _check_scope(workspace: Workspace, changed: Sequence[Rel]) -> None:
 
 
 async def to_its_end(work: Callable[[], T]) -> T:
-    """Run a function on a thread and wait for its end even if cancelled. Raises what it raises; CancelledError afterwards."""
+    """Run a function on a thread and wait for it to finish, even when cancelled.
+
+    Raises what the function raises; CancelledError after it has finished.
+    """
     done = asyncio.ensure_future(asyncio.to_thread(work))
     cancelled: asyncio.CancelledError | None = None
     while not done.done():

@@ -1,7 +1,7 @@
 """Pydantic types as parameters and results, for tool modules that import pydantic.
 
-Pydantic provides the schema, the conversion and the result of its types. The schema is checked in step 3 like any other; a
-check that only code can make (a validator) fails the call and names the field.
+Pydantic provides the schema, the conversion and the serialization of its types. The schema is checked in step 3 like
+any other. A constraint that only code can check (a validator) fails the call with an error that names the field.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from interlock.model.values import step
 
 _FORMS: Final = {"date": "date", "date-time": "date-time", "time": "time", "duration": "duration", "uuid": "uuid"}
 _OF_THE_AUTHOR: Final = ("value_error", "assertion_error")
-"""Kinds of error whose text comes from the validator and may hold the value."""
+"""Kinds of error whose text comes from the validator and may contain the value."""
 
 
 def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a type and its definitions, whose names follow `prefix`. Raises: TypeError."""
+    """The schema of a type and its definitions, with `prefix` in their names. Raises: TypeError."""
     from pydantic import TypeAdapter  # noqa: PLC0415 - optional
     from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
 
@@ -38,10 +38,9 @@ def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str
 
 
 def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function that converts a parameter's JSON value to the type, or raises ToolError `invalid_parameters`. Raises:
-    TypeError.
+    """A function that converts a parameter's JSON value to the type, or raises ToolError `invalid_parameters`.
 
-    `whole` turns numbers such as 3.0 into integers, because JSON does not distinguish them.
+    `whole` converts numbers such as 3.0 to integers, because JSON does not distinguish them. Raises: TypeError.
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - optional
     from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
@@ -53,7 +52,7 @@ def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[An
 
     def convert(value: Any) -> Any:
         try:
-            # As JSON: strict types accept the text of a date there, but not as a Python value.
+            # Validate as JSON: there, strict types accept the text of a date, but not as a Python value.
             return adapter.validate_json(msgspec.json.encode(whole(value)))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -70,7 +69,7 @@ def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[An
 
 
 def _tighten(schema: Any) -> None:
-    """Close objects, mark secrets, and add the forms of texts."""
+    """Close objects, mark secrets, and add text formats."""
     if isinstance(schema, list):
         for each in schema:
             _tighten(each)

@@ -41,7 +41,7 @@ __all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind"
 F = TypeVar("F", bound=Callable[..., Any])
 
 ATTRIBUTE: Final = "__interlock_tool__"
-"""The attribute in which a declared function carries its `Tool`."""
+"""The attribute that holds a declared function's `Tool`."""
 
 
 @overload
@@ -71,11 +71,12 @@ def tool(
 def tool(function: Any = None, /, **options: Any) -> Any:
     """Declare a function as a tool: `@tool`, or `@tool(read_only=True, timeout="10s")`.
 
-    The function is unchanged, and carries its definition as `__interlock_tool__`. Name, description and schema come
-    from its name, docstring and type hints unless given. Durations (`timeout`, `cache_ttl`, `per` of a rate limit) carry
-    units. `returns` is a type or a JSON Schema that outputs are checked against. With `isolation="process"` each call is a
-    process behind the runtime's walls, killed at the time-out; the function must be at the top of a module. The other options
-    are the fields of `interlock.model.tool.Tool`; a read-only tool is not destructive and reversible unless said otherwise.
+    The function is unchanged, and carries its definition as `__interlock_tool__`. By default, its name, docstring and
+    type hints give the tool's name, description and schema. Durations (`timeout`, `cache_ttl`, `per` of a rate limit)
+    carry units. `returns` is a type or a JSON Schema that outputs are checked against. With `isolation="process"`, each
+    call runs in a process behind the runtime's walls, which is killed at the time-out; the function must be defined at
+    the top level of a module. The other options are fields of `interlock.model.tool.Tool`; by default, a read-only tool
+    is not destructive, and is reversible.
 
     Raises: InvalidToolError (`invalid_tool`) if the function cannot be made into a tool.
     """
@@ -85,7 +86,7 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
 
 def define(function: Callable[..., Any], **options: Any) -> Tool:
-    """The definition that `tool(**options)` would give the function, without changing it. Raises InvalidToolError."""
+    """The definition that `tool(**options)` would give the function, which is not changed. Raises: InvalidToolError."""
     return _definition(function, options)
 
 
@@ -95,14 +96,15 @@ def bind(
     *,
     observe: Callable[[Any, Context], None] | None = None,
 ) -> Binding:
-    """Bind a callable for the engine: a declared one, or any with a definition given or derived.
+    """Bind a callable for the engine. Its definition is given, declared, or derived from its signature.
 
-    A method is bound through its instance (`bind(thing.method)`). A partial or decorated function has the definition of the
-    wrapped function, with the remaining parameters. A given definition takes precedence; if it has the open schema, the
-    parameters are the function's own. `observe` is called with each return value before it becomes JSON.
+    A method is bound through its instance (`bind(thing.method)`). A partial or decorated function has the definition of
+    the wrapped function, with the remaining parameters. A given definition takes precedence, but an open schema in it
+    is replaced by the function's own parameters. `observe` is called with each return value before it is converted to
+    JSON.
 
-    Raises: InvalidToolError, also if the callable's use of its arguments cannot be determined, or the definition lacks a
-    path, host or secret mark of the function.
+    Raises: InvalidToolError, also if the callable's use of its arguments cannot be determined, or the definition lacks
+    a path, host or secret mark of the function.
     """
     target = resolve(function)
     if _wants_self(function):
@@ -122,11 +124,11 @@ def bind(
         pointer, mark = min(missing)
         raise InvalidToolError(
             f"the definition of `{definition.name}` lacks the mark `{mark}` that the function has at `{pointer}`",
-            hint="add it, or leave `parameters` out",
+            hint="add it, or omit `parameters`",
         )
     if definition.supports_dry_run and signature.context is None:
         raise InvalidToolError(
-            f"`{definition.name}` says that it supports dry runs, and takes no `ctx` to see one by",
+            f"`{definition.name}` declares that it supports dry runs, but takes no `ctx`, so it cannot recognise one",
             path="supports_dry_run",
             hint="add a parameter `ctx: interlock.Context`, and change nothing if `ctx.dry_run`",
         )
@@ -144,7 +146,7 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
     except (AttributeError, TypeError):
         raise InvalidToolError(
             f"a `{type(target).__name__}` cannot be declared a tool",
-            hint="`runtime.register(...)` takes it as it is; to declare options, wrap it in a function",
+            hint="`runtime.register(...)` accepts it directly; to declare options, wrap it in a function",
         ) from None
     return function
 
@@ -157,7 +159,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
     name = fields["name"] = fields.get("name") or getattr(target.function, "__name__", None)
     if not isinstance(name, str) or not _is_name(name):
         raise InvalidToolError(
-            "a tool's name is up to 256 visible characters without spaces", path="name", hint="give one with `name=`"
+            "a tool's name must be 1 to 256 visible characters without spaces", path="name", hint="set one with `name=`"
         )
     if fields.get("description") is None:
         fields["description"] = docstring.summary(target.function.__doc__)
@@ -170,7 +172,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
         compensable = "compensable" if fields.get("compensation") else "irreversible"
         fields["reversibility"] = "reversible" if read_only else compensable
     if fields.get("isolation") not in (None, "process"):
-        raise InvalidToolError("`isolation` can be `process`", path="isolation", hint="or leave it out")
+        raise InvalidToolError("`isolation` must be `process`", path="isolation", hint="or omit it")
     fields["parameters"] = read(target, skip_first=skip_first).schema
     try:
         definition = typed.convert({key: value for key, value in fields.items() if value is not None}, Tool)
@@ -184,7 +186,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
 
 
 def _fields(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of the decorator as fields of Tool."""
+    """The decorator's options as fields of Tool."""
     fields = dict(options)
     for option, field in (("timeout", "timeout_ms"), ("cache_ttl", "cache_ttl_ms")):
         if fields.get(option) is not None:
@@ -241,7 +243,7 @@ def _wants_self(function: Any) -> bool:
 def _adapter(
     function: Callable[..., Any], signature: Signature, observe: Callable[[Any, Context], None] | None
 ) -> Function:
-    """Adapts a function with named parameters to the signature that the engine calls."""
+    """Adapt a function with named parameters to the signature that the engine calls."""
     is_plain = not (signature.converters or signature.context or signature.hidden or signature.rest)
 
     def finish(result: Any, ctx: Context) -> Any:
@@ -269,9 +271,9 @@ def _prepared(params: dict[str, Any], ctx: Context, signature: Signature) -> dic
     """Convert parameters to the function's types. Raises: ToolError `invalid_parameters`."""
     named = params.copy()
     for name in signature.hidden:
-        if name in named:  # the derived schema refuses it too, but a schema given with the tool may not
+        if name in named:  # the derived schema refuses it too, but a given schema may not
             raise ToolError(
-                f"`{name}` is bound already and cannot be passed",
+                f"`{name}` is already bound and cannot be passed",
                 code="invalid_parameters",
                 path=f"$.{name}",
                 retryable=False,
@@ -289,7 +291,7 @@ def _prepared(params: dict[str, Any], ctx: Context, signature: Signature) -> dic
 
 
 def _converted(convert: Converter, name: str, value: Any) -> Any:
-    """Convert a parameter that only `**kwargs` takes; an error names it."""
+    """Convert a parameter that only `**kwargs` accepts; an error names the parameter."""
     try:
         return convert(value)
     except ToolError as error:
@@ -310,7 +312,7 @@ def _by_name(function: Callable[..., Any], signature: Signature) -> Callable[...
 
 
 def name_only(name: str, function: Callable[[dict[str, Any]], Awaitable[Any]]) -> Binding:
-    """A tool that has only a name: an open schema, the most cautious traits, and a function of its parameters."""
+    """A tool defined only by its name: an open schema, the most cautious traits, and a function of its parameters."""
 
     async def call(parameters: dict[str, Any], _ctx: Context) -> Any:
         return await function(parameters)

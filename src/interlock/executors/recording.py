@@ -1,4 +1,4 @@
-"""The kernel recorder of process actions: takes what a recorder reports, and hands it to the run's layer."""
+"""The kernel recorder of process actions: reads what a recorder reports, and writes it to the run's layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_LAYER: Final = "absent(this run keeps nothing on disk, so there is no place f
 
 
 class Lines(Protocol):
-    """Where the lines of one recorder go."""
+    """The destination of one recorder's lines."""
 
     calls: int
     dropped: int
@@ -33,22 +33,22 @@ class Lines(Protocol):
 
 
 class Summary:
-    """How a recorder has ended."""
+    """How a recorder ended."""
 
     def __init__(self, lines: Lines, refused: int, *, lost: bool) -> None:
-        """`refused` counts the calls whose arguments could not be read; `lost`: it ended before the program."""
+        """`refused` counts calls whose arguments could not be read; `lost` means that it ended before the program did."""
         self.lines = lines
         self.refused = refused
         self.lost = lost
 
 
 OpenLines = Callable[[Context], Lines | None]
-"""The lines of a new recorder of an action; None where the run keeps nothing."""
+"""Opens the lines of a new recorder for an action; None if the run keeps nothing on disk."""
 Tell = Callable[[Context, Summary], None]
 
 
 class ProcessRecording:
-    """The recorders of a runtime, with the engine's place for what they report."""
+    """The recorders of a runtime, and where the engine stores their reports."""
 
     def __init__(self, open_lines: OpenLines = lambda _: None, tell: Tell = lambda _, __: None) -> None:
         """Starts nothing. By default, nothing is recorded."""
@@ -59,11 +59,13 @@ class ProcessRecording:
     async def open(
         self, ctx: Context, posture: Mapping[str, str], require: Sequence[str]
     ) -> AsyncIterator[dict[str, int]]:
-        """Run the action's program inside the block, with these descriptors; at the end its record is complete.
+        """Run the action's program inside the block, with the yielded descriptors; its record is complete at the end.
 
-        Only if the entry `record` of the action's posture is `active` there is a recorder; what became of it is in the posture
-        at the end. Raises: ToolError `isolation_failed` if `record` is among `require` and the run has no place for it;
-        StoreError if it cannot be written.
+        A recorder exists only if the entry `record` of the action's posture is `active`; the entry is updated at the
+        end.
+
+        Raises: ToolError `isolation_failed` if `require` names `record` and the run keeps nothing on disk; StoreError
+        if the record cannot be written.
         """
         record = self.start(ctx, posture, require)
         if record is None:
@@ -85,7 +87,7 @@ class ProcessRecording:
         record.check()
 
     def start(self, ctx: Context, posture: Mapping[str, str], require: Sequence[str]) -> Record | None:
-        """A record of a program that is about to start; None if there is no recorder. Raises: ToolError as `open`."""
+        """A record of a program that is about to start; None without a recorder. Raises: ToolError, as `open` does."""
         if not posture["record"].startswith("active"):
             return None
         lines = self._open_lines(ctx)
@@ -93,7 +95,7 @@ class ProcessRecording:
             return Record(lines)
         if "record" in require:
             raise ToolError(
-                "`isolation.require` names `record`, and this run keeps nothing on disk",
+                "`isolation.require` names `record`, but this run keeps nothing on disk",
                 code="isolation_failed",
                 retryable=False,
                 hint="nothing has run; record runs with `journal.durability` `full` or `batch`",
@@ -102,15 +104,13 @@ class ProcessRecording:
 
 
 class Record:
-    """What the recorder of one program writes, taken in until the program's processes are gone."""
+    """Reads what the recorder of one program writes, until the program's processes have ended."""
 
     def __init__(self, lines: Lines) -> None:
-        """Takes in from here on."""
+        """Starts reading immediately."""
         reader, self._writer = os.pipe()
         self._stream = _Stream(reader, lines)
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, signal.valid_signals()
-        )  # signals are for the caller's threads
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the caller's threads handle signals
         try:
             self._stream.start()
         except RuntimeError:
@@ -122,21 +122,23 @@ class Record:
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """What goes along with the request."""
+        """Descriptors to send with the request."""
         return {RECORD: self._writer}
 
     def begun(self) -> None:
-        """The request was handed over, or was not: the recorder alone holds the pipe from here on. Again is nothing."""
+        """Close our end of the pipe once the request was sent or dropped; the recorder then has the only one. Can be
+        called again.
+        """
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
 
     async def to_its_end(self) -> None:
-        """Wait until all was taken: processes are gone, so that is soon. A second cancellation does not wait."""
+        """Wait until everything was read, which is soon after the processes have ended. A second cancellation does not wait."""
         await asyncio.shield(asyncio.to_thread(self._stream.join))
 
     def finish(self) -> Summary | None:
-        """How it has ended; None if no recorder was started. Waits for the end of the program's processes."""
+        """How the recorder ended; None if none was started. Waits for the program's processes to end."""
         self.begun()
         self._stream.join()
         return self._stream.summary
@@ -148,7 +150,7 @@ class Record:
 
 
 def _state(summary: Summary | None) -> str | None:
-    """The posture of a record that is not whole."""
+    """The posture of an incomplete record; None if it is complete."""
     if summary is not None and summary.lost:
         return "absent(the recorder was killed, and the program with it: the record may lack its end)"
     if summary is not None and summary.lines.dropped:
@@ -157,7 +159,7 @@ def _state(summary: Summary | None) -> str | None:
 
 
 class _Stream(threading.Thread):
-    """Reads what a recorder writes, to its end."""
+    """Reads a recorder's output to its end."""
 
     def __init__(self, reader: int, lines: Lines) -> None:
         super().__init__(name="interlock-recorder", daemon=True)
@@ -179,7 +181,7 @@ class _Stream(threading.Thread):
         rest = b""
         while data := os.read(self._reader, _READ_BYTES):
             *whole, rest = (rest + data).split(b"\n")
-            if self.failure is None:  # else read on all the same: a program must not wait for ever
+            if self.failure is None:  # after a failure, keep reading so that the program never blocks
                 try:
                     self._take(whole)
                 except StoreError as error:
@@ -218,8 +220,8 @@ def check_recorded(outcome: Outcome) -> None:
     """Raises: ToolError `recorder_lost` if the tree was ended because its recorder was gone."""
     if outcome.report["failure"] is None and outcome.report["stopped"] == "recorder_lost":
         raise ToolError(
-            "the recorder of this action was killed, so its processes were ended: nothing runs unseen",
+            "the recorder of this action was killed, so its processes were ended: nothing runs unrecorded",
             code="recorder_lost",
             retryable=False,
-            hint="what the program had done until then may be missing from the record",
+            hint="the record may lack the last things that the program did",
         )

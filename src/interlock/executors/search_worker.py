@@ -1,13 +1,13 @@
 """The process in which `fs.search` matches, so that a bad pattern stops only this process.
 
-Python's `re` backtracks, cannot be interrupted and holds the interpreter lock, so a pattern such as `(a+)+$` would stop the
-whole runtime. This file is run as a script, without site packages, environment or files: it reads text from standard input
-and answers on standard output, one line of JSON each time. It imports nothing of Interlock.
+Python's `re` backtracks, cannot be interrupted and holds the interpreter lock, so a pattern such as `(a+)+$` would
+block the whole runtime. This file runs as a script, without site packages, environment or files: it reads text from
+standard input and writes each answer to standard output as one line of JSON. It imports nothing from Interlock.
 
     <- {"pattern": "..."}               -> {"error": null | "..."}
     <- {"texts": [n, ...], "most": m} + the bytes of the texts
-                                        -> [[text, line, column, part of the line], ...], at most m; all counted from 0, but
-                                           for the column
+                                        -> [[text, line, column, part of the line], ...], at most m; text and line count
+                                           from 0, the column from 1
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _matches(
             text = row.removesuffix("\r")
             match = search(text)
             if match is not None:
-                # the part of a long line around the match
+                # for a long line, the part around the match
                 start = max(0, min(match.start() - TEXT_CHARS_BEFORE, len(text) - TEXT_CHARS_MAX))
                 found.append((number, index, match.start() + 1, text[start : start + TEXT_CHARS_MAX]))
                 if len(found) == most:
@@ -69,18 +69,18 @@ def _matches(
 def required_text(pattern: str) -> str:
     """The longest text that every match of the pattern contains; empty if none is known.
 
-    Looking for it first spares most lines the regular expression. Only what must match, letter by letter, counts.
+    Searching for it first avoids the regular expression on most lines. Counts only literal characters that must match.
     """
-    tree: Any = re._parser.parse(pattern)  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to ask
+    tree: Any = re._parser.parse(pattern)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public API for this
     if tree.state.flags & re.IGNORECASE:
         return ""
     found = max(_runs(tree), key=len, default="")
-    # Bytes that are not UTF-8 are matched as U+FFFD, and a lone surrogate is in no text.
+    # Bytes that are not UTF-8 are matched as U+FFFD; no text contains a lone surrogate.
     return "" if any(c == "\ufffd" or "\ud800" <= c <= "\udfff" for c in found) else found
 
 
 def _runs(tree: Iterable[tuple[Any, Any]]) -> Iterator[str]:
-    """The texts that a parsed pattern cannot do without."""
+    """The texts that every match of a parsed pattern must contain."""
     run = ""
     for operation, argument in tree:
         name = str(operation)
@@ -89,7 +89,7 @@ def _runs(tree: Iterable[tuple[Any, Any]]) -> Iterator[str]:
             continue
         yield run
         run = ""
-        if name == "SUBPATTERN" and not argument[1] and not argument[2]:  # no flags of its own
+        if name == "SUBPATTERN" and not argument[1] and not argument[2]:  # without flags
             yield from _runs(argument[3])
     yield run
 

@@ -1,7 +1,8 @@
-"""Derives a JSON Schema, and the conversions that parameters need, from a function's signature.
+"""Derives a JSON Schema and parameter conversions from a function's signature.
 
-`callables` finds the parameters, `metadata` and `type_schemas` the constraints of their types; what they do not understand is
-refused when the tool is declared. Only parameters whose type is not a plain JSON type are converted at a call.
+`callables` finds the parameters; `metadata` and `type_schemas` read the constraints of their types. A type that they do
+not understand is refused when the tool is declared. A call converts only parameters whose type is not a plain JSON
+type.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from interlock.model.tool import Context
 __all__ = ["Converter", "Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "Signature", "read", "schema_of"]
 
 PathRead = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "path.read"}), Mark("path.read")]
-"""A parameter that names a file or directory which the tool reads: checked against the grant's `paths.read`."""
+"""A parameter that names a file or directory that the tool reads; checked against the grant's `paths.read`."""
 PathWrite = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "path.write"}), Mark("path.write")]
-"""A parameter that names a file or directory which the tool changes: checked against the grant's `paths.write`."""
+"""A parameter that names a file or directory that the tool changes; checked against the grant's `paths.write`."""
 Host = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "host"}), Mark("host")]
-"""A parameter that names a host (`name:port` or a URL): checked against the grant's `hosts`."""
+"""A parameter that names a host (`name:port` or a URL); checked against the grant's `hosts`."""
 Secret = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "secret"}), Mark("secret")]
 """A parameter that is redacted in journals, questions and messages."""
 
@@ -40,7 +41,7 @@ Converter = Callable[[Any], Any]
 
 _AS_JSON_GIVES: Final = (str, bool, float, type(None), Any, dict, list)
 _HINT: Final = (
-    "use types that JSON has, Literal, Enum, TypedDict, dataclass, msgspec.Struct, a pydantic model, or "
+    "use JSON types, Literal, Enum, TypedDict, dataclass, msgspec.Struct, a pydantic model, or "
     "Annotated[..., msgspec.Meta]"
 )
 
@@ -50,21 +51,21 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: dict[str, Any]
     parameters: tuple[Parameter, ...]
-    """The parameters that a caller may pass, in order, and the context."""
+    """The parameters that a caller may pass, in order, and the context parameter."""
     positional_only: tuple[tuple[str, Any], ...]
-    """Names with their defaults (`inspect.Parameter.empty` for none), in order."""
+    """Names and defaults (`inspect.Parameter.empty` if there is none), in order."""
     context: str | None
-    """Name of the parameter that takes the context."""
+    """Name of the context parameter."""
     hidden: frozenset[str]
-    """Names that no caller may pass: bound arguments, and those a decorator fills in."""
+    """Names that no caller may pass: bound arguments, and arguments that a decorator supplies."""
     converters: tuple[tuple[str, Converter], ...]
     rest: Converter | None
-    """Converts the parameters that only `**kwargs` takes; None if there are none, or they need no conversion."""
+    """Converts the parameters that only `**kwargs` accepts; None if there are none or they need no conversion."""
     is_async: bool
 
 
 def read(target: Target, *, skip_first: bool = False) -> Signature:
-    """Read a callable's signature; `skip_first` leaves out `self`. Raises InvalidToolError naming the parameter."""
+    """Read a callable's signature; `skip_first` leaves out `self`. Raises: InvalidToolError, which names the parameter."""
     parameters = list(target.parameters)[skip_first:]
     takes, context, rest = _sorted_out(parameters, target.hints)
     kinds = {name: target.hints.get(name, Any) for name in (*takes, *([rest.name] if rest else []))}
@@ -75,7 +76,7 @@ def read(target: Target, *, skip_first: bool = False) -> Signature:
     for name, schema in schemas.items():
         _describe(schema, takes[name], kinds[name], described.get(name))
     properties: dict[str, Any] = dict(schemas)
-    if rest is not None:  # otherwise undeclared names are refused anyway
+    if rest is not None:  # without `**kwargs`, undeclared names are refused anyway
         properties |= {
             name: False for name in (*target.hidden, *([context.name] if context else [])) if name not in takes
         }
@@ -99,7 +100,7 @@ def read(target: Target, *, skip_first: bool = False) -> Signature:
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of a tool's result, as a separate document. Raises InvalidToolError."""
+    """The schema of a tool's result, as a separate document. Raises: InvalidToolError."""
     schemas, definitions = _schemas({"returns": _reader("returns", kind)}, output=True)
     return schemas["returns"] | ({"$defs": definitions} if definitions else {})
 
@@ -107,7 +108,7 @@ def schema_of(kind: Any) -> dict[str, Any]:
 def _sorted_out(
     parameters: Iterable[Parameter], hints: dict[str, Any]
 ) -> tuple[dict[str, Parameter], Parameter | None, Parameter | None]:
-    """The parameters by name, the one that takes the context, and `**kwargs`."""
+    """Split into the parameters by name, the context parameter, and `**kwargs`."""
     takes: dict[str, Parameter] = {}
     context: Parameter | None = None
     rest: Parameter | None = None
@@ -126,7 +127,7 @@ def _sorted_out(
 def _checked(parameter: Parameter, hints: dict[str, Any]) -> Any:
     name, default = parameter.name, parameter.default
     if parameter.kind is Parameter.VAR_POSITIONAL:
-        raise InvalidToolError(f"`*{name}` has no name in JSON", path=name, hint="take a list instead")
+        raise InvalidToolError(f"`*{name}` cannot be passed by name", path=name, hint="take a list instead")
     if name == "ctx" and name not in hints:
         raise InvalidToolError("`ctx` has no annotation", path=name, hint="write `ctx: interlock.Context`")
     hint = hints.get(name, Any)
@@ -142,7 +143,7 @@ def _checked(parameter: Parameter, hints: dict[str, Any]) -> Any:
 
 
 class _Reader(typing.NamedTuple):
-    """How a parameter is read: its type as msgspec or pydantic takes it, and the conversion (None if it needs none)."""
+    """How to read a parameter: its type for msgspec or pydantic, and its conversion (None if it needs none)."""
 
     kind: Any
     by_pydantic: bool
@@ -191,7 +192,7 @@ def _describe(schema: dict[str, Any], parameter: Parameter, kind: Any, text: str
 
 
 def _check_defaults(schema: dict[str, Any], takes: dict[str, Parameter]) -> None:
-    """Check a default as if the caller had written it, because the gate never sees defaults. Raises InvalidToolError."""
+    """Check each default like a caller's value, because the gate never sees defaults. Raises: InvalidToolError."""
     unseen = {
         name
         for name, parameter in takes.items()
@@ -229,7 +230,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
 
 
 def _is_plain(kind: Any, above: frozenset[Any]) -> bool:
-    """True if the JSON value needs no conversion to the type. `above` are the classes that contain the type."""
+    """True if the type needs no conversion from JSON. `above` holds the classes that contain the type."""
     origin = typing.get_origin(kind)
     if origin is Annotated:
         return _is_plain(kind.__origin__, above)
@@ -250,7 +251,7 @@ def _is_plain(kind: Any, above: frozenset[Any]) -> bool:
 
 
 def _integer(value: Any) -> Any:
-    # For JSON Schema 1.0 is an integer; for Python it is a float.
+    # 1.0 is an integer in JSON Schema, but a float in Python.
     return int(value) if value.__class__ is float else value
 
 

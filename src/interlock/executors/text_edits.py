@@ -1,8 +1,9 @@
 """Text replacement for `fs.edit`, between reading the file and writing it.
 
-An agent writes lines with LF. They match any line endings in the file (CRLF, LF, both mixed; CR if the file has no LF). An
-unchanged line keeps its ending; a new line gets the most common one around it. An `old` that itself has a CR is matched, and its
-`new` written, exactly as given, if the file has it like that; otherwise its CRLF count as LF, as in all others.
+An agent writes lines with LF. They match any line endings in the file (CRLF, LF, both mixed; CR if the file has no LF).
+An unchanged line keeps its ending; a new line gets the most common ending around it. An `old` that contains a CR is
+matched exactly, and its `new` written exactly, if the file contains it in that form; otherwise its CRLFs are treated as
+LF.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _NEAREST: Final = 3
 _LINES_COMPARED_MAX: Final = 20_000
 _LINE_CHARS_MAX: Final = 200
 _UNDECODED: Final = lazy_pattern("[\udc80-\udcff]")
-"""A byte of a file that is not UTF-8."""
+"""A byte that is not UTF-8, as a surrogate escape."""
 
 
 class Edit(NamedTuple):
-    """One replacement; `where` is the place of its parameters (`$.parameters` or `$.parameters.edits[2]`)."""
+    """One replacement. `where` is the path of its parameters (`$.parameters` or `$.parameters.edits[2]`)."""
 
     old: str
     new: str
@@ -35,9 +36,9 @@ class Edit(NamedTuple):
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """Apply the edits in order; returns the new text.
+    """Apply the edits in order and return the new text.
 
-    Raises: ToolError `edit_mismatch`, `edit_unchanged`; then no edit is applied.
+    Raises: ToolError `edit_mismatch`, `edit_unchanged`; no edit is applied then.
     """
     for edit in edits:
         text = _apply(text, edit)
@@ -70,7 +71,7 @@ def _apply(text: str, edit: Edit) -> str:
 
 
 class _Plain(NamedTuple):
-    """A text with LF line endings; `ends` are the original ones, `places` their positions, `usual` the most common one."""
+    """A text with LF line endings. `ends` are the original endings, `places` their positions, `usual` the most common one."""
 
     text: str
     places: list[int]
@@ -111,8 +112,8 @@ def _with_ends(old: str, new: str, plain: _Plain, place: int) -> str:
 
 
 def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolError:
-    """The error that names the lines of `old`, or the nearest ones. The lines themselves are in the output, not in the
-    message.
+    """The error that gives the line numbers of `old`, or of the nearest lines. The lines' text is in the output, not in
+    the message.
     """
     output: dict[str, Any] = {"occurrences": len(places)}
     if places:
@@ -120,12 +121,12 @@ def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolErr
         lines = [bisect.bisect_left(breaks, place) + 1 for place in places[:LINES_SHOWN_MAX]]
         output["lines"] = lines
         listed = _listed(lines) + (" ..." if len(places) > len(lines) else "")
-        message = f"`old` occurs {_times(len(places))}, at {listed}, and `count` is {edit.times}"
-        hint = "give more of the surrounding text, or the right `count`"
+        message = f"`old` occurs {_times(len(places))}, at {listed}, but `count` is {edit.times}"
+        hint = "include more of the surrounding text, or correct `count`"
     else:
         nearest = _nearest(text, old)
         output["nearest"] = [{"line": line, "text": _UNDECODED.sub("\ufffd", found)} for line, found in nearest]
-        message = f"`old` occurs 0 times, and `count` is {edit.times}"
+        message = f"`old` occurs 0 times, but `count` is {edit.times}"
         if nearest:
             message += f"; the nearest text is at {_listed([line for line, _ in nearest])}"
         hint = "compare it with the lines in `output.nearest` (white space matters), or read the file again"

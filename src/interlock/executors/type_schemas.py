@@ -1,10 +1,10 @@
 """Translates Python types to JSON Schema, including everything that the conversion of a value requires.
 
-Built on `msgspec.inspect`, because msgspec's own schemas leave out what JSON Schema cannot express: the form of dates, UUIDs
-and decimals, and the keys of `dict[int, ...]`. A value that passes this schema converts, so errors appear where parameters
-are checked (step 3, `verify`, an approver's edit), not in the tool.
+Built on `msgspec.inspect`, because msgspec's own schemas omit what JSON Schema cannot express: the format of dates,
+UUIDs and decimals, and the keys of `dict[int, ...]`. A value that passes this schema can be converted, so errors appear
+where parameters are checked (step 3, `verify`, an approver's edit) and not in the tool.
 
-Objects made from classes are closed: an unknown field is refused. A set takes repeated elements.
+Objects of classes are closed: unknown fields are refused. Sets accept repeated elements.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _HASHABLE: Final = (
 
 
 class Schemas:
-    """The schemas of several types with shared class definitions."""
+    """The schemas of several types, with shared class definitions."""
 
     def __init__(self) -> None:
-        """Start without types."""
+        """Starts without types."""
         self.definitions: dict[str, Any] = {}
         self._names: dict[Any, str] = {}
 
@@ -67,7 +67,7 @@ class Schemas:
         name = self._names.get(info.cls)
         if name is None:
             name = self._names[info.cls] = self._free(info.cls)
-            self.definitions[name] = {}  # a class may contain itself
+            self.definitions[name] = {}  # define it first, because a class may contain itself
             self.definitions[name].update(self._body(info))
         return {"$ref": f"#/$defs/{name}"}
 
@@ -107,7 +107,7 @@ class Schemas:
         return self._text(info) or self._container(info)
 
     def _text(self, info: kinds.Type) -> dict[str, Any]:
-        """The schema of types that JSON holds as text of a certain form; empty for all others."""
+        """The schema of a type that JSON represents as formatted text; empty for other types."""
         match info:
             case kinds.BytesType() | kinds.ByteArrayType() | kinds.MemoryViewType():
                 if info.min_length is not None or info.max_length is not None:
@@ -167,7 +167,7 @@ class Schemas:
         while isinstance(info, kinds.Metadata):
             extra, info = {**(info.extra_json_schema or {}), **extra}, info.type
         if "x-interlock" in extra:
-            raise TypeError("the keys of a mapping cannot have a mark; use a list of pairs")
+            raise TypeError("the keys of a mapping cannot have an `x-interlock` mark; use a list of pairs")
         if isinstance(info, kinds.AnyType):
             return {}
         if isinstance(info, kinds.StrType):
@@ -181,7 +181,7 @@ class Schemas:
             return {KEYWORD: form}
         if text := self._text(info):
             return {KEYWORD: text[KEYWORD]}
-        raise TypeError("keys of a mapping must be text, numbers without bounds, dates, UUIDs, `Literal` or `Enum`")
+        raise TypeError("the keys of a mapping must be text, numbers without bounds, dates, UUIDs, `Literal` or `Enum`")
 
     def _record(self, info: Any) -> dict[str, Any]:
         properties: dict[str, Any] = {}
@@ -256,7 +256,7 @@ def _check_hashable(info: Any) -> None:
     inner: Iterable[Any]
     match info:
         case kinds.AnyType():
-            raise TypeError("declare the element type of a set, because not all elements can be in one")
+            raise TypeError("declare the element type of a set, because not every element can be in a set")
         case kinds.UnionType():
             inner = info.types
         case kinds.TupleType():

@@ -1,19 +1,19 @@
-"""Capsules: tools as sandboxed WebAssembly. A worker process behind walls runs each call in a store of its own.
+"""Capsules: tools as sandboxed WebAssembly. A worker process behind walls runs each call in a separate store.
 
 | file | holds |
 |---|---|
-| `capsules.py` | the capsules of a runtime: their tools |
-| `calls.py` | one call in a worker, and what became of a store that lasts |
-| `loading.py` | how a capsule is loaded: its build, its code, its imports, its configuration |
-| `component_file.py` | the WebAssembly file beneath a capsule's directory, read without following a link |
-| `code_cache.py` | compiled code: private, keyed, replaced as a whole |
-| `host.py`, `host_files.py`, `host_http.py`, `host_messages.py` | what the runtime answers to host functions |
-| `bus.py`, `uplinks.py`, `delivery.py` | messages: queues, the channel of uplinks, and calls of those that handle them |
-| `rights.py` | what the engine decides for them |
+| `capsules.py` | the capsules of a runtime and their tools |
+| `calls.py` | one call in a worker, and the state of lasting stores |
+| `loading.py` | loading a capsule: its build, code, imports and configuration |
+| `component_file.py` | the WebAssembly file beneath a capsule's directory, read without following links |
+| `code_cache.py` | compiled code: private, keyed, replaced atomically |
+| `host.py`, `host_files.py`, `host_http.py`, `host_messages.py` | the runtime's side of host functions |
+| `bus.py`, `uplinks.py`, `delivery.py` | messages: queues, the channel of uplinks, and calls of message handlers |
+| `rights.py` | the decisions that the engine makes for host functions |
 | `workers.py` | worker processes: started, lent to one call at a time, ended |
-| `worker.py` | the process itself |
+| `worker.py` | the worker process itself |
 | `core_module.py`, `component_instance.py` | one call of a core module, and of a component |
-| `printed.py` | what a capsule prints, until it is sent to the log |
+| `printed.py` | buffers what a capsule prints until it is sent to the log |
 | `capsule.wit` | the world of components |
-| `interfaces.py`, `frames.py` | what both sides know: the host functions, and the form of messages |
+| `interfaces.py`, `frames.py` | shared by both sides: the host functions and the message format |
 """

@@ -1,8 +1,8 @@
-"""The event bus of a runtime: messages between capsules, and between them and the program.
+"""The event bus of a runtime: messages between capsules, and between capsules and the application.
 
-A subscription has a queue of its own, bounded by count and bytes. A queue that is full takes nothing more, whoever sends: its
-publisher is told, its reader finds a gap marker, and no other subscription loses anything. An agent's capsules hear what was
-published in calls of that agent, and what the program publishes.
+Each subscription has its own queue, bounded by count and bytes. A full queue accepts no more messages from anyone: the
+publisher gets an error, the reader finds a gap marker, and other subscriptions lose nothing. An agent's capsules
+receive what was published in calls of that agent, and what the application publishes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ DATA_BYTES_MAX: Final = 64 * 1024
 QUEUE_MESSAGES_MAX: Final = 256
 QUEUE_BYTES_MAX: Final = 1024 * 1024
 SUBSCRIPTIONS_MAX: Final = 32
-"""Of one capsule and agent."""
+"""Maximum number of subscriptions per capsule and agent."""
 PUBLISHED_PER_S: Final = 200
-"""Messages of one capsule in a second, and at once."""
+"""Maximum number of messages that a capsule publishes per second, which may come in one burst."""
 
 
 class Owner(NamedTuple):
-    """Whose subscription or message it is."""
+    """The owner of a subscription or message."""
 
     capsule: str
-    """Empty for the program, `interlock` for the host."""
+    """Empty for the application, `interlock` for the host."""
     agent: str
-    """Empty for the program, which hears and reaches every agent."""
+    """Empty for the application, which receives from and reaches every agent."""
 
 
 class Message(NamedTuple):
@@ -43,7 +43,7 @@ class Message(NamedTuple):
     sender: Owner
 
     def document(self) -> dict[str, Any]:
-        """`{topic, from, data}`, or `data_b64` for data that is not UTF-8."""
+        """The JSON form `{topic, from, data}`, with `data_b64` instead of `data` if that is not UTF-8."""
         about: dict[str, Any] = {"topic": self.topic, "from": self.sender.capsule or "program"}
         try:
             return about | {"data": self.data.decode()}
@@ -56,12 +56,12 @@ class _Subscription:
         self.owner = owner
         self.pattern = pattern
         self.queue: deque[Message | int] = deque()
-        """Messages, and how many are missing in a place."""
+        """Messages, and numbers that count the messages missing at that position."""
         self.bytes = 0
         self.messages = 0
 
     def takes(self, message: Message) -> bool:
-        """Queue a message, or count it as missing."""
+        """Queue a message. Returns False, and counts it as missing, if the queue is full."""
         size = len(message.data)
         if self.messages >= QUEUE_MESSAGES_MAX or self.bytes + size > QUEUE_BYTES_MAX:
             if self.queue and isinstance(self.queue[-1], int):
@@ -76,10 +76,10 @@ class _Subscription:
 
 
 class Bus:
-    """Subscriptions and their queues. Safe for threads; nothing waits."""
+    """Subscriptions and their queues. Thread-safe; no operation waits."""
 
     def __init__(self, mono_ns: Callable[[], int]) -> None:
-        """No one has subscribed."""
+        """Starts without subscriptions."""
         self._mono_ns = mono_ns
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
@@ -87,7 +87,7 @@ class Bus:
         self._tokens: dict[str, tuple[float, int]] = {}
 
     def publish(self, sender: Owner, topic: str, data: bytes) -> Message:
-        """Queue a message for every subscription that matches. Raises: ToolError if it is refused, or a queue was full."""
+        """Queue a message for every matching subscription. Raises: ToolError if it is refused, or if any queue was full."""
         if len(data) > DATA_BYTES_MAX:
             raise ToolError(f"a message has at most {DATA_BYTES_MAX} bytes", code="limit_exceeded", retryable=False)
         message = Message(topic, data, sender)
@@ -104,22 +104,22 @@ class Bus:
         return message
 
     def subscribe(self, owner: Owner, pattern: str) -> int:
-        """A new subscription's id. Raises: ToolError if there are too many."""
+        """Subscribe to topics that match a pattern. Returns the subscription's id. Raises: ToolError if there are too many."""
         with self._lock:
             if sum(one.owner == owner for one in self._subscriptions.values()) >= SUBSCRIPTIONS_MAX:
-                raise ToolError(f"there are {SUBSCRIPTIONS_MAX} subscriptions already", code="limit_exceeded")
+                raise ToolError(f"there are already {SUBSCRIPTIONS_MAX} subscriptions", code="limit_exceeded")
             number = next(self._ids)
             self._subscriptions[number] = _Subscription(owner, pattern)
             return number
 
     def unsubscribe(self, owner: Owner, number: int) -> None:
-        """End a subscription. Raises: ToolError `not_found` for one that is not the owner's."""
+        """End a subscription. Raises: ToolError `not_found` if the owner has no such subscription."""
         with self._lock:
             self._own(owner, number)
             del self._subscriptions[number]
 
     def poll(self, owner: Owner, number: int, most: int) -> list[dict[str, Any]]:
-        """The next messages of a subscription; `{gap: n}` where n are missing. Raises: ToolError `not_found`."""
+        """The next messages of a subscription, with `{gap: n}` where n are missing. Raises: ToolError `not_found`."""
         with self._lock:
             found = self._own(owner, number)
             taken = [found.queue.popleft() for _ in range(min(max(most, 0), len(found.queue)))]
@@ -152,7 +152,7 @@ class Bus:
 
 
 HOST: Final = "interlock"
-"""The sender of what the host tells, in topics that begin with it."""
+"""The sender of the host's own messages, and the prefix of their topics."""
 
 
 def _hears(one: _Subscription, message: Message) -> bool:

@@ -1,4 +1,4 @@
-"""One call of a capsule in a worker: which worker has it, how it is stopped, and what became of a store that lasts."""
+"""One call of a capsule in a worker: chooses the worker, enforces the time-out, and tracks stores that last between calls."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 
 _CHAIN: Final[ContextVar[tuple[str, ...]]] = ContextVar("capsules", default=())
-"""The capsules whose calls have led to this one."""
+"""The chain of capsule calls that led to this one."""
 
 
 class Called(NamedTuple):
-    """What is called."""
+    """What a call calls."""
 
     name: str
     one: Installed
@@ -36,12 +36,12 @@ class Called(NamedTuple):
 
     @property
     def keeps(self) -> bool:
-        """True if its store lasts from call to call."""
+        """True if the store lasts between calls."""
         return self.one.manifest.behavior.lifetime == "capsule" and not self.runs
 
     @property
     def runs(self) -> bool:
-        """True for `run`, which has a store and a worker of its own, and no time-out but that of its steps."""
+        """True for `run`, which has its own store and worker, and a time-out only for its steps."""
         return self.tool == RUN and self.one.manifest.behavior.run
 
 
@@ -49,20 +49,20 @@ class Calls:
     """The calls of a runtime's capsules. Safe to use from several event loops."""
 
     def __init__(self, workers: Workers, loader: Loader, rights: Rights, clock: Clock) -> None:
-        """Call nothing."""
+        """Starts nothing."""
         self._workers = workers
         self._loader = loader
         self._rights = rights
         self._clock = clock
         self._calls: dict[str, set[_Running]] = {}
         self._stores: dict[tuple[str, str], str] = {}
-        """The code of each store that lasts, by capsule and agent."""
+        """Maps capsule and agent to the key of the code in their lasting store."""
         self._runs: set[tuple[str, str]] = set()
-        """The capsules and agents whose `run` runs."""
+        """The capsules and agents whose `run` is running."""
         self._lock = threading.Lock()
 
     def end(self, name: str) -> int:
-        """End the calls of a capsule that run, and forget its stores; returns how many calls. Any thread."""
+        """End the running calls of a capsule and forget its stores. Returns the number of ended calls. Safe on any thread."""
         with self._lock:
             calls = tuple(self._calls.get(name, ()))
             self._stores = {owner: key for owner, key in self._stores.items() if owner[0] != name}
@@ -71,12 +71,12 @@ class Calls:
         return len(calls)
 
     async def in_worker(self, call: Called, host: Host, ctx: Context) -> Reply:
-        """Make a call. Raises: ToolError."""
+        """Make a call and return its reply. Raises: ToolError."""
         async with self._chained(call.name) as depth, self._once(call, ctx):
             group = self._group(call, ctx, depth)
             alone = call.keeps or call.runs
             async with self._workers.lend(group, 1 if alone else None, lasting=call.keeps) as worker:
-                if not alone:  # a store that lasts serves one call after the other
+                if not alone:  # a lasting store serves one call at a time
                     host.parked = lambda: self._workers.parked(group)
                 if not call.keeps:
                     return await self._call(call, worker, host, ctx)
@@ -95,7 +95,7 @@ class Calls:
                 return reply
 
     def _look_for_store(self, call: Called, worker: Worker, ctx: Context) -> None:
-        """Write down that a store is gone which should be in this worker."""
+        """Record the loss of a store that should be in this worker but is not."""
         with self._lock:
             known = self._stores.get((call.name, ctx.agent))
         if known == call.loaded.key and known not in worker.loaded:
@@ -107,11 +107,11 @@ class Calls:
         self._rights.record_reset(ctx, call.name, call.loaded.instance, reason)
 
     def _group(self, call: Called, ctx: Context, depth: str) -> str:
-        """Which workers serve the call."""
+        """The group of workers that serves the call."""
         if call.runs:
             return f"{call.name}\0{ctx.agent}\0{RUN}"
         if call.keeps:
-            return f"{call.name}\0{ctx.agent}"  # whoever calls, the store is one
+            return f"{call.name}\0{ctx.agent}"  # all callers share the store
         return f"{call.name}\0{depth}" if call.one.manifest.behavior.trust == "none" else depth
 
     async def _call(self, call: Called, worker: Worker, host: Host, ctx: Context) -> Reply:
@@ -140,16 +140,16 @@ class Calls:
             raise ToolError(
                 f"the worker of the capsule `{call.name}` ended during the call",
                 code="process_lost",
-                hint="a crash inside of WebAssembly, or its memory was used up; the next call has another worker",
+                hint="WebAssembly crashed, or the worker ran out of memory; the next call uses another worker",
             ) from None
 
     @contextlib.asynccontextmanager
     async def _once(self, call: Called, ctx: Context) -> AsyncIterator[None]:
-        """The block is the only `run` of the capsule and agent, if it is one. Raises: ToolError `conflict`."""
+        """Ensure that at most one `run` per capsule and agent runs inside the block. Raises: ToolError `conflict`."""
         owner = (call.name, ctx.agent)
         with self._lock:
             if call.runs and owner in self._runs:
-                raise ToolError(f"the capsule `{call.name}` runs already", code="conflict", retryable=False)
+                raise ToolError(f"the capsule `{call.name}` is already running", code="conflict", retryable=False)
             if call.runs:
                 self._runs.add(owner)
         try:
@@ -160,9 +160,11 @@ class Calls:
 
     @contextlib.asynccontextmanager
     async def _chained(self, name: str) -> AsyncIterator[str]:
-        """The block is a call of a capsule; gives what parts workers of calls that calls make, which would else wait for theirs.
+        """Track nested capsule calls. Yields a part of the worker group's name.
 
-        Raises: ToolError for a capsule that is called by itself.
+        Nested calls get workers of their own groups; otherwise they could wait for workers that their callers hold.
+
+        Raises: ToolError if a capsule calls itself.
         """
         chain = _CHAIN.get()
         if name in chain:
@@ -176,9 +178,9 @@ class Calls:
     async def _request(
         self, name: str, worker: Worker, request: dict[str, Any], body: bytes, host: Host, ctx: Context
     ) -> Reply:
-        """One request of a call. At its time-out the worker ends the call itself; only if it does not, it is killed.
+        """Send one request of a call. At its time-out, the worker ends the call itself; it is killed only if it does not.
 
-        Raises: ToolError `timeout`, and `cancelled` if the capsule is unloaded meanwhile; WorkerLostError.
+        Raises: ToolError `timeout`, or `cancelled` if the capsule is unloaded; WorkerLostError.
         """
         running = asyncio.ensure_future(worker.request(request, body, host.answer))
         call = _Running(asyncio.get_running_loop(), running)
@@ -211,7 +213,7 @@ class Calls:
         return running.result()
 
     async def _load_into(self, worker: Worker, name: str, one: Installed, loaded: Loaded) -> Loaded:
-        """See that the worker has the module. Raises: ToolError, WorkerLostError."""
+        """Load the module into the worker if necessary. Raises: ToolError, WorkerLostError."""
         for again in (False, True):
             if loaded.key in worker.loaded:
                 return loaded
@@ -233,12 +235,12 @@ class Calls:
                     code="capsule_invalid",
                     retryable=False,
                 )
-            loaded = await self._loader.load(name, one, anew=True)  # made by another processor, or removed meanwhile
+            loaded = await self._loader.load(name, one, anew=True)  # compiled for another processor, or removed
         return loaded
 
 
 class _Running:
-    """A call that can be ended from any thread."""
+    """A running call that can be ended from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, running: asyncio.Future[Reply]) -> None:
         self._loop = loop
@@ -246,9 +248,9 @@ class _Running:
         self.ended = False
 
     def end(self) -> None:
-        """Stop waiting for it; its worker is then broken."""
+        """Stop waiting for the call, whose worker is then broken."""
         self.ended = True
-        with contextlib.suppress(RuntimeError):  # its loop has ended
+        with contextlib.suppress(RuntimeError):  # its event loop has ended
             self._loop.call_soon_threadsafe(self._running.cancel)
 
 

@@ -1,4 +1,4 @@
-"""The capsules of a runtime: their tools as the engine calls them."""
+"""The capsules of a runtime, and their tools as the engine calls them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from interlock.model.tool import Binding, Context, Tool, Writes
 from interlock.model.values import check_value, parse_json
 
 TAG: Final = "capsule"
-"""The tag of every tool of a capsule."""
+"""The tag of all tools of capsules."""
 DRIVEN: Final[ContextVar[bool]] = ContextVar("driven", default=False)
-"""True in what the program does to keep a capsule running."""
+"""True while the application itself keeps a capsule running."""
 RUN_MS: Final = DEFAULT_LIMITS.timeout_ms
-"""How long a capsule's `run` runs at most; it is then started again."""
+"""Maximum duration of a capsule's `run`, which is then started again."""
 _LOADING_MS: Final = 90_000
-"""Added to the time-out of a tool: the first call may have to compile the module and to start a worker. The call itself has the
-time of the manifest, which its worker keeps."""
+"""Added to the time-out of a tool, because the first call may have to compile the module and start a worker. The worker
+enforces the manifest's own time-out on the call itself.
+"""
 
 
 class Absent(NamedTuple):
-    """A configured capsule whose tools are not offered."""
+    """A configured capsule whose tools are not offered, with the reason."""
 
     manifest: Manifest
     problem: str
@@ -59,10 +60,10 @@ class Capsules:
         tell: Callable[[str], None],
         new_instance: Callable[[], str],
     ) -> None:
-        """Start nothing. `tell` gets sentences for people, `new_instance` makes ids."""
+        """Starts nothing. `tell` receives sentences for people; `new_instance` creates ids."""
         self._installed = dict(installed)
         self.absent = dict(absent)
-        """Those that are configured and not offered, by name."""
+        """Configured capsules that are not offered, by name."""
         self._start = start
         self._values = values
         self._rights = rights
@@ -81,7 +82,7 @@ class Capsules:
         return list(self._installed)
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest of one of them."""
+        """The manifest of an offered capsule."""
         return self._installed[name].manifest
 
     def bindings(self) -> list[Binding]:
@@ -97,7 +98,7 @@ class Capsules:
         self._workers.close()
 
     async def load(self, name: str) -> None:
-        """Have a capsule ready: check the file against the lock, compile it if need be, check its imports and configuration.
+        """Load a capsule: check the file against the lock, compile it if necessary, check its imports and configuration.
 
         Raises: ToolError `capsule_refused`.
         """
@@ -105,9 +106,9 @@ class Capsules:
         await self._loader.load(name, self._installed[name])
 
     def unload(self, name: str) -> tuple[str | None, int]:
-        """End the calls of a capsule and release what it takes; its calls are refused until `load`. From any thread.
+        """End the calls of a capsule and release its resources. Its calls are refused until `load`. Safe on any thread.
 
-        Returns the instance that was loaded, if any, and how many calls were ended.
+        Returns the instance that was loaded (None if none was), and the number of ended calls.
         """
         loaded = self._loader.unload(name)
         ended = self._calls.end(name)
@@ -138,19 +139,21 @@ class Capsules:
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self._call(name, declared.name, parameters, ctx)
 
-        # What a tool that it calls writes is not known either. A capsule that only reads files is to see the layer's.
+        # A capsule that calls tools may write anywhere; one that only reads files must see the layer's files.
         writes: Writes = "anywhere" if own.fs_write or own.tools else "marked" if own.fs_read else "nothing"
-        if runs:  # which has no files: it would keep others from writing for as long as it runs
+        if runs:  # `run` has no files; a write lease would block other writers for as long as it runs
             writes = "nothing"
         return Binding(tool=tool, function=call, mode="async", writes=writes, in_layer=True)
 
     async def _call(self, name: str, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
         one = self._installed[name]
         if tool == RUN and one.manifest.behavior.run and not DRIVEN.get():
-            raise ToolError("only the program runs it: `runtime.capsules.run`", code="not_available", retryable=False)
+            raise ToolError(
+                "only the application can run it: `runtime.capsules.run`", code="not_available", retryable=False
+            )
         if one.manifest.behavior.trust == "none" and not self._start.walled:
             raise ToolError(
-                f'the capsule `{name}` says `trust = "none"`, so it is run only behind walls, and there are none',
+                f'the capsule `{name}` has `trust = "none"`, so it runs only behind walls, and there are none',
                 code="isolation_failed",
                 retryable=False,
                 hint="set `[isolation] profile` to `ns` or `nons`",
@@ -179,7 +182,7 @@ class Capsules:
         return host
 
     async def _load_for(self, ctx: Context, name: str, one: Installed) -> Loaded:
-        """The loaded capsule; what is loaded, or refused, because of a call is written down with it. Raises: ToolError."""
+        """The loaded capsule; a load or refusal caused by this call is recorded. Raises: ToolError."""
         before = self._loader.instance(name)
         try:
             loaded = await self._loader.load(name, one)

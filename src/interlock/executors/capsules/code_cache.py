@@ -1,7 +1,9 @@
-"""Compiled code of capsules, in a private directory: native code, so it is used only if this machine's key vouches for it.
+"""Compiled code of capsules, in a private directory. It is native code, so it is used only if authenticated with this
+machine's key.
 
-A file is named after what it was compiled from and by. Beside it is a record under a keyed digest: the code's own digest, the
-imports of the module, and the identity of the file when it was written. As long as that is the same, the code is not read again.
+A file is named after its source and compiler. Beside it is a record with a keyed digest: it holds the code's own
+digest, the module's imports, and the file's identity when it was written. While the identity is unchanged, the code is
+not read again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _FORMAT: Final = "2"
 
 
 class Code(NamedTuple):
-    """Compiled code that can be loaded."""
+    """Compiled code that is ready to load."""
 
     path: Path
     imports: tuple[tuple[str, str], ...]
@@ -42,13 +44,13 @@ class CodeCache:
     """The compiled code of all capsules of a user."""
 
     def __init__(self, directory: Path, key: bytes, disk: Disk) -> None:
-        """`key` is secret: who has it can have this machine run native code."""
+        """`key` is secret: anyone who has it can make this machine run native code."""
         self.directory = directory
         self._key = key
         self._disk = disk
 
     def find(self, name: str) -> Code | None:
-        """The code of that name; None if there is none that can be trusted."""
+        """The authenticated code with this name; None if there is none."""
         path = self._path(name)
         record = self._record(name)
         if record is None:
@@ -59,17 +61,17 @@ class CodeCache:
                 data = path.read_bytes()
                 if not hmac.compare_digest(self._digest(name, data), record.digest):
                     return None
-                with contextlib.suppress(StoreError):  # the code is good; it is read again the next time
+                with contextlib.suppress(StoreError):  # the code is good; it is only read again next time
                     self._write_record(name, msgspec.structs.replace(record, identity=identity))
         except OSError:
             return None
         return Code(path, record.imports)
 
     def keep(self, name: str, data: bytes, imports: Sequence[tuple[str, str]]) -> Code:
-        """Keep compiled code. Raises: StoreError."""
+        """Store compiled code. Raises: StoreError."""
         self._disk.make_directory(self.directory)
         path = self._path(name)
-        self._disk.write_atomic(path, data)  # on disk before the record vouches for it
+        self._disk.write_atomic(path, data)  # on disk before the record authenticates it
         self._write_record(name, _Record(self._digest(name, data), tuple(imports), _identity(path)))
         return Code(path, tuple(imports))
 
@@ -95,7 +97,7 @@ class CodeCache:
 
 
 def code_name(sha256: str, abi: str, compiler: str, *, fuel: bool) -> str:
-    """The name of code that `compiler` (its name and version) made of a component."""
+    """The name for a component's code, given its compiler (name and version)."""
     return hashlib.sha256("\0".join((_FORMAT, sha256, abi, compiler, str(fuel))).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The WebAssembly file of a capsule: read beneath the capsule's directory, through no symbolic link."""
+"""Reads the WebAssembly file of a capsule, beneath the capsule's directory and never through a symbolic link."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES_MAX: Final = 128 * 1024 * 1024
 
 
 class Identity(NamedTuple):
-    """What tells that a file is still the one that was read."""
+    """Identifies the version of a file that was read."""
 
     device: int
     inode: int
@@ -26,7 +26,7 @@ class Identity(NamedTuple):
 
 
 class ComponentFile(NamedTuple):
-    """The file as it was read."""
+    """The file's content, digest and identity."""
 
     data: bytes
     sha256: str
@@ -34,7 +34,7 @@ class ComponentFile(NamedTuple):
 
 
 def identify(directory: Path, file: str) -> Identity:
-    """The identity of the file now. Raises: ConfigurationError."""
+    """The file's current identity. Raises: ConfigurationError."""
     fd = _open(directory, file)
     try:
         return _identity(fd, file)
@@ -43,7 +43,7 @@ def identify(directory: Path, file: str) -> Identity:
 
 
 def read_component(directory: Path, file: str) -> ComponentFile:
-    """The file beneath the directory. Raises: ConfigurationError that says what is wrong with it."""
+    """Read the file beneath the directory. Raises: ConfigurationError, which describes the problem."""
     fd = _open(directory, file)
     try:
         identity = _identity(fd, file)
@@ -69,11 +69,11 @@ def _open(directory: Path, file: str) -> int:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise _refused(
-                directory, file, "does not exist", "`interlock capsule build` makes it; `component.file` names it"
+                directory, file, "does not exist", "`interlock capsule build` creates it; `component.file` names it"
             ) from None
         if error.errno in (errno.ELOOP, errno.EXDEV):
             raise _refused(
-                directory, file, "is reached through a symbolic link, which could be led elsewhere after it was trusted"
+                directory, file, "is reached through a symbolic link, which could be changed after it was trusted"
             ) from None
         raise _refused(directory, file, f"cannot be read: {os.strerror(error.errno or 0)}") from None
     finally:

@@ -1,8 +1,8 @@
 """One call of a component, in a worker: link the world `interlock:capsule`, instantiate, call, read the result.
 
-WASI is linked with nothing behind it (components made from Python import all of it): no directories, no environment, no
-arguments, no sockets; what is printed becomes lines of the log. Functions of the host give values of their WIT types, in which an
-error is `err` with one line of text.
+WASI is linked without resources (components built from Python import all of it): no directories, no environment, no
+arguments, no sockets; printed lines go to the log. Host functions return values of their WIT types, where an error is
+`err` with one line of text.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from interlock.executors.capsules.printed import Printed
 
 ENTRY: Final = "call-tool"
 INIT: Final = "init"
-"""Optional: `func() -> result<_, string>`, called once for each store."""
+"""Optional: `func() -> result<_, string>`, called once per store."""
 INSTANCES_MAX: Final = 100
-"""A component is made of several: those from Python have dozens."""
+"""A component consists of several instances: components built from Python have dozens."""
 TABLES_MAX: Final = 50
 MEMORIES_MAX: Final = 2
-"""Components from JavaScript have two."""
+"""Components built from JavaScript have two."""
 _MANY_MEMORIES: Final = "memory count too high"
 
 
 class TooManyMemoriesError(Exception):
-    """The component has more memories than it was given."""
+    """The component has more memories than were allowed."""
 
 
 class ComponentInstance:
-    """A store with the component's instance. Used by one thread, and not again after an error."""
+    """A store with the component's instance. Used by one thread, and never again after an error."""
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class ComponentInstance:
         *,
         memories: int = 1,
     ) -> None:
-        """Instantiate; `memories` share what the store may take, each an equal part.
+        """Instantiate. The `memories` share the store's memory limit in equal parts.
 
-        Raises: TooManyMemoriesError; CallError.
+        Raises: TooManyMemoriesError, CallError.
         """
         self._bounds = bounds
         self.store = wasmtime.Store(engine)
         self.store.set_wasi(printed.configuration())
         self.store.set_limits(
-            memory_size=bounds.memory_bytes // memories,  # wasmtime bounds each memory, not their sum
+            memory_size=bounds.memory_bytes // memories,  # wasmtime limits each memory, not their sum
             table_elements=TABLE_ELEMENTS_MAX,
             instances=INSTANCES_MAX,
             tables=TABLES_MAX,
@@ -75,11 +75,11 @@ class ComponentInstance:
                 raise CallError("tool_failed", failed[:2000] or f"`{INIT}` reported a failure")
 
     def call(self, tool: str, arguments: bytes) -> bytes:
-        """The result of a tool, as JSON text. Raises: CallError."""
+        """Call a tool and return its result as JSON text. Raises: CallError."""
         self.begin()
         result = run_guarded(lambda: self._entry(self.store, tool, arguments.decode()))
         if not isinstance(result, component.Variant) or not isinstance(result.payload, str):
-            raise CallError("capsule_invalid", f"`{ENTRY}` does not give a `result<string, string>`")
+            raise CallError("capsule_invalid", f"`{ENTRY}` does not return a `result<string, string>`")
         if result.tag == "err":
             raise CallError("tool_failed", result.payload[:2000] or "the tool reported a failure")
         data = result.payload.encode()
@@ -100,14 +100,16 @@ class ComponentInstance:
         return b"null"
 
     def begin(self) -> None:
-        """Give the store all that a call may use."""
+        """Reset the time and fuel of the store for a new call."""
         self.store.set_epoch_deadline(1)
         if self._bounds.fuel is not None:
             self.store.set_fuel(self._bounds.fuel)
 
 
 def link(engine: wasmtime.Engine, allowed: Sequence[str], answers: Answers) -> component.Linker:
-    """What components with these interfaces are linked to. Serves every store of the engine: linking takes longer than a call."""
+    """Create a linker for components with these interfaces. It serves every store of the engine, because linking is
+    slower than a call.
+    """
     linker = component.Linker(engine)
     linker.add_wasip2()
     with linker.root() as root:
@@ -131,7 +133,9 @@ def _answer(answers: Answers, name: str, function: str) -> Callable[..., Any]:
 
 
 def _has_init(code: component.Component, engine: wasmtime.Engine) -> bool:
-    """True if the component exports `init` without parameters: those from JavaScript have another function of that name."""
+    """True if the component exports `init` without parameters; components built from JavaScript have another function
+    of that name.
+    """
     found = code.type.exports(engine).get(INIT)
     return found is not None and isinstance(found.ty, component.FuncType) and not list(found.ty.params)
 
@@ -143,8 +147,9 @@ def _flat(value: Any) -> Any:
 
 
 def _lifted(gives: str, kind: int, data: bytes) -> Any:
-    """A reply as the value that wasmtime-py takes for the function's type in WIT: the types in `capsule.wit` are such that each
-    case has a Python type of its own.
+    """Convert a reply to the value that wasmtime-py expects for the function's WIT type.
+
+    The types in `capsule.wit` are chosen so that each case has a distinct Python type.
     """
     if gives == "text?":
         return data.decode() if kind == interfaces.OK else None

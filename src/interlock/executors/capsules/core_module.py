@@ -1,8 +1,8 @@
-"""One call of a core module, in a worker: link, instantiate, call, read the result. The only file that knows the core ABI.
+"""One call of a core module, in a worker: link, instantiate, call, read the result. Only this file knows the core ABI.
 
 The module exports `memory`, `interlock_alloc(length: i32) -> i32`, and `interlock_call(name, name_length, arguments,
-arguments_length: i32) -> i64`, whose result is a reply like that of a host function (see `interfaces`): the result as JSON, or an
-error with the module's own words. Optional are `interlock_init()`, which runs once for each store,
+arguments_length: i32) -> i64`. The call's result is a reply like that of a host function (see `interfaces`): the result
+as JSON, or an error in the module's own words. Optional exports are `interlock_init()`, which runs once per store,
 `interlock_on_message(message, length: i32) -> i64` and `interlock_on_outbound`, which handle messages, and
 `interlock_run() -> i64`.
 """
@@ -29,16 +29,16 @@ _I64: Final = wasmtime.ValType.i64()
 
 
 class CallError(Exception):
-    """A call did not give a result: `code` is a reason, and the message is for people and models."""
+    """A call failed. `code` is a reason code; the message is for people and models."""
 
     def __init__(self, code: str, message: str) -> None:
-        """`message` may hold words of the capsule."""
+        """`message` may contain text from the capsule."""
         super().__init__(message)
         self.code = code
 
 
 class Bounds(NamedTuple):
-    """What a store may take."""
+    """The limits of a store."""
 
     memory_bytes: int
     fuel: int | None
@@ -49,34 +49,35 @@ class Host(Protocol):
     """Answers host functions that the worker cannot answer itself."""
 
     def call(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-        """The kind of the reply and its bytes. Blocks, no longer than the call may take."""
+        """Returns the kind of the reply and its bytes. Blocks no longer than the call may take."""
         ...
 
 
 class Answers:
-    """The host functions of one capsule during one call. Nothing that they do raises through wasmtime.
+    """The host functions of one capsule during one call. They raise nothing through wasmtime.
 
-    wasmtime-py ends the process when a host function raises what is not an Exception, and passes others on to the wrong call.
+    wasmtime-py ends the process when a host function raises something that is not an Exception, and raises other
+    exceptions in the wrong call.
     """
 
     def __init__(self, host: Host, config: dict[str, str]) -> None:
-        """`config` are the values of the capsule's configuration."""
+        """`config` holds the capsule's configuration values."""
         self._host = host
         self.config = config
         self.printed = Printed()
 
     def reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
-        """The kind of the reply, and its bytes."""
+        """The reply to a host function: its kind and its bytes."""
         try:
             return self._reply(interface, function, given)
         except UnicodeDecodeError:
             return _error("invalid_utf8", f"{interface}.{function}: a text is not UTF-8")
-        except BaseException as error:  # noqa: BLE001 - see the class
+        except BaseException as error:  # noqa: BLE001 - explained in the class
             return _error("host_failed", f"{interface}.{function} failed: {type(error).__name__}")
 
     def plain(self, function: str) -> int:
-        """A number of the clock."""
-        # The process of the clock that is handed in is another one.
+        """The present time in microseconds (`now`), or monotonic time in nanoseconds."""
+        # This is a separate process, so the runtime's clock cannot be passed in.
         return time.time_ns() // 1000 if function == "now" else time.monotonic_ns()  # noqa: TID251
 
     def _reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
@@ -95,12 +96,12 @@ class Answers:
 
 
 class LinkedModule:
-    """A module that is linked once for all its stores, which takes longer than a short call."""
+    """A module linked once for all its stores, because linking is slower than a short call."""
 
     def __init__(
         self, engine: wasmtime.Engine, module: wasmtime.Module, allowed: Sequence[str], answers: Answers
     ) -> None:
-        """`allowed` are the interfaces to link, as far as the module imports them. Raises: CallError."""
+        """`allowed` are the interfaces to link if the module imports them. Raises: CallError."""
         self.engine = engine
         self.answers = answers
         imported = {one.module for one in module.imports}
@@ -141,17 +142,17 @@ class LinkedModule:
                 kind_of_reply, data = self.answers.reply(name, function, given)
                 reply = bytes((kind_of_reply,)) + data
                 return _packed(_write(caller, memory, caller["interlock_alloc"], reply), len(reply))
-            except BaseException:  # noqa: BLE001 - the module gave no memory for it: 0 is not a reply, and nothing is raised
+            except BaseException:  # noqa: BLE001 - without memory for the reply, return 0, which is not a reply; raise nothing
                 return 0
 
         return answer
 
 
 class CoreInstance:
-    """A store with the module's instance. Used by one thread, and not again after an error."""
+    """A store with the module's instance. Used by one thread, and never again after an error."""
 
     def __init__(self, linked: LinkedModule, bounds: Bounds) -> None:
-        """Instantiate. Raises: CallError."""
+        """Instantiate the module. Raises: CallError."""
         self._bounds = bounds
         self.store = wasmtime.Store(linked.engine)
         self.store.set_limits(
@@ -178,7 +179,7 @@ class CoreInstance:
                 run_guarded(lambda function=function: function(self.store))  # type: ignore[misc]
 
     def call(self, tool: str, arguments: bytes) -> bytes:
-        """The result of a tool, as JSON text. Raises: CallError."""
+        """Call a tool and return its result as JSON text. Raises: CallError."""
         self.begin()
         name, memory, alloc = tool.encode(), self._memory, self._alloc
         at = run_guarded(lambda: _write(self.store, memory, alloc, name + arguments))
@@ -198,7 +199,7 @@ class CoreInstance:
         return self._result(run_guarded(lambda: function(self.store, *given))) or b"null"
 
     def begin(self) -> None:
-        """Give the store all that a call may use."""
+        """Reset the time and fuel of the store for a new call."""
         self.store.set_epoch_deadline(1)
         if self._bounds.fuel is not None:
             self.store.set_fuel(self._bounds.fuel)
@@ -216,36 +217,36 @@ class CoreInstance:
 
 
 def run_guarded(run: Callable[[], Any]) -> Any:
-    """What `run` gives, which is a call into WebAssembly. Raises: CallError for everything that goes wrong in it."""
+    """Run a function that calls into WebAssembly, and return its result. Raises: CallError for any failure."""
     try:
         return run()
     except wasmtime.Trap as trap:
         raise _trapped(trap) from None
     except wasmtime.WasmtimeError as error:
         raise _failed(str(error)) from None
-    except Exception as error:  # noqa: BLE001 - a value of another type than the host gives fails inside of wasmtime-py
+    except Exception as error:  # noqa: BLE001 - a value of the wrong type fails inside wasmtime-py
         raise CallError("capsule_invalid", _words(str(error))) from None
 
 
 def _read(store: Any, memory: Any, pointer: int, length: int) -> bytes:
-    """Bytes of the module's memory. Raises: CallError."""
+    """Read bytes of the module's memory. Raises: CallError."""
     pointer, length = pointer & 0xFFFF_FFFF, length & 0xFFFF_FFFF
     if pointer + length > memory.data_len(store):
-        raise CallError("capsule_invalid", "the module named bytes outside of its memory")
+        raise CallError("capsule_invalid", "the module returned a range outside its memory")
     return bytes(memory.read(store, pointer, pointer + length))
 
 
 def _write(store: Any, memory: Any, alloc: Any, data: bytes) -> int:
-    """Put bytes into memory that the module gives. Raises: CallError, wasmtime.Trap."""
+    """Write bytes into memory that the module allocates. Raises: CallError, wasmtime.Trap."""
     pointer = int(alloc(store, len(data))) & 0xFFFF_FFFF
     if pointer + len(data) > memory.data_len(store):
-        raise CallError("capsule_invalid", "`interlock_alloc` gave bytes outside of the module's memory")
+        raise CallError("capsule_invalid", "`interlock_alloc` returned a range outside the module's memory")
     memory.write(store, data, pointer)
     return pointer
 
 
 def _failed(text: str) -> CallError:
-    """The error for what a component does, whose traps have only a text. The last line is wasmtime's own."""
+    """The error for a failed component, whose traps have only a text; wasmtime's own words are in the last line."""
     last = (text.strip().splitlines() or [""])[-1].strip().removeprefix("0: ").removeprefix("1: ")
     found = _TRAP.search(last)
     if found is None:

@@ -1,4 +1,4 @@
-"""Messages that capsules handle: which tools do, and when they are called."""
+"""Delivers messages to the capsules that handle them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from interlock.model.tool import Context
 
 _HOPS: Final[ContextVar[int]] = ContextVar("hops", default=0)
 HOPS_MAX: Final = 4
-"""How many messages may lead to one another."""
+"""Maximum length of a chain of messages that cause each other."""
 
 
 class Delivery:
-    """Has the capsules of a runtime handle what calls of others publish."""
+    """Calls the capsules of a runtime to handle messages that others publish."""
 
     def __init__(self, manifests: Mapping[str, Manifest], rights: Rights) -> None:
-        """By the names of the capsules."""
+        """`manifests` maps the capsules' names to their manifests."""
         self._manifests = manifests
         self._rights = rights
 
     def handlers(self, message: Message) -> list[str]:
-        """The tools that handle a message: those of capsules that have its topic in `on_message`."""
+        """The tools that handle a message: those of capsules whose `on_message` matches its topic."""
         return [
             f"{name}{SEPARATOR}{ON_MESSAGE}"
             for name, manifest in self._manifests.items()
@@ -46,7 +46,7 @@ class Delivery:
 
     @contextlib.asynccontextmanager
     async def as_published(self, messages: Messages, ctx: Context) -> AsyncIterator[None]:
-        """In the block messages are handled when they are published, for a call that is not to end."""
+        """Inside the block, handle messages as they are published, for a call that runs indefinitely."""
         ended = False
 
         async def handle() -> None:
@@ -69,7 +69,7 @@ class Delivery:
             await handling
 
     async def deliver(self, published: Sequence[Message], ctx: Context) -> None:
-        """Have what a call has published handled, before its result is given. What goes wrong there is only logged."""
+        """Deliver the messages that a call published, before its result is returned. Failures of handlers are only logged."""
         if not published:
             return
         hops = _HOPS.get()
@@ -78,7 +78,9 @@ class Delivery:
             for message in published:
                 for tool in self.handlers(message):
                     if hops >= HOPS_MAX:
-                        ctx.log(f"{tool}: not called: the message comes from {hops} others that each led to the next")
+                        ctx.log(
+                            f"{tool}: not called: the message is the last in a chain of {hops} messages that caused each other"
+                        )
                     elif (problem := await self._rights.have_handled(ctx, tool, message.document())) is not None:
                         ctx.log(f"{tool}: {problem}")
         finally:
@@ -86,7 +88,7 @@ class Delivery:
 
 
 def handler_tools(manifest: Manifest) -> list[CapsuleTool]:
-    """The tools by which the host has functions of a capsule called, through the gate like every call."""
+    """The tools through which the host calls functions of a capsule, so that these calls pass the gate too."""
     message = {"type": "object", "properties": {"message": {"type": "object"}}, "required": ["message"]}
     known: dict[str, tuple[str, dict[str, Any]]] = {
         ON_MESSAGE: ("Handles a message of the event bus.", message),

@@ -1,4 +1,4 @@
-"""Messages between the runtime and a worker of capsules: a JSON header and bytes that belong to it. Standard library only."""
+"""Messages between the runtime and a capsule worker: a JSON header and a body of bytes. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any, Final
 PREFIX: Final = struct.Struct(">II")
 HEADER_BYTES_MAX: Final = 4 * 1024 * 1024
 BODY_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Compiled code is the largest body: 33 MB for a component made from Python."""
+"""Compiled code is the largest body: 33 MB for a component built from Python."""
 
 
 class FrameError(Exception):
-    """The other side sent something that is not a message."""
+    """The other side sent a malformed message."""
 
 
 def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
-    """One message. Raises: FrameError if it is too long."""
+    """Encode a message. Raises: FrameError if it is too long."""
     head = json.dumps(header, separators=(",", ":")).encode()
     return PREFIX.pack(*checked_sizes(len(head), len(body))) + head + body
 
 
 def checked_sizes(header: int, body: int) -> tuple[int, int]:
-    """The two lengths of a message, if they are allowed. Raises: FrameError."""
+    """Check the two lengths of a message and return them. Raises: FrameError."""
     if header > HEADER_BYTES_MAX or body > BODY_BYTES_MAX:
         raise FrameError(f"a message of {header} and {body} bytes is too long")
     return header, body
 
 
 def decode_header(data: bytes) -> dict[str, Any]:
-    """The header of a message. Raises: FrameError."""
+    """Decode the header of a message. Raises: FrameError."""
     try:
         header = json.loads(data)
     except ValueError:

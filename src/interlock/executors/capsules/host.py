@@ -1,4 +1,4 @@
-"""What the runtime answers to the host functions of one call. Nothing here raises: a capsule is given an error as a value."""
+"""The runtime's answers to the host functions of one call. Nothing here raises: a capsule receives errors as values."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ KEY_CHARS_MAX: Final = 512
 VALUE_BYTES_MAX: Final = 1024 * 1024
 KEYS_LISTED_MAX: Final = 10_000
 LOG_LINES_MAX: Final = 100
-"""Lines of one call that are kept."""
+"""Maximum number of log lines kept per call."""
 LOG_CHARS_MAX: Final = 2_000
-"""Of one line."""
+"""Maximum length of a log line."""
 LATE_S: Final = 0.25
-"""How long a worker has to end a late call by itself."""
+"""How long a worker may take to end an overdue call itself."""
 QUESTION_CHARS_MAX: Final = 2_000
 TOOL_CALLS_MAX: Final = 100
-"""Tools that one call may call."""
+"""Maximum number of tool calls per call."""
 REFUSALS: Final = frozenset(
     {
         "access_denied",
@@ -67,28 +67,28 @@ REFUSALS: Final = frozenset(
         "value_too_large",
     }
 )
-"""Codes of errors that say that a capsule may not do something, rather than that it went wrong."""
+"""Error codes which mean that a capsule is not allowed to do something, as opposed to a failure."""
 REFUSALS_MAX: Final = 100
-"""Refusals of one call that are written down."""
+"""Maximum number of refusals recorded per call."""
 _NAME_CHARS: Final = 100
 _OF_PROPOSALS: Final = frozenset({"fs-read", "fs-write", "tools"})
 """Interfaces whose effects belong to a proposal."""
 _RENEWED_S: Final = 60
-"""After so long a call that is not to end may log and ask as much again."""
+"""Interval at which the limits of a call that runs indefinitely are reset."""
 _SECRET_CHARS_MIN: Final = 4
-"""A secret that is shorter is not looked for in log lines: it would occur in ordinary words."""
+"""Shorter secrets are not masked in log lines, because they would occur in ordinary words."""
 T = TypeVar("T")
 
 
 class KeyValues(Protocol):
-    """The keys and values of one capsule and agent; others have their own."""
+    """The keys and values of one capsule and agent, separate from those of others."""
 
     def get(self, key: str) -> bytes | None:
-        """The value, or None. Raises: StoreError."""
+        """The value of a key, or None. Raises: StoreError."""
         ...
 
     def set(self, key: str, value: bytes) -> bool:
-        """Store a value; False if the capsule's share is used up. Raises: StoreError."""
+        """Store a value. Returns False if the capsule's quota is used up. Raises: StoreError."""
         ...
 
     def delete(self, key: str) -> None:
@@ -96,27 +96,27 @@ class KeyValues(Protocol):
         ...
 
     def keys(self, prefix: str, most: int) -> list[str]:
-        """The keys that begin so, in order. Raises: StoreError."""
+        """The keys with this prefix, sorted, at most `most`. Raises: StoreError."""
         ...
 
 
 class Caller(NamedTuple):
-    """Whose call it is."""
+    """The capsule and context of a call."""
 
     capsule: str
     instance: str
-    """The loading of the capsule."""
+    """Id of the loaded capsule."""
     ctx: Context
     manifest: Manifest
     secrets: Mapping[str, str]
-    """Configured values, which no log line and no question shows."""
+    """Configured secrets, which are masked in log lines and questions."""
 
 
 class Host:
     """The host functions of one call."""
 
     def __init__(self, caller: Caller, values: KeyValues, rights: Rights, clock: Clock, post: Post) -> None:
-        """Nothing is answered before `limit` is set."""
+        """`limit` must be set before the first answer."""
         self._capsule = caller.capsule
         self._instance = caller.instance
         self._ctx = caller.ctx
@@ -135,15 +135,15 @@ class Host:
         self._tool_calls = 0
         self._refusals = 0
         self.step_s: float | None = None
-        """For a call that is not to end: how long a host function may take, and the capsule from one to the next."""
+        """For a call that runs indefinitely: time limit of a host function, and of the capsule between two host functions."""
         self._renewed = 0.0
         self.limit: asyncio.Timeout | None = None
-        """When the call ends; it is moved while people are asked."""
+        """The time limit of the call; extended while people are asked."""
         self.parked: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-        """Gives the context in which another call may have the place of this one."""
+        """Returns a context manager in which another call may use this call's worker slot."""
 
     async def answer(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-        """The kind of the reply, and its bytes, by the end of the call. What is refused is written down."""
+        """Answer a host function within the call's time limit. Returns the reply's kind and bytes. Refusals are recorded."""
         self._begin_step()
         try:
             kind, data = await self._answered(function, arguments, body)
@@ -163,7 +163,7 @@ class Host:
         if interface not in interfaces.INTERFACES or not interfaces.is_declared(interface, self._manifest):
             return _error("not_declared", f"the manifest does not declare `{interface}`")
         if self.step_s is not None and interface in _OF_PROPOSALS:
-            return _error("not_available", f"`run` belongs to no proposal, so it has no `{interface}`")
+            return _error("not_available", f"`run` does not belong to a proposal, so it has no `{interface}`")
         try:
             if function == "approval.request":
                 return await self._ask(arguments)
@@ -172,7 +172,7 @@ class Host:
         except InterlockError as error:
             return _error(error.code, self._masked(error.message))
         except TimeoutError:
-            return _error("timeout", "the call has no time left")
+            return _error("timeout", "the call's time is used up")
 
     async def _answer(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
         match function, arguments:
@@ -214,7 +214,7 @@ class Host:
             case "uplink.register-connector", [str(name), str(platform), str(profile)]:
                 messages.register(name, platform, profile)
             case "uplink.send", [str(text)]:
-                self._ctx.not_exactly_undoable("a capsule handed on messages of people")
+                self._ctx.not_exactly_undoable("a capsule passed on people's messages")
                 messages.send(text)
             case _:
                 return _error("unknown_function", "there is no such host function")
@@ -224,7 +224,9 @@ class Host:
         self._lines += 1
         if self._lines > LOG_LINES_MAX:
             if self._lines == LOG_LINES_MAX + 1:
-                self._ctx.log(f"{self._capsule}: more than {LOG_LINES_MAX} lines; the others of this call are not kept")
+                self._ctx.log(
+                    f"{self._capsule}: more than {LOG_LINES_MAX} lines; the rest of this call's lines are not kept"
+                )
             return _error("log_full", f"a call may log {LOG_LINES_MAX} lines")
         self._ctx.log(f"{self._capsule}: {self._masked(text)[:LOG_CHARS_MAX]}")
         return interfaces.OK, b""
@@ -247,13 +249,11 @@ class Host:
             return _error("value_too_large", f"a value has at most {VALUE_BYTES_MAX} bytes")
         if self._ctx.dry_run:
             return interfaces.OK, b""
-        self._ctx.not_exactly_undoable("a capsule changed values that it keeps")
+        self._ctx.not_exactly_undoable("a capsule changed its stored values")
         if function == "kv.delete":
             values.delete(key)
         elif not values.set(key, body):
-            return _error(
-                "kv_full", "the values that the capsule keeps for this agent take all the space that they may"
-            )
+            return _error("kv_full", "the capsule's stored values for this agent have reached their size limit")
         return interfaces.OK, b""
 
     async def _fetch(self, request: str) -> tuple[int, bytes]:
@@ -281,7 +281,7 @@ class Host:
         return interfaces.OK, json.dumps(value).encode()
 
     async def _ask(self, arguments: list[Any]) -> tuple[int, bytes]:
-        """Ask people; the time that they take is not the call's."""
+        """Ask people; their time does not count towards the call."""
         limit, loop = self.limit, asyncio.get_running_loop()
         summary, reason = (str(text) for text in arguments)
         assert limit is not None
@@ -297,18 +297,18 @@ class Host:
         return interfaces.OK, json.dumps(bool(given)).encode()
 
     def _begin_step(self) -> None:
-        """Renew the time of a call that has no end, and once a minute everything else that a call may use."""
+        """Reset the time of a call that runs indefinitely, and once a minute its other limits."""
         if self.step_s is None or self.limit is None:
             return
         now = asyncio.get_running_loop().time()
-        with contextlib.suppress(RuntimeError):  # it is just ending
+        with contextlib.suppress(RuntimeError):  # the call is just ending
             self.limit.reschedule(now + self.step_s + LATE_S)
         if now > self._renewed + _RENEWED_S:
             self._renewed, self._lines, self._tool_calls, self._refusals = now, 0, 0, 0
             self._http.renew()
 
     def _until(self) -> float:
-        """When a host function ends at the latest (the loop's time): before a worker that does not answer is killed."""
+        """When a host function must end (the loop's time), which is before an unresponsive worker is killed."""
         when = None if self.limit is None else self.limit.when()
         return asyncio.get_running_loop().time() if when is None else when - LATE_S
 
@@ -316,7 +316,7 @@ class Host:
         return max(1, int((self._until() - asyncio.get_running_loop().time()) * 1000))
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        """Run what blocks, to its end. Raises what it raises."""
+        """Run a blocking function on a thread and wait for it to finish, even when cancelled. Raises what it raises."""
         running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(running)
@@ -330,10 +330,10 @@ class Host:
 
 
 class Bounded:
-    """A context whose deadline is that of the call, and which is cancelled with it."""
+    """A context with the call's deadline and cancellation."""
 
     def __init__(self, ctx: Context) -> None:
-        """Of an attempt."""
+        """`ctx` is the context of the attempt."""
         self._ctx = ctx
         self.deadline_ns = ctx.deadline_ns
         self.cancelled = False

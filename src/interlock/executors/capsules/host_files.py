@@ -1,7 +1,7 @@
-"""The host functions `fs-read` and `fs-write`: files of the proposal's workspace, in its layer where it has one.
+"""The host functions `fs-read` and `fs-write`: files of the proposal's workspace, in its layer if it has one.
 
-The changes are made by the functions of the built-in file tools, so they are backed up, recorded and undone like theirs.
-Every function blocks: it runs on a thread.
+Changes are made by the functions of the built-in file tools, so they are backed up, recorded and undone in the same
+way. All functions block, and run on a thread.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from interlock.workspace.tree import read_chunks, refused
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 NAMES_MAX: Final = 10_000
 CHANGES_MAX: Final = 1_000
-"""Changes of one call."""
+"""Maximum number of changes per call."""
 
 
 class Files:
-    """The files of one call."""
+    """The file operations of one call."""
 
     def __init__(self, ctx: Context, rights: Rights, capabilities: Capabilities) -> None:
-        """Look at nothing yet."""
+        """Opens nothing yet."""
         self._ctx = ctx
         self._rights = rights
         self._globs: dict[Access, list[PathGlob]] = {
@@ -41,7 +41,7 @@ class Files:
         }
         self._changes = 0
         self.stopped = False
-        """True once the call was stopped: what has not begun to change a file does not begin."""
+        """True once the call was stopped; changes that have not begun are then refused."""
 
     def read(self, path: str) -> bytes:
         """The content of a file. Raises: ToolError."""
@@ -64,9 +64,9 @@ class Files:
             os.close(fd)
 
     def list_(self, path: str) -> bytes:
-        """The names in a directory that the capsule may read, as a JSON list. Raises: ToolError."""
+        """The entries of a directory that the capsule may read, as a JSON list. Raises: ToolError."""
         workspace: Workspace = self._context("fs.list").workspace
-        # The names are judged, not the directory: a glob such as `data/*.csv` does not match `data`.
+        # Check the entries and not the directory: a glob such as `data/*.csv` does not match `data`.
         base = Workspace.resolve(workspace, workspace.parse(path or "."))
         names: list[str] = []
         for name in workspace.names(base):
@@ -83,7 +83,7 @@ class Files:
         return json.dumps(names).encode()
 
     def write(self, path: str, data: bytes) -> None:
-        """Make or replace a file. Raises: ToolError."""
+        """Create or replace a file. Raises: ToolError."""
         if len(data) > FILE_BYTES_MAX:
             raise _too_large()
         ctx = self._changing("fs.write")
@@ -112,10 +112,10 @@ class Files:
 
 
 def _need_one_name(found: os.stat_result) -> None:
-    """A file with several names may be one from outside of the workspace, which no grant is about. Raises: ToolError."""
+    """Refuse a file with several hard links, which may be a file outside the workspace. Raises: ToolError."""
     if found.st_nlink > 1:
         raise ToolError(
-            "path: the file has several hard links, so it may be one from outside of the workspace",
+            "path: the file has several hard links, so it may be a file outside the workspace",
             code="path_denied",
             retryable=False,
         )

@@ -1,8 +1,8 @@
-"""The host function `http.fetch`: a request by the runtime itself, as the tool `http.fetch` makes it, to hosts of the manifest.
+"""The host function `http.fetch`: a request made by the runtime, as for the tool `http.fetch`, to hosts in the manifest.
 
-A capsule has no sockets, so there is nothing for the egress proxy to relay; the same rules decide: the manifest, the caller's
-grants and the policies about `connect` must allow the host, for the first request and for each redirect, and an address that is
-not public needs the exception that a person stated. Blocks: it runs on a thread.
+A capsule has no sockets, so there is no traffic for the egress proxy, but the same rules decide: the manifest, the
+caller's grants and the policies about `connect` must allow the host, for the first request and for each redirect. An
+address that is not public needs an explicit exception. Blocks, and runs on a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from interlock.model.hosts import Endpoint, endpoint, endpoint_matcher
 from interlock.model.tool import Context
 
 REQUESTS_MAX: Final = 100
-"""Requests of one call."""
+"""Maximum number of requests per call."""
 _REFUSED: Final = frozenset({"private_address", "host_denied", "policy_denied", "policy_error", "approval_required"})
 
 
@@ -39,31 +39,33 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Fetched(NamedTuple):
-    """What became of a request."""
+    """The result of a request."""
 
     data: bytes
-    """The answer, as JSON."""
+    """The response, as JSON."""
     records: tuple[Record, ...]
-    """What to write down."""
+    """Connections to record."""
     error: ToolError | None = None
 
 
 class Http:
-    """The requests of one call."""
+    """The HTTP requests of one call."""
 
     def __init__(self, rights: Rights, net: tuple[str, ...], clock: Clock) -> None:
-        """`net` are the hosts of the manifest."""
+        """`net` holds the host patterns in the manifest."""
         self._rights = rights
         self._declared = endpoint_matcher(net)
         self._clock = clock
         self._made = 0
 
     def renew(self) -> None:
-        """Allow as many requests again."""
+        """Reset the number of requests."""
         self._made = 0
 
     def fetch(self, request: str, ctx: Context, bounded: Context) -> Fetched:
-        """Make a request. `bounded` has the deadline of the call. Raises: ToolError for one that cannot be made at all."""
+        """Make a request. `bounded` has the call's deadline. Raises: ToolError if the request is malformed or over the
+        limit.
+        """
         self._made += 1
         if self._made > REQUESTS_MAX:
             raise ToolError(f"a call makes at most {REQUESTS_MAX} requests", code="limit_exceeded", retryable=False)
@@ -95,7 +97,7 @@ class Http:
 
 
 class _Measured:
-    """The context of a request, which adds up what went over the wire."""
+    """The context of a request, which counts the bytes sent and received."""
 
     def __init__(self, ctx: Context, used: dict[str, int]) -> None:
         self._ctx = ctx
@@ -105,7 +107,7 @@ class _Measured:
         return getattr(self._ctx, name)
 
     def resources(self, usage: dict[str, Any]) -> None:
-        """Add to what was used."""
+        """Add to the counts."""
         for name, value in usage.items():
             self._used[name] = self._used.get(name, 0) + value
 

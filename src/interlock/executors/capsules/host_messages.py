@@ -1,4 +1,4 @@
-"""The host functions `ipc-publish`, `ipc-subscribe` and `uplink`, for one call. None of them waits."""
+"""The host functions `ipc-publish`, `ipc-subscribe` and `uplink` of one call. None of them waits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from interlock.model.capsule import Manifest, topic_matches
 from interlock.model.errors import ToolError
 
 UNHANDLED_MAX: Final = 10_000
-"""Messages of one call that wait for those that handle them."""
+"""Maximum number of messages of one call that wait for their handlers."""
 
 
 class Post(NamedTuple):
-    """What carries messages in a runtime."""
+    """The message bus and the uplinks of a runtime."""
 
     bus: Bus
     uplinks: Uplinks
@@ -36,16 +36,16 @@ class Messages:
     """The messages of one call."""
 
     def __init__(self, owner: Owner, manifest: Manifest, post: Post) -> None:
-        """Of a capsule and the calling agent."""
+        """`owner` is the capsule and the calling agent."""
         self._owner = owner
         self._manifest = manifest
         self._post = post
         self.published: list[Message] = []
-        """Those that have yet to be handled."""
+        """Messages that are not handled yet."""
         self.arrived = asyncio.Event()
 
     def publish(self, topic: str, data: bytes) -> None:
-        """Raises: ToolError."""
+        """Publish a message. Raises: ToolError."""
         if topic not in self._manifest.capabilities.ipc_publish:
             raise _undeclared(topic, "ipc_publish")
         if len(self.published) >= UNHANDLED_MAX:
@@ -54,28 +54,28 @@ class Messages:
         self.arrived.set()
 
     def subscribe(self, pattern: str) -> int:
-        """Raises: ToolError."""
+        """Subscribe to topics and return the subscription's id. Raises: ToolError."""
         if not any(topic_matches(allowed, pattern) for allowed in self._manifest.capabilities.ipc_subscribe):
             raise _undeclared(pattern, "ipc_subscribe")
         return self._post.bus.subscribe(self._owner, pattern)
 
     def unsubscribe(self, number: int) -> None:
-        """Raises: ToolError."""
+        """End a subscription. Raises: ToolError."""
         self._post.bus.unsubscribe(self._owner, number)
 
     def poll(self, number: int, most: int) -> bytes:
-        """The next messages, as a JSON list. Raises: ToolError."""
+        """The next messages of a subscription, as a JSON list. Raises: ToolError."""
         return json.dumps(self._post.bus.poll(self._owner, number, most)).encode()
 
     def register(self, name: str, platform: str, profile: str) -> None:
-        """Raises: ToolError."""
+        """Register an uplink. Raises: ToolError."""
         try:
             self._post.uplinks.register(self._owner.capsule, name, platform, profile)
         except msgspec.ValidationError as error:
             raise ToolError(f"the uplink: {error}", code="invalid_parameters", retryable=False) from None
 
     def send(self, text: str) -> None:
-        """Raises: ToolError."""
+        """Pass a received message to the application. Raises: ToolError."""
         try:
             message = typed.decode(text.encode(), _Incoming)
         except msgspec.DecodeError as error:

@@ -1,9 +1,10 @@
-"""The host functions of capsules: their interfaces, signatures, and what a manifest has to declare for each.
+"""The host functions of capsules: their interfaces and signatures, and what a manifest must declare for each.
 
-The world `interlock:capsule` is the same set for components. In a core module a function is imported from the interface's
-name; `text` and `bytes` are passed as two `i32` (pointer, length) and `number` as an `i64`. Every function but `now` and
-`monotonic` returns an `i64`, the pointer (high half) and the length of a reply that is in memory from the module's own
-`interlock_alloc`: one byte that says which kind it is, then what belongs to it. Standard library only.
+Components get the same functions through the world `interlock:capsule`. A core module imports a function from the
+interface's name; `text` and `bytes` are passed as two `i32` (pointer, length), and `number` as an `i64`. Every function
+except `now` and `monotonic` returns an `i64`: the pointer (high half) and the length of a reply, in memory that the
+module's own `interlock_alloc` returned. The reply's first byte is its kind, and its content follows. Uses only the
+standard library.
 """
 
 from __future__ import annotations
@@ -14,35 +15,36 @@ from typing import Any, Final, NamedTuple
 VERSION: Final = "0.1.0"
 PACKAGE: Final = "interlock:capsule"
 WASI_CORE: Final = "wasi_snapshot_preview1"
-"""Linked with nothing behind it: no files, no environment, no arguments."""
+"""WASI for core modules, linked without resources: no files, no environment, no arguments."""
 WASI_COMPONENTS: Final = ("wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/")
-"""The same for components."""
+"""WASI interfaces for components, also linked without resources."""
 
 OK: Final = 0
 """Kind of a reply: the result follows."""
 ERROR: Final = 1
-"""A JSON object with `code` and `message` follows."""
+"""Kind of a reply: a JSON object with `code` and `message` follows."""
 NONE: Final = 2
-"""There is no such thing, which is not an empty one."""
+"""Kind of a reply: no value, as opposed to an empty one."""
 
 RUN: Final = "run"
-"""The function that is called without a message."""
+"""The handler that is called without a message."""
 STORE_GOES_ON: Final = frozenset({"tool_failed", "invalid_output"})
-"""Codes of failures after which a store that lasts is as good as before: the capsule has ended its call itself."""
+"""Codes of failures after which a lasting store can still be used, because the capsule ended its call itself."""
 
 
 class HostFunction(NamedTuple):
     """One function that a capsule can import."""
 
     parameters: tuple[str, ...]
-    """Each `text`, `bytes` or `number`."""
+    """Each one `text`, `bytes` or `number`."""
     gives: str = ""
-    """What it gives in WIT: `text?` (an option), or a result of `bytes`, `bytes?`, `text`, `texts`, `flag`, `number`, or nothing.
-    See `capsule.wit`. In the reply to a core module `texts`, `flag` and `number` are JSON."""
+    """The result in WIT: `text?` (an option), or a result of `bytes`, `bytes?`, `text`, `texts`, `flag`, `number`, or
+    empty. See `capsule.wit`. In a reply to a core module, `texts`, `flag` and `number` are JSON.
+    """
     plain: bool = False
-    """True if the result is an `i64` rather than a reply."""
+    """True if the function returns a plain `i64` instead of a reply."""
     untimed: bool = False
-    """True if the time that it takes is not time of the call: a person is asked."""
+    """True if its duration does not count towards the call, because a person is asked."""
 
 
 class Interface(NamedTuple):
@@ -50,7 +52,7 @@ class Interface(NamedTuple):
 
     functions: dict[str, HostFunction]
     capability: str = ""
-    """What the manifest must declare, as a key of `[capabilities]`; empty if every capsule has it."""
+    """The key of `[capabilities]` that the manifest must declare; empty if every capsule has the interface."""
 
 
 INTERFACES: Final = {
@@ -92,11 +94,11 @@ INTERFACES: Final = {
     ),
     "approval": Interface({"request": HostFunction(("text", "text"), "flag", untimed=True)}, "approval"),
 }
-"""By the name after `interlock:capsule/`."""
+"""Maps the name after `interlock:capsule/` to the interface."""
 
 
 def module_name(interface: str) -> str:
-    """The full name of an interface: `interlock:capsule/kv@0.1.0`."""
+    """The full name of an interface, such as `interlock:capsule/kv@0.1.0`."""
     return f"{PACKAGE}/{interface}@{VERSION}"
 
 
@@ -104,7 +106,7 @@ BY_MODULE: Final = {module_name(name): name for name in INTERFACES}
 
 
 def is_declared(interface: str, manifest: Any) -> bool:
-    """True if a manifest declares the interface, or it needs no declaration."""
+    """True if a manifest declares the interface, or the interface needs no declaration."""
     capability = INTERFACES[interface].capability
     if capability == "uplink":
         return bool(manifest.uplinks)
@@ -112,15 +114,15 @@ def is_declared(interface: str, manifest: Any) -> bool:
 
 
 def import_problem(imports: Iterable[tuple[str, str]], manifest: Any) -> str | None:
-    """Why a module that imports these functions (interface, function) is not loaded; None if it is."""
+    """Why a module with these imports (interface, function) cannot be loaded; None if it can."""
     for module, function in imports:
         if module == WASI_CORE or module.startswith(WASI_COMPONENTS):
             continue
         name = BY_MODULE.get(module)
         if name is None or function not in INTERFACES[name].functions:
-            return f"it imports `{function}` from `{module}`, which is not a function that capsules are given"
+            return f"it imports `{function}` from `{module}`, which is not a function available to capsules"
         if not is_declared(name, manifest):
             capability = INTERFACES[name].capability
             where = "an uplink" if capability == "uplink" else f"`capabilities.{capability}`"
-            return f"it imports `{function}` from `{module}`, and its manifest does not declare {where}"
+            return f"it imports `{function}` from `{module}`, but its manifest does not declare {where}"
     return None

@@ -1,4 +1,4 @@
-"""How a capsule is loaded: its file is compared with the lock, compiled once, and its imports and configuration are checked."""
+"""Loads a capsule: compares its file with the lock, compiles it once, and checks its imports and configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 
 
 class Values(Protocol):
-    """What the runtime keeps for capsules."""
+    """The values that the runtime stores for capsules."""
 
     def of(self, capsule: str, agent: str) -> KeyValues:
         """The keys and values of one capsule and agent."""
@@ -38,7 +38,7 @@ class Values(Protocol):
 
 
 class Installed(NamedTuple):
-    """A configured capsule whose manifest is the locked one."""
+    """A configured capsule whose manifest matches the lock."""
 
     manifest: Manifest
     directory: Path
@@ -46,10 +46,10 @@ class Installed(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A capsule that is ready."""
+    """A capsule that is ready to call."""
 
     instance: str
-    """Names this loading, until the capsule is unloaded or its file changes."""
+    """Id of this loading, valid until the capsule is unloaded or its file changes."""
     identity: Identity
     code: Code
     key: str
@@ -57,7 +57,7 @@ class Loaded(NamedTuple):
 
 
 class Loader:
-    """Loads the capsules of one runtime, and remembers those that are loaded. Safe to use from several event loops."""
+    """Loads the capsules of one runtime and keeps track of them. Safe to use from several event loops."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Loader:
         tell: Callable[[str], None],
         new_instance: Callable[[], str],
     ) -> None:
-        """Load nothing. `tell` gets sentences for people, `new_instance` makes ids."""
+        """Loads nothing. `tell` receives sentences for people; `new_instance` creates ids."""
         self._cache = cache
         self._workers = workers
         self._values = values
@@ -79,24 +79,24 @@ class Loader:
         self._unloaded: set[str] = set()
 
     def instance(self, name: str) -> str | None:
-        """The id of a loaded capsule; None if it is not loaded."""
+        """The instance id of a loaded capsule; None if it is not loaded."""
         with self._lock:
             found = self._loaded.get(name)
         return None if found is None else found.instance
 
     def unload(self, name: str) -> Loaded | None:
-        """Forget a capsule, and refuse it until `allow`; returns what was loaded."""
+        """Forget a capsule and refuse it until `allow`. Returns what was loaded, or None."""
         with self._lock:
             self._unloaded.add(name)
             return self._loaded.pop(name, None)
 
     def allow(self, name: str) -> None:
-        """Let a capsule that was unloaded be loaded again."""
+        """Allow a capsule that was unloaded to be loaded again."""
         with self._lock:
             self._unloaded.discard(name)
 
     async def load(self, name: str, one: Installed, *, anew: bool = False) -> Loaded:
-        """The compiled code of the locked build. Raises: ToolError."""
+        """Load the locked build of a capsule, compiling it if necessary. Raises: ToolError."""
         manifest = one.manifest
         with self._lock:
             if name in self._unloaded:
@@ -114,8 +114,8 @@ class Loader:
             if pinned is not None and component.sha256 != pinned:
                 raise refused(
                     name,
-                    f"the component `{manifest.component.file}` is another build than the one in {where}",
-                    f"if you built it, `interlock capsule lock {name}` pins it, and `interlock trust` agrees to it",
+                    f"the component `{manifest.component.file}` is a different build from the one in {where}",
+                    f"if you built it, `interlock capsule lock {name}` pins it, and `interlock trust` accepts it",
                 )
         fuel = manifest.limits.fuel is not None
         key = code_name(component.sha256, manifest.component.abi, _compiler(), fuel=fuel)
@@ -124,19 +124,19 @@ class Loader:
             code = await self._compile(name, key, component.data, manifest)
         problem = interfaces.import_problem(code.imports, manifest)
         if problem is not None:
-            raise refused(name, problem, "an import of a capsule must be declared; nothing of it has run")
+            raise refused(name, problem, "the manifest of a capsule must declare its imports; none of its code has run")
         config = self._config(name, manifest)
         with self._lock:
-            if name in self._unloaded:  # meanwhile
+            if name in self._unloaded:  # unloaded while it was compiled
                 raise refused(name, "it was unloaded", "`runtime.capsules.load` loads it again")
             found = self._loaded.get(name)
-            same = found is not None and found.identity == component.identity  # of a call beside this one
+            same = found is not None and found.identity == component.identity  # loaded by a concurrent call
             instance = found.instance if found is not None and same else self._new_instance()
             loaded = self._loaded[name] = Loaded(instance, component.identity, code, key, config)
         return loaded
 
     async def _compile(self, name: str, key: str, source: bytes, manifest: Manifest) -> Code:
-        self._tell(f"compiling the capsule `{name}`, which is done once for a build (up to {COMPILE_S} s)")
+        self._tell(f"compiling the capsule `{name}`, once per build (up to {COMPILE_S} s)")
         try:
             async with asyncio.timeout(COMPILE_S):
                 fuel = manifest.limits.fuel is not None
@@ -144,17 +144,17 @@ class Loader:
         except TimeoutError:
             raise refused(name, f"compiling it took longer than {COMPILE_S} s", None) from None
         except WorkerLostError:
-            raise refused(name, "the compiler ended; its memory may have been used up", None) from None
+            raise refused(name, "the compiler ended; it may have run out of memory", None) from None
         if reply.header["done"] != "ok":
             raise refused(name, str(reply.header["message"]), None)
         imports = [(str(module), str(function)) for module, function in reply.header["imports"]]
         try:
             return await asyncio.to_thread(self._cache.keep, key, reply.body, imports)
         except StoreError as error:
-            raise refused(name, f"its compiled code cannot be kept: {error.message}", error.hint) from None
+            raise refused(name, f"its compiled code cannot be stored: {error.message}", error.hint) from None
 
     def _config(self, name: str, manifest: Manifest) -> dict[str, str]:
-        """The configuration of a capsule as text. Raises: ToolError `capsule_refused`."""
+        """The configuration of a capsule, with values as text. Raises: ToolError `capsule_refused`."""
         stored = self._values.config(name)
         found: dict[str, str] = {}
         for key, variable in manifest.env.items():
@@ -179,7 +179,7 @@ class Loader:
 
 
 def coerce_value(variable: Variable, data: bytes) -> str:
-    """A stored value as the text that the capsule is given. Raises: ValueError, without the value."""
+    """Convert a stored value to the text that the capsule receives. Raises: ValueError, which does not contain the value."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -210,12 +210,12 @@ def _as_text(value: str | float) -> str:
 
 
 def refused(name: str, why: str, hint: str | None) -> ToolError:
-    """A capsule was not loaded."""
+    """The error for a capsule that was not loaded."""
     return ToolError(f"the capsule `{name}` was not loaded: {why}", code="capsule_refused", retryable=False, hint=hint)
 
 
 async def no_host(function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-    """Answer a worker that may not ask anything now."""
+    """Answer for a worker that must not call host functions now."""
     del function, arguments, body
     return interfaces.ERROR, b""
 

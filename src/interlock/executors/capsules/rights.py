@@ -1,4 +1,4 @@
-"""What the engine decides for the host functions of a call: handed in, because nothing here may judge."""
+"""What the engine decides for the host functions of a call. It is passed in, because executors make no decisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FileTool = Literal["fs.read", "fs.list", "fs.write", "fs.delete"]
 FILE_TOOLS: Final[dict[FileTool, Access]] = {
     "fs.read": "read", "fs.list": "read", "fs.write": "write", "fs.delete": "write",
 }  # fmt: skip
-"""The built-in tools that do what a host function does, and what for they reach a path."""
+"""The built-in tools that correspond to host functions, with the access that each needs to a path."""
 
 
 class Denied(NamedTuple):
@@ -29,27 +29,28 @@ class Denied(NamedTuple):
 
 
 class Rights(Protocol):
-    """The rights of the caller, for whatever a capsule wants beyond its own memory. Its manifest can only narrow them."""
+    """The caller's rights, for everything that a capsule does outside its own memory. Its manifest can only narrow them."""
 
     def for_files(
         self, ctx: Context, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
     ) -> Context:
-        """A context whose workspace is the proposal's, in which every path is judged: it must be `declared` by the manifest,
-        within the caller's grants, and no policy may object to a call of the built-in `tool` with it. It is cancelled once
-        `stopped`.
+        """A context whose workspace is the proposal's, and in which every path is checked.
+
+        A path must be `declared` by the manifest and within the caller's grants, and no policy may object to a call of
+        the built-in `tool` with it. The context is cancelled once `stopped` returns True.
         """
         ...
 
     def network(self, ctx: Context) -> Policy:
-        """What the caller's grants let the call reach."""
+        """The hosts that the caller's grants allow."""
         ...
 
     def refuse_connection(self, ctx: Context, there: Endpoint) -> str | None:
-        """The reason code of the policy that objects to a connection; None if none does."""
+        """The reason code of the policy that refuses a connection; None if no policy refuses it."""
         ...
 
     def record_connections(self, ctx: Context, records: Sequence[Record]) -> None:
-        """Write down what was tried on the network."""
+        """Record what was attempted on the network."""
         ...
 
     async def call_tool(self, ctx: Context, name: str, parameters: dict[str, Any], left_ms: int) -> Any:
@@ -57,21 +58,21 @@ class Rights(Protocol):
         ...
 
     async def have_handled(self, ctx: Context, tool: str, message: dict[str, Any]) -> str | None:
-        """Call a tool that handles a message, as a run of the same agent. Returns what went wrong, or None."""
+        """Call a tool that handles a message, in a run of the same agent. Returns the problem, or None."""
         ...
 
     def record_loaded(self, ctx: Context, capsule: str, version: str, instance: str, component: str) -> None:
-        """Write down that the call had a capsule loaded: its instance, and the SHA-256 of its component."""
+        """Record that the call loaded a capsule: its instance, and the SHA-256 of its component."""
         ...
 
     def record_denied(self, ctx: Context, about: Denied) -> None:
-        """Write down that a host function was refused to the call."""
+        """Record that a host function was refused."""
         ...
 
     def record_reset(self, ctx: Context, capsule: str, instance: str, reason: str) -> None:
-        """Write down that a store that lasted was given up, because a call ended in it for this reason."""
+        """Record that a lasting store was discarded, because a call in it ended for this reason."""
         ...
 
     def record_refused(self, ctx: Context, capsule: str, detail: str) -> None:
-        """Write down that a capsule was not loaded."""
+        """Record that a capsule was not loaded."""
         ...

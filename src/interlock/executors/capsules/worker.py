@@ -1,7 +1,7 @@
 """The worker: a process behind walls that compiles modules and runs calls of capsules, one at a time, on one thread.
 
-It speaks with the runtime over the socket that is its standard input (`frames`). A second thread only ends a call that is late,
-by the engine's epoch; it touches no store. Imports nothing of the runtime but its own few files.
+It communicates with the runtime over the socket on its standard input (`frames`). A second thread only ends overdue
+calls, through the engine's epoch; it touches no store. Of Interlock, it imports only its own few files.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ def main() -> None:
 
 
 class Alarm:
-    """Ends the call that runs once it is late: raises the epoch of an engine at a deadline, again and again until disarmed."""
+    """Ends an overdue call by repeatedly raising the engine's epoch after the deadline, until disarmed."""
 
     def __init__(self) -> None:
-        """Start the thread."""
+        """Starts the thread."""
         self._changed = threading.Condition()
         self._engine: wasmtime.Engine | None = None
         self._deadline = 0.0
         threading.Thread(target=self._run, daemon=True).start()
 
     def arm(self, engine: wasmtime.Engine, seconds: float) -> None:
-        """From now on, a call of this engine has this long."""
+        """Set the deadline of a call in this engine, counted from now."""
         with self._changed:
             self._engine, self._deadline = engine, time.monotonic() + seconds
             self._changed.notify()
 
     def disarm(self) -> None:
-        """The call has ended."""
+        """Remove the deadline, because the call has ended."""
         with self._changed:
             self._engine = None
 
     @contextlib.contextmanager
     def stopped(self, stop: bool, then: float | None = None) -> Iterator[None]:
-        """The block is not time of the call, if `stop`; the call has what was left, or `then` seconds."""
+        """Inside the block, stop the clock of the call if `stop`. The call then has what was left, or `then` seconds."""
         engine, left = self._engine, self._deadline - time.monotonic() if then is None else then
         if not stop or engine is None:
             yield
@@ -84,31 +84,31 @@ class Alarm:
                     self._changed.wait(left)
                     continue
                 self._engine.increment_epoch()
-                self._changed.wait(0.01)  # a deadline that was set just after is one more than the epoch
+                self._changed.wait(0.01)  # a deadline set just after this is one epoch later
 
 
 class Worker:
-    """What this process has loaded."""
+    """The modules, engines and stores of this process."""
 
     def __init__(self, link: socket.socket) -> None:
-        """`link` leads to the runtime."""
+        """`link` is the socket to the runtime."""
         self._link = link
         self._alarm = Alarm()
         self._engines: dict[tuple[str, bool], wasmtime.Engine] = {}
         self._modules: dict[str, wasmtime.Module | component.Component] = {}
         self._answers = Answers(self, {})
         self._modules_linked: dict[str, tuple[tuple[str, ...], LinkedModule | None]] = {}
-        """By the keys of modules: the interfaces that they are linked with."""
+        """Maps module keys to the interfaces that the module is linked with, and the linked module."""
         self._linkers: dict[tuple[int, tuple[str, ...]], component.Linker] = {}
         self._several: set[str] = set()
         """Keys of components with several memories."""
         self._step_s: float | None = None
-        """How long the call that runs has from one host function to the next, if it is one that is not to end."""
+        """For a call that runs indefinitely: its time limit between two host functions."""
         self._running: CoreInstance | ComponentInstance | None = None
         self._kept: dict[str, CoreInstance | ComponentInstance] = {}
 
     def serve(self) -> None:
-        """Answer requests until there are no more."""
+        """Answer requests until the socket is closed."""
         while (message := self._receive()) is not None:
             header, body = message
             try:
@@ -120,13 +120,13 @@ class Worker:
                 answer, data = {"done": "error", "code": "capsule_invalid", "message": words}, b""
             except MemoryError:
                 answer, data = (
-                    {"done": "error", "code": "memory_limit", "message": "the worker's memory is used up"},
+                    {"done": "error", "code": "memory_limit", "message": "the worker is out of memory"},
                     b"",
                 )
             self._link.sendall(frames.encode({**answer, "printed": self._answers.printed.lines(rest=True)}, data))
 
     def call(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-        """Ask the runtime for a host function, which it answers by the end of the call."""
+        """Ask the runtime to answer a host function, which it does within the call's time limit."""
         interface, _, name = function.partition(".")
         untimed = interfaces.INTERFACES[interface].functions[name].untimed
         with self._alarm.stopped(untimed or self._step_s is not None, self._step_s):
@@ -159,7 +159,7 @@ class Worker:
             module = wasmtime.Module(engine, source)
         except wasmtime.WasmtimeError as error:
             words = " ".join(str(error).split())[:300]
-            raise CallError("capsule_invalid", f"not a WebAssembly module that can be used: {words}") from None
+            raise CallError("capsule_invalid", f"not a usable WebAssembly module: {words}") from None
         exports = {one.name for one in module.exports}
         for name in EXPORTS:
             if name not in exports:
@@ -212,7 +212,7 @@ class Worker:
     def _component(
         self, key: str, engine: wasmtime.Engine, code: component.Component, linker: component.Linker, bounds: Bounds
     ) -> ComponentInstance:
-        """An instance with as many memories as the component has, which is known after the first try."""
+        """Instantiate a component with as many memories as it has, which the first attempt finds out."""
         if key not in self._several:
             try:
                 return ComponentInstance(engine, code, linker, bounds, self._answers.printed)
@@ -221,7 +221,7 @@ class Worker:
         return ComponentInstance(engine, code, linker, bounds, self._answers.printed, memories=MEMORIES_MAX)
 
     def _linked(self, key: str, engine: wasmtime.Engine, module: wasmtime.Module, allowed: list[str]) -> LinkedModule:
-        """The module, linked with these interfaces; what they do is answered for the call that runs."""
+        """The module linked with these interfaces, whose functions answer for the running call."""
         known, found = self._modules_linked.get(key, ((), None))
         if found is None or known != tuple(allowed):
             found = LinkedModule(engine, module, allowed, self._answers)
@@ -229,8 +229,8 @@ class Worker:
         return found
 
     def _linker(self, engine: wasmtime.Engine, allowed: list[str]) -> component.Linker:
-        """The linker of components with these interfaces; its functions answer for the call that runs."""
-        place = (id(engine), tuple(allowed))  # engines last as long as the process
+        """The linker for components with these interfaces, whose functions answer for the running call."""
+        place = (id(engine), tuple(allowed))  # engines live as long as the process
         found = self._linkers.get(place)
         if found is None:
             found = self._linkers[place] = link(engine, allowed, self._answers)
@@ -262,7 +262,7 @@ class Worker:
 
 
 def _imports_of(code: component.Component, engine: wasmtime.Engine) -> list[list[str]]:
-    """The imports of a component: interface and function. Raises: CallError if it does not export what a capsule does."""
+    """The imports of a component as (interface, function). Raises: CallError if it does not export the entry point."""
     if ENTRY not in code.type.exports(engine):
         raise CallError("capsule_invalid", f"the component does not export `{ENTRY}`")
     found: list[list[str]] = []
@@ -276,10 +276,11 @@ def _imports_of(code: component.Component, engine: wasmtime.Engine) -> list[list
 
 
 def configuration(abi: str, *, fuel: bool) -> wasmtime.Config:
-    """How code is compiled and run. What a capsule does not need is off. A change makes older compiled code unusable.
+    """The configuration for compiling and running code, without features that capsules do not need.
 
-    Between modules of a component (those from JavaScript) values are passed by code that sees the memories of both, so components
-    may have several in one module; the store holds no more than one of their own all the same.
+    A change makes compiled code unusable. Components may have several memories in one module, because values between
+    their modules (in components built from JavaScript) are passed by code that sees both memories; the store still
+    limits the total.
     """
     config = wasmtime.Config()
     config.epoch_interruption = True

@@ -1,6 +1,6 @@
-"""Worker processes of capsules as the runtime sees them: started behind walls, each lent to one call at a time.
+"""Worker processes of capsules, as seen by the runtime: started behind walls, each lent to one call at a time.
 
-A worker that is late, or says something that is not a message, is killed; nothing else is lost with it.
+A worker that is overdue, or sends a malformed message, is killed; nothing else is lost with it.
 """
 
 from __future__ import annotations
@@ -24,48 +24,54 @@ from interlock.server_process import module_command
 
 _STDERR_BYTES: Final = 16 * 1024
 _COMPILER_BYTES: Final = 1024**3
-"""Memory of a process that compiles: a component made from Python takes 370 MB."""
+"""Memory of a compiling process: a component built from Python takes 370 MB."""
 _CHUNK: Final = 256 * 1024
 _PRINTED: Final = 1
-"""The level of what a capsule prints."""
+"""The log level of printed lines."""
 _IDLE_MAX: Final = 4
-"""Idle workers that are kept for the next call, whose memory is fresh anyway."""
+"""Maximum number of idle workers kept for later calls, whose memory is fresh in any case."""
 _LASTING_MAX: Final = 32
-"""Idle workers that hold a store that lasts. Beyond, the one that was used least recently is ended, and its store is lost."""
+"""Maximum number of idle workers with a lasting store. Beyond it, the least recently used one is ended, and its store
+is lost.
+"""
 
 Answer = Callable[[str, list[Any], bytes], Awaitable[tuple[int, bytes]]]
-"""Answers a host function: its name, its arguments and its bytes give the kind of the reply and its bytes."""
+"""Answers a host function, given its name, arguments and bytes. Returns the reply's kind and bytes."""
 
 
 class Reply(NamedTuple):
-    """The end of a request."""
+    """The final message of a request."""
 
     header: dict[str, Any]
     body: bytes
 
 
 class WorkerLostError(Exception):
-    """The worker has ended, or does not speak as it should."""
+    """The worker has ended or sent a malformed message."""
 
 
 class Start(Protocol):
-    """Starts a worker process; returns the runtime's end of its socket, and the process."""
+    """Starts a worker process. Returns the runtime's end of its socket, and the process."""
 
     async def __call__(self, code_directory: str | None) -> tuple[socket.socket, Background]:
-        """`code_directory` is what it may read beside its own program; one without compiles. Raises: ToolError."""
+        """`code_directory` is what the worker may read besides its own program; a worker without one compiles. Raises:
+        ToolError.
+        """
         ...
 
 
 class WalledStart:
-    """Starts workers behind the walls of process actions, which reach no host and write nothing."""
+    """Starts workers behind the walls of process actions. They reach no host and write nothing."""
 
     def __init__(self, runner: ProcessRunner, workspace: Any) -> None:
-        """`workspace` is the project's tree itself, never a layer: a worker lives longer than any. It sees nothing of it."""
+        """`workspace` is the workspace itself, never a layer, because a worker outlives layers. The worker cannot see
+        its files.
+        """
         self._runner = runner
         self._workspace = workspace
 
     async def __call__(self, code_directory: str | None) -> tuple[socket.socket, Background]:
-        """Start one. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
+        """Start a worker. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
         binds: list[Bind] = [] if code_directory is None else [{"path": code_directory, "writable": False}]
         walls = self._runner.enclosure.around(self._workspace, network="none", binds=binds)
         if walls is not None:
@@ -90,21 +96,21 @@ class WalledStart:
         return ours, process
 
     def _hidden(self, code_directory: str | None) -> tuple[str, ...]:
-        """What to hide, except for the state directory if the code is in it: nothing shows that. Raises: ToolError."""
+        """The paths to hide, except a state directory that contains the code, which is not shown anyway. Raises: ToolError."""
         enclosure = self._runner.enclosure
         above = {path for path in enclosure.hidden if f"{code_directory}/".startswith(f"{path.rstrip('/')}/")}
         if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in above for place in enclosure.shown):
             raise ToolError(
-                "the state directory is in a directory that processes may read, and a worker of capsules may not see it",
+                "the state directory is inside a directory that processes may read, but capsule workers must not see it",
                 code="isolation_failed",
                 retryable=False,
-                hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
+                hint="nothing has run; set INTERLOCK_STATE_DIR to another directory, or remove it from `isolation.read`",
             )
         return tuple(path for path in enclosure.hidden if path not in above)
 
     @property
     def walled(self) -> bool:
-        """False where there are no walls at all, because the configuration wants none."""
+        """False if the configuration disables walls."""
         return self._runner.enclosure.profile != "none"
 
     def posture(self) -> dict[str, str]:
@@ -113,26 +119,26 @@ class WalledStart:
 
 
 class Worker:
-    """One process. Used by one request at a time, from any event loop."""
+    """One worker process. Used by one request at a time, from any event loop."""
 
     def __init__(self, link: socket.socket, process: Background) -> None:
-        """Of a process that has been started."""
+        """Wraps a started process."""
         self._link = link
         self._process = process
         self.loaded: set[str] = set()
-        """Keys of the modules that it has."""
+        """Keys of the modules that it has loaded."""
         self.broken = False
         self.lasting = False
-        """True if it holds a store that lasts."""
+        """True if it holds a lasting store."""
         self.unwanted = False
-        """True once it is not to serve another call."""
+        """True once it must not serve another call."""
 
     async def request(self, header: dict[str, Any], body: bytes, answer: Answer) -> Reply:
-        """Send a request, answer the host functions of the call, and return the end.
+        """Send a request, answer its host functions, and return the final message.
 
         After a cancellation the worker is broken: close it. Raises: WorkerLostError.
         """
-        self.broken = True  # until the end has been read
+        self.broken = True  # until the final message has been read
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_sendall(self._link, frames.encode(header, body))
@@ -150,7 +156,7 @@ class Worker:
 
     @property
     def ended(self) -> bool:
-        """True if the process of an idle worker is gone. So is one that writes without being asked."""
+        """True if the process of an idle worker has ended, or has written without being asked."""
         try:
             self._link.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -160,12 +166,12 @@ class Worker:
         return True
 
     async def close(self) -> None:
-        """End the process, and wait until it is gone."""
+        """End the process and wait until it has ended."""
         self._link.close()
         await asyncio.to_thread(self._process.close)
 
     def end(self) -> None:
-        """The same, blocking briefly. Any thread."""
+        """End the process, blocking briefly. Safe on any thread."""
         self._link.close()
         self._process.close()
 
@@ -185,10 +191,10 @@ class Worker:
 
 
 class Workers:
-    """The workers of a runtime, in groups: a worker never serves another group. Must be closed. Safe for threads."""
+    """The workers of a runtime, in groups: a worker never serves another group. Must be closed. Thread-safe."""
 
     def __init__(self, start: Start, code_directory: str | None, most: int) -> None:
-        """Start nothing. At most `most` workers of a group run at once; calls beyond wait their turn."""
+        """Starts nothing. At most `most` workers of a group run at once; further calls wait."""
         self._start = start
         self._code_directory = code_directory
         self._most = most
@@ -201,12 +207,12 @@ class Workers:
 
     @contextlib.asynccontextmanager
     async def lend(self, group: str, most: int | None = None, *, lasting: bool = False) -> AsyncIterator[Worker]:
-        """A worker of the group for one call, which is kept with its store if that is `lasting`.
+        """Lend a worker of the group for one call. If `lasting`, the worker is kept with its store.
 
-        Raises: ToolError if none can be started.
+        Raises: ToolError if no worker can be started.
         """
         worker = await self._take(group, self._most if most is None else most)
-        while worker.ended:  # while it was idle: nothing was lost
+        while worker.ended:  # it ended while idle, so nothing was lost
             await asyncio.shield(worker.close())
             self._give_back(group, None)
             worker = await self._take(group, self._most if most is None else most)
@@ -225,7 +231,7 @@ class Workers:
 
     @contextlib.contextmanager
     def parked(self, group: str) -> Iterator[None]:
-        """The block is one of a call that waits for people: meanwhile another call may have a worker in place of its own."""
+        """Inside the block, in which a call waits for people, let another call use the worker slot."""
         with self._lock:
             self._running[group] -= 1
         self._wake(group)
@@ -236,7 +242,7 @@ class Workers:
                 self._running[group] += 1
 
     def drop(self, key: str, group: str) -> None:
-        """End the workers that hold a module, or serve a group that begins so: those that are busy once their call has ended."""
+        """End the workers that hold a module or serve a group with this prefix; busy workers end after their call."""
 
         def holds(pair: tuple[str, Worker]) -> bool:
             return key in pair[1].loaded or pair[0].startswith(group)
@@ -252,7 +258,7 @@ class Workers:
             worker.end()
 
     def close(self) -> None:
-        """End the idle workers. A call that still runs ends its own."""
+        """End the idle workers. A running call ends its own worker."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -260,7 +266,7 @@ class Workers:
             worker.end()
 
     async def compile(self, source: bytes, abi: str, *, fuel: bool, answer: Answer) -> Reply:
-        """Compile a module in a worker that does nothing else. Raises: ToolError, WorkerLostError."""
+        """Compile a module in a worker used only for that. Raises: ToolError, WorkerLostError."""
         worker = Worker(*await self._start(None))
         try:
             return await worker.request({"do": "compile", "abi": abi, "fuel": fuel}, source, answer)
@@ -290,7 +296,7 @@ class Workers:
             raise
 
     def _give_back(self, group: str, worker: Worker | None) -> None:
-        """Keep a worker for the next call, or count it as gone; the next in the queue looks again."""
+        """Keep a worker for later calls, or count it as gone. Wakes the waiting calls."""
         surplus: list[tuple[str, Worker]] = []
         with self._lock:
             if worker is not None and not self._closed:
@@ -309,11 +315,11 @@ class Workers:
             threading.Thread(target=one.end, daemon=True).start()
 
     def _wake(self, group: str) -> None:
-        """Have the calls that wait for a worker of the group look again."""
+        """Wake the calls that wait for a worker of the group."""
         with self._lock:
             turns, self._waiting[group] = self._waiting.get(group, []), []
         for loop, turn in turns:
-            with contextlib.suppress(RuntimeError):  # its loop has ended
+            with contextlib.suppress(RuntimeError):  # its event loop has ended
                 loop.call_soon_threadsafe(_wake, turn)
 
 

@@ -1,8 +1,8 @@
 """Calls of models: the tools `infer`, `classify` and `embed`.
 
-`tools.py` defines them, `metering.py` says what a call may cost. `calls.py` makes the calls, over `exchange.py`, in the shape of
-the provider (`openai.py`, `anthropic.py`, `google.py`). What a model answers is data: it is checked against its provider's shape
-and the call's schema, and gives no rights.
+`tools.py` defines them, and `metering.py` computes what a call may cost. `calls.py` makes the calls, over
+`exchange.py`, in the format of the provider (`openai.py`, `anthropic.py`, `google.py`). A model's answer is data: it is
+checked against the provider's format and the call's schema, and grants no rights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shape of Anthropic's Messages, in the version of 2026-10-21: a bearer token, `output_config`, and no `temperature`.
+"""The format of Anthropic's Messages API, version 2026-10-21: a bearer token, `output_config`, and no `temperature`.
 
 Source: Anthropic, "Messages API", "Streaming Messages" and "Structured outputs".
 """
@@ -33,7 +33,7 @@ _INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_inp
 
 
 def ask(model: Model, question: Question) -> Post:
-    """The request for an answer."""
+    """Build the request for an answer."""
     messages = [{"role": one.role, "content": one.content} for one in question.messages]
     body: dict[str, Any] = {"model": model.id, "max_tokens": question.max_tokens, "messages": messages}
     if question.system is not None:
@@ -49,7 +49,7 @@ def ask(model: Model, question: Question) -> Post:
 
 
 def read(document: Any) -> Answer:
-    """The answer of a document. Raises: ShapeError."""
+    """Read the answer from a document. Raises: ShapeError."""
     blocks = at(document, "content")
     if not isinstance(blocks, list):
         raise ShapeError("it has no list at `content`")
@@ -61,7 +61,7 @@ def read(document: Any) -> Answer:
 
 
 def assemble(events: Sequence[Any]) -> Any:
-    """The document that a stream adds up to; None if it ended too early. Raises: ReportedError."""
+    """Assemble the document that a stream represents; None if it ended too early. Raises: ReportedError."""
     blocks: dict[int, dict[str, Any]] = {}
     usage: dict[str, Any] = {}
     reason = None
@@ -82,7 +82,7 @@ def assemble(events: Sequence[Any]) -> Any:
 
 
 def _add(blocks: dict[int, dict[str, Any]], event: Any) -> None:
-    """Take the begin of a block, or what is added to one."""
+    """Add the start of a block, or a delta to an existing block."""
     index, begun = at(event, "index"), at(event, "content_block")
     if type(index) is not int:
         return

@@ -1,7 +1,7 @@
 """The functions of `infer`, `classify` and `embed`. They run on a thread; a time-out or a cancellation ends their waits.
 
-An answer that does not fit the call's schema is asked for again, at most twice more, and only while what was reserved for the
-call covers it.
+An answer that does not fit the call's schema is requested again, at most twice, and only while the call's reservation
+covers it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _QUOTED_BYTES: Final = metering.REPAIR_BYTES // 2
 
 
 class Inference:
-    """Asks the configured models. One per runtime; stateless between calls."""
+    """Queries the configured models. One per runtime; stateless between calls."""
 
     def __init__(self, models: Mapping[str, Model], clock: Clock) -> None:
         """Connects to nothing yet."""
@@ -44,12 +44,12 @@ class Inference:
         self._endpoints = {name: Endpoint(model, clock) for name, model in models.items() if model.provider != LOCAL}
 
     def infer(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `infer`. Raises: ToolError, as `Endpoint.ask` does, and `model_output_mismatch`."""
+        """The function of `infer`. Raises: ToolError `model_output_mismatch`; ToolError as `Endpoint.ask` does."""
         model = self._models[parameters["model"]]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
         question = infer_question(model, parameters)
         if question.temperature is not None and model.provider == "anthropic":
-            message = f"`{model.name}`: models of this provider take no temperature"
+            message = f"`{model.name}`: models of this provider do not accept `temperature`"
             raise _invalid(message, "$.parameters.temperature", meter)
         if question.schema is None:
             _begin(meter, metering.attempt_usage(metering.question_tokens(question), question.max_tokens, 0))
@@ -61,7 +61,7 @@ class Inference:
         return {**found, "model": model.name, "finish_reason": answer.finish_reason, "usage": meter.total}
 
     def classify(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `classify`: the model gives each label a score. Raises: as `infer`."""
+        """The function of `classify`: the model gives each label a score. Raises: ToolError, as `infer` does."""
         model = self._models[parameters["model"]]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
         order = [label["name"] for label in parameters["labels"]]
@@ -71,7 +71,7 @@ class Inference:
         else:
             question = classify_question(parameters, min(CLASSIFY_TOKENS, model.output_tokens))
             scores, _ = self._structured(model, question, ctx, meter)
-        best = max(order, key=lambda name: scores[name])  # of equals the first
+        best = max(order, key=lambda name: scores[name])  # the first of equal scores
         found: dict[str, Any] = {"label": best}
         if parameters.get("multi"):
             found["labels"] = [name for name in order if scores[name] >= 0.5]
@@ -99,14 +99,14 @@ class Inference:
         return {"vectors": vectors, "dimensions": len(vectors[0]), "model": model.name, "usage": meter.total}
 
     def _local_vectors(self, texts: Sequence[str], ctx: Context, meter: metering.Meter) -> list[list[float]]:
-        """Vectors of this machine. Raises: ToolError `cancelled`, `timeout`, `model_unavailable`."""
+        """Vectors computed on this machine. Raises: ToolError `cancelled`, `timeout`, `model_unavailable`."""
         _begin(meter, metering.attempt_usage(metering.prompt_tokens(texts), 0, 0))
 
         def check() -> None:
             late = self._clock.mono_ns() >= ctx.deadline_ns
             if ctx.cancelled or late:
                 code = "timeout" if late else "cancelled"
-                raise ToolError("it was stopped before all texts were read", code=code, retryable=False)
+                raise ToolError("the call was stopped before all texts were processed", code=code, retryable=False)
 
         try:
             found, tokens = local.embedder().vectors(texts, check)
@@ -120,7 +120,7 @@ class Inference:
         return found
 
     def _ask(self, model: Model, question: Question, ctx: Context, meter: metering.Meter) -> Answer:
-        """One answer; the meter knows that it is asked for. Raises: ToolError."""
+        """Request one answer, which the caller has announced to the meter. Raises: ToolError."""
         endpoint, shape = self._endpoints[model.name], _SHAPES[model.provider]
         try:
             answer: Answer = shape.read(endpoint.ask(shape.ask(model, question), ctx, shape.assemble))
@@ -133,7 +133,7 @@ class Inference:
         return answer._replace(text=endpoint.shown(answer.text))
 
     def _structured(self, model: Model, question: Question, ctx: Context, meter: metering.Meter) -> tuple[Any, Answer]:
-        """An answer that fits the schema. Raises: ToolError `model_output_mismatch`, and as `_ask`."""
+        """Request an answer that fits the schema. Raises: ToolError `model_output_mismatch`; ToolError as `_ask` does."""
         assert question.schema is not None
         schema, first = _compiled(question.schema, meter), question.messages
         prompt = metering.question_tokens(question)
@@ -143,14 +143,14 @@ class Inference:
             if attempt == 0:
                 _begin(meter, most)
             elif not meter.begin(most):
-                problems.append("what was reserved for the call does not cover another attempt")
+                problems.append("the call's reservation does not cover another attempt")
                 break
             answer = self._ask(model, question, ctx, meter)
             try:
                 value = msgspec.json.decode(_bare(answer.text))
             except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
                 cut = answer.finish_reason == "length"
-                problems = ["it is cut off: it needs more tokens than it may have" if cut else "it is not JSON"]
+                problems = ["it was cut off at the token limit" if cut else "it is not JSON"]
             else:
                 problems = [f"{path}: {message}" for path, message in schema.errors(value)[:_PROBLEMS_MAX]]
                 if not problems:
@@ -168,28 +168,28 @@ def _compiled(schema: dict[str, Any], meter: metering.Meter) -> Schema:
     try:
         return Schema.compile(schema)
     except SchemaError as error:
-        raise _invalid(f"`schema` cannot be used: {error.message}", "$.parameters.schema", meter) from None
+        raise _invalid(f"`schema` is unusable: {error.message}", "$.parameters.schema", meter) from None
 
 
 def _invalid(message: str, path: str, meter: metering.Meter) -> ToolError:
-    """The error of a question that cannot be asked: nothing was sent, so nothing was used."""
+    """The error for a question that cannot be asked. Nothing was sent, so nothing was used."""
     meter.end(Usage(0, 0))
     return ToolError(message, code="invalid_parameters", path=path, retryable=False)
 
 
 def _begin(meter: metering.Meter, most: Usage) -> None:
-    if not meter.begin(most):  # an approver's edit is reserved for before it runs, so this is a mistake of ours
+    if not meter.begin(most):  # edits by approvers are reserved before they run, so this would be a bug
         raise ToolError("the call would use more than is reserved for it", code="budget_exceeded", retryable=False)
 
 
 def _bare(text: str) -> str:
-    """JSON without the fence of Markdown around it, which models like to add."""
+    """JSON without a surrounding Markdown code fence, which models often add."""
     fenced = _FENCE.match(text)
     return text if fenced is None else fenced[1]
 
 
 def _repair(text: str, problems: list[str]) -> list[Message]:
-    """What is added to the conversation: the answer, as far as it is quoted, and what is wrong with it."""
+    """The messages that ask for a correction: the answer, truncated, and its problems."""
     quoted = text.encode("utf-8", "replace")[:_QUOTED_BYTES].decode("utf-8", "ignore") or "(nothing)"
     why = "; ".join(problems).encode("utf-8", "replace")[: _QUOTED_BYTES - 256].decode("utf-8", "ignore")
     again = f"That does not fit the JSON Schema: {why}. Answer again, with nothing but JSON that fits it."

@@ -1,7 +1,7 @@
-"""One request to a model's endpoint, over the same code as `http.fetch`: addresses are judged, waits end, reading is bounded.
+"""One request to a model's endpoint, over the same code as `http.fetch`: checked addresses, bounded waits, bounded reads.
 
-A redirect is never followed: the endpoint is what the operator configured, and the key goes nowhere else. What an endpoint says
-about an error is quoted in `output.excerpt` only, cut and without the key.
+Redirects are never followed: the endpoint is what the operator configured, and the key is sent nowhere else. An
+endpoint's own error message is quoted only in `output.excerpt`, truncated and without the key.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _CONNECTION_CODES: Final = frozenset(("connection_failed", "private_address"))
 _RETRY_AFTER_MAX_S: Final = 3600
 
 Assemble = Callable[[Sequence[Any]], Any]
-"""The document that the events of a stream add up to; None if it ended too early."""
+"""Assembles the document that the events of a stream represent; None if the stream ended too early."""
 
 
-class Unsent(ToolError):  # noqa: N818 - a kind of ToolError, which the engine reads by its code
-    """The endpoint did no work for the request, so that nothing was used."""
+class Unsent(ToolError):  # noqa: N818 - a kind of ToolError, identified by its code
+    """The endpoint did not process the request, so nothing was used."""
 
 
 class Endpoint:
@@ -43,7 +43,7 @@ class Endpoint:
         self._fetcher = Fetcher(clock, allow_private=(*model.private, *own), body_bytes_max=ANSWER_BYTES_MAX)
 
     def ask(self, post: Post, ctx: Context, assemble: Assemble | None = None) -> Any:
-        """The document that the endpoint answers. Blocks; ends at the context's deadline, or when it is cancelled.
+        """Send a request and return the endpoint's document. Blocks until the context's deadline or cancellation at most.
 
         Raises: Unsent if nothing was used; ToolError `connection_failed`, `timeout`, `cancelled`, `model_unavailable`,
         `model_answer_too_large`, `model_answer_invalid`.
@@ -73,11 +73,11 @@ class Endpoint:
         return document
 
     def invalid(self, why: str | ShapeError) -> ToolError:
-        """The error of an answer that cannot be used."""
+        """The error for an unusable answer."""
         return ToolError(f"`{self._model.name}`: the answer cannot be used: {why}", code="model_answer_invalid")
 
     def shown(self, text: str) -> str:
-        """A text from the endpoint without the key, should it have sent that back."""
+        """A text from the endpoint without the key, in case the endpoint repeated it."""
         secret = self._model.secret
         return text.replace(secret, "[key]") if secret else text
 
@@ -103,14 +103,14 @@ class Endpoint:
                 raise
             private = error.code == "private_address"
             kind = ToolError if any(sent) else Unsent
-            # A question that is asked again costs again, and does no other harm.
+            # Retrying is safe: repeating a question costs again but does no other harm.
             raise kind(
                 f"`{model.name}`: {error.message}", code=error.code, retryable=not private,
-                hint="`[network] private` names hosts that may be there" if private else error.hint,
+                hint="`[network] private` lists hosts that may have private addresses" if private else error.hint,
             ) from None  # fmt: skip
 
     def _failure(self, answer: dict[str, Any]) -> ToolError:
-        """The error of a status other than 200."""
+        """The error for a status other than 200."""
         status, name = answer["status"], self._model.name
         output: dict[str, Any] = {"status": status, "excerpt": self._excerpt(answer)}
         if 300 <= status < 400:
@@ -128,7 +128,7 @@ class Endpoint:
         return ToolError(message, code="model_unavailable", output=output)
 
     def _excerpt(self, answer: dict[str, Any]) -> str:
-        """What the endpoint says about an error: its message where it has one."""
+        """The endpoint's own error message if it has one, else the start of its body."""
         if answer["body_encoding"] != "utf-8":
             return ""
         text = answer["body"]
@@ -150,7 +150,7 @@ class Endpoint:
 
 
 class _Watched:
-    """A context that also shows how many bytes were sent."""
+    """A context that also records how many bytes were sent."""
 
     def __init__(self, ctx: Context, sent: list[int]) -> None:
         self._ctx = ctx
@@ -165,7 +165,7 @@ class _Watched:
 
 
 def event_data(text: str) -> list[str]:
-    """The data of the events of a stream, without OpenAI's mark at its end. An event that was cut off is left out."""
+    """The data of each complete event in a stream, without OpenAI's end marker."""
     found: list[str] = []
     lines: list[str] = []
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:

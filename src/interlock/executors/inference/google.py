@@ -1,4 +1,4 @@
-"""The shape of Google's Gemini API: `generateContent` and `batchEmbedContents`.
+"""The format of Google's Gemini API: `generateContent` and `batchEmbedContents`.
 
 Source: Google, "Gemini API reference", Generating content and Embeddings.
 """
@@ -30,7 +30,7 @@ _REASONS: Final[dict[str, FinishReason]] = {
 
 
 def ask(model: Model, question: Question) -> Post:
-    """The request for an answer."""
+    """Build the request for an answer."""
     contents = [
         {"role": "model" if one.role == "assistant" else "user", "parts": [{"text": one.content}]}
         for one in question.messages
@@ -50,7 +50,7 @@ def ask(model: Model, question: Question) -> Post:
 
 
 def read(document: Any) -> Answer:
-    """The answer of a document. Raises: ShapeError."""
+    """Read the answer from a document. Raises: ShapeError."""
     if at(document, "promptFeedback", "blockReason") is not None:
         return Answer("", "content_filter", _usage(document))
     candidate = at(document, "candidates", 0)
@@ -65,7 +65,7 @@ def read(document: Any) -> Answer:
 
 
 def assemble(events: Sequence[Any]) -> Any:
-    """The document that a stream adds up to; None if it ended too early. Raises: ReportedError."""
+    """Assemble the document that a stream represents; None if it ended too early. Raises: ReportedError."""
     parts: list[Any] = []
     last: dict[str, Any] = {}
     reason = None
@@ -86,13 +86,13 @@ def assemble(events: Sequence[Any]) -> Any:
 
 
 def embed(model: Model, texts: Sequence[str]) -> Post:
-    """The request for vectors."""
+    """Build the request for vectors."""
     requests = [{"model": f"models/{model.id}", "content": {"parts": [{"text": text}]}} for text in texts]
     return Post(f"{_path(model)}:batchEmbedContents", _headers(model), {"requests": requests})
 
 
 def read_vectors(document: Any, count: int) -> tuple[list[list[float]], Usage | None]:
-    """The vectors of a document. Google does not say what they took. Raises: ShapeError."""
+    """Read the vectors from a document. Usage may be None, because Google does not always report it. Raises: ShapeError."""
     rows = at(document, "embeddings")
     if not isinstance(rows, list):
         raise ShapeError("it has no list at `embeddings`")

@@ -1,8 +1,8 @@
-"""Vectors without a model server or a network: the static embeddings that the package `wordllama` ships. The extra `infer`.
+"""Vectors without a model server or a network: the static embeddings in the package `wordllama` (extra `infer`).
 
-Its files are read here, with the library of their formats: the package's own loader looks on the network for what it does not
-find. A text's vector is the mean of the rows of its tokens, of length 1. Similarities of such vectors are those of words, not of
-sentences: they do not see negation or order.
+The package's files are read here with the libraries for their formats, because its own loader looks on the network for
+missing files. A text's vector is the mean of its tokens' rows, normalized to length 1. Such vectors compare words, not
+sentences: they do not reflect negation or word order.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _DIGITS: Final = 6
 
 
 class StaticEmbedder:
-    """Turns texts into vectors. Safe in threads."""
+    """Converts texts to vectors. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the files of the package. Raises: OSError if they are not what is expected."""
+        """Read the files of the package. Raises: OSError if they are not as expected."""
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(directory / _TOKENIZER))
             (self._rows,) = load_file(directory / _WEIGHTS).values()
-        except Exception as error:  # these libraries raise anything
+        except Exception as error:  # these libraries raise arbitrary exceptions
             raise OSError(f"{directory}: {error}") from error
 
     def vectors(self, texts: Sequence[str], check: Callable[[], None]) -> tuple[list[list[float]], int]:
-        """A vector for each text, and how many tokens they were. `check` is called before each text, and may raise."""
+        """A vector for each text, and the total number of tokens. `check` is called before each text, and may raise."""
         found, count = [], 0
         for text in texts:
             check()
-            # One by one: a batch would start threads, and a program that forks after that is warned about.
+            # One by one: a batch would start threads, and Python warns when a process forks after that.
             tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
             count += len(tokens)
             mean = self._rows[tokens].astype(np.float32).mean(axis=0) if tokens else np.zeros(self._rows.shape[1])
@@ -50,7 +50,7 @@ class StaticEmbedder:
 
 @functools.cache
 def embedder() -> StaticEmbedder:
-    """The one of this process. Raises: as `StaticEmbedder`."""
+    """The embedder of this process. Raises: OSError, as `StaticEmbedder` does."""
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise FileNotFoundError(f"the package `{_PACKAGE}` is not installed")
@@ -58,5 +58,5 @@ def embedder() -> StaticEmbedder:
 
 
 def similarities(of: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
-    """The cosine of one vector with each of the others, from 0 (or less) to 1."""
+    """The cosine similarity of one vector with each of the others, clamped to 0 to 1."""
     return [round(min(1.0, max(0.0, sum(a * b for a, b in zip(of, one, strict=True)))), _DIGITS) for one in others]

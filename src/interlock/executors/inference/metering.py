@@ -1,7 +1,8 @@
 """What a call of a model can cost at most, and what it has cost.
 
-A token is at least one byte of UTF-8 in every tokenizer in use, so the bytes of a prompt bound its tokens; what a provider adds
-around messages is allowed for. So a reservation is several times what ordinary text takes, and is given back after the answer.
+A token is at least one byte of UTF-8 in every tokenizer in use, so the bytes of a prompt bound its tokens; an allowance
+covers what a provider adds around messages. A reservation is therefore several times what ordinary text takes; the
+unused part is released after the answer.
 """
 
 from __future__ import annotations
@@ -15,55 +16,55 @@ from interlock.executors.inference.models import Model, Question, Usage
 from interlock.model.tool import Estimate, MeteredContext
 
 ATTEMPTS_MAX: Final = 3
-"""Answers that one call asks for at most until one fits its schema."""
+"""Maximum number of answers that one call requests until one fits its schema."""
 REPAIR_BYTES: Final = 8192
-"""What a further attempt adds to the prompt at most: the answer that did not fit, and why."""
+"""Maximum size that a further attempt adds to the prompt: the answer that did not fit, and why."""
 _MESSAGE_TOKENS: Final = 32
-"""What a provider may add around each message."""
+"""Allowance for what a provider adds around each message."""
 _MILLION: Final = 1_000_000
 
 
 def byte_count(texts: Iterable[str]) -> int:
-    """Bytes of UTF-8."""
+    """The size of texts in bytes of UTF-8."""
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def prompt_tokens(texts: Iterable[str]) -> int:
-    """The most tokens that these texts can be, each a message of its own."""
+    """The maximum number of tokens of texts, each in a separate message."""
     listed = [text for text in texts if text]
     return byte_count(listed) + _MESSAGE_TOKENS * (len(listed) + 1)
 
 
 def question_tokens(question: Question) -> int:
-    """The most tokens that a question can be for the model that reads it."""
+    """The maximum number of tokens of a question."""
     schema = "" if question.schema is None else msgspec.json.encode(question.schema).decode()
     return prompt_tokens([question.system or "", schema, *(one.content for one in question.messages)])
 
 
 def cost_of(model: Model, usage: Usage) -> float | None:
-    """What tokens cost; None if the prices are not known."""
+    """The cost of tokens; None if the prices are unknown."""
     if model.prices is None:
         return None
     return (usage.input_tokens * model.prices.input + usage.output_tokens * model.prices.output) / _MILLION
 
 
 def attempt_usage(prompt: int, output: int, attempt: int) -> Usage:
-    """The most that attempt number `attempt` (from 0) can take."""
+    """The maximum usage of attempt number `attempt` (from 0)."""
     return Usage(prompt + attempt * REPAIR_BYTES, output)
 
 
 def estimate(model: Model, prompt: int, output: int, attempts: int) -> Estimate:
-    """The most that this number of attempts can take together."""
+    """The maximum usage of all attempts together."""
     each = [attempt_usage(prompt, output, attempt) for attempt in range(attempts)]
     total = Usage(sum(one.input_tokens for one in each), sum(one.output_tokens for one in each))
     return Estimate(sum(total), cost_of(model, total))
 
 
 class Meter:
-    """What one call has used so far. What an exchange may take counts as used until it is known."""
+    """What one call has used so far. An exchange counts with its maximum until its actual usage is known."""
 
     def __init__(self, model: Model, ctx: MeteredContext) -> None:
-        """Nothing used yet."""
+        """Starts with nothing used."""
         self._model = model
         self._ctx = ctx
         self._used = Usage(0, 0)
@@ -71,7 +72,7 @@ class Meter:
         self._open = Usage(0, 0)
 
     def begin(self, most: Usage) -> bool:
-        """An exchange begins that may take so much; False, and nothing begins, if that is more than is reserved."""
+        """Begin an exchange with this maximum usage. Returns False, and begins nothing, if it exceeds the reservation."""
         reserved = self._ctx.reserved
         after = _sum(self._used, most)
         if reserved is not None and sum(after) > reserved.tokens:
@@ -81,7 +82,7 @@ class Meter:
         return True
 
     def end(self, usage: Usage | None) -> None:
-        """It has ended, and took so much; None if the provider did not say."""
+        """End the exchange with its actual usage; None if the provider did not report it."""
         self._known = self._known and usage is not None
         self._used = _sum(self._used, self._open if usage is None else usage)
         self._open = Usage(0, 0)
@@ -89,7 +90,7 @@ class Meter:
 
     @property
     def total(self) -> dict[str, float | int | None] | None:
-        """`{input_tokens, output_tokens, cost}` of the call; None if it is not known."""
+        """`{input_tokens, output_tokens, cost}` of the call; None if unknown."""
         if not self._known:
             return None
         cost = cost_of(self._model, self._used)

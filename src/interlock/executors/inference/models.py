@@ -1,4 +1,4 @@
-"""What is known of a model, what it is asked, and what it answers: the same for every provider."""
+"""The data of models, questions and answers, common to all providers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Final, Literal, NamedTuple
 from interlock.model.limits import INTEGER_MAX
 
 LOCAL: Final = "local"
-"""The provider of models that are asked without a request."""
+"""The provider of models that run on this machine, without a request."""
 FinishReason = Literal["stop", "length", "content_filter", "other"]
 
 
 class Prices(NamedTuple):
-    """What a million tokens cost."""
+    """The prices of a million tokens."""
 
     input: float
     output: float
@@ -22,30 +22,30 @@ class Model(NamedTuple):
     """A configured model."""
 
     name: str
-    """Its name in the configuration, which calls and policies use."""
+    """Its name in the configuration, used by calls and policies."""
     provider: str
     """`openai-compatible`, `anthropic`, `google` or `LOCAL`."""
     endpoint: str
-    """URL without a slash at its end; empty for `LOCAL`."""
+    """A URL without a trailing slash; empty for `LOCAL`."""
     id: str
-    """The provider's name for it."""
+    """The provider's name for the model."""
     key: str | None
-    """None if it needs none, or (with `key_env`) if it is not set."""
+    """None if the model needs no key, or if the variable `key_env` is not set."""
     key_env: str | None
     prices: Prices | None
     output_tokens: int
-    """The most that one answer may have."""
+    """Maximum number of tokens of one answer."""
     tools: tuple[str, ...]
-    """Which of `infer`, `classify` and `embed` may ask it."""
+    """Which of `infer`, `classify` and `embed` may use the model."""
     structured: bool
-    """True if the endpoint takes JSON Schemas for answers."""
+    """True if the endpoint accepts JSON Schemas for answers."""
     stream: bool
     private: tuple[str, ...] = ()
-    """Patterns of hosts whose addresses need not be public."""
+    """Host patterns whose addresses may be private."""
 
     @property
     def secret(self) -> str:
-        """What must never be shown; empty if there is none."""
+        """The key, which must never be shown; empty if there is none."""
         return self.key or ""
 
 
@@ -58,40 +58,40 @@ class Message(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What a model is asked."""
+    """A question to a model."""
 
     messages: tuple[Message, ...]
     system: str | None
     max_tokens: int
     temperature: float | None = None
     schema: dict[str, Any] | None = None
-    """What the answer has to fit; None for text."""
+    """The JSON Schema that the answer must fit; None for text."""
 
     @property
     def native_schema(self) -> dict[str, Any] | None:
-        """The schema, if providers take it as it is: they want an object at its top."""
+        """The schema if providers accept it directly, which requires an object at its top; else None."""
         return self.schema if self.schema is not None and self.schema.get("type") == "object" else None
 
 
 class Usage(NamedTuple):
-    """What the provider says that an answer took."""
+    """The tokens that an answer took, as reported by the provider."""
 
     input_tokens: int
     output_tokens: int
 
 
 class Answer(NamedTuple):
-    """What a model answered. Data from a stranger: nothing of it is trusted."""
+    """A model's answer, which is untrusted data."""
 
     text: str
     """Text, or JSON if a schema was given."""
     finish_reason: FinishReason
     usage: Usage | None
-    """None if the provider did not say."""
+    """None if the provider did not report it."""
 
 
 class Post(NamedTuple):
-    """A request in the shape of a provider."""
+    """A request in a provider's format."""
 
     path: str
     headers: dict[str, str]
@@ -99,15 +99,15 @@ class Post(NamedTuple):
 
 
 class ShapeError(Exception):
-    """An answer is not in its provider's shape. The message repeats none of it."""
+    """An answer is not in its provider's format. The message repeats none of it."""
 
 
 class ReportedError(Exception):
-    """The provider reported an error in the middle of a stream."""
+    """The provider reported an error within a stream."""
 
 
 def at(value: Any, *path: str | int) -> Any:
-    """What is at a path of a decoded document; None if something on the way is missing or of another type."""
+    """The value at a path in a decoded document; None if any step is missing or has another type."""
     for step in path:
         if isinstance(step, str):
             value = value.get(step) if isinstance(value, dict) else None
@@ -117,7 +117,7 @@ def at(value: Any, *path: str | int) -> Any:
 
 
 def usage_of(input_tokens: Any, output_tokens: Any) -> Usage | None:
-    """The usage, if both are numbers of tokens; otherwise it is not known."""
+    """The usage, if both are valid numbers of tokens; else None."""
     counts = (input_tokens, output_tokens)
     if any(type(count) is not int or not 0 <= count <= INTEGER_MAX for count in counts):
         return None
@@ -125,12 +125,12 @@ def usage_of(input_tokens: Any, output_tokens: Any) -> Usage | None:
 
 
 def vectors_of(found: list[Any], wanted: int) -> list[list[float]]:
-    """Embeddings, checked: as many as texts, of numbers, of one length. Raises: ShapeError."""
+    """Check embeddings: as many as texts, all numbers, all of the same length. Raises: ShapeError."""
     if len(found) != wanted:
         raise ShapeError(f"it has {len(found)} vectors for {wanted} texts")
     lengths = {len(vector) if isinstance(vector, list) else 0 for vector in found}
     if len(lengths) != 1 or 0 in lengths:
-        raise ShapeError("its vectors are not lists of one length")
+        raise ShapeError("its vectors are not lists of the same length")
     if any(type(number) not in (float, int) for vector in found for number in vector):
-        raise ShapeError("its vectors hold something other than numbers")
+        raise ShapeError("its vectors contain values that are not numbers")
     return [[float(number) for number in vector] for vector in found]

@@ -1,4 +1,4 @@
-"""The shape of OpenAI's Chat Completions and Embeddings, which most endpoints speak.
+"""The format of OpenAI's Chat Completions and Embeddings APIs, which most endpoints support.
 
 Source: OpenAI, "API reference", Chat Completions and Embeddings; vLLM, "OpenAI-Compatible Server".
 """
@@ -27,10 +27,10 @@ _OPENAI: Final = "https://api.openai.com/"
 
 
 def ask(model: Model, question: Question) -> Post:
-    """The request for an answer."""
+    """Build the request for an answer."""
     messages = [] if question.system is None else [{"role": "system", "content": question.system}]
     messages += [{"role": one.role, "content": one.content} for one in question.messages]
-    # OpenAI itself takes no other name for its newer models; most others know only the old one.
+    # OpenAI's newer models accept only the new name; most other endpoints know only the old one.
     bound = "max_completion_tokens" if model.endpoint.startswith(_OPENAI) else "max_tokens"
     body: dict[str, Any] = {"model": model.id, "messages": messages, bound: question.max_tokens}
     if question.temperature is not None:
@@ -44,7 +44,7 @@ def ask(model: Model, question: Question) -> Post:
 
 
 def read(document: Any) -> Answer:
-    """The answer of a document. Raises: ShapeError."""
+    """Read the answer from a document. Raises: ShapeError."""
     message = at(document, "choices", 0, "message")
     content = at(message, "content")
     if isinstance(content, list):
@@ -59,7 +59,7 @@ def read(document: Any) -> Answer:
 
 
 def assemble(events: Sequence[Any]) -> Any:
-    """The document that a stream adds up to; None if it ended too early. Raises: ReportedError."""
+    """Assemble the document that a stream represents; None if it ended too early. Raises: ReportedError."""
     text: list[str] = []
     reason = usage = None
     for event in events:
@@ -75,13 +75,13 @@ def assemble(events: Sequence[Any]) -> Any:
 
 
 def embed(model: Model, texts: Sequence[str]) -> Post:
-    """The request for vectors."""
+    """Build the request for vectors."""
     body = {"model": model.id, "input": list(texts), "encoding_format": "float"}
     return Post("/embeddings", _headers(model), body)
 
 
 def read_vectors(document: Any, count: int) -> tuple[list[list[float]], Usage | None]:
-    """The vectors of a document, in the order of the texts. Raises: ShapeError."""
+    """Read the vectors from a document, in the order of the texts. Raises: ShapeError."""
     rows = at(document, "data")
     if not isinstance(rows, list):
         raise ShapeError("it has no list at `data`")

@@ -1,8 +1,8 @@
-"""The definitions of `infer`, `classify` and `embed` for the configured models. `calls.py` is loaded with the first call.
+"""The definitions of `infer`, `classify` and `embed` for the configured models. `calls.py` is imported on the first call.
 
-They change nothing (`read_only`), and send what they are given to another place (`open_world`): a grant must name them in
-`unscoped`. Where all models for a tool are of the provider `local`, nothing is sent, and it need not.
-Their parameter `model` lists the models, and carries the mark by which policies see `context.model`.
+The tools change nothing (`read_only`), but send their input elsewhere (`open_world`), so a grant must name them in
+`unscoped`. If all models of a tool have the provider `local`, nothing is sent, and no grant needs to name it. The
+parameter `model` lists the models, and has the mark from which policies get `context.model`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _MODEL: Final = {**_TEXT, "description": "The model that answered, by its name i
 
 
 def bindings(models: Mapping[str, Model], clock: Clock) -> list[Binding]:
-    """The tools for which there is a model, of `MODEL_TOOLS`.
+    """The tools of `MODEL_TOOLS` that have at least one model.
 
     `infer`: `{prompt | messages, model?, system?, context?, schema?, max_tokens?, temperature?}` to
-    `{text | value, model, finish_reason, usage}`.
+      `{text | value, model, finish_reason, usage}`.
     `classify`: `{text, labels, multi?, model?}` to `{label, labels?, scores, model, usage}`.
     `embed`: `{texts, model?}` to `{vectors, dimensions, model, usage}`.
     """
@@ -59,7 +59,7 @@ def bindings(models: Mapping[str, Model], clock: Clock) -> list[Binding]:
 
 
 class _Functions(Protocol):
-    """The part of `calls.Inference` that is looked up by name."""
+    """The functions of `calls.Inference`, looked up by name."""
 
     def __getattribute__(self, name: str) -> Any: ...
 
@@ -215,7 +215,7 @@ def _tool(
 
 
 def _choice(models: Sequence[Model]) -> dict[str, Any]:
-    """The parameter `model`, with what policies need to know of each."""
+    """The parameter `model`, with the provider of each model for policies."""
     return {
         "enum": [model.name for model in models],
         "default": models[0].name,
@@ -226,7 +226,9 @@ def _choice(models: Sequence[Model]) -> dict[str, Any]:
 
 
 def _estimates(model: Model, question: Question) -> list[Estimate]:
-    """What a question can take: with further attempts if it has a schema, and with fewer where a budget leaves no more."""
+    """The possible usage of a question: with a schema also for further attempts, then for fewer in case the budget is
+    too small.
+    """
     prompt = metering.question_tokens(question)
     attempts = 1 if question.schema is None else metering.ATTEMPTS_MAX
     return [metering.estimate(model, prompt, question.max_tokens, count) for count in range(attempts, 0, -1)]

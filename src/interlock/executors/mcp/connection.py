@@ -1,6 +1,6 @@
-"""One MCP server for one client: started when first needed, and again after its end, with a growing pause if it keeps failing.
+"""One MCP server for one client. It is started when first needed, and restarted with a growing delay if it keeps failing.
 
-What it offers is compared with the lock each time it starts, and whenever it says that its list has changed.
+The server's tools are compared with the lock each time it starts, and whenever it reports that its list has changed.
 """
 
 from __future__ import annotations
@@ -30,49 +30,52 @@ from interlock.model.json_rpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT
 
 _PAUSE_MAX_S: Final = 60.0
 _STEADY_S: Final = 10.0
-"""A server that ended sooner after its start counts as one that failed to start."""
+"""A server that ends sooner after its start counts as failed to start."""
 _PING_S: Final = 5.0
 _LIST_CHANGED: Final = "notifications/tools/list_changed"
 
 
 class Client(Protocol):
-    """The client on whose behalf a call is made: what a server may ask it, and tell it."""
+    """The client for which a call is made: receives the server's requests and notifications."""
 
     @property
     def origin(self) -> object:
-        """Its connection to the door: the same for calls of one client."""
+        """The client's connection to the door; the same object for all calls of one client."""
         ...
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
-        """What it said that it can be asked, as in `initialize`."""
+        """The capabilities that the client declared in `initialize`."""
         ...
 
     @property
     def trace(self) -> Mapping[str, str]:
-        """The trace to which the call belongs, as W3C Trace Context names its parts; empty if there is none."""
+        """The trace context of the call, with the keys of W3C Trace Context; empty if there is none."""
         ...
 
     @property
     def is_modern(self) -> bool:
-        """True if it speaks a revision in which each request carries everything."""
+        """True if the client speaks a revision without sessions, in which each request carries everything."""
         ...
 
     async def ask(self, method: str, params: dict[str, Any], key: str = "") -> dict[str, Any]:
-        """Ask it; `key` is the asker's own name for the question. Raises: RpcError, also where it cannot be asked."""
+        """Send a request to the client and return its result. `key` is the server's name for the question.
+
+        Raises: RpcError, also if the client cannot be asked.
+        """
         ...
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """Tell it, if it is there."""
+        """Send a notification to the client, if it is still connected."""
         ...
 
     def progress(self, params: Mapping[str, Any]) -> None:
-        """Progress of the call that is being made."""
+        """Report progress of the current call."""
         ...
 
 
 CLIENT: Final[ContextVar[Client | None]] = ContextVar("mcp_client", default=None)
-"""Set around a call by the door through which it came; None where no MCP client stands behind it."""
+"""Set during a call by the door that received it; None if the caller is not an MCP client."""
 
 _ASKABLE: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 _MESSAGE_CHARS_MAX: Final = 8_192
@@ -81,11 +84,11 @@ Start = Callable[[ServerSpec, Peer, Receive, Lost], Awaitable[Link]]
 
 
 _DETAILS: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context"), "roots": ()}
-"""What the capabilities of a client may say more, as far as it is passed on."""
+"""The details of client capabilities that are passed on to servers."""
 
 
 def askable(spec: ServerSpec, client: Client | None) -> dict[str, Any]:
-    """What a server is told that it may ask of a client: few values, whatever the client says."""
+    """The capabilities declared to a server: those that the configuration allows and the client has, with few details."""
     given = {} if client is None else client.capabilities
     found: dict[str, Any] = {}
     for name in spec.asks:
@@ -96,15 +99,17 @@ def askable(spec: ServerSpec, client: Client | None) -> dict[str, Any]:
 
 
 def _one_client(owners: Owners) -> Client | None:
-    """The last of these callers if they are all one client, who may then be asked in any of its calls."""
+    """The latest of these callers if they are all the same client, which may then be asked during any of its calls;
+    else None.
+    """
     client: Client | None = owners[-1] if owners else None
     return client if client is not None and all(each.origin is client.origin for each in owners) else None
 
 
 def _attributed(server: str, message: Any) -> str:
-    """The question with the name of the server that asks: for the client, it all comes from Interlock."""
+    """The question with the name of the asking server, because the client sees only Interlock."""
     if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX or find_unseen(message):
-        raise RpcError(INVALID_PARAMS, "the question is too long, or holds characters that a reader does not see")
+        raise RpcError(INVALID_PARAMS, "the question is too long, or contains invisible characters")
     return f"The MCP server `{server}` asks: {message}"
 
 
@@ -113,7 +118,7 @@ def _changed(server: str, tool: str, why: str) -> ToolError:
         f"`{tool}` of the MCP server `{server}` was not called: {why}",
         code="tool_changed",
         retryable=False,
-        hint=f"`interlock tools diff {server}` shows it to a person, who can agree with `interlock tools lock`",
+        hint=f"`interlock tools diff {server}` shows the change to a person, who can accept it with `interlock tools lock`",
     )
 
 
@@ -129,7 +134,7 @@ def _lost(server: str, error: LostError, last_words: str) -> ToolError:
         f"the MCP server `{server}` was lost during the call: {error}{last_words}",
         code="server_lost",
         retryable=False,
-        hint="what the call had done by then is not known; the server is started again by the next call",
+        hint="whether the call had any effect is unknown; the next call restarts the server",
     )
 
 
@@ -141,7 +146,7 @@ class _Live(NamedTuple):
 
 
 class Connection:
-    """Use it on the event loop on which it was made; `close` from anywhere."""
+    """Connection to one server. Use it on the event loop on which it was created; `close` is safe anywhere."""
 
     def __init__(
         self,
@@ -153,9 +158,9 @@ class Connection:
         *,
         newest_first: bool,
     ) -> None:
-        """Start nothing yet. `compared` is told of each comparison with what is `locked`.
+        """Starts nothing yet. `compared` is called after each comparison with the `locked` tools.
 
-        `capabilities` are what the server may ask of the clients, as `askable` gives them.
+        `capabilities` are what the server may ask of the clients, as returned by `askable`.
         """
         self.loop = asyncio.get_running_loop()
         self._spec = spec
@@ -174,13 +179,17 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: Offers | None = None
         self._differing: Mapping[str, str] | None = None
-        """The locked tools that the server has otherwise by now, with the reason; None if nothing is locked, or known."""
+        """The locked tools that the server now defines differently, with the reason; None if nothing is locked or
+        nothing is known yet.
+        """
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
 
     async def session(self) -> ServerSession:
-        """The session, which is opened if need be. Raises: ToolError `server_unavailable`, `spawn_failed`, `isolation_failed`."""
-        if self._checking is not None:  # whether it hangs is being found out
+        """The session; starts the server if necessary. Raises: ToolError `server_unavailable`, `spawn_failed`,
+        `isolation_failed`.
+        """
+        if self._checking is not None:  # a check is in progress whether the server hangs
             await asyncio.shield(self._checking)
         live = self._live
         if live is not None and live.peer.lost is None:
@@ -188,36 +197,39 @@ class Connection:
         if self._starting is None:
             self._starting = asyncio.get_running_loop().create_task(self._open())
             self._starting.add_done_callback(self._started)
-        # Shielded: a call that is given up does not end the start, which the next call needs.
+        # Shielded: cancelling one call must not cancel the start, which the next call needs.
         return (await asyncio.shield(self._starting)).session
 
     async def call(self, tool: str, params: dict[str, Any], *, on_progress: OnProgress | None = None) -> dict[str, Any]:
-        """Call a tool, if it is as it is locked: the result of `tools/call`.
+        """Call a tool if its definition matches the lock, and return the result of `tools/call`.
 
-        Raises: RpcError; ToolError: `tool_changed`, `server_unavailable`, `server_lost` if it ended before it answered.
+        Raises: RpcError; ToolError `tool_changed`, `server_unavailable`, or `server_lost` if the connection ended
+        before the answer.
         """
         try:
             with contextlib.suppress(SessionGoneError):
                 return await self._call(tool, params, on_progress)
-            # It was refused unread: asked once more, in a new session, whose tools may be others.
+            # The request was refused unprocessed: repeat it once in a new session, whose tools may differ.
             return await self._call(tool, params, on_progress)
         except LostError as error:
             raise _lost(self._spec.name, error, await self._last_words()) from None
         except asyncio.CancelledError:
-            if self._checking is None:  # given up or too slow: a server that hangs is replaced
+            if self._checking is None:  # cancelled or timed out: replace the server if it hangs
                 self._checking = self._spawn(self._check_alive())
             raise
 
     async def _call(self, tool: str, params: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
         session = await self.session()
-        changed = "it is not locked any more" if self._differing is None else self._differing.get(tool)
+        changed = "it is no longer locked" if self._differing is None else self._differing.get(tool)
         if changed is not None:
             raise _changed(self._spec.name, tool, changed)
         given = {"name": tool, **params}
         return await session.request("tools/call", given, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:
-        """Let go of the server. On its event loop's thread, or after the loop's end; then `end` ends the processes."""
+        """Close the connection. Call it on the event loop's thread or after the loop has ended; then `end` ends the
+        processes.
+        """
         self._closed = True
         for task in (*self._tasks, *([self._starting] if self._starting else ())):
             if not task.get_loop().is_closed():
@@ -228,7 +240,7 @@ class Connection:
             link.disconnect()
 
     def end(self) -> None:
-        """End its processes. Any thread; blocks briefly."""
+        """End the server's processes. Safe on any thread; blocks briefly."""
         while self._links:
             self._links.pop().end()
 
@@ -237,14 +249,14 @@ class Connection:
     def _started(self, task: asyncio.Task[_Live]) -> None:
         self._starting = None
         if not task.cancelled():
-            task.exception()  # retrieved: those who wait for it have it
+            task.exception()  # mark the exception as retrieved; the waiting calls get it
 
     async def _open(self) -> _Live:
         loop = asyncio.get_running_loop()
         await self._retire()
         pause = self._not_before - loop.time()
         if pause > 0:
-            raise self._unavailable(f"{self._why}; it is tried again in {pause:.0f} s")
+            raise self._unavailable(f"{self._why}; the next attempt is possible in {pause:.0f} s")
         peer = Peer(self._ask, self._notice)
         link: Link | None = None
         try:
@@ -284,14 +296,14 @@ class Connection:
         )
 
     async def _retire(self) -> None:
-        """End what is left of the session before this one."""
+        """End what is left of the previous session."""
         live, self._live = self._live, None
         if live is not None:
             lived = asyncio.get_running_loop().time() - live.began
             self._why = f"{live.peer.lost or 'it ended'}, {lived:.1f} s after its start"
             if lived >= _STEADY_S:
                 self._failures = 0
-            elif not self._failures:  # once, it is started again at once
+            elif not self._failures:  # after the first failure, restart immediately
                 self._failures = 1
             else:
                 self._failed(self._why)
@@ -314,7 +326,7 @@ class Connection:
             if live is not None and not live.session.is_modern:
                 await live.peer.request("ping", {}, timeout_s=_PING_S)
         except RpcError:
-            pass  # it answers
+            pass  # an error is an answer too
         except (LostError, TimeoutError):
             assert live is not None
             live.peer.lose("it does not answer")
@@ -322,15 +334,15 @@ class Connection:
         finally:
             self._checking = None
 
-    # -- what it offers
+    # -- offered tools
 
     async def _list(self, session: ServerSession, client: Client | None = None) -> None:
-        """Read what it offers, and compare it with the lock."""
+        """Read the server's tools and compare them with the lock."""
         self._offers = Offers(await session.list_tools(client))
         self.compare()
 
     def compare(self) -> None:
-        """Compare what the server last listed with what is locked now, and report changes."""
+        """Compare the server's last listed tools with the present lock, and report changes."""
         locked = self._locked()
         if locked is None or self._offers is None:
             self._differing = None
@@ -340,26 +352,26 @@ class Connection:
             self._compared(self._spec.name, found)
 
     async def _list_again(self) -> None:
-        """After the server has said that its list is another one. Does not raise for what the server does."""
+        """Read the tools again after the server reported a change. Does not raise for failures of the server."""
         live = self._live
         if live is not None and live.peer.lost is None:
             try:
                 await self._list(live.session)
             except (LostError, TimeoutError, RpcError):
-                live.peer.lose("it did not say which tools it has")
+                live.peer.lose("it did not list its tools")
 
-    # -- what it asks and tells
+    # -- requests and notifications of the server
 
     async def _ask(self, method: str, params: dict[str, Any], owners: Owners, key: str = "") -> dict[str, Any]:
         if not owners:
-            raise RpcError(METHOD_NOT_FOUND, "no call of a client that could be asked is under way")
+            raise RpcError(METHOD_NOT_FOUND, "there is no call in progress from a client that could be asked")
         client = _one_client(owners)
         if client is None:
-            why = "calls of several clients are under way, and it cannot be known for which of them this is asked"
+            why = "calls of several clients are in progress, and the request does not show which one it belongs to"
             raise RpcError(INVALID_REQUEST, why)
         needed = _ASKABLE.get(method)
         if needed not in self._spec.asks:
-            raise RpcError(METHOD_NOT_FOUND, "this server may not ask for that")
+            raise RpcError(METHOD_NOT_FOUND, "this server is not allowed to ask for that")
         if needed == "elicitation":
             params = {**params, "message": _attributed(self._spec.name, params.get("message"))}
         return await client.ask(method, params, key)

@@ -1,8 +1,9 @@
-"""A tool as its MCP server defines it: text from a stranger that a model will read, so it is checked before anybody relies on it.
+"""Checks a tool's definition from an MCP server: untrusted text that a model will read.
 
-What cannot be shown to a person as it is (invisible characters, marks of Interlock's own, a schema that does not compile) is
-a problem: the tool cannot be locked, and so is never offered. What reads like an instruction to a model is a remark for the
-person who locks it. Sources: the specification, "Tools"; the attacks known as tool poisoning and rug pull.
+A definition is unusable if it cannot be shown to a person unchanged (invisible characters, Interlock's own marks, a
+schema that does not compile): the tool cannot be locked, and so is never offered. Text that reads like an instruction
+to a model is reported as a remark to the person who locks the tool. Sources: the specification, "Tools"; the attacks
+known as tool poisoning and rug pull.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DEFINITION_BYTES_MAX: Final = 256 * 1024
 DESCRIPTION_CHARS_MAX: Final = 16 * 1024
 INSTRUCTIONS_CHARS_MAX: Final = 16 * 1024
 TOOLS_MAX: Final = 1_000
-"""Tools of one server."""
+"""Maximum number of tools of one server."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _HINTS: Final = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 _MARK: Final = "x-interlock"
@@ -44,7 +45,7 @@ _STEERING: Final = re.compile(
 class Definition(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename="camel"
 ):
-    """A server's description of one of its tools, as far as it is passed on to models."""
+    """A server's definition of one of its tools, reduced to what is passed on to models."""
 
     name: str
     title: str = ""
@@ -52,7 +53,7 @@ class Definition(
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None = None
     annotations: dict[str, Any] = {}
-    """Hints for people; nothing is decided by them."""
+    """Hints for people; they decide nothing."""
 
     def as_dict(self) -> dict[str, Any]:
         """The definition in the form of `tools/list`."""
@@ -62,22 +63,22 @@ class Definition(
 
     @property
     def digest(self) -> str:
-        """`sha256:...` over all of it."""
+        """`sha256:...` of the whole definition."""
         return digest("mcp_tool", self.as_dict())
 
 
-class UnusableDefinition(Exception):  # noqa: N818 - found in a server's text: it is reported, not raised to users
-    """A definition that no agent may be shown; the text says why, and quotes nothing of it."""
+class UnusableDefinition(Exception):  # noqa: N818 - describes a server's text; it is reported, not raised to users
+    """A definition that must not be shown to agents. The message explains why and quotes nothing from the definition."""
 
     def __init__(self, name: str, why: str) -> None:
-        """`name` is the tool's own, if it has one that can be shown."""
+        """`name` is the tool's name, or `?` if that cannot be shown."""
         super().__init__(why)
         self.name = name
         self.why = why
 
 
 def read_definition(item: Any) -> Definition:
-    """One entry of `tools/list`. Raises: UnusableDefinition."""
+    """Read one entry of `tools/list`. Raises: UnusableDefinition."""
     if not isinstance(item, dict):
         raise UnusableDefinition("?", "it is not an object")
     name = item.get("name")
@@ -89,7 +90,7 @@ def read_definition(item: Any) -> Definition:
         raise UnusableDefinition(name, "`annotations` is not an object")
     hints = {key: given[key] for key in _HINTS if key in given}
     if any(not isinstance(value, str if key == "title" else bool) for key, value in hints.items()):
-        raise UnusableDefinition(name, "`annotations` has a hint of another type")
+        raise UnusableDefinition(name, "`annotations` has a hint of the wrong type")
     found = Definition(
         name=name,
         title=title,
@@ -103,7 +104,7 @@ def read_definition(item: Any) -> Definition:
 
 
 def check_definition(found: Definition) -> None:
-    """What its types do not say. Raises: UnusableDefinition."""
+    """Check what the types do not express. Raises: UnusableDefinition."""
     value = found.as_dict()
     try:
         check_value(value, "$", DEFAULT_LIMITS, foreign=True)
@@ -117,9 +118,9 @@ def check_definition(found: Definition) -> None:
     for text in _texts(value):
         unseen = find_unseen(text)
         if unseen:
-            raise UnusableDefinition(found.name, f"it holds characters that a reader does not see ({unseen[0].kind})")
+            raise UnusableDefinition(found.name, f"it contains invisible characters ({unseen[0].kind})")
     if any(text.startswith(_MARK) for text in _keys(value)):
-        raise UnusableDefinition(found.name, f"it holds `{_MARK}`, which is for the operator's own tools")
+        raise UnusableDefinition(found.name, f"it contains `{_MARK}`, which is reserved for the operator's own tools")
     try:
         marked_parameters(found.input_schema)
     except ValueError as problem:
@@ -128,7 +129,7 @@ def check_definition(found: Definition) -> None:
         if schema is None:
             continue
         if schema.get("type") not in ("object", None):
-            raise UnusableDefinition(found.name, f"`{where}` is not that of an object")
+            raise UnusableDefinition(found.name, f"`{where}` does not describe an object")
         try:
             Schema.compile(schema)
         except SchemaError as error:
@@ -136,14 +137,14 @@ def check_definition(found: Definition) -> None:
 
 
 def read_instructions(text: Any) -> str:
-    """A server's description of itself; empty if that cannot be shown to a person unchanged."""
+    """A server's instructions; empty if they cannot be shown to a person unchanged."""
     if not isinstance(text, str) or len(text) > INSTRUCTIONS_CHARS_MAX or find_unseen(text):
         return ""
     return text
 
 
 def remarks(found: Definition) -> list[str]:
-    """Parts of a definition that speak to the model rather than about the tool, for the person who locks it; at most three."""
+    """Up to three excerpts that address the model instead of describing the tool, for the person who locks it."""
     quoted: list[str] = []
     for text in _texts(found.as_dict()):
         for match in _STEERING.finditer(text):

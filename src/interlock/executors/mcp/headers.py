@@ -1,8 +1,8 @@
-"""What HTTP headers repeat of a request, so that something in between need not read the body.
+"""HTTP headers that repeat parts of a request, so that intermediaries need not read the body.
 
-A tool's schema marks a parameter with `x-mcp-header: NAME`; its value then also travels as `Mcp-Param-NAME`. Both ends must
-agree, or what is in between would route by something else than is carried out.
-Source: the specification, "Transports", of 2026-07-28.
+A tool's schema marks a parameter with `x-mcp-header: NAME`; its value is then also sent as `Mcp-Param-NAME`. Header and
+body must agree; otherwise an intermediary would route by a value other than the one that is executed. Source: the
+specification, "Transports", of 2026-07-28.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Path = tuple[str, ...]
 
 
 def encode_value(text: str) -> str:
-    """A text as the value of a header."""
+    """Encode a text as a header value."""
     if _PLAIN.fullmatch(text) and text == text.strip() and not _ENCODED.fullmatch(text):
         return text
     return f"=?base64?{base64.b64encode(text.encode()).decode()}?="
 
 
 def decode_value(value: str) -> str | None:
-    """The text in a header's value; None if it cannot be read."""
+    """Decode a header value; None if it is invalid."""
     encoded = _ENCODED.fullmatch(value)
     if encoded is None:
         return value
@@ -44,9 +44,9 @@ def decode_value(value: str) -> str | None:
 
 
 def marked_parameters(schema: Mapping[str, Any]) -> dict[Path, str]:
-    """The parameters that are repeated in headers: their paths in the arguments, and the headers' names.
+    """Maps the path of each parameter that is repeated in a header to the header's name.
 
-    Raises: ValueError, with the reason, if the schema marks what cannot be a header.
+    Raises: ValueError, with the reason, if the schema marks a parameter that cannot be a header.
     """
     found: dict[Path, str] = {}
     for path, node in _nodes(schema, ()):
@@ -54,13 +54,13 @@ def marked_parameters(schema: Mapping[str, Any]) -> dict[Path, str]:
         if name is None:
             continue
         if not path:
-            raise ValueError(f"`{_MARK}` is on something that is not always the same parameter")
+            raise ValueError(f"`{_MARK}` is on a schema that can describe more than one parameter")
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ValueError(f"`{_MARK}` is not the name of a header")
         if node.get("type") not in _TYPES:
             raise ValueError(f"`{_MARK}` is on a parameter that is not text, an integer or a boolean")
         if f"{_PREFIX}{name}".lower() in {each.lower() for each in found.values()}:
-            raise ValueError(f"`{_MARK}` names one header twice")
+            raise ValueError(f"`{_MARK}` names the same header twice")
         found[path] = f"{_PREFIX}{name}"
     return found
 
@@ -74,7 +74,7 @@ def headers_of(marked: Mapping[Path, str], arguments: Mapping[str, Any]) -> dict
 def find_mismatch(
     marked: Mapping[Path, str], arguments: Mapping[str, Any], headers: Mapping[bytes, bytes]
 ) -> str | None:
-    """The first header that is not what the arguments say; None if all are. Names in `headers` are in small letters."""
+    """The first header that does not match the arguments; None if all match. Names in `headers` are in lower case."""
     for path, name in marked.items():
         given = headers.get(name.lower().encode())
         wanted = _shown(_at(arguments, path))
@@ -85,7 +85,7 @@ def find_mismatch(
 
 
 def _nodes(node: Any, path: Path | None) -> Iterator[tuple[Path | None, Mapping[str, Any]]]:
-    """All schemas in a schema, with the path of those that always describe the same parameter."""
+    """All schemas within a schema, with the paths of those that always describe the same parameter."""
     if not isinstance(node, Mapping):
         return
     yield path, node
@@ -106,7 +106,7 @@ def _at(arguments: Mapping[str, Any], path: Path) -> Any:
 
 
 def _shown(value: Any) -> str | None:
-    """A value as a header has it; None for one that is in none."""
+    """A value in its header form; None for a value that is not sent in a header."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():  # 1.0 is the integer 1

@@ -1,4 +1,4 @@
-"""A server that is reached over streamable HTTP: each message is a POST, and its answer comes on that request's own stream.
+"""A server reached over streamable HTTP: each message is a POST, and its response arrives on that request's own stream.
 
 Sources: the specification, "Transports", of 2025-03-26 to 2026-07-28.
 """
@@ -30,18 +30,18 @@ def _refusal(status: int, headers: Mapping[str, str]) -> LostError:
             why = "it does not accept the `Authorization` in the `headers` of its table"
             hint = "renew the token; it is read when Interlock starts"
         else:
-            why = "it wants to know who asks, and its table has no `Authorization` in `headers`"
-            hint = 'give it a token: `headers = { Authorization = "Bearer ${TOKEN}" }`, with `TOKEN` in `[mcp] env`'
+            why = "it requires authentication, but its table has no `Authorization` in `headers`"
+            hint = 'configure a token: `headers = { Authorization = "Bearer ${TOKEN}" }`, with `TOKEN` in `[mcp] env`'
         return NotTakenError(
             f"it answered HTTP {status}: {why}", f"{hint}; Interlock does not sign in by itself (OAuth)"
         )
     if 300 <= status < 400:
-        return LostError(f"it answered HTTP {status}: it has another address, which has to be in its `url`")
+        return LostError(f"it answered HTTP {status}: it redirects to another address, which must be set as its `url`")
     return LostError(f"it answered HTTP {status}")
 
 
 class HttpLink:
-    """Messages to one address. Bound to the event loop on which it was made."""
+    """Messages to one address. Bound to the event loop on which it was created."""
 
     def __init__(
         self,
@@ -51,7 +51,9 @@ class HttpLink:
         lost: Lost,
         marked: Callable[[str], Mapping[Path, str]],
     ) -> None:
-        """Connect to nothing yet. Single requests fail through `peer`; `marked` are the parameters of a tool for headers."""
+        """Connects to nothing yet. Single requests fail through `peer`. `marked` returns a tool's parameters that
+        headers repeat.
+        """
         assert spec.url is not None
         self._client = HttpClient(Address.parse(spec.url))
         self._headers = spec.headers
@@ -63,27 +65,27 @@ class HttpLink:
         self._revision: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._before: asyncio.Task[None] | None = None
-        """The last notification: what comes after it arrives after it."""
+        """The last notification; later messages are sent after it."""
         self._loop = asyncio.get_running_loop()
         self._open = True
         self._spawn(self._keep())
 
     async def _keep(self) -> None:
-        """Close the connections with the event loop, should that end first: it cancels what still runs."""
+        """Close the connections if the event loop ends first, because it then cancels this task."""
         try:
             await self._loop.create_future()
         finally:
             self._client.close()
 
     def send(self, frame: bytes) -> None:
-        """Post a frame."""
+        """Send a frame as a POST."""
         message = msgspec.json.decode(frame)
         task = self._spawn(self._post(frame, message, self._before))
         if "id" not in message:
             self._before = task
 
     async def describe_end(self) -> str:
-        """Nothing: what it answered is in the error of the request."""
+        """Returns an empty text, because the error of the request already has the server's answer."""
         return ""
 
     def disconnect(self) -> None:
@@ -98,7 +100,7 @@ class HttpLink:
         self._client.close()
 
     def end(self) -> None:
-        """Nothing was started."""
+        """Do nothing, because no process was started."""
 
     async def _post(self, frame: bytes, message: dict[str, Any], before: asyncio.Task[None] | None) -> None:
         number = message.get("id") if "method" in message else None
@@ -124,7 +126,7 @@ class HttpLink:
             self._lost(str(error))
 
     async def _read(self, answer: Answer, message: dict[str, Any], number: Any) -> None:
-        """Take the answer to a POST. Raises: HttpError, LostError."""
+        """Process the response to a POST. Raises: HttpError, LostError."""
         if answer.status == 404 and self._session is not None:
             answer.close()
             raise SessionGoneError("its session has ended")
@@ -133,7 +135,9 @@ class HttpLink:
             if answer.status != 401 and self._is_error_of(text, number):
                 self._receive(text)
                 return
-            if answer.status == 400 and self._session is not None:  # as some servers say it, and of no request
+            if (
+                answer.status == 400 and self._session is not None
+            ):  # some servers use 400 for an ended session, without naming a request
                 raise SessionGoneError("its session has ended")
             raise _refusal(answer.status, self._headers)
         if message.get("method") == "initialize":
@@ -154,7 +158,7 @@ class HttpLink:
         self._receive(data, about)
 
     async def _events(self, answer: Answer, number: Any) -> None:
-        """Read the stream of a request until its answer, and continue with it where it broke. Raises: HttpError, LostError."""
+        """Read the stream of a request until its response, resuming it where it broke. Raises: HttpError, LostError."""
         splitter = EventSplitter()
         for _ in range(_RESUMES_MAX):
             with contextlib.suppress(HttpError):
@@ -174,7 +178,7 @@ class HttpLink:
         raise LostError("its stream ended before the answer")
 
     async def _listen(self) -> None:
-        """What a server of an older revision says by itself comes on a stream of its own, if it has one."""
+        """Read the separate stream on which an older server sends its own messages, if it has one."""
         splitter = EventSplitter()
         while self._open:
             with contextlib.suppress(HttpError):
@@ -189,7 +193,7 @@ class HttpLink:
             await asyncio.sleep(splitter.retry_s)
 
     def _head(self, message: dict[str, Any]) -> dict[str, str]:
-        """The headers that say what a message is, so that what is in between need not read it."""
+        """The headers that describe a message, so that intermediaries need not read it."""
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         meta = params.get("_meta")

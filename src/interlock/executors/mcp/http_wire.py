@@ -1,7 +1,7 @@
-"""HTTP/1.1 as a client of one MCP server speaks it: requests on kept connections, answers read as they come.
+"""An HTTP/1.1 client for one MCP server: keeps connections open, and reads responses as they arrive.
 
-Only what streamable HTTP needs: POST, GET and DELETE to one address, JSON and event streams. Redirects are not followed, since
-they would carry credentials elsewhere. Everything that a server sends is bounded.
+Supports only what streamable HTTP needs: POST, GET and DELETE to one address, JSON and event streams. Redirects are not
+followed, because that would send credentials elsewhere. Everything that a server sends is bounded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _LINE_BYTES_MAX: Final = 50 * 1024 * 1024
 
 
 class HttpError(Exception):
-    """The connection failed, or what came is not HTTP; the text says which."""
+    """The connection failed, or the response is not HTTP; the message says which."""
 
 
 class UnreachableError(HttpError):
-    """There was no connection, so nothing was sent."""
+    """The connection could not be opened, so nothing was sent."""
 
 
 class Address(NamedTuple):
-    """Where a server is."""
+    """The address of a server."""
 
     host: str
     port: int
@@ -38,7 +38,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """The address in an http or https URL."""
+        """The address from an http or https URL."""
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -46,7 +46,7 @@ class Address(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As in the header `Host`."""
+        """The value of the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
@@ -57,10 +57,10 @@ class _Connection(NamedTuple):
 
 
 class Answer:
-    """The head of an answer, and its body as it comes. Close it, or read it to its end."""
+    """The head of a response, with its body as a stream. Must be closed, or read to its end."""
 
     def __init__(self, pool: HttpClient, connection: _Connection, status: int, headers: dict[str, str]) -> None:
-        """Made by `HttpClient.send`."""
+        """Created by `HttpClient.send`."""
         self.status = status
         self.headers = headers
         self._pool = pool
@@ -69,11 +69,11 @@ class Answer:
 
     @property
     def is_stream(self) -> bool:
-        """True for an event stream."""
+        """True if the body is an event stream."""
         return self.headers.get("content-type", "").partition(";")[0].strip() == "text/event-stream"
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
-        """The body. Raises: HttpError."""
+        """The parts of the body. Raises: HttpError."""
         reader = self._connection.reader
         try:
             if self.status in (204, 304):
@@ -104,7 +104,7 @@ class Answer:
             self.close()
 
     async def body(self, most: int) -> bytes:
-        """All of the body. Raises: HttpError, also if it is longer than `most` bytes."""
+        """The whole body. Raises: HttpError, also if it is longer than `most` bytes."""
         data = bytearray()
         async with contextlib.aclosing(self.parts()) as parts:
             async for part in parts:
@@ -114,7 +114,7 @@ class Answer:
         return bytes(data)
 
     def close(self) -> None:
-        """Give the connection back, or close it if something is left on it."""
+        """Return the connection to the pool, or close it if unread data remains."""
         if self._ended and self.headers.get("connection", "").lower() != "close":
             self._pool.keep(self._connection)
         else:
@@ -123,23 +123,25 @@ class Answer:
 
 
 class HttpClient:
-    """Connections to one address. Use it on one event loop; close it."""
+    """Connections to one address. Must be used on one event loop, and closed."""
 
     def __init__(self, address: Address) -> None:
-        """Connect to nothing yet."""
+        """Connects to nothing yet."""
         self.address = address
         self._idle: list[_Connection] = []
         self._tls = ssl.create_default_context() if address.tls else None
         self._closed = False
 
     async def send(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
-        """Send a request and read the head of its answer. Raises: HttpError."""
+        """Send a request and read the head of its response. Raises: HttpError."""
         lines = [f"{method} {self.address.path} HTTP/1.1", f"Host: {self.address.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         data = "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
-        while self._idle:  # the server may have closed a kept one: then nothing was processed, and another is tried
+        while (
+            self._idle
+        ):  # the server may have closed a kept connection; then nothing was processed, and the next one is tried
             kept = self._idle.pop()
             if kept.reader.at_eof() or kept.writer.is_closing():
                 kept.writer.close()
@@ -158,7 +160,7 @@ class HttpClient:
             self._idle.append(connection)
 
     def close(self) -> None:
-        """Close what is idle; what is in use closes at its end."""
+        """Close the idle connections; the others close when their response ends."""
         self._closed = True
         for connection in self._idle:
             connection.writer.close()
@@ -209,20 +211,20 @@ class HttpClient:
 
 
 class EventSplitter:
-    """Cuts an event stream into events: (id, data). Source: the HTML standard, "Server-sent events"."""
+    """Splits an event stream into events. Source: the HTML standard, "Server-sent events"."""
 
     def __init__(self) -> None:
-        """At the beginning of a stream."""
+        """Starts at the beginning of a stream."""
         self._pending = bytearray()
         self._data: list[bytes] = []
         self._size = 0
         self.last_id: str | None = None
-        """What to name to continue after the last event."""
+        """The event id from which to resume."""
         self.retry_s = 1.0
-        """How long to wait before that."""
+        """How long to wait before resuming."""
 
     def feed(self, part: bytes) -> list[bytes]:
-        """The data of the events that end in these bytes. Raises: HttpError if one is too long."""
+        """Parse more bytes. Returns the data of each event that they complete. Raises: HttpError if an event is too long."""
         self._pending += part
         if len(self._pending) + self._size > _LINE_BYTES_MAX:
             raise HttpError("an event of its stream is too long")

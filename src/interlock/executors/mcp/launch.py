@@ -1,7 +1,8 @@
-"""Starts a stdio server behind the walls of this machine, and speaks with it over two pipes.
+"""Starts a stdio server behind this machine's walls, and communicates with it over two pipes.
 
-It has the walls of a process action: environment by name, a home of its own, its tree ended with the runtime however that ends.
-The project's files it can read, and write only if the operator says so; hosts it reaches only those that the operator names.
+The server has the walls of a process action: an allow-listed environment, a HOME of its own, and a process tree that
+ends with the runtime. It can read the project's files, and write them only if the operator allows it. It reaches only
+the hosts that the operator names.
 """
 
 from __future__ import annotations
@@ -27,39 +28,41 @@ from interlock.model.json_rpc import Id, LineSplitter
 _STDERR_BYTES: Final = 16 * 1024
 _STDERR_SHOWN: Final = 500
 _UNSENT_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A server that reads nothing for so long is gone."""
+"""A server that leaves this much unread is considered gone."""
 _CHUNK: Final = 256 * 1024
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured server, complete: nothing is looked up any more."""
+    """One configured server, fully resolved."""
 
     name: str
     command: tuple[str, ...] = ()
     url: str | None = None
     environment: dict[str, str] = {}
-    """On top of the base environment of every process."""
+    """Added to the base environment of every process."""
     headers: dict[str, str] = {}
-    """Of every request to `url`."""
+    """Sent with every request to `url`."""
     hosts: tuple[str, ...] = ()
-    """What a started server may connect to: `host:port`."""
+    """`host:port` patterns that a started server may connect to."""
     private: tuple[str, ...] = ()
-    """Those whose addresses need not be public."""
+    """The hosts among them that may have private addresses."""
     reads: tuple[str, ...] = ()
-    """What it may read beside the project: absolute paths."""
+    """Absolute paths that it may read besides the project."""
     writes: bool = False
     """True if it may write in the project."""
     asks: tuple[str, ...] = ("elicitation",)
     """What it may ask of a client: `elicitation`, `sampling`, `roots`."""
     read_only: tuple[str, ...] = ()
-    """Globs over the names of its tools that change nothing, as the operator says."""
+    """Globs for the names of its tools that the operator declares to be read-only."""
 
 
 class Receive(Protocol):
-    """Takes a frame."""
+    """Receives frames."""
 
     def __call__(self, line: bytes | None, about: Id | None = None) -> None:
-        """None is a frame that was too long; `about` is the request on whose own stream it came, where there are such."""
+        """`line` is None for a frame that was too long. `about` is the request on whose stream it arrived, if the
+        transport has such.
+        """
 
 
 Lost = Callable[[str], None]
@@ -69,19 +72,19 @@ class Link(Protocol):
     """A connection to a server."""
 
     def send(self, frame: bytes) -> None:
-        """Send a frame; never blocks, never raises."""
+        """Send a frame. Never blocks, never raises."""
         ...
 
     async def describe_end(self) -> str:
-        """What the server said last to people, if anything."""
+        """The last text that the server wrote for people; empty if there is none."""
         ...
 
     def disconnect(self) -> None:
-        """Close the connection. On the event loop's thread, or after its end. Again is nothing."""
+        """Close the connection, on the event loop's thread or after the loop has ended. Can be called again."""
         ...
 
     def end(self) -> None:
-        """End the server if it was started for this connection. May block briefly; any thread."""
+        """End the server if it was started for this connection. May block briefly; safe on any thread."""
         ...
 
 
@@ -89,18 +92,18 @@ class Launcher:
     """Starts servers for one runtime."""
 
     def __init__(self, runner: ProcessRunner, network: ProcessNetwork, workspace: Any) -> None:
-        """`workspace` is the tree itself, never a layer: a server lives longer than any."""
+        """`workspace` is the workspace itself, never a layer, because a server outlives layers."""
         self._runner = runner
         self._network = network
         self._workspace = workspace
 
     def posture(self, spec: ServerSpec) -> dict[str, str]:
-        """The posture of its processes."""
+        """The posture of the server's processes."""
         return self._runner.enclosure.posture_unrecorded("proxied" if spec.hosts else "none")
 
     async def start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
         """Start a server. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
-        self.posture(spec)  # it may be required that it is recorded
+        self.posture(spec)  # raises if `isolation.require` names `record`
         walls, watch = await self._walls(spec)
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
@@ -136,12 +139,12 @@ class Launcher:
 
 
 class _Pipes:
-    """Frames over the pipes of a started server, without a thread. Bound to the event loop on which it was made."""
+    """Frames over the pipes of a started server, without a thread. Bound to the event loop on which it was created."""
 
     def __init__(
         self, process: Background, watch: BackgroundWatch | None, pipes: tuple[int, int], receive: Receive, lost: Lost
     ) -> None:
-        """`pipes` are what to read from and what to write to; both are closed by `close`."""
+        """`pipes` are the descriptors to read from and to write to; `disconnect` closes both."""
         self._process = process
         self._watch = watch
         self._receive = receive
@@ -161,7 +164,7 @@ class _Pipes:
         if self._unsent:
             self._unsent += frame
             if len(self._unsent) > _UNSENT_BYTES_MAX:
-                self._end("it does not read what it is sent")
+                self._end("it does not read its input")
             return
         sent = self._write(frame)
         if sent < len(frame) and self._open:
@@ -169,7 +172,7 @@ class _Pipes:
             self._loop.add_writer(self._writer, self._write_rest)
 
     async def describe_end(self) -> str:
-        """The last words on standard error."""
+        """The end of its standard error."""
         try:
             outcome = await asyncio.to_thread(self._process.look)
         except ToolError:
@@ -178,7 +181,7 @@ class _Pipes:
         return words if len(words) <= _STDERR_SHOWN else "..." + words[-_STDERR_SHOWN:]
 
     def disconnect(self) -> None:
-        """Close the pipes, which asks the server to end. On the event loop's thread, or after its end."""
+        """Close the pipes, which asks the server to end. On the event loop's thread, or after the loop has ended."""
         if not self._open:
             return
         self._open = False
@@ -191,7 +194,7 @@ class _Pipes:
             self._watch.drop()
 
     def end(self) -> None:
-        """End the server's processes, and wait until they are gone. Any thread; blocks briefly."""
+        """End the server's processes and wait until they have ended. Safe on any thread; blocks briefly."""
         self._process.close()
 
     def _write(self, data: bytes | bytearray) -> int:

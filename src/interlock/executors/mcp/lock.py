@@ -1,10 +1,9 @@
-"""`interlock.lock`: the tool definitions and the builds of capsules that a person has seen, beside the configuration and trusted
-with it.
+"""`interlock.lock`: the tool definitions and capsule builds that a person has reviewed. It is trusted with the configuration.
 
-Agents are shown these definitions and no others. A definition that its server has changed since is hidden until it is locked
-again, and a capsule of another build is not loaded.
+Agents are shown these definitions and no others. A definition that its server has changed since is hidden until it is
+locked again, and a capsule with another build is not loaded.
 
-The file is JSON, sorted, so that a difference is readable. Versions: 1 (first).
+The file is sorted JSON, so that diffs are readable. Versions: 1 (first).
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ VERSION: Final = 1
 
 
 class LockedServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is locked of one server."""
+    """The locked state of one server."""
 
     program: str = ""
-    """Name and version by which the server calls itself: for people."""
+    """Name and version that the server reports for itself; for people."""
     instructions: str = ""
     tools: tuple[Definition, ...] = ()
-    """By name."""
+    """Sorted by name."""
 
     def by_name(self) -> dict[str, Definition]:
         """The tools by name."""
@@ -39,7 +38,7 @@ class LockedServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The whole lock file."""
 
     version: int = VERSION
     servers: dict[str, LockedServer] = {}
@@ -47,19 +46,19 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def decode_lock(data: bytes) -> Lock:
-    """The lock in a file's bytes. Raises: ConfigurationError `lock_invalid`."""
+    """Decode a lock file. Raises: ConfigurationError `lock_invalid`."""
     try:
         value = parse_json(data)
         if isinstance(value, dict) and value.get("version") != VERSION:
             raise _invalid(
-                f"it is of version {str(value.get('version'))[:20]}, and this is a reader of version {VERSION}"
+                f"its version is {str(value.get('version'))[:20]}, but this Interlock reads version {VERSION}"
             )
         lock = typed.convert(value, Lock)
         for name, server in lock.servers.items():
             if len(server.by_name()) != len(server.tools):
-                raise _invalid(f"the server `{name[:80]}` has a tool twice")
+                raise _invalid(f"the server `{name[:80]}` lists a tool twice")
             if server.instructions != read_instructions(server.instructions):
-                raise _invalid(f"the instructions of `{name[:80]}` are too long, or hold characters that are not seen")
+                raise _invalid(f"the instructions of `{name[:80]}` are too long, or contain invisible characters")
             for tool in server.tools:
                 check_definition(tool)
     except (ProposalError, msgspec.ValidationError) as error:
@@ -70,7 +69,7 @@ def decode_lock(data: bytes) -> Lock:
 
 
 def encode_lock(servers: Mapping[str, LockedServer], capsules: Mapping[str, LockedCapsule]) -> bytes:
-    """The bytes of the file: the same for the same definitions and builds."""
+    """Encode the file; the bytes are the same for the same definitions and builds."""
     ordered = {
         name: msgspec.structs.replace(server, tools=tuple(sorted(server.tools, key=lambda tool: tool.name)))
         for name, server in sorted(servers.items())
@@ -81,7 +80,7 @@ def encode_lock(servers: Mapping[str, LockedServer], capsules: Mapping[str, Lock
 
 
 def as_text(value: Any) -> str:
-    """A part of the lock as text for a difference: one line a field."""
+    """Format a part of the lock for a diff, with one field per line."""
     return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
 
 

@@ -1,4 +1,4 @@
-"""What a server offers, against what is locked."""
+"""Compares the tools that a server offers with the lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from interlock.executors.mcp.lock import LockedServer
 
 
 class Mismatch(NamedTuple):
-    """How a server's tools differ from the lock: the locked ones that it defines otherwise, or lacks, with the reason."""
+    """How a server's tools differ from the lock. `tools` maps locked tools that changed or are missing to the reason."""
 
     tools: Mapping[str, str]
     unlocked: tuple[str, ...]
@@ -21,7 +21,7 @@ class Offers:
     """The tools that a server last listed."""
 
     def __init__(self, listed: Iterable[Any]) -> None:
-        """`listed` is what `tools/list` gave."""
+        """`listed` are the entries of `tools/list`."""
         self._digests: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         for item in listed:
@@ -33,14 +33,14 @@ class Offers:
                 self._digests[found.name] = found.digest
 
     def against(self, locked: LockedServer) -> Mismatch:
-        """The differences."""
+        """The differences between the locked and the listed tools."""
         differing: dict[str, str] = {}
         for tool in locked.tools:
             now = self._digests.get(tool.name)
             if now is None and tool.name in self._unusable:
-                differing[tool.name] = f"its definition has changed, and cannot be shown: {self._unusable[tool.name]}"
+                differing[tool.name] = f"its definition has changed, and is unusable: {self._unusable[tool.name]}"
             elif now is None:
-                differing[tool.name] = "the server does not have it any more"
+                differing[tool.name] = "the server no longer has it"
             elif now != tool.digest:
                 differing[tool.name] = "its definition has changed since it was locked"
         known = locked.by_name()

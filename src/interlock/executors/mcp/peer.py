@@ -1,7 +1,7 @@
-"""Requests and answers with one MCP server, over any connection: frames go in and out.
+"""Requests and responses with one MCP server, over any connection: frames go in and out.
 
-Nothing that a server sends is believed: an answer counts only for a request that is open, a broken message ends no other
-call, and what it asks of the client is bounded.
+Nothing that a server sends is trusted: a response counts only for an open request, a malformed message ends no other
+call, and what the server may ask of the client is bounded.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from interlock.model import json_rpc
 from interlock.model.json_rpc import INTERNAL_ERROR, Batch, Fault, Notification, Request, Response
 
 ASKS_MAX: Final = 32
-"""Requests of a server that are answered at once."""
+"""Maximum number of requests of a server that are handled at the same time."""
 
 Send = Callable[[bytes], None]
-"""Sends a frame, or gets rid of it if the connection is lost: then `Peer.lose` is called."""
+"""Sends a frame, or discards it if the connection is lost; then `Peer.lose` is called."""
 OnProgress = Callable[[Mapping[str, Any]], None]
 Owners = Sequence[Any]
-"""On whose behalf the server may be speaking: the owners of the requests that are open, the latest last."""
+"""The owners of the open requests, latest last: the server may be speaking for any of them."""
 
 
 class Ask(Protocol):
@@ -34,14 +34,14 @@ class Ask(Protocol):
 
 
 Notice = Callable[[str, dict[str, Any], Owners], None]
-"""Takes a notification of the server."""
+"""Receives a notification from the server."""
 
 
 class RpcError(Exception):
-    """An error that was answered in place of a result."""
+    """An error that the other side returned instead of a result."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
-        """As in JSON-RPC."""
+        """`code`, `message` and `data` as in JSON-RPC."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -49,18 +49,18 @@ class RpcError(Exception):
 
 
 class LostError(Exception):
-    """The connection ended before the answer; what the server did is not known."""
+    """The connection ended before the response, so the effect of the request is unknown."""
 
 
 class SessionGoneError(LostError):
-    """The server does not know the session any more; what was asked of it was not done."""
+    """The server no longer knows the session, and did not process the request."""
 
 
 class NotTakenError(LostError):
-    """The server did not take the request, so nothing was done: what the operator can do about it is in `hint`."""
+    """The server did not accept the request, so nothing was done. `hint` tells the operator what to do."""
 
     def __init__(self, why: str, hint: str) -> None:
-        """Why, and what to do."""
+        """`why` is the reason, `hint` what to do about it."""
         super().__init__(why)
         self.hint = hint
 
@@ -69,7 +69,7 @@ class Peer:
     """One server. Not thread-safe: use it on one event loop."""
 
     def __init__(self, ask: Ask, notice: Notice) -> None:
-        """`ask` answers the server's own requests, `notice` takes its notifications."""
+        """`ask` answers the server's requests, `notice` receives its notifications."""
         self._send: Send | None = None
         self._ask = ask
         self._notice = notice
@@ -79,12 +79,12 @@ class Peer:
         self._owners: dict[int, Any] = {}
         self._asked: dict[json_rpc.Id, asyncio.Task[None]] = {}
         self._asked_for: dict[int, set[json_rpc.Id]] = {}
-        """What the server asked on the stream of a request, where the transport says which that is."""
+        """The server's requests on the stream of each of ours, if the transport tells which stream it is."""
         self.lost: str | None = None
-        """Why there is no connection any more."""
+        """Why the connection was lost; None while it is open."""
 
     def connect(self, send: Send) -> None:
-        """Frames are sent this way from now on."""
+        """Set how frames are sent."""
         self._send = send
 
     async def request(
@@ -96,9 +96,9 @@ class Peer:
         on_progress: OnProgress | None = None,
         owner: Any = None,
     ) -> dict[str, Any]:
-        """Send a request and wait for its result. A request that is given up is cancelled at the server.
+        """Send a request and wait for its result. If the wait is cancelled, the request is cancelled at the server.
 
-        `owner` is whom the server may ask something for it; None for no one.
+        `owner` is the client that the server may ask during the request; None if there is none.
 
         Raises: RpcError, LostError, TimeoutError.
         """
@@ -120,9 +120,9 @@ class Peer:
             async with asyncio.timeout(timeout_s):
                 return await answer
         except (asyncio.CancelledError, TimeoutError):
-            if method != "initialize":  # which must not be cancelled, by the specification
+            if method != "initialize":  # the specification forbids cancelling `initialize`
                 self.notify("notifications/cancelled", {"requestId": number})
-            if not self._open.keys() - {number}:  # what the server asked meanwhile, it asked for this request
+            if not self._open.keys() - {number}:  # the server's questions belong to this request
                 for task in self._asked.values():
                     task.cancel()
             raise
@@ -139,9 +139,9 @@ class Peer:
             self._send(json_rpc.notification(method, params))
 
     def receive(self, line: bytes | None, about: json_rpc.Id | None = None) -> None:
-        """Take a frame; None is one that was too long. What cannot be read is dropped: its request runs into its time-out.
+        """Process a frame; None is a frame that was too long. An unreadable frame is dropped, and its request times out.
 
-        `about` is the request on whose own stream it came.
+        `about` is the request on whose own stream the frame arrived.
         """
         if line is None:
             return
@@ -162,18 +162,18 @@ class Peer:
                     self._refuse(message)
 
     def fail(self, number: json_rpc.Id, error: Exception) -> None:
-        """End one request with an error: its connection has failed."""
+        """End one request with an error, because its connection has failed."""
         answer = self._open.get(number) if isinstance(number, int) else None
         if answer is not None and not answer.done():
             answer.set_exception(error)
 
     def waits_for(self, number: json_rpc.Id) -> bool:
-        """True while this request has no answer."""
+        """True while this request has no response."""
         answer = self._open.get(number) if isinstance(number, int) else None
         return answer is not None and not answer.done()
 
     def lose(self, why: str) -> None:
-        """The connection has ended: so does everything that waits for it."""
+        """Mark the connection as lost, and fail all open requests."""
         if self.lost is None:
             self.lost = why
         for answer in self._open.values():
@@ -184,7 +184,7 @@ class Peer:
 
     def _settle(self, message: Response) -> None:
         answer = self._open.get(message.id) if isinstance(message.id, int) else None
-        if answer is None or answer.done():  # given up, or never asked
+        if answer is None or answer.done():  # cancelled, or never sent
             return
         if message.result is not None:
             answer.set_result(message.result)
@@ -192,7 +192,7 @@ class Peer:
             answer.set_exception(error_of(message.error or {}))
 
     def _refuse(self, fault: Fault) -> None:
-        if fault.id is not None:  # an answer of ours that is broken, or a request that cannot be read
+        if fault.id is not None:  # a malformed response to our request, or an unreadable request
             self.fail(fault.id, RpcError(fault.code, f"the server's answer cannot be read: {fault.message}"))
 
     def _report(self, params: dict[str, Any]) -> None:
@@ -212,7 +212,9 @@ class Peer:
             self._reply(json_rpc.result(message.id, {}))
             return
         if message.id in self._asked or len(self._asked) >= ASKS_MAX:
-            self._reply(json_rpc.error(Fault(message.id, INTERNAL_ERROR, "too many requests of this server are open")))
+            self._reply(
+                json_rpc.error(Fault(message.id, INTERNAL_ERROR, "too many requests from this server are open"))
+            )
             return
         self._asked[message.id] = asyncio.get_running_loop().create_task(self._take(message, self._owners_of(about)))
         if isinstance(about, int) and about in self._open:
@@ -242,7 +244,7 @@ class Peer:
 
 
 def error_of(body: dict[str, Any]) -> RpcError:
-    """The exception for an `error` of JSON-RPC."""
+    """The exception for an `error` object of JSON-RPC."""
     code, message = body.get("code"), body.get("message")
     return RpcError(
         code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,

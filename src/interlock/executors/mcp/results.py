@@ -1,6 +1,7 @@
-"""What a call of an MCP server gave, within bounds: content for a model, and perhaps a structured value.
+"""The bounded result of an MCP server's call: content for a model, and optionally a structured value.
 
-A result that is too large is cut and says so: what the call did is done, and a failure would invite the model to do it again.
+A result that is too large is truncated with a note instead of failing, because the call has had its effect and a
+failure would invite the model to repeat it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.values import check_value
 
 CONTENT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of all content of one result."""
+"""Maximum size of all content of one result."""
 BLOCKS_MAX: Final = 1_000
 _TYPES: Final = frozenset(("text", "image", "audio", "resource", "resource_link"))
 
 
 def read_result(result: dict[str, Any]) -> dict[str, Any]:
-    """`content`, `structuredContent` and `isError` of a result of `tools/call`. Raises: ProposalError if it is not one."""
+    """`content`, `structuredContent` and `isError` of a result of `tools/call`. Raises: ProposalError if it is malformed."""
     blocks = result.get("content", [])
     if not isinstance(blocks, list):
         raise ProposalError("`content` is not a list")
@@ -48,7 +49,7 @@ def read_result(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def text_of(found: dict[str, Any]) -> str:
-    """The text in a result's content, for a message to people; at most 500 characters."""
+    """The text in a result's content, for an error message; at most 500 characters."""
     parts = [block["text"] for block in found["content"] if isinstance(block.get("text"), str)]
     text = " ".join(" ".join(parts).split())
     return text if len(text) <= 500 else text[:500] + "..."

@@ -1,6 +1,6 @@
 """All MCP servers of a runtime, and their tools as the engine calls them.
 
-A client (a session of one agent) has servers of its own: what one has loaded, opened or been told, no other sees.
+Each client (a session of one agent) has its own server processes, so clients share no server state.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ else:
 
 SEPARATOR: Final = "/"
 TAG: Final = "mcp"
-"""The tag of every tool of a server."""
+"""The tag of all tools of MCP servers."""
 TIMEOUT_MS: Final = 60_000
 _LOCKING: Final = "tools lock"
 
 
 class Listing(NamedTuple):
-    """What a server offers now, for `interlock tools lock`."""
+    """The present tools of a server, for `interlock tools lock`."""
 
     server: LockedServer
     problems: dict[str, str]
-    """Tools that cannot be locked, with the reason."""
+    """Maps each tool that cannot be locked to the reason."""
     remarks: dict[str, list[str]]
-    """Parts of definitions that a person should read with care."""
+    """Excerpts of definitions that a person should read carefully."""
 
 
 class Servers:
@@ -60,7 +60,7 @@ class Servers:
         *,
         tell: Callable[[str], None],
     ) -> None:
-        """Start nothing. `tell` gets sentences for people: a changed definition, a tool that is not locked."""
+        """Starts nothing. `tell` receives sentences for people: a changed definition, a tool that is not locked."""
         self._specs = specs
         self._lock = lock
         self._launcher = launcher
@@ -70,18 +70,18 @@ class Servers:
         self._schemas: dict[str, Schema] = {}
         self._marked: dict[str, Mapping[Path, str]] = {}
         self.hidden: dict[str, str] = {}
-        """Locked tools, by their full names, that their servers define otherwise by now: with the reason."""
+        """Maps the full name of each locked tool that its server now defines differently to the reason."""
         self.on_change: list[Callable[[], None]] = []
-        """Called when `hidden` has changed, on the event loop of the connection that saw it."""
+        """Called on the event loop of the connection that caused a change of `hidden`."""
 
     @property
     def lock(self) -> Lock:
-        """What is locked."""
+        """The lock in force."""
         return self._lock
 
     @property
     def names(self) -> list[str]:
-        """The configured servers."""
+        """The names of the configured servers."""
         return sorted(self._specs)
 
     def bindings(self) -> list[Binding]:
@@ -94,7 +94,7 @@ class Servers:
         ]
 
     def definition(self, tool: str) -> Definition | None:
-        """The locked definition of a tool by its full name, for clients that show more than Interlock itself uses."""
+        """The locked definition of a tool by its full name, for clients that show more of it than Interlock uses."""
         server, _, own = tool.partition(SEPARATOR)
         locked = self._lock.servers.get(server)
         return None if locked is None else locked.by_name().get(own)
@@ -108,12 +108,12 @@ class Servers:
         return found
 
     def instructions(self) -> dict[str, str]:
-        """What the servers say of themselves, as it is locked; of those that say something."""
+        """The locked, non-empty instructions of each server."""
         locked = self._lock.servers
         return {name: locked[name].instructions for name in self.names if name in locked and locked[name].instructions}
 
     def relock(self, lock: Lock) -> None:
-        """Another lock is in force: what runs is compared with it."""
+        """Replace the lock, and compare the running servers with it."""
         self._lock = lock
         self.hidden.clear()
         self._schemas.clear()
@@ -124,7 +124,7 @@ class Servers:
             listener()
 
     async def list_now(self, name: str) -> Listing:
-        """Start a server and read what it offers. Raises: ToolError; RpcError, LostError, TimeoutError."""
+        """Start a server and read its tools. Raises: ToolError, RpcError, LostError, TimeoutError."""
         connection = self._connection(name, "", _LOCKING)
         session = await connection.session()
         problems: dict[str, str] = {}
@@ -143,7 +143,7 @@ class Servers:
         return Listing(locked, problems, {tool.name: remark for tool in tools if (remark := remarks(tool))})
 
     async def end_session(self, session: str) -> None:
-        """A client has gone: end its servers."""
+        """End the servers of a client that has disconnected."""
         with self._changing:
             keys = [key for key in self._connections if key[3] == session]
             ended = [self._connections.pop(key) for key in keys]
@@ -191,7 +191,7 @@ class Servers:
             ctx.posture(**self._launcher.posture(spec))
         if spec.writes:
             ctx.not_exactly_undoable("an MCP server that may write in the workspace was called")
-        client = CLIENT.get()  # what comes later comes in another context
+        client = CLIENT.get()  # later callbacks run in another context
         try:
             result = await connection.call(
                 definition.name,
@@ -211,7 +211,7 @@ class Servers:
         return found
 
     def _check_structured(self, spec: ServerSpec, definition: Definition, found: dict[str, Any]) -> None:
-        """What a definition promises of a result, a client relies on."""
+        """Check the structured result against the `outputSchema`, which clients rely on. Raises: ToolError `invalid_output`."""
         if definition.output_schema is None:
             return
         name = f"{spec.name}{SEPARATOR}{definition.name}"
@@ -230,10 +230,11 @@ class Servers:
 
     def _connection(self, name: str, agent: str, session: str | None) -> Connection:
         loop = asyncio.get_running_loop()
-        # A server is told once what it may ask: clients that can be asked different things have servers of their own.
+        # A server learns only once what it may ask, so clients with different capabilities have separate servers.
         client = CLIENT.get()
         capabilities = askable(self._specs[name], client)
-        # A server that speaks several revisions asks as the client's revision has it: so each has the one of its client.
+        # A server with several revisions asks in the way of the agreed one, so each server uses the revision of its
+        # client.
         newest_first = client is None or client.is_modern
         key = (id(loop), name, agent, session, json.dumps(capabilities, sort_keys=True), newest_first)
         with self._changing:
@@ -279,12 +280,12 @@ class Servers:
 
 
 def _trace(client: Client | None) -> dict[str, Any]:
-    """The part of a request that puts it into the client's trace."""
+    """The part of a request that adds it to the client's trace."""
     return {} if client is None or not client.trace else {"_meta": dict(client.trace)}
 
 
 def _refused(error: RpcError, spec: ServerSpec, client: Client | None) -> ToolError:
-    """The failure of a call that the server answered with an error."""
+    """The error for a call that the server answered with an error."""
     said = f"the server refused the call: {error.message[:1000]}"
     required = error.data.get("requiredCapabilities") if isinstance(error.data, dict) else None
     if error.code != MISSING_CAPABILITY or not isinstance(required, dict):
@@ -304,7 +305,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _report(params: Mapping[str, Any], ctx: Context, client: Client | None) -> None:
-    """Progress, to people and to the client."""
+    """Report progress to people and to the client."""
     done, total = params.get("progress"), params.get("total")
     if isinstance(done, int | float) and not isinstance(done, bool):
         whole = total if isinstance(total, int | float) and not isinstance(total, bool) else None

@@ -1,8 +1,8 @@
-"""A session with one MCP server: what the revisions of MCP differ in, for a client.
+"""The client side of a session with one MCP server, and the differences between revisions of MCP.
 
-A server of 2026-07-28 answers `server/discover`; an older one is greeted with `initialize`. What a newer server returns as
-`input_required` and what an older one asks by a request of its own is asked here in one way: `Peer`'s `ask`.
-Sources: the specification at modelcontextprotocol.io, of each revision.
+A server of 2026-07-28 answers `server/discover`; an older one is greeted with `initialize`. A newer server returns its
+questions as `input_required`, an older one sends a separate request; both are passed to the same `ask`. Sources: the
+specification at modelcontextprotocol.io, of each revision.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from interlock.executors.mcp.peer import Ask, LostError, OnProgress, Peer, RpcEr
 from interlock.model.json_rpc import INVALID_REQUEST
 
 REVISIONS: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
-"""Those that begin with `initialize`. An even older server may answer with 2024-11-05, whose tools are the same."""
+"""The revisions that start with `initialize`. An even older server may answer with 2024-11-05, whose tools are the same."""
 MODERN: Final = "2026-07-28"
 _ALSO: Final = ("2024-11-05",)
 _PROBE_S: Final = 5.0
-"""How long a server may take to say that it does not know `server/discover`. An old one may never answer."""
+"""How long to wait for an error to `server/discover`. An old server may never answer."""
 _START_S: Final = 60.0
 _LIST_S: Final = 30.0
 _PAGES_MAX: Final = 100
@@ -33,16 +33,16 @@ _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 
 
 class NotSpokenError(Exception):
-    """The server speaks no revision that is spoken here, or does not speak MCP at all."""
+    """The server speaks no supported revision of MCP, or does not speak MCP at all."""
 
 
 class ServerSession:
-    """An agreed session. Made by `open_session`."""
+    """An agreed session; created by `open_session`."""
 
     def __init__(
         self, peer: Peer, ask: Ask, revision: str, greeting: Mapping[str, Any], capabilities: dict[str, Any]
     ) -> None:
-        """`said` is the server's answer to `initialize` or `server/discover`; `capabilities` are those of the client."""
+        """`greeting` is the server's result of `initialize` or `server/discover`; `capabilities` are those of the client."""
         self._peer = peer
         self._ask = ask
         self._client = capabilities
@@ -58,11 +58,11 @@ class ServerSession:
         return self.revision == MODERN
 
     async def list_tools(self, owner: Any = None) -> list[Any]:
-        """What `tools/list` gives, all pages, unchecked. Raises: RpcError, LostError, TimeoutError."""
+        """All pages of `tools/list`, unchecked. Raises: RpcError, LostError, TimeoutError."""
         return await self.list_all("tools/list", "tools", owner) if "tools" in self.capabilities else []
 
     async def list_all(self, method: str, key: str, owner: Any = None) -> list[Any]:
-        """All pages of a list, unchecked; bounded."""
+        """All pages of a list, unchecked and bounded. Raises: RpcError, LostError, TimeoutError."""
         found: list[Any] = []
         cursor: str | None = None
         for _ in range(_PAGES_MAX):
@@ -84,7 +84,7 @@ class ServerSession:
         on_progress: OnProgress | None = None,
         owner: Any = None,
     ) -> dict[str, Any]:
-        """A request and its result, with everything that the server needs in between asked for, of its `owner`.
+        """Send a request and return its result, after asking its `owner` for any input that the server requires.
 
         Raises: RpcError, LostError, TimeoutError.
         """
@@ -103,7 +103,7 @@ class ServerSession:
         self._peer.notify(method, params)
 
     async def _inputs(self, result: dict[str, Any], owner: Any) -> dict[str, Any]:
-        """The answers to an `input_required`, which are asked for all at once, and the state that goes back with them."""
+        """Ask all questions of an `input_required` concurrently. Returns the answers and the state to send back."""
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or len(wanted) > _ROUNDS_MAX:
             raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
@@ -115,7 +115,7 @@ class ServerSession:
         found: dict[str, Any] = {"inputResponses": answers} if wanted else {}
         if isinstance(result.get("requestState"), str):
             found["requestState"] = result["requestState"]
-        if not wanted:  # the server only wants to be asked again
+        if not wanted:  # the server only wants a repeated request
             await asyncio.sleep(0.05)
         return found
 
@@ -131,8 +131,9 @@ def _question(one: Any) -> tuple[str, dict[str, Any]]:
 
 
 async def _all_of(work: Mapping[str, Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The results of all, carried out at once. If one fails, the others are cancelled, and its error raised."""
-    # Not a TaskGroup: in Python 3.11 it leaves its task marked as cancelled after a failure, and the engine believes that.
+    """Run all concurrently and return their results. If one fails, cancel the others and raise its error."""
+    # Not a TaskGroup: in Python 3.11 it leaves its task marked as cancelled after a failure, and the engine relies on
+    # that mark.
     tasks = {key: asyncio.ensure_future(one) for key, one in work.items()}
     try:
         return dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
@@ -144,7 +145,7 @@ async def _all_of(work: Mapping[str, Coroutine[Any, Any, dict[str, Any]]]) -> di
 async def open_session(
     peer: Peer, ask: Ask, capabilities: dict[str, Any], owner: Any, *, newest_first: bool
 ) -> ServerSession:
-    """Agree on a revision, for the client `owner`. Of a server that speaks several: the newest, or the newest of the older ones.
+    """Agree on a revision for the client `owner`: the newest, or if not `newest_first` the newest of the older ones.
 
     Raises: NotSpokenError, LostError, TimeoutError.
     """
@@ -153,7 +154,7 @@ async def open_session(
     answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
     try:
         for method in order:
-            # An old server may not answer what it does not know. One that is slow to start counts by its first good answer.
+            # An old server may not answer unknown requests. If a server starts slowly, its first good answer decides.
             patience = None if method == order[-1] else _PROBE_S
             request = peer.request(method, greetings[method], timeout_s=_START_S, owner=owner)
             answers[method] = asyncio.ensure_future(request)
@@ -168,7 +169,7 @@ async def open_session(
     finally:
         for each in answers.values():
             if each.done():
-                each.exception()  # retrieved
+                each.exception()  # mark as retrieved
             else:
                 each.cancel()
 
@@ -176,7 +177,7 @@ async def open_session(
 def _agreed(
     peer: Peer, ask: Ask, capabilities: dict[str, Any], answers: Mapping[str, asyncio.Future[dict[str, Any]]]
 ) -> ServerSession | None:
-    """The session of the first greeting that was answered in a revision that is spoken here."""
+    """The session of the first greeting that was answered with a supported revision; None if there is none yet."""
     for method, answer in answers.items():
         if not answer.done() or answer.exception() is not None:
             continue
@@ -191,14 +192,14 @@ def _agreed(
 
 
 def _refusal(answer: asyncio.Future[dict[str, Any]]) -> Exception:
-    """Why `initialize` led to nothing."""
+    """The error that explains why `initialize` failed."""
     error = answer.exception()
     if isinstance(error, RpcError):
         return NotSpokenError(f"it refuses `initialize`: {error.message[:200]}")
     if isinstance(error, Exception):
         return error
     revision = answer.result().get("protocolVersion")
-    return NotSpokenError(f"it speaks revision {str(revision)[:40]!r} of MCP, which is not spoken here")
+    return NotSpokenError(f"it speaks revision {str(revision)[:40]!r} of MCP, which is not supported")
 
 
 def _greeting(capabilities: dict[str, Any]) -> dict[str, Any]:
