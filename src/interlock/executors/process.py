@@ -88,7 +88,7 @@ class ProcessRunner:
         network: ProcessNetwork | None = None,
         recording: ProcessRecording | None = None,
     ) -> None:
-        """Create a runner; the fork server starts with the first program. `parent_environment` defaults to `os.environ`.
+        """The fork server starts with the first program. `parent_environment` defaults to `os.environ`.
 
         `enclose` returns the walls, and is called when the first program starts. Without a `network`, programs behind walls reach
         no host. `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's
@@ -191,7 +191,7 @@ class ProcessRunner:
     ) -> tuple[background.Background, BackgroundWatch | None]:
         """Start a program that outlives this action; like `run`, but without a time-out. Returns the program and the watch on its
         network (None without one), which the caller closes at its end. Later actions reach it on the ports of the `offer`.
-        The last `output_bytes_max` bytes of each stream are kept. Raises: ToolError `spawn_failed`, `process_lost`, `ports_unavailable`.
+        The last `output_bytes_max` bytes of each stream are kept. Raises: ToolError, as `run`, and `ports_unavailable`.
         """
         self.enclosure.posture_unrecorded("proxied")  # raises if `isolation.require` names `record`
         around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds, in_scope=True)
