@@ -1,1 +1,1 @@
-"""Builds walls: the fork server that starts processes, the layers around them, and the egress proxy. Layer L0 so far."""
+"""Builds walls: the fork server that starts processes, the layers of isolation around them, and the egress proxy."""

@@ -1,8 +1,8 @@
-"""Tries the attacks of `attacks`: natively, in a place where they can do no harm, and behind the walls.
+"""Runs the attacks of `attacks`: natively, where they can do no harm, and behind walls.
 
-Runs as a program of its own (`python -I -S`), as the user it is given. The native leg shows that a case is not void. It takes
-place in mount, pid, ipc and network namespaces of its own, as a throw-away user where Interlock is root, with kernel settings
-read-only. Standard library only, and the launcher itself.
+Runs as a separate program (`python -I -S`), as the given user. The native leg shows whether a case is meaningful. It
+runs in its own mount, pid, ipc and network namespaces, as a throw-away user if Interlock is root, with kernel settings
+read-only. Uses only the standard library and the launcher.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from interlock.server_process import module_command
 
 ESCAPED, STOPPED, HUNG = "escaped", "stopped", "hung"
 NOBODY: Final = 64_999
-"""The throw-away user and group."""
+"""The throw-away user and group id."""
 _ATTACK_S: Final = 4.0
 _NATIVE_S: Final = 20.0
-"""How long an attack may take, behind walls and without. Then it has hung."""
+"""How long an attack may take, behind walls and natively; longer counts as hung."""
 _OUTLASTED_S: Final = 2.0
-"""The time-out of an attack that is about what is left after it."""
+"""The time-out of an attack that checks what survives a time-out."""
 _BATCH_S: Final = 120.0
-"""How long all the attacks that share an action may take; what has not been tried by then has hung."""
+"""How long all attacks that share an action may take; attacks not tried by then count as hung."""
 _SECRET: Final = {"INTERLOCK_ATTACK_SECRET": "secret"}
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _FILTERED: Final = """
@@ -52,17 +52,17 @@ class Order(TypedDict):
     """The input of a range, as JSON in its argument."""
 
     leg: str
-    """`native`, `ns`, `nons`, or `container`: `nons` within an imitation of Docker's default filter."""
+    """`native`, `ns`, `nons`, or `container`: `nons` inside an imitation of Docker's default filter."""
     user: int | None
-    """The user to become first; None to remain the present one."""
+    """The user to switch to; None to keep the present one."""
     directory: str
-    """An empty directory of that user."""
+    """An empty directory owned by that user."""
     only: list[str]
-    """Names of attacks; empty for all."""
+    """Names of the attacks to run; empty for all."""
 
 
 def main() -> None:
-    """Try the attacks and print one JSON object: name to `escaped`, `stopped` or `hung`."""
+    """Run the attacks and print one JSON object, which maps each name to `escaped`, `stopped` or `hung`."""
     order: Order = json.loads(sys.argv[1])
     if order["leg"] == "native":
         _enter_guard(order["user"])
@@ -74,7 +74,7 @@ def main() -> None:
             found = asyncio.run(_all(chosen, facts, _NATIVE_S, _native))
         else:
             found = asyncio.run(_walled(order["leg"], chosen, facts))
-    print(json.dumps(found), flush=True)  # noqa: T201 - the answer
+    print(json.dumps(found), flush=True)  # noqa: T201 - the result
     os._exit(0)
 
 
@@ -86,7 +86,7 @@ def _become(user: int) -> None:
 
 
 def _enter_guard(user: int | None) -> None:
-    """Namespaces of our own; returns in the process that is pid 1 of them, without any capability."""
+    """Enter new namespaces. Returns in the process that is pid 1 in them, without any capability."""
     spaces = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
     uid, gid = os.getuid(), os.getgid()
     syscalls.unshare(spaces | syscalls.CLONE_NEWNET | (0 if uid == 0 else syscalls.CLONE_NEWUSER))
@@ -101,7 +101,7 @@ def _enter_guard(user: int | None) -> None:
     syscalls.mount("/proc/sys", "/proc/sys", None, syscalls.MS_BIND | syscalls.MS_REC)
     syscalls.set_mount("/proc/sys", syscalls.MOUNT_ATTR_RDONLY)
     syscalls.mount("tmpfs", "/dev/shm", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV)  # noqa: S108
-    os.chmod("/dev/shm", 0o1777)  # noqa: S103, S108 - as it always is
+    os.chmod("/dev/shm", 0o1777)  # noqa: S103, S108 - its usual mode
     syscalls.raise_loopback()
     if uid == 0:
         _become(NOBODY if user is None else user)
@@ -112,7 +112,7 @@ def _enter_guard(user: int | None) -> None:
 
 @contextlib.contextmanager
 def _targets(directory: str) -> Iterator[dict[str, Any]]:
-    """Create the targets of the attacks; yields the facts about them."""
+    """Create the targets of the attacks, and yield the facts about them."""
     facts: dict[str, Any] = {"directory": directory, "outside": f"{directory}/outside"}
     os.mkdir(facts["outside"])
     for name in ("secret", "mine", "spare"):
@@ -136,7 +136,7 @@ def _targets(directory: str) -> Iterator[dict[str, Any]]:
     script = "import time\ntime.sleep(600)"
     victim = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", script], env=_SECRET, cwd=facts["outside"], pass_fds=[held],
-        preexec_fn=syscalls.die_with_parent,  # noqa: PLW1509 - single-threaded still
+        preexec_fn=syscalls.die_with_parent,  # noqa: PLW1509 - there are no threads yet
     )  # fmt: skip
     libc = ctypes.CDLL(None, use_errno=True)
     facts |= {"victim": victim.pid, "victim_fd": held, "inherited": inherited, "shm": os.getpid() | 0x49000000}
@@ -196,7 +196,7 @@ def _write(path: str, text: str, mode: int = 0o600) -> None:
 
 
 def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts for one attack, with a workspace of its own, and the targets as they should be."""
+    """Reset the targets, and return the facts for one attack, with a new workspace."""
     workspace = f"{facts['directory']}/work"
     shutil.rmtree(workspace, ignore_errors=True)
     os.makedirs(f"{workspace}/tools/deep")
@@ -205,7 +205,7 @@ def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
     server = socket.socket(socket.AF_UNIX)
     server.bind(f"{workspace}/server.sock")
     server.listen(8)
-    facts["server"] = server  # the one before is closed
+    facts["server"] = server  # this closes the previous server
     for name in ("mine", "spare"):
         _write(facts[name], "mine")
     with contextlib.suppress(OSError):
@@ -215,13 +215,13 @@ def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 Perform = Callable[[list[str], str, float], Awaitable[tuple[bytes, bool]]]
-"""Runs a program in a workspace, with a time limit in seconds: what it printed, and whether it was late. Raises: TimeoutError if
-not even that was reported.
+"""Runs a program in a workspace, with a time limit in seconds. Returns its output, and whether it was late. Raises:
+TimeoutError if not even that was reported.
 """
 
 
 async def _all(chosen: list[Attack], facts: dict[str, Any], seconds: float, perform: Perform) -> dict[str, str]:
-    """Try the attacks, each with a time limit in seconds: those that can share an action together, the others one by one."""
+    """Try the attacks, each with a time limit in seconds: in one action where possible, the others one by one."""
     found = dict.fromkeys((attack.name for attack in chosen), HUNG)
     together = [attack for attack in chosen if not attack.alone]
     if together:
@@ -244,7 +244,7 @@ def _program(code: str, facts: dict[str, Any], *arguments: str) -> list[str]:
 
 
 def _judge_each(output: bytes) -> dict[str, str]:
-    """What became of the attacks that `BATCH` got to."""
+    """The results of the attacks that `BATCH` completed."""
     lines = [json.loads(line) for line in output.splitlines()]
     return {name: ESCAPED if escaped else HUNG if late else STOPPED for name, escaped, late in lines}
 
@@ -286,7 +286,7 @@ async def _native(argv: list[str], workspace: str, seconds: float) -> tuple[byte
         late = True
         os.killpg(done.pid, signal.SIGKILL)
         done.wait()
-    reader.join(0.5)  # what lives on may hold the pipe open
+    reader.join(0.5)  # a surviving process may hold the pipe open
     return bytes(output), late
 
 

@@ -1,4 +1,4 @@
-"""Runs the escape suite on this machine and reports the result of each attack: for `interlock doctor --attack` and the tests."""
+"""Runs the escape suite on this machine and reports the result of each attack, for `interlock doctor --attack` and the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from interlock.server_process import module_command
 Leg = Literal["native", "ns", "nons", "container"]
 LEGS: Final[tuple[Leg, ...]] = ("native", "ns", "nons", "container")
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
-"""For a throw-away user, which may not be able to run Interlock's own Python."""
+"""For the throw-away user, which may not be able to run Interlock's own Python."""
 _LEG_S: Final = 900
 
 
@@ -32,22 +32,22 @@ class Row(NamedTuple):
     layer: str
     leg: Leg
     native: bool | None
-    """Whether it succeeds without walls; None if that could not be tried."""
+    """Whether the attack succeeds without walls; None if that could not be tried."""
     result: str
-    """`stopped`; `escaped`, `hung` (which counts as an escape); `void` if it does not even succeed natively; `not stopped by
-    this profile` for a loss that the documentation names.
+    """`stopped`; `escaped`; `hung` (counts as an escape); `void` if it does not succeed natively either; `not stopped
+    by ...` for a loss that the documentation names.
     """
 
     @property
     def ok(self) -> bool:
-        """False for a result that must not happen."""
+        """False for a result that must not occur."""
         return self.result not in (ESCAPED, HUNG)
 
 
 def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) -> dict[str, str]:
-    """Run one leg; attack name to `escaped`, `stopped` or `hung`. `user` is the user that root becomes for it.
+    """Run one leg. Returns a map from attack to `escaped`, `stopped` or `hung`. As root, `user` is the user to switch to.
 
-    Raises: OSError with what the range printed, if it could not be set up.
+    Raises: OSError with the range's output if it could not be set up.
     """
     with _directory(user) as directory:
         other = user is not None or (leg == "native" and os.getuid() == 0)
@@ -64,9 +64,9 @@ def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) 
 
 
 def table(legs: Sequence[Leg]) -> list[Row]:
-    """Try every attack natively and behind each profile, all at the same time.
+    """Try every attack natively and behind each profile, all concurrently.
 
-    Where the place for the native leg cannot be set up (it takes namespaces), its column is unknown. Raises: OSError.
+    If the native leg cannot be set up (it needs namespaces), its column is unknown. Raises: OSError.
     """
     with ThreadPoolExecutor(len(legs) + 1) as pool:
         shown = pool.submit(_try_natively)
@@ -95,13 +95,13 @@ def _row(attack: Attack, leg: Leg, native: bool | None, result: str) -> Row:
 
 
 def profile_of(leg: Leg) -> Profile:
-    """The profile whose walls are raised in a leg."""
+    """The profile of the walls in a leg."""
     return "ns" if leg == "ns" else "nons"
 
 
 @contextlib.contextmanager
 def _directory(user: int | None) -> Iterator[str]:
-    """A directory of the user that the leg runs as, removed afterwards."""
+    """A directory owned by the leg's user; removed afterwards."""
     made = tempfile.mkdtemp(prefix="interlock-attack-", dir="/var/tmp")
     owner = NOBODY if user is None and os.getuid() == 0 else user
     try:

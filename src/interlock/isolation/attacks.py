@@ -1,8 +1,8 @@
-"""The escape suite as data: what a program could try, as it is tried, and what each profile must do about it.
+"""The escape suite as data: what a program could try, and what each profile must do about it.
 
-Each attack is a piece of Python that prints `ESCAPED` if it succeeds. `T` holds the facts of the range (`attack_range`): files,
-sockets and processes of this user that the attack must not reach. Natively every attack must succeed on some machine,
-or it would prove nothing; on a machine where it does not, it is void.
+Each attack is a piece of Python that prints `ESCAPED` if it succeeds. `T` holds the facts of the range
+(`attack_range`): files, sockets and processes of this user that the attack must not reach. Each attack must succeed
+natively on some machine, otherwise it would prove nothing; where it does not, its result is void.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Final, NamedTuple
 
 
 class Attack(NamedTuple):
-    """One attack. `losses` are the profiles that cannot stop it, which the documentation names too."""
+    """One attack. `losses` are the profiles that cannot stop it; the documentation names them too."""
 
     name: str
     layer: str
-    """Which part of the walls is meant to stop it, as in a posture."""
+    """The layer of isolation that should stop it, as named in a posture."""
     code: str
     losses: tuple[str, ...] = ()
     alone: bool = False
-    """True if it needs an action of its own: it is about the end of the tree, its limits, its supervisor, or what it inherits.
-    The others are tried in one action, each in a process of its own (`BATCH`).
+    """True if it needs a separate action, because it attacks the end of the tree, its limits, its supervisor, or what
+    it inherits. The other attacks share one action, each in its own process (`BATCH`).
     """
     outlasts: bool = False
-    """True if it is about what is left after a time-out: it ends by nothing else."""
+    """True if it checks what survives a time-out, which is the only way in which it ends."""
 
 
 PRELUDE: Final = """
@@ -63,8 +63,8 @@ for name, code in cases:
     os.waitpid(pid, 0)
     print(json.dumps([name, b"ESCAPED" in printed, not ended]), flush=True)
 """
-"""Follows `PRELUDE`. argv[2] has how long an attack may take, and the name and code of each. Every one is tried in a process of
-its own, and has a line of JSON: its name, whether it escaped, and whether it was late.
+"""Follows `PRELUDE`. argv[2] holds the time limit of an attack, and the name and code of each. Each attack runs in its
+own process and prints a line of JSON: its name, whether it escaped, and whether it was late.
 """
 
 NONS: Final = ("nons",)
@@ -305,7 +305,7 @@ ATTACKS: Final = (
         " try: fcntl.ioctl(t, 0x5412, b'x'); escaped()\n except OSError: pass\n os._exit(0)\nos.wait()",
     ),
     Attack("gain privileges by a program", "no_new_privs", "if libc.prctl(39, 0, 0, 0, 0) == 0: escaped()"),
-    # -- network and what works like one
+    # -- network and similar channels
     Attack(
         "connect to a server of the machine", "net", "socket.create_connection(('127.0.0.1', T['tcp']), 2); escaped()"
     ),
@@ -362,7 +362,7 @@ ATTACKS: Final = (
         "namespaces",
         "s = socket.socket(socket.AF_UNIX); s.connect('server.sock'); escaped()",
     ),
-    # -- what is inherited, and limits
+    # -- inherited state, and limits
     Attack("read an inherited descriptor", "descriptors", "os.pread(T['inherited'], 9, 0) and escaped()", alone=True),
     Attack("read Interlock's environment", "environment", "'INTERLOCK_ATTACK_SECRET' in os.environ and escaped()"),
     Attack(
@@ -400,4 +400,4 @@ ATTACKS: Final = (
         alone=True,
     ),
 )
-"""At least forty; the tests count them."""
+"""At least forty attacks; a test counts them."""

@@ -1,7 +1,7 @@
-"""A program that lives on after the action that started it: the runtime's end of its supervisor.
+"""A program that keeps running after its action: the runtime's side of its supervisor.
 
-Everything else is as for any program: the same walls, the same supervisor, and the same end when the runtime goes. Calls
-block for a short, bounded time and take turns, so that a program belongs to no event loop: make them on a thread.
+Otherwise it is like any program: it has the same walls and the same supervisor, and ends with the runtime. Calls block
+for a short, bounded time and take turns, so the program is not bound to an event loop: call them on a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from interlock.isolation.wire import LATE, OUTPUT, STOP, Request
 from interlock.model.errors import ToolError
 
 _START_S: Final = 30.0
-"""How long a supervisor may take from its start to the program's: a machine under load is slow, not broken."""
+"""How long a supervisor may take to start the program; a machine under load is slow, not broken."""
 _ANSWER_S: Final = 5.0
 _LATE_S: Final = 1.0
 _OUTSIDE_S: Final = 3.0
@@ -40,14 +40,14 @@ async def start(
     stdin: bytes | int | None = None,
     descriptors: Mapping[str, int] | None = None,
 ) -> Background:
-    """Start a program that lives on; returns once it runs, or has run. The rest as for `ForkServer.run`.
+    """Start a program that keeps running. Returns when it is running or has already ended. Otherwise like `ForkServer.run`.
 
-    Raises: NotStarted; ToolError `spawn_failed`, `process_lost`. Nothing is left running then, nor after a cancellation.
+    Raises: NotStarted; ToolError `spawn_failed`, `process_lost`. After an error or a cancellation, nothing is left running.
     """
     control, supervisor = await server.start(request, cwd=cwd, stdin=stdin, descriptors=descriptors)
     program = Background(control, supervisor, request["grace_ms"] / 1000)
     try:
-        outcome = await asyncio.to_thread(program.look, _START_S)  # answered only once the program was executed
+        outcome = await asyncio.to_thread(program.look, _START_S)  # answered only after the program was executed
     except BaseException:
         await asyncio.to_thread(program.close)
         raise
@@ -58,10 +58,10 @@ async def start(
 
 
 class Background:
-    """One program. Its tree is gone once `ended` is set, or after `close`; and whenever the runtime goes."""
+    """One program. Its tree has ended once `ended` is set or after `close`, and always when the runtime ends."""
 
     def __init__(self, control: socket.socket, supervisor: int, grace_s: float) -> None:
-        """`control` is the runtime's end of the action's socket and `supervisor` a pidfd; both are closed by `close`."""
+        """`control` is the runtime's end of the action's socket, `supervisor` a pidfd; `close` closes both."""
         self._control = control
         self._supervisor = supervisor
         self._grace_s = grace_s
@@ -71,19 +71,19 @@ class Background:
         """How it ended, once that is known."""
 
     def look(self, patience_s: float = _ANSWER_S) -> Outcome:
-        """The state so far: output, and whether it still runs. Raises: ToolError `process_lost`."""
+        """The present state: output, and whether it is still running. Raises: ToolError `process_lost`."""
         with self._turn:
             while self.ended is None and self._receive(0) is not None:
-                pass  # the answer to a question whose asker has given up
+                pass  # the answer to a request that was abandoned
             if self.ended is not None:
                 return self.ended
             self._send(OUTPUT)
             outcome = self._receive(patience_s)
             if outcome is None:
                 raise ToolError(
-                    "the process that watches over this program does not answer",
+                    "the supervisor of this program does not answer",
                     code="process_lost",
-                    hint="stop the program; what it has printed is not known until then",
+                    hint="stop the program; its output is unknown until then",
                 )
             return outcome
 
@@ -95,11 +95,11 @@ class Background:
             return self.ended is not None
 
     def ask_to_end(self) -> None:
-        """Begin to end it (TERM, grace, KILL) without waiting."""
+        """Start to end it (SIGTERM, grace period, SIGKILL) without waiting."""
         self._send(STOP)
 
     def stop(self) -> Outcome:
-        """End it and wait until its tree is gone. Raises: ToolError `process_lost`: it is gone, and how it ended is not known."""
+        """End it and wait until its tree has ended. Raises: ToolError `process_lost` if it has ended but how is unknown."""
         with self._turn:
             self._send(STOP)
             if self._wait_end(self._grace_s + _LATE_S) is None:
@@ -114,26 +114,26 @@ class Background:
             return self.ended
 
     def close(self) -> None:
-        """Close it, and end its tree if that still lives."""
+        """Close the sockets, and end the tree if it is still running."""
         with self._turn:
             if self._closed:
                 return
             if self.ended is None:
-                with contextlib.suppress(ToolError):  # its supervisor was killed, and the program with it
+                with contextlib.suppress(ToolError):  # its supervisor was killed, and with it the program
                     self.stop()
             self._closed = True
             self._control.close()
             os.close(self._supervisor)
 
     def _wait_end(self, patience_s: float) -> Outcome | None:
-        """Wait for the last report, and drop the answers to questions on the way."""
+        """Wait for the final report, discarding answers to earlier requests."""
         until = time.monotonic() + patience_s
         while self.ended is None and (left := until - time.monotonic()) > 0:
             self._receive(left)
         return self.ended
 
     def _receive(self, patience_s: float) -> Outcome | None:
-        """The next report, or None if none came in time. Raises: ToolError `process_lost` at the end of the socket."""
+        """The next report; None if none arrived in time. Raises: ToolError `process_lost` at the end of the socket."""
         if self._closed:
             raise _lost()
         poller = select.poll()
@@ -146,7 +146,7 @@ class Background:
         return outcome
 
     def _end_from_outside(self) -> None:
-        """The supervisor is late: its program keeps it stopped. End the tree in its place, as `client` does."""
+        """End the tree directly, because the supervisor is late (its program keeps it stopped), as `client` does."""
         until = time.monotonic() + _OUTSIDE_S
         while time.monotonic() < until:
             self._signal(signal.SIGSTOP)
@@ -156,7 +156,7 @@ class Background:
             time.sleep(_TURN_S)
 
     def _send(self, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # it has ended, and its report can be read; or was closed
+        with contextlib.suppress(OSError):  # it has ended and its report can be read, or it was closed
             self._control.send(message)
 
     def _signal(self, number: int) -> None:
@@ -165,4 +165,4 @@ class Background:
 
 
 def _lost() -> ToolError:
-    return ToolError("the program was let go of", code="process_lost", retryable=False)
+    return ToolError("the connection to the program was closed", code="process_lost", retryable=False)

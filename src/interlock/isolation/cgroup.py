@@ -1,11 +1,11 @@
-"""Layer C: a control group (version 2) for each action, where a part of the tree was delegated to us. Standard library only.
+"""Layer C: a version 2 control group for each action, if a subtree was delegated to us. Uses only the standard library.
 
-It holds the memory of a whole tree, counts its CPU time exactly, and ends what nothing else would. Whether anything is delegated
-is found out by doing. From its own group upwards, the launcher looks for a directory beneath which it may make groups that have
-the controllers `memory` and `pids`: a service or scope with `Delegate=yes`, the slice of the user's systemd, a container with a
-writable /sys/fs/cgroup.
+The group limits the memory of a whole tree, counts its CPU time exactly, and can end any process in it. Delegation is
+detected by trying: from its own group upwards, the launcher looks for a directory in which it may create groups with
+the controllers `memory` and `pids`. That can be a service or scope with `Delegate=yes`, the slice of the user's
+systemd, or a container with a writable /sys/fs/cgroup.
 
-Everything goes by descriptors of directories: behind walls there is no path to them.
+All access is through directory descriptors, because behind walls there is no path to the groups.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from interlock.isolation.wire import Limits
 
 CONTROLLERS: Final = ("memory", "pids")
 _TASKS_A_PROCESS: Final = 16
-"""pids.max counts threads; processes are counted by the meter. So this only stops a bomb that outruns it."""
+"""pids.max counts threads, while the meter counts processes. This limit only stops a fork bomb that is faster than the meter.
+"""
 _PREFIX: Final = "interlock-"
 _RUNTIME: Final = "interlock.runtime"
-"""The group that processes of ours are moved to, because a group with processes cannot pass controllers on."""
+"""The group to which our processes are moved, because a group with processes cannot delegate controllers."""
 _MOUNT_TYPE: Final = "cgroup2"
 _COUNTER_BYTES: Final = 4096
 
 
 class Group:
-    """The control group of one action, as its supervisor sees it: the supervisor is in it too."""
+    """The control group of one action, as seen by its supervisor, which is in it too."""
 
     def __init__(self, directory: int) -> None:
-        """`directory` is a descriptor and remains the caller's. Raises: OSError."""
+        """`directory` is a descriptor that the caller keeps. Raises: OSError."""
         self._directory = directory
-        # Opened now: behind the walls nothing of the group can be opened.
+        # Open these now; behind the walls, no file of the group can be opened.
         self._counters = {name: _open(directory, name) for name in ("memory.events", "pids.events", "cpu.stat")}
 
     def hold(self, limits: Limits) -> None:
@@ -44,15 +45,15 @@ class Group:
         self._write("pids.max", str(limits["processes"] * _TASKS_A_PROCESS))
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed because the group's memory was used up."""
+        """How many processes the kernel killed because the group's memory limit was reached."""
         return self._count("memory.events", b"oom_kill")
 
     def refused_forks(self) -> int:
-        """How often a process or thread was refused because of pids.max."""
+        """How often a new process or thread was refused because of pids.max."""
         return self._count("pids.events", b"max")
 
     def cpu_ms(self) -> float | None:
-        """CPU time used by all that ever was in the group; None if the kernel does not tell."""
+        """CPU time of all processes that were ever in the group; None if the kernel does not report it."""
         return self._count("cpu.stat", b"usage_usec") / 1000 or None
 
     def _count(self, name: str, key: bytes) -> int:
@@ -68,21 +69,21 @@ class Group:
 
 
 class Groups:
-    """The directory beneath which the launcher makes groups. It lives as long as the launcher."""
+    """The directory in which the launcher creates groups. It lives as long as the launcher."""
 
     def __init__(self, directory: int) -> None:
-        """`directory` is a descriptor of a group that passes `CONTROLLERS` on; see `find`."""
+        """`directory` is a descriptor of a group that delegates `CONTROLLERS`; see `find`."""
         self._directory = directory
         self._made = 0
         self._old: set[str] = set()
-        """Groups of actions that have ended, which could not be removed yet."""
+        """Groups of ended actions that could not be removed yet."""
         self._remove_left_over()
 
     @classmethod
     def find(cls, runtime: int) -> Self:
-        """Look for a place. Processes of ours in a group of their own are moved, if that is what it takes.
+        """Find a directory for groups. If necessary, moves our own processes to a group below.
 
-        `runtime` is the pid of the process that starts the launcher. Raises: OSError saying why there is none.
+        `runtime` is the pid of the process that started the launcher. Raises: OSError, which says why there is none.
         """
         mount, path = _own_group()
         reason = OSError(errno.EACCES, "no control group is delegated to this user")
@@ -109,7 +110,7 @@ class Groups:
         return made
 
     def make(self) -> tuple[str, int]:
-        """Make a group: its name, and a descriptor of its directory, which is the caller's. Raises: OSError."""
+        """Create a group. Returns its name, and a directory descriptor that the caller owns. Raises: OSError."""
         self._made += 1
         name = f"{_PREFIX}{os.getpid()}-{self._made}"
         os.mkdir(name, 0o755, dir_fd=self._directory)
@@ -120,7 +121,7 @@ class Groups:
             raise
 
     def remove(self, name: str, directory: int | None = None) -> None:
-        """Remove a group, and end what is left in it."""
+        """Remove a group, and end the processes left in it."""
         if directory is not None:
             os.close(directory)
         self._old.add(name)
@@ -140,7 +141,7 @@ class Groups:
 
     @property
     def busy(self) -> bool:
-        """True while a group of an action that has ended is still there."""
+        """True while the group of an ended action still exists."""
         return bool(self._old)
 
     def _end(self, name: str) -> None:
@@ -152,7 +153,7 @@ class Groups:
                 os.close(directory)
 
     def _remove_left_over(self) -> None:
-        """Groups of launchers that were killed: empty, so they can be removed."""
+        """Remove the groups of launchers that were killed; they are empty."""
         for name in os.listdir(self._directory):
             if name.startswith(_PREFIX):
                 owner = name.removeprefix(_PREFIX).partition("-")[0]
@@ -162,7 +163,7 @@ class Groups:
 
 
 def _own_group() -> tuple[str, str]:
-    """Where cgroup version 2 is mounted, and our group beneath. Raises: OSError."""
+    """The mount point of cgroup version 2, and our group beneath it. Raises: OSError."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         own = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), None)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -177,21 +178,23 @@ def _own_group() -> tuple[str, str]:
 
 
 def _pass_on(directory: int, runtime: int, *, own: bool) -> None:
-    """See that a group passes `CONTROLLERS` on to those beneath. Raises: OSError."""
+    """Ensure that a group delegates `CONTROLLERS` to the groups below it. Raises: OSError."""
     offered = _read(directory, "cgroup.controllers").split()
     missing = [name for name in CONTROLLERS if name not in offered]
     if missing:
         raise OSError(errno.ENOENT, f"cgroup version 2 has no controller {' and '.join(missing)} here")
     if any(name not in _read(directory, "cgroup.subtree_control").split() for name in CONTROLLERS):
         if not own:
-            raise OSError(errno.EBUSY, "the controllers are not passed on, and others have processes there")
+            raise OSError(
+                errno.EBUSY, "the controllers are not delegated, and the group has processes that are not ours"
+            )
         _step_down(directory, runtime)
 
 
 def _step_down(directory: int, runtime: int) -> None:
-    """Move the runtime and its children to a group beneath, so that this one can pass controllers on. Raises: OSError.
+    """Move the runtime and its children to a group below, so that this group can delegate controllers. Raises: OSError.
 
-    Only if nothing else is in it: the processes of others are not ours to move.
+    Does nothing if other processes are in the group, because we must not move them.
     """
     pids = [int(line) for line in _read(directory, "cgroup.procs").split()]
     foreign = [pid for pid in pids if pid not in (runtime, os.getpid()) and _parent_of(pid) not in (runtime, 0)]
@@ -210,7 +213,7 @@ def _step_down(directory: int, runtime: int) -> None:
 
 
 def _parent_of(pid: int) -> int:
-    """The parent's pid; 0 if the process is gone."""
+    """The parent's pid; 0 if the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()

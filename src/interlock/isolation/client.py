@@ -1,10 +1,10 @@
-"""The runtime's end of the fork server: start it when first needed, hand it requests, wait without a thread.
+"""The runtime's side of the fork server: starts it when first needed, sends it requests, and waits without a thread.
 
-One `ForkServer` serves any number of event loops and threads: a request is one atomic datagram, and each action has a
-socket of its own.
+One `ForkServer` serves any number of event loops and threads: a request is one atomic datagram, and each action has its
+own socket.
 
-The clock and the end of a tree are the supervisor's work. A program can keep its supervisor from that, so the runtime has a
-pidfd of each one, and ends the tree itself when the supervisor is late.
+The supervisor enforces the time-out and ends the tree. Because a program could keep its supervisor from doing so, the
+runtime holds a pidfd of each supervisor, and ends the tree itself if the supervisor is late.
 """
 
 from __future__ import annotations
@@ -38,56 +38,59 @@ from interlock.model.errors import ToolError
 from interlock.server_process import ServerProcess, module_command
 
 _ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
-"""Functions of libraries are bound once in the server, not in each supervisor at the first call."""
+"""Binds library functions once in the server instead of in each supervisor at the first call."""
 _ENDING_S: Final = 1.0
-"""How long a server that is killed may take to be gone."""
+"""How long a killed server may take to end."""
 _CLOSE_MS: Final = 1_000
 _LATE_S: Final = 1.0
-"""How long after time-out or STOP, and grace, a supervisor may report. Then it is late: the tree is ended from outside."""
+"""How long after the time-out or STOP, plus the grace period, a supervisor may take to report. Then the tree is ended
+from outside.
+"""
 _OUTSIDE_S: Final = 3.0
-"""How long ending a tree from outside may take; what lives then is of another user, or hangs in the kernel."""
+"""How long ending a tree from outside may take. What is still running then belongs to another user or hangs in the kernel."""
 _SWEEP_S: Final = 8.0
-"""How long a supervisor whose tree was ended from outside has to report: more than its own sweep takes. Then it is killed."""
+"""How long a supervisor whose tree was ended from outside has to report (more than its own sweep takes), before it is killed.
+"""
 _QUEUED_S: Final = 1.0
-"""How long a request may wait for a supervisor to take it up; then it is withdrawn."""
+"""How long a request may wait for a supervisor before it is withdrawn."""
 
 
 class Outcome(NamedTuple):
-    """What came back: the report, and what was kept of the two output streams."""
+    """The result of a request: the report, and what was kept of the two output streams."""
 
     report: Report
     stdout: bytes
     stderr: bytes
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: how a cancelled action ended
-    """Raised in place of CancelledError once the tree is gone; `outcome` is what it had done until then."""
+class Stopped(Exception):  # noqa: N818 - not an error: describes how a cancelled action ended
+    """Raised instead of CancelledError once the tree has ended. `outcome` is what the action did until then."""
 
     def __init__(self, outcome: Outcome) -> None:
-        """`outcome.report["stopped"]` is `asked`, unless the program was quicker."""
+        """`outcome.report["stopped"]` is `asked`, unless the program ended first."""
         super().__init__("cancelled")
         self.outcome = outcome
 
 
-class NotStarted(Exception):  # noqa: N818 - the caller says it in the words of its tool
+class NotStarted(Exception):  # noqa: N818 - the caller converts it to its tool's error
     """`ForkServer.start` could not start the program."""
 
     def __init__(self, failure: Failure | None) -> None:
-        """`failure` as the supervisor reports it."""
+        """`failure` as the supervisor reported it."""
         super().__init__("not started")
         self.failure: Failure = failure or {"step": "request", "errno": errno.EINVAL}
 
 
 def fork_server_command() -> list[str]:
-    """How to start the plain fork server; the runtime's process id and `launch` follow as arguments."""
+    """The command that starts the plain fork server; the runtime's pid and `launch` are appended as arguments."""
     return module_command("interlock.isolation.server")
 
 
 class ForkServer:
-    """A fork server and the connection to it. Started again after a crash, for the next action.
+    """A fork server and the connection to it. After a crash, it is restarted for the next action.
 
-    `command` starts it (its further arguments are our process id, and `launch` as JSON),
-    `environment` is all it gets. Close it: its process ends then, or with ours.
+    `command` starts it; our pid and `launch` (as JSON) are appended as arguments. `environment` is its whole
+    environment. Must be closed: its process ends then, or when ours does.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class ForkServer:
         *,
         launch: Callable[[], Launch] | None = None,
     ) -> None:
-        """Start nothing yet. `launch` says which walls there will be, and is asked when the server starts; none unless given."""
+        """Starts nothing yet. `launch` is called when the server starts, and returns how to launch it; by default
+        without walls.
+        """
         launched = launch or _no_walls
         self._process = ServerProcess(
             fork_server_command() if command is None else command,
@@ -111,7 +116,7 @@ class ForkServer:
         return self._process.pid
 
     def warm_up(self) -> None:
-        """Start the server ahead of its first request, without waiting for it. Raises: OSError, and what `launch` raises."""
+        """Start the server before its first request, without waiting. Raises: OSError, and what `launch` raises."""
         self._process.connect()
 
     async def run(
@@ -122,14 +127,14 @@ class ForkServer:
         stdin: bytes | None = None,
         descriptors: Mapping[str, int] | None = None,
     ) -> Outcome:
-        """Perform one request and return when its process tree is gone.
+        """Perform one request. Returns when its process tree has ended.
 
-        `cwd` is a directory descriptor (O_PATH will do), `stdin` what the program can read (nothing: /dev/null),
-        `descriptors` what the walls or a function call need, by name. All stay the caller's.
+        `cwd` is a directory descriptor (O_PATH is sufficient), `stdin` the program's input (by default /dev/null), and
+        `descriptors` what the walls or a function call need, by name. The caller keeps all descriptors.
 
-        Raises: ToolError `spawn_failed` if no process could be had; `process_lost` if supervisor or server were killed.
-        Stopped if the awaiting task was cancelled: the tree is gone by then. CancelledError if nothing had been started, or
-        when cancelled twice: then the tree is killed without grace and is not waited for.
+        Raises: ToolError `spawn_failed` if no process could be started; `process_lost` if the supervisor or server was
+        killed. Stopped if the awaiting task was cancelled, after the tree has ended. CancelledError if nothing was
+        started, or when cancelled twice; the tree is then killed without grace, without waiting for it.
         """
         for _ in range(2):
             try:
@@ -144,7 +149,7 @@ class ForkServer:
                     outcome = await watch.wait_ended()
             if outcome is not None:
                 return outcome
-            # The server was killed before it took the request up: nothing has run, so a new one may.
+            # The server was killed before it accepted the request, so nothing has run and another server can.
             await self._leave(server)
         raise _no_server()
 
@@ -156,11 +161,12 @@ class ForkServer:
         stdin: bytes | int | None = None,
         descriptors: Mapping[str, int] | None = None,
     ) -> tuple[socket.socket, int]:
-        """Hand a request over and return once its supervisor has started: the action's socket, and the supervisor's pidfd.
+        """Send a request and return when its supervisor has started: the action's socket, and the supervisor's pidfd.
 
-        `stdin` may be a descriptor, which stays the caller's.
-        The caller watches over it; closing the socket ends the tree. See `background`, which is where to call it from.
-        Raises: ToolError `spawn_failed`, `process_lost`; CancelledError: then the tree is killed.
+        `stdin` may be a descriptor, which the caller keeps. The caller supervises the action; closing the socket ends
+        the tree. Called by `background`.
+
+        Raises: ToolError `spawn_failed`, `process_lost`; CancelledError, after which the tree is killed.
         """
         for _ in range(2):
             try:
@@ -187,7 +193,7 @@ class ForkServer:
         raise _no_server()
 
     def close(self) -> None:
-        """End the server; it goes when its last action has gone. Actions that still run are not waited for long."""
+        """Close the server, which ends after its last action. Waits only briefly for running actions."""
         self._process.close(_CLOSE_MS)
 
     async def _submit(
@@ -198,7 +204,7 @@ class ForkServer:
         stdin: bytes | int | None,
         descriptors: Mapping[str, int],
     ) -> socket.socket:
-        """Send a request; a server that has died is replaced by a new one. Returns the socket that it was sent through."""
+        """Send a request, replacing a server that has died. Returns the socket through which it was sent."""
         request = {**request, "directory": _path_of(cwd, request), "descriptors": list(descriptors)}
         with contextlib.ExitStack() as stack:
             try:
@@ -218,15 +224,15 @@ class ForkServer:
             except (BrokenPipeError, ConnectionResetError):
                 self._process.forget(server)
                 server = self._connect()
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the caller sees the end of file
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the caller then sees the end of file
                     await _send(server, message, fds)
             return server
 
     async def _leave(self, server: socket.socket) -> None:
-        """A request that was sent to `server` was not taken up: wait for the server's end, and connect to another then.
+        """Wait for the end of a server that did not accept a request, so that the next connection goes to a new one.
 
-        A dying process closes the sockets of requests before the one that they come through, which would take the next one
-        too. Where it lives on, only a supervisor was killed.
+        A dying process closes the sockets in its queue before the one on which they arrive, which would still accept
+        the next request. If the server stays alive, only a supervisor was killed.
         """
         until = time.monotonic() + _ENDING_S
         while not self._process.has_ended(server):
@@ -236,7 +242,7 @@ class ForkServer:
         self._process.forget(server)
 
     def _connect(self) -> socket.socket:
-        """The socket of the running server, which is started if need be."""
+        """The socket of the running server; starts one if necessary."""
         try:
             return self._process.connect()
         except OSError as error:
@@ -245,7 +251,7 @@ class ForkServer:
             raise ToolError(
                 f"the fork server could not be started: {os.strerror(error.errno or 0)}",
                 code="spawn_failed",
-                hint="Interlock starts it with the Python that it runs on itself; is that still there?",
+                hint="Interlock starts it with its own Python; does that still exist?",
             ) from error
 
 
@@ -258,16 +264,16 @@ def _nothing() -> int:
 
 
 def _path_of(cwd: int, request: Request) -> str:
-    """Where the process finds its working directory: beneath a layer's root the kernel names paths as within the layer."""
+    """The path of the working directory as the process sees it; for a layer, the kernel reports paths within the layer."""
     path = os.readlink(f"/proc/self/fd/{cwd}")
     top = request["directory"]
-    if top:  # where the layer is: a mount that is in no namespace names paths as within itself
+    if top:  # where the layer is mounted: a mount outside all namespaces has paths relative to itself
         return path if f"{path}/".startswith(f"{top}/") else top + path.rstrip("/")
     walls = request["walls"]
     if walls is None:
         return path
     copy = walls["copy"]
-    if copy and f"{path}/".startswith(f"{copy}/"):  # a copy that is shown nowhere outside
+    if copy and f"{path}/".startswith(f"{copy}/"):  # a copy, which is not visible outside
         return walls["workspace"] + path[len(copy) :]
     return walls["workspace"] + path.rstrip("/") if walls["layer"] else path
 
@@ -290,7 +296,7 @@ async def _send(server: socket.socket, message: bytes, fds: list[int]) -> None:
 
 
 class _Watch:
-    """The runtime's watch over one action and its supervisor."""
+    """Watches one action and its supervisor for the runtime."""
 
     def __init__(self, control: socket.socket, request: Request) -> None:
         """`control` is the runtime's end of the action's socket."""
@@ -313,7 +319,9 @@ class _Watch:
             os.close(self._supervisor)
 
     async def wait_ended(self) -> Outcome | None:
-        """Wait for the report; None if the request was not taken up. If cancelled, end the tree, wait for that, raise Stopped."""
+        """Wait for the report; None if the request was not accepted. If cancelled, end the tree, wait for that, and
+        raise Stopped.
+        """
         message, fds = STARTED, list[int]()
         while message == STARTED:
             try:
@@ -336,7 +344,7 @@ class _Watch:
         return outcome
 
     def _take_supervisor(self, fds: list[int]) -> None:
-        """The action starts. Raises: ToolError if its supervisor's pidfd did not arrive."""
+        """Store the supervisor's pidfd as the action starts. Raises: ToolError if it did not arrive."""
         if not fds:  # closing the socket ends the action
             raise _unwatched()
         self._supervisor = fds[0]
@@ -347,7 +355,9 @@ class _Watch:
             self._acts_at = self._now() + self._timeout_s + self._grace_s + _LATE_S
 
     def _stop(self) -> None:
-        """The awaiting task was cancelled. Raises: CancelledError the second time, with the tree ended without grace."""
+        """Stop the action, because the awaiting task was cancelled. Raises: CancelledError the second time, after
+        killing the tree.
+        """
         if self._cancelled:
             self._kill()
             raise asyncio.CancelledError
@@ -356,7 +366,7 @@ class _Watch:
         self._acts_at = self._now() + (_QUEUED_S if self._supervisor is None else self._grace_s + _LATE_S)
 
     async def _end_from_outside(self) -> None:
-        """The supervisor is late. Raises: CancelledError if nothing had been started."""
+        """End the tree, because the supervisor is late. Raises: CancelledError if nothing was started."""
         if self._supervisor is None:
             raise asyncio.CancelledError
         if self._ended_outside:
@@ -365,11 +375,11 @@ class _Watch:
             return
         until = self._now() + _OUTSIDE_S
         try:
-            while self._end_once() and self._now() < until:  # noqa: ASYNC110 - there is no notification for another process's child
+            while self._end_once() and self._now() < until:  # noqa: ASYNC110 - there is no notification about children of another process
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self._stop()
-            self._acts_at = self._now()  # continue with it
+            self._acts_at = self._now()  # continue with ending it
         else:
             self._ended_outside = True
             self._send(LATE)
@@ -377,25 +387,25 @@ class _Watch:
         finally:
             self._signal(
                 signal.SIGCONT
-            )  # with its tree gone, nothing stops it again: it collects, tidies up and reports
+            )  # without its tree, nothing stops the supervisor again: it cleans up and reports
 
     def _kill(self) -> None:
-        """End the tree now. The supervisor, resumed, finds the runtime gone and does the rest."""
+        """Kill the tree now. The resumed supervisor finds the runtime gone, and does the rest."""
         if self._supervisor is not None:
-            for _ in range(10):  # each turn ends one generation
+            for _ in range(10):  # each pass ends one generation
                 if not self._end_once():
                     break
             self._signal(signal.SIGCONT)
 
     def _end_once(self) -> bool:
-        """One turn of ending the tree; True if some of it still lives."""
+        """One pass of ending the tree. Returns True if part of it is still running."""
         assert self._supervisor is not None
         self._signal(signal.SIGSTOP)
         pid = pid_of(self._supervisor)
         return pid > 0 and end_children_of(pid)
 
     def _send(self, message: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its report can be read
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, and its report can be read
             self._control.send(message)
 
     def _signal(self, number: int) -> None:
@@ -409,17 +419,17 @@ class _Watch:
 
 
 def receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    """The next message and its descriptors; an empty one at the end."""
+    """The next message and its descriptors; an empty message at the end."""
     try:
         message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        # The supervisor ended with something of ours unread. Reported once; what it had sent before follows.
+        # The supervisor ended with unread messages from us. This is reported once; what it sent before follows.
         message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     return message, fds
 
 
 async def _wait_readable(control: socket.socket, until: float | None) -> bool:
-    """True once there is something to read; False if it is `until` (seconds of the event loop) before that.
+    """Wait until there is something to read. Returns False if `until` (seconds of the event loop) comes first.
 
     Not `asyncio.timeout`: in a task that was cancelled before, Python 3.11.2 reports its end as another cancellation.
     """
@@ -436,13 +446,13 @@ async def _wait_readable(control: socket.socket, until: float | None) -> bool:
 
 
 def decode(message: bytes, fds: list[int]) -> Outcome:
-    """A report, with the output that came along. Raises: ToolError `process_lost` for the end of the socket."""
+    """Decode a report and its output. Raises: ToolError `process_lost` at the end of the socket."""
     if not message:
         raise ToolError(
-            "the process that watches over this action was killed; the program was ended with it",
+            "the supervisor of this action was killed; the program was ended with it",
             code="process_lost",
             retryable=False,
-            hint="what the program had done until then is not known",
+            hint="what the program did until then is unknown",
         )
     head, _, data = message.partition(b"\n")
     report: Report = json.loads(head)
@@ -461,7 +471,7 @@ def _no_descriptors(error: OSError) -> ToolError:
     return ToolError(
         f"no descriptors for a new process: {os.strerror(error.errno or 0)}",
         code="spawn_failed",
-        hint="raise the limit of open files (ulimit -n), or run less at once",
+        hint="raise the limit of open files (ulimit -n), or run fewer actions at once",
     )
 
 
@@ -469,14 +479,14 @@ def _no_server() -> ToolError:
     return ToolError(
         "the fork server could not be started",
         code="spawn_failed",
-        hint="its standard error, just above, says why; nothing has run",
+        hint="its standard error, printed above, says why; nothing has run",
     )
 
 
 def _unwatched() -> ToolError:
     return ToolError(
-        "no descriptor was left to watch over the action, which was ended as it started",
+        "no descriptor was left to supervise the action, which was ended as it started",
         code="process_lost",
         retryable=False,
-        hint="raise the limit of open files (ulimit -n), or run less at once",
+        hint="raise the limit of open files (ulimit -n), or run fewer actions at once",
     )

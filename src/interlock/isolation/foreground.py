@@ -1,14 +1,14 @@
-"""Runs a person's own command in the foreground, behind walls or none. Standard library only.
+"""Runs a person's own command in the foreground, with or without walls. Uses only the standard library.
 
-Unlike an action's program, the command keeps the terminal, the session and the process group of whoever started it: a TTY stays
-one, job control and the size of the window work, and what the terminal sends (Ctrl-C, Ctrl-Z) reaches it directly. A signal that
-another process sends is passed on, from this process to the first process of the namespaces, and from there to the command.
+Unlike an action's program, the command keeps the terminal, session and process group of its starter: a TTY remains one,
+job control and window size work, and what the terminal sends (Ctrl-C, Ctrl-Z) reaches the command directly. A signal
+from another process is forwarded by this process to the first process in the namespaces, and from there to the command.
 
-If the command is to be recorded, its recorder is a child of this process, outside of the walls. Then what the command leaves
-behind is ended without walls too: a process without its recorder could not open a file any more.
+If the command is to be recorded, its recorder is a child of this process, outside the walls. Then the processes that
+the command leaves behind are ended even without walls, because without its recorder a process could not open any file.
 
-This process starts with a clean environment, raises the walls, reports on a pipe how the command ended, and ends with its
-starter.
+This process starts with a clean environment, raises the walls, reports on a pipe how the command ended, and ends with
+its starter.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from interlock.isolation.tree import reap, sweep
 from interlock.isolation.wire import Command, CommandEnd, read_memory_file
 
 PASSED_ON: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that are for the command, whichever process of ours they are sent to."""
+"""Signals forwarded to the command, whichever of our processes receives them."""
 FROM_KERNEL: Final = 0x80
-"""`si_code` of what the terminal sends: the whole process group has it, the command too."""
+"""`si_code` of a signal from the terminal, which the whole process group receives, including the command."""
 GRACE_S: Final = 5.0
-"""Between TERM and KILL at the time-out: a person's program may have to save something."""
+"""Time between SIGTERM and SIGKILL at the time-out; a person's program may have to save something."""
 _SWEEP_S: Final = 5.0
 _PAUSE_MAX_S: Final = 3600.0
 
 
 def main() -> None:
-    """Arguments: the descriptors of the request and of the report's pipe, and the pid of the starter."""
+    """Run the command. Arguments: the descriptors of the request and of the report's pipe, and the starter's pid."""
     request, report, starter = (int(text) for text in sys.argv[1:4])
     for fd in (request, report):
         os.set_inheritable(fd, False)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def run(command: Command, report: int) -> None:
-    """Run a command to its end, and report. Raises: RefusedError, OSError if it was not started."""
+    """Run a command to its end, and report it. Raises: RefusedError or OSError if it was not started."""
     launcher = Launcher(command["launch"], os.getppid())
     around = command["walls"]
     recorder, channel = 0, None
@@ -82,7 +82,9 @@ def run(command: Command, report: int) -> None:
 
 
 def _fork_recorder(out: int, profile: str, report: int) -> tuple[int, int]:
-    """Fork the recorder, which writes to `out`; returns its pid and the socket to it, which is 10 or higher. Raises: OSError."""
+    """Fork the recorder, which writes to `out`. Returns its pid and the socket to it (numbered 10 or higher). Raises:
+    OSError.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         pid = os.fork()
@@ -93,7 +95,7 @@ def _fork_recorder(out: int, profile: str, report: int) -> tuple[int, int]:
                 os.close(report)
                 record(theirs, out, profile)
                 code = 0
-            except BrokenPipeError:  # the runtime has gone
+            except BrokenPipeError:  # the runtime has ended
                 pass
             except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
                 sys.excepthook(*sys.exc_info())
@@ -104,10 +106,10 @@ def _fork_recorder(out: int, profile: str, report: int) -> tuple[int, int]:
 
 
 def attend(pid: int, timeout_ms: int | None = None, recorder: int = 0) -> tuple[int, bool]:
-    """Wait for a child, and pass on to it what other processes send here; returns its wait status.
+    """Wait for a child while forwarding signals from other processes to it. Returns its wait status.
 
-    If its `recorder` is killed, so is the child: nothing runs unseen. After `timeout_ms` the child is asked to end (TERM), and
-    killed after a grace; then the second value is True.
+    If its `recorder` is killed, so is the child: nothing runs unrecorded. After `timeout_ms`, the child gets SIGTERM,
+    and SIGKILL after a grace period; the second value is then True.
     """
     ends_at = float("inf") if timeout_ms is None else time.monotonic() + timeout_ms / 1000
     late = False
@@ -138,9 +140,10 @@ def _attended(pid: int, command: Command, recorder: int = 0, *, walled: bool) ->
 
 
 def _run_inside(command: Command, launcher: Launcher, report: int, recorder: int, channel: int | None) -> None:
-    """Start the first process of new namespaces, which raises the walls around itself, starts the command and reports its end.
+    """Start the first process of new namespaces, which raises walls around itself, starts the command and reports its end.
 
-    Its own end takes all that is left along. If it is killed, nothing is reported, and how the command ended is not known.
+    Its own end kills everything left in the namespaces. If it is killed, nothing is reported, and how the command ended
+    is unknown.
     """
     around = command["walls"]
     assert around is not None
@@ -159,7 +162,7 @@ def _run_inside(command: Command, launcher: Launcher, report: int, recorder: int
 
 
 def _be_first(command: Command, launcher: Launcher, report: int, channel: int | None) -> NoReturn:
-    """In the first process; never returns."""
+    """Run in the first process; never returns."""
     try:
         try:
             end = _perform_inside(command, launcher, channel)
@@ -243,7 +246,7 @@ def _become_program(command: Command, launcher: Launcher, trouble: int, channel:
 
 
 def _close_others(command: Command) -> None:
-    """The program inherits its standard streams, and the socket of a shim. Raises: OSError."""
+    """Keep only the standard streams and a shim's socket open for the program. Raises: OSError."""
     syscalls.close_on_exec(3)
     if command["sdk"] is not None:
         os.set_inheritable(command["sdk"], True)
@@ -261,5 +264,5 @@ def _failed(refused: RefusedError) -> CommandEnd:
 
 
 def _say(report: int, end: CommandEnd) -> None:
-    with contextlib.suppress(BrokenPipeError):  # then no reader is left
+    with contextlib.suppress(BrokenPipeError):  # no reader is left
         os.write(report, json.dumps(end).encode() + b"\n")

@@ -1,10 +1,11 @@
-"""Connections into the network namespace of a program that lives on. Standard library only.
+"""Connections into the network namespace of a background program. Uses only the standard library.
 
-A socket belongs to the network namespace of the process that made it, and can be passed to another process, which then connects
-in there. So the supervisor, which is inside, makes sockets for those who hold the other end of its channel: the runtime, and the
-egress proxy. It neither connects nor reads anything itself, and the program can reach neither end.
+A socket belongs to the network namespace of the process that created it, and can be passed to another process, which
+then connects inside that namespace. Therefore the supervisor, which is inside, creates sockets for the holders of the
+other end of its channel: the runtime and the egress proxy. It neither connects nor reads anything itself, and the
+program can reach neither end.
 
-Each request is one datagram, the address family (`ask`), with the socket that the answer goes to.
+Each request is one datagram, the address family (`ask`), with the socket for the answer.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _MESSAGE_BYTES: Final = 8
 
 
 def channels(named: dict[str, int]) -> dict[int, socket.socket]:
-    """In the supervisor: the channel among its descriptors, taken out of them, by number; empty if there is none."""
+    """In the supervisor: remove the channel from its descriptors and return it by number; empty if there is none."""
     fd = named.pop(INWARD, None)
     return {} if fd is None else {fd: socket.socket(fileno=fd)}
 
 
 def answer(channel: socket.socket) -> bool:
-    """In the supervisor: answer one request. False once nobody can ask any more."""
+    """In the supervisor: answer one request. Returns False once nobody can ask any more."""
     try:
         message, fds, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
     except BlockingIOError:
@@ -35,7 +36,7 @@ def answer(channel: socket.socket) -> bool:
     except OSError:
         return False
     for fd in fds:
-        with socket.socket(fileno=fd) as asker, contextlib.suppress(OSError, KeyError):  # no answer: not reachable
+        with socket.socket(fileno=fd) as asker, contextlib.suppress(OSError, KeyError):  # no answer means not reachable
             kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             with socket.socket(_FAMILIES[message], kind) as made:
                 socket.send_fds(asker, [_MADE], [made.fileno()], socket.MSG_DONTWAIT)
@@ -43,7 +44,7 @@ def answer(channel: socket.socket) -> bool:
 
 
 def ask(channel: socket.socket, family: socket.AddressFamily) -> socket.socket:
-    """Outside: ask for a socket. Returns where it will arrive; it ends without one if there is none. Raises: OSError."""
+    """Outside: ask for a socket. Returns the socket on which it arrives, which ends if there is none. Raises: OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
@@ -57,7 +58,7 @@ def ask(channel: socket.socket, family: socket.AddressFamily) -> socket.socket:
 
 
 def take(arrival: socket.socket) -> socket.socket | None:
-    """What has arrived after `ask`: a socket that does not block and is not connected, or None. Raises: OSError."""
+    """The socket that arrived after `ask`, non-blocking and not connected; None if there is none. Raises: OSError."""
     message, fds, _, _ = socket.recv_fds(arrival, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     if message != _MADE or not fds:
         return None

@@ -1,7 +1,7 @@
-"""Layer L2: which files a process may reach, by Landlock. Standard library only.
+"""Layer L2: the files that a process may reach, enforced by Landlock. Uses only the standard library.
 
-Allow lists: what no rule names cannot be opened. The same lists serve with namespaces (a second wall around the same places)
-and without (the only one).
+These are allow lists: what no rule names cannot be opened. The same lists serve with namespaces (a second wall around
+the same places) and without (the only wall).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = 64, 
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 
 _RIGHTS: Final = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""The rights that each ABI knows; later ones added none for files."""
+"""The rights that each ABI knows; later ABIs added none for files."""
 _ON_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 _READ: Final = EXECUTE | READ_FILE | READ_DIR
 _DEVICE: Final = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
 _SCOPED: Final = 3
-"""Signals and abstract sockets stay among the walled processes (ABI 6)."""
+"""Confines signals and abstract sockets to the walled processes (ABI 6)."""
 _BIND_TCP, _CONNECT_TCP = 1, 2
 """Rights of TCP sockets (ABI 4)."""
 
 
 class Beneath(NamedTuple):
-    """A path beneath a directory, reached through no symbolic link: a program may have put one there."""
+    """A path beneath a directory, resolved without symbolic links, because a program may have created one there."""
 
     top: str
     path: str
@@ -46,11 +46,13 @@ def confine(
     write_only: Sequence[str | Beneath] = (),
     version: int | None = None,
 ) -> None:
-    """Put this thread, and all that it starts, behind the walls. Paths that do not exist are left out.
+    """Put this thread, and everything that it starts, behind the walls. Paths that do not exist are skipped.
 
-    `write` paths may be read and written, and all but device files made in them; `write_only` ones cannot be read. `ports` are
-    those that TCP may connect to (ABI 4; none of them may be listened on); None leaves TCP alone. The kernel's own version is
-    asked unless given. Raises OSError: then nothing is in force.
+    `write` paths may be read and written, and everything except device files may be created in them; `write_only` paths
+    cannot be read. TCP may connect only to `ports` (ABI 4) and listen on none; None leaves TCP unrestricted. `version`
+    overrides the kernel's ABI version.
+
+    Raises: OSError, and then no restriction is in force.
     """
     abi = syscalls.landlock_version() if version is None else version
     rights = _RIGHTS.get(abi, _RIGHTS[5] if abi > 5 else 0)
@@ -63,7 +65,7 @@ def confine(
             (write_only, rights & ~(MAKE_CHAR | MAKE_BLOCK | _READ)),
             (devices, _DEVICE),
         ):
-            for place in paths:  # one at a time: the limit of open files is in force already
+            for place in paths:  # one at a time, because the limit on open files is already in force
                 fd = _open(place)
                 if fd is None:
                     continue

@@ -1,4 +1,4 @@
-"""How a fork server starts supervisors: as plain children, or in namespaces of their own. Standard library only."""
+"""Starts supervisors for the fork server, as plain children or in new namespaces. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from interlock.isolation.wire import RUN, RUN_CONFINED, Launch, Walls
 
 
 class Launcher:
-    """What the fork server prepares once, for every action to inherit. It must be made before there is any thread."""
+    """What the fork server prepares once for all actions to inherit. Must be created before any thread."""
 
     def __init__(self, launch: Launch, runtime: int) -> None:
-        """Find a place for control groups, enter a user and a mount namespace and prepare the shared part of the root, each if
-        `launch` says so. `runtime` is the pid of the process that this one serves.
+        """Prepare what `launch` requests: find a place for control groups, enter a user and a mount namespace, and
+        build the shared part of the root.
+
+        `runtime` is the pid of the process that this fork server serves.
         """
         self.shown = launch["shown"]
         """What processes see besides the system's directories."""
         self.refused = 0 if launch["namespaces"] else errno.ENOSYS
-        """The errno that keeps supervisors from namespaces of their own; 0 if they can have them."""
+        """The errno that prevents supervisors from having namespaces; 0 if they can have them."""
         self.readable: list[str] = []
-        """What processes without a root of their own may read; found out when the first one starts."""
+        """What processes without their own root may read; computed when the first one starts."""
         self.moved = False
-        """True in a mount namespace of its own: a directory that was opened outside of it has no path here."""
+        """True in a separate mount namespace, where a directory that was opened outside has no path."""
         self.group: int | None = None
         """In a supervisor: the directory of its control group, if it has one."""
         self._networks = Networks()
@@ -38,7 +40,7 @@ class Launcher:
         self._groups: Groups | None = None
         self._group_of: dict[int, tuple[str, int]] = {}
         if launch.get("groups", False):
-            with contextlib.suppress(OSError):  # each action reports what held its memory
+            with contextlib.suppress(OSError):  # each action reports what limited its memory
                 self._groups = Groups.find(runtime)
         if launch["namespaces"]:
             try:
@@ -49,7 +51,9 @@ class Launcher:
                 self.refused = error.errno or errno.EINVAL
 
     def fork(self, message: bytes) -> int:
-        """Fork a supervisor as the message asks for it; returns 0 in it. Raises: RefusedError, OSError."""
+        """Fork a supervisor of the kind that the message requests. Returns 0 in the supervisor. Raises: RefusedError,
+        OSError.
+        """
         if message == RUN_CONFINED and not self.readable:
             self.readable = root.readable(self.shown)
             seccomp.assembled("pairs")
@@ -63,7 +67,7 @@ class Launcher:
         return self._fork_inside()
 
     def _fork_inside(self) -> int:
-        """Raises: RefusedError."""
+        """Fork a supervisor in new namespaces. Raises: RefusedError."""
         loan = self._networks.lend()
         namespaces = NAMESPACES if loan.network is None else NAMESPACES & ~syscalls.CLONE_NEWNET
         try:
@@ -81,16 +85,16 @@ class Launcher:
         return pid
 
     def enter_network(self, walls: Walls) -> None:
-        """In a supervisor with namespaces of its own: enter its network namespace. Raises: OSError."""
+        """In a supervisor with namespaces: enter its network namespace. Raises: OSError."""
         assert self._loan is not None
         self._network_state = self._networks.enter(self._loan, again=walls["network"] == "none")
 
     def is_network_untouched(self) -> bool:
-        """There, once its tree is gone: whether another action may have the namespace."""
+        """In a supervisor, after its tree has ended: whether another action may reuse the network namespace."""
         return is_untouched(self._network_state)
 
     def _fork_into_group(self, namespaces: int) -> int:
-        """Raises: OSError if there are no groups, or this one could not be made."""
+        """Fork into a new control group. Raises: OSError if groups are unavailable or this one could not be created."""
         if self._groups is None:
             raise OSError(errno.ENOENT, "no control groups")
         name, directory = self._groups.make()
@@ -106,14 +110,14 @@ class Launcher:
         return pid
 
     def forget(self, pid: int, status: int) -> None:
-        """A supervisor has ended, with this exit status: remove its control group, and end what is left in it."""
+        """Clean up after a supervisor with this exit status: remove its control group, and end what is left in it."""
         if pid in self._loan_of:
             self._networks.give_back(self._loan_of.pop(pid), untouched=status == UNTOUCHED)
         if self._groups is not None and pid in self._group_of:
             self._groups.remove(*self._group_of.pop(pid))
 
     def tidy(self) -> bool:
-        """Remove the control groups that could not be removed yet; True if some are left."""
+        """Remove the control groups that could not be removed before. Returns True if any are left."""
         if self._groups is None:
             return False
         self._groups.tidy()

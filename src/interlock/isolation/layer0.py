@@ -1,7 +1,7 @@
-"""Layer L0: what every process gets, on every Linux, without any privilege. Standard library only.
+"""Layer L0: what every process gets, on every Linux, without privileges. Uses only the standard library.
 
-The payload calls `enter` between fork and exec (or before the function of a module host runs): descriptors, session,
-working directory, limits, no_new_privs, death signal. A step that fails is an error: nothing runs behind half a wall.
+The payload calls `enter` between fork and exec (or before a module host's function runs): descriptors, session, working
+directory, limits, no_new_privs, death signal. A failed step is an error: nothing runs behind incomplete walls.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from interlock.isolation.wire import Limits
 
 T = TypeVar("T")
 _OOM_PREFERENCE = 500
-"""In thousandths of the memory: a program counts as half as large again as it is."""
+"""Per mille of the memory limit: the program counts as half the limit larger than it is."""
 
 DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
-"""The two that Python ignores; ignoring survives exec."""
+"""The two signals that Python ignores; exec would preserve that."""
 
 
 class RefusedError(Exception):
@@ -36,9 +36,9 @@ class RefusedError(Exception):
 
 
 def resume_on(socket: int) -> None:
-    """Have the kernel send SIGCONT to this process when something arrives on `socket`, or when its other end closes.
+    """Make the kernel send SIGCONT to this process when data arrives on `socket`, or its other end closes.
 
-    A program of the same user can stop a process of ours with SIGSTOP. Stopped, it could not read that it has to act.
+    A program of the same user can stop our process with SIGSTOP. While stopped, it could not read that it must act.
     """
     fcntl.fcntl(socket, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(socket, fcntl.F_SETSIG, signal.SIGCONT)
@@ -56,11 +56,11 @@ def enter(
     grouped: bool,
     path: str | None = None,
 ) -> None:
-    """Raise the walls of L0 around this process, which was forked by `parent`.
+    """Raise the walls of L0 around this process, which `parent` forked.
 
-    `grouped` as for `limit`. The directory `cwd` is entered; by `path`, if that is given, as `enter_directory` does.
-    `descriptors` become 0, 1, 2 ...; everything else is closed but `spare` and `also`, which must be 10 or higher and close
-    on exec. Raises: RefusedError.
+    `grouped` is passed to `limit`. The process enters the directory `cwd`; if `path` is given, as `enter_directory`
+    does. `descriptors` become 0, 1, 2 ...; all others are closed except `spare` and `also`, which must be 10 or higher
+    and close-on-exec. Raises: RefusedError.
     """
     try:
         os.setsid()
@@ -82,7 +82,7 @@ def enter(
 
 
 def place(descriptors: Sequence[int], spare: int, also: int | None = None) -> None:
-    """Give descriptors the numbers 0, 1, 2 ..., and close everything else but `spare` and `also`. Raises: RefusedError."""
+    """Renumber descriptors to 0, 1, 2 ..., and close all others except `spare` and `also`. Raises: RefusedError."""
     try:
         for target, fd in enumerate(descriptors):
             if fd == target:
@@ -101,7 +101,8 @@ def place(descriptors: Sequence[int], spare: int, also: int | None = None) -> No
 
 
 def enter_directory(opened: int, path: str) -> None:
-    """Enter the directory at `path`, looked up again in this process's root: by `opened`, from outside, `..` would lead out.
+    """Enter the directory at `path`, resolved in this process's root. Entering `opened` itself would allow `..` to lead
+    outside.
 
     Raises: RefusedError if it is missing, or is not the same directory as `opened`.
     """
@@ -115,7 +116,7 @@ def enter_directory(opened: int, path: str) -> None:
 
 
 def join_view(user: int, mounts: int) -> None:
-    """Enter the namespaces in which a workspace layer is at the workspace's path. Raises: RefusedError."""
+    """Enter the namespaces in which a workspace layer is mounted at the workspace's path. Raises: RefusedError."""
     try:
         if os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino:
             syscalls.setns(user, syscalls.CLONE_NEWUSER)
@@ -125,11 +126,11 @@ def join_view(user: int, mounts: int) -> None:
 
 
 def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
-    """Become the program. A name without a slash is looked for in `search`, never in the current directory.
+    """Execute the program. A name without a slash is looked up in `search`, never in the current directory.
 
-    Raises: RefusedError, with the errno that says most (EACCES rather than ENOENT).
+    Raises: RefusedError with the most informative errno (EACCES rather than ENOENT).
     """
-    _first_that_runs(argv, search, lambda path: os.execve(path, argv, environment))  # noqa: S606 - no shell is the point
+    _first_that_runs(argv, search, lambda path: os.execve(path, argv, environment))  # noqa: S606 - deliberately without a shell
 
 
 def spawn(
@@ -139,10 +140,10 @@ def spawn(
     descriptors: Sequence[int],
     announce: Callable[[str], None] | None = None,
 ) -> int:
-    """Start the program as a child in a session of its own, looked up as by `execute`; returns its pid.
+    """Start the program as a child in a new session, looked up as by `execute`. Returns its pid.
 
-    It has `descriptors` as 0, 1, 2, and no other if all of ours close on exec. `announce` is called with each path
-    that is about to be executed. Raises: RefusedError.
+    It gets `descriptors` as 0, 1, 2, and no others if all of ours are close-on-exec. `announce` is called with each
+    path before it is executed. Raises: RefusedError.
     """
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
 
@@ -162,9 +163,9 @@ def spawn_in_session(
     mask: Sequence[int],
     announce: Callable[[str], None] | None = None,
 ) -> int:
-    """Start the program as a child in this session and process group, so that it has the terminal; returns its pid.
+    """Start the program as a child in this session and process group, so that it has the terminal. Returns its pid.
 
-    It inherits 0, 1, 2, and blocks the signals of `mask`. `announce` as for `spawn`. Raises: RefusedError.
+    It inherits 0, 1, 2, and blocks the signals in `mask`. `announce` as for `spawn`. Raises: RefusedError.
     """
 
     def start(path: str) -> int:
@@ -182,7 +183,9 @@ def _first_that_runs(argv: list[str], search: str, run: Callable[[str], T]) -> T
     for path in candidates:
         try:
             return run(path)
-        except ValueError as error:  # an empty name, a NUL, a variable's name with `=`, text that no file system has
+        except (
+            ValueError
+        ) as error:  # an empty name, a NUL, a variable name with `=`, or text that no file system can have
             raise RefusedError("exec", errno.EINVAL) from error
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
@@ -193,7 +196,7 @@ def _first_that_runs(argv: list[str], search: str, run: Callable[[str], T]) -> T
 
 
 def machine_tasks() -> int | None:
-    """How many processes and threads the whole machine has; None where /proc does not tell. Costs one small read."""
+    """The number of processes and threads of the whole machine; None if /proc does not report it. Costs one small read."""
     try:
         return int(syscalls.read_kernel_file("/proc/loadavg").split()[3].split(b"/")[1])
     except (OSError, ValueError, IndexError):
@@ -201,9 +204,9 @@ def machine_tasks() -> int | None:
 
 
 def prefer_for_oom() -> tuple[int, bytes]:
-    """Have the kernel end this process, and what it starts, before its supervisor when the memory of their group is used up.
+    """Make the kernel end this process and its children before the supervisor when the group's memory is used up.
 
-    Returns what reverses it: a descriptor, and what to write there at 0. Raises: OSError.
+    Returns how to reverse it: a descriptor, and what to write to it at offset 0. Raises: OSError.
     """
     fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     before = os.read(fd, 16).strip()
@@ -212,13 +215,13 @@ def prefer_for_oom() -> tuple[int, bytes]:
 
 
 def limit(limits: Limits, *, grouped: bool) -> None:
-    """Set the limits that the kernel holds each process to. Raises: OSError, ValueError.
+    """Set the limits that the kernel enforces per process. Raises: OSError, ValueError.
 
-    A process of a control group (`grouped`) has no limit of memory of its own: the group holds the tree, and counts it.
+    A process in a control group (`grouped`) has no memory limit of its own, because the group limits the whole tree.
     """
     wanted = {
         resource.RLIMIT_FSIZE: (limits["file_bytes"], limits["file_bytes"]),
-        # Programs raise the soft limit when they need more; a low one helps programs that loop over all numbers.
+        # Programs raise the soft limit when necessary; a low one helps programs that loop over all descriptors.
         resource.RLIMIT_NOFILE: (min(1024, limits["open_files"]), limits["open_files"]),
         resource.RLIMIT_CORE: (0, 0),
     }
@@ -226,8 +229,8 @@ def limit(limits: Limits, *, grouped: bool) -> None:
         wanted[resource.RLIMIT_DATA] = (limits["memory_bytes"], limits["memory_bytes"])
     tasks = machine_tasks()
     if tasks is not None:
-        # The kernel counts all tasks of the user, not of the tree. So this only stops a bomb that outruns the
-        # supervisor's count; and not for root, whom the kernel exempts.
+        # The kernel counts all tasks of the user, not only of the tree. So this only stops a fork bomb that is faster
+        # than the supervisor's count, and does not affect root, which the kernel exempts.
         bound = tasks + 16 * limits["processes"]
         wanted[resource.RLIMIT_NPROC] = (bound, bound)
     for what, pair in wanted.items():

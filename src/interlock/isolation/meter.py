@@ -1,9 +1,9 @@
-"""Holds a process tree to its limits by measuring it, and says which limit was seen to be exceeded. Standard library only.
+"""Holds a process tree to its limits by measuring it, and reports which limit was exceeded. Uses only the standard library.
 
-What the kernel itself holds is in `layer0.limit` (for each process) and `cgroup` (for the tree). The rest is measured here, some
-20 times a second, with sums that are never larger than what the tree really uses. A limit is named only if it was observed: by a
-measurement here, a counter of the cgroup, or the signal that the kernel sends. A call that failed (EMFILE, ENOMEM, ENOSPC) is
-seen by the program alone.
+The kernel's own limits are set in `layer0.limit` (per process) and `cgroup` (for the tree). The rest is measured here
+about 20 times a second, with sums that never exceed what the tree really uses. A limit is named only if it was
+observed: by a measurement here, a counter of the cgroup, or a signal from the kernel. A call that failed (EMFILE,
+ENOMEM, ENOSPC) is visible only to the program.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from interlock.isolation.wire import Limits
 
 _TICK_S: Final = 0.05
 _SHARE: Final = 20
-"""A measurement is followed by a pause of this many times the CPU time that it took, so that it takes 5 % of one processor."""
+"""A measurement is followed by a pause of this many times its CPU time, so that measuring takes 5 % of one processor."""
 _ALWAYS_S: Final = 1.0
-"""The longest interval between measurements, even if the machine as a whole gives no reason to measure, and even if one takes
-long: a program could make it long.
+"""The longest interval between measurements, even if the machine as a whole gives no reason to measure, and even if a
+measurement is slow, because a program could slow it down.
 """
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _CLOCK_MS: Final = 1000 / os.sysconf("SC_CLK_TCK")
 _FULL_BYTES: Final = 64 * 1024
-"""A file system with less left is full: no program can write a buffer to it."""
+"""A file system with less free space is full: no program can write a buffer to it."""
 
 
 class Meter:
     """Measures the descendants of this process."""
 
     def __init__(self, limits: Limits, group: Group | None, temporary: str | None = None) -> None:
-        """Measures nothing yet. `temporary` is the action's own /tmp, if it has one."""
+        """Measures nothing yet. `temporary` is the action's private /tmp, if it has one."""
         self._limits = limits
         self._group = group
         self._temporary = temporary
@@ -47,16 +47,16 @@ class Meter:
         self._tasks_before = machine_tasks()
         self._memory_before = _machine_memory()
         self._seen: dict[tuple[int, int], float] = {}
-        """Own CPU time in ms of each process that was ever seen, by number and start."""
+        """CPU time in ms, without children, of each process ever seen, keyed by pid and start time."""
         self._crowded = False
-        """True if a process was seen with as many open files as it may have."""
+        """True if a process was seen with as many open files as its limit allows."""
 
     def pause_s(self) -> float:
         """Seconds until the next measurement."""
         return max(0.0, self._next - time.monotonic())
 
     def exceeded(self) -> str | None:
-        """Measure if it is time to: the limit (`processes`, `memory`, `cpu`) that is exceeded now."""
+        """Measure if it is time to. Returns the limit that is now exceeded (`processes`, `memory`, `cpu`), or None."""
         now = time.monotonic()
         if now < self._next:
             return None
@@ -67,9 +67,9 @@ class Meter:
         return found
 
     def at_end(self, ended_by: int | None, *, failed: bool) -> str | None:
-        """The limit that the tree was seen to exceed, now that it is gone; `ended_by` is the signal that ended the program.
+        """The limit that the ended tree exceeded, or None. `ended_by` is the signal that ended the program.
 
-        With `failed` also those that a program notices only by a call that fails: a full /tmp, and the open files.
+        With `failed`, includes limits that a program notices only by a failed call: a full /tmp, and open files.
         """
         if self._group is not None:
             if self._group.oom_kills():
@@ -83,7 +83,7 @@ class Meter:
         return "open_files" if failed and self._crowded else None
 
     def _reason(self, now: float) -> bool:
-        """True if the tree has to be measured: a walk through /proc is spared while the machine as a whole has hardly grown."""
+        """True if the tree must be measured. Avoids a walk through /proc while the machine as a whole has hardly grown."""
         if self._limits["cpu_ms"] is not None or now - self._last >= _ALWAYS_S:
             return True
         if self._group is not None and (self._group.refused_forks() or self._group.oom_kills()):
@@ -109,7 +109,7 @@ class Meter:
 
     def _is_large(self, tree: dict[int, Task]) -> bool:
         allowed = self._limits["memory_bytes"]
-        if self._group is not None:  # the kernel holds it
+        if self._group is not None:  # the kernel enforces it
             return False
         _, shared = _machine_memory()
         files = shared - self._memory_before[1] >= allowed // 4
@@ -123,9 +123,9 @@ class Meter:
         return own + max(mapped, _memory_files(tree) if files else 0) > allowed
 
     def _cpu_ms(self, tree: dict[int, Task]) -> float:
-        """CPU time of the tree: the larger of two sums that both leave something out, and so never too much.
+        """CPU time of the tree: the larger of two sums that each leave something out, so it is never too high.
 
-        One has what parents collected, and not the children of those that ignore SIGCHLD; the other all that was ever seen.
+        One is what parents collected, without the children of those that ignore SIGCHLD; the other is everything ever seen.
         """
         if self._group is not None and (counted := self._group.cpu_ms()) is not None:
             return counted
@@ -138,7 +138,7 @@ class Meter:
 
 
 def _machine_memory() -> tuple[int, int]:
-    """Bytes of memory that are left on the machine, and that are shared memory; zeros if /proc does not tell."""
+    """Bytes of available memory and of shared memory on the machine; zeros if /proc does not report them."""
     try:
         said = syscalls.read_kernel_file("/proc/meminfo")
         return _kilobytes_after(said, b"\nMemAvailable:"), _kilobytes_after(said, b"\nShmem:")
@@ -152,9 +152,9 @@ def _kilobytes_after(said: bytes, name: bytes) -> int:
 
 
 def _memory_of(pid: int) -> tuple[int, int]:
-    """Bytes of a process's own memory, and its share of what it has in common with others. Pages of files are not counted.
+    """Bytes of a process's own memory, and its share of shared memory. Pages of files are not counted.
 
-    A process that forbids to look counts with its anonymous pages alone.
+    A process that denies access counts only with its anonymous pages.
     """
     for source, own, common in (
         ("smaps_rollup", (b"Pss_Anon", b"SwapPss"), (b"Pss_Shmem",)),
@@ -174,7 +174,7 @@ def _kilobytes(rows: dict[bytes, bytes], names: Iterable[bytes]) -> int:
 
 
 def _memory_files(tree: Iterable[int]) -> int:
-    """Bytes of the files of memory (memfd_create) that the tree has open, each counted once."""
+    """Bytes of the memory files (memfd_create) that the tree has open, each counted once."""
     sizes: dict[tuple[int, int], int] = {}
     for pid in tree:
         try:
@@ -189,7 +189,7 @@ def _memory_files(tree: Iterable[int]) -> int:
 
 
 def _open_files(pid: int) -> int:
-    """How many descriptors a process has open; 0 before Linux 6.2, where the directory's size does not tell."""
+    """The number of open descriptors of a process; 0 before Linux 6.2, where the directory's size does not give it."""
     try:
         return os.stat(f"/proc/{pid}/fd").st_size
     except OSError:

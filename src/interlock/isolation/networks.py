@@ -1,9 +1,10 @@
-"""Network namespaces that serve one action after another, as long as none of them was used. Standard library only.
+"""Network namespaces that are reused by successive actions, as long as none of them used the network. Uses only the
+standard library.
 
-To make a network namespace and to remove it is the larger part of what the kernel does for a short action, and most actions
-send nothing. So when an action is gone, and its namespace is exactly as it was when it was new (no socket, no packet, not
-even an attempt that failed), the next action is given the same one. Whatever has touched its network leaves a namespace
-that is removed: what an action finds is always that of a new one.
+Creating and removing a network namespace is most of the kernel's work for a short action, and most actions send
+nothing. When an action has ended and its namespace is exactly as it was when new (no socket, no packet, not even a
+failed attempt), the next action gets the same one. A namespace whose network was touched is removed, so an action
+always finds the state of a new one.
 """
 
 from __future__ import annotations
@@ -16,48 +17,50 @@ from typing import Final, NamedTuple
 from interlock.isolation import syscalls
 
 UNTOUCHED: Final = 3
-"""The exit status of a supervisor whose tree is gone, and whose network namespace is as it was when it was new."""
+"""The exit status of a supervisor whose tree has ended with an untouched network namespace."""
 _KEPT_MAX: Final = 32
 _STATE_BYTES: Final = 64 * 1024
 _COUNTERS: Final = ("/proc/self/net/dev", "/proc/self/net/snmp", "/proc/self/net/snmp6")
-"""Of interfaces, and of protocols: each packet is counted there, and each that could not be sent."""
+"""Counters of interfaces and protocols. They include each packet, and each that could not be sent."""
 
 
 class Network(NamedTuple):
-    """A namespace that was made for an earlier action."""
+    """A namespace created for an earlier action."""
 
     fd: int
     state: bytes
-    """As `_state` was when it was new."""
+    """The result of `_state` when the namespace was new."""
 
 
 class Loan(NamedTuple):
-    """What one action is given. `network` is None for a new namespace, which comes with the action's first process."""
+    """The namespace lent to one action. `network` is None for a new namespace, which is created with the action's first
+    process.
+    """
 
     number: int
     network: Network | None
 
 
 class Networks:
-    """The namespaces of one launcher that are in use, and those that wait for an action."""
+    """The namespaces of one launcher: those in use, and those waiting for an action."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Starts without namespaces."""
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
         self._waiting: list[Network] = []
         self._numbers = 0
         self._new: dict[int, Network] = {}
-        """By the number of the loan: namespaces that their first action has passed here."""
+        """Namespaces that their first action passed here, by the number of the loan."""
 
     def lend(self) -> Loan:
-        """One for the next action. Give it back."""
+        """Lend a namespace for the next action. It must be given back."""
         self._numbers += 1
         return Loan(self._numbers, self._waiting.pop() if self._waiting else None)
 
     def give_back(self, loan: Loan, *, untouched: bool) -> None:
-        """The action has ended, or was not started."""
+        """Return a namespace when its action has ended or was not started."""
         self._receive()
         network = self._new.pop(loan.number, loan.network)
         if network is None:
@@ -68,12 +71,12 @@ class Networks:
             os.close(network.fd)
 
     def enter(self, loan: Loan, *, again: bool) -> bytes:
-        """In the action's first process: enter the namespace, with its loopback up. Raises OSError.
+        """In the action's first process: enter the namespace, with its loopback up. Raises: OSError.
 
-        Returns its state, for `is_untouched`; empty if it is not to be used `again`.
+        Returns its state, for `is_untouched`; empty if the namespace must not be reused (`again` is False).
         """
         self._ours.close()
-        for other in self._waiting:  # those of others are none of its business
+        for other in self._waiting:  # do not inherit the namespaces of others
             os.close(other.fd)
         if loan.network is not None:
             syscalls.setns(loan.network.fd, syscalls.CLONE_NEWNET)
@@ -83,7 +86,7 @@ class Networks:
         if not again:
             return b""
         state = _state()
-        with contextlib.suppress(OSError):  # then it is not used again
+        with contextlib.suppress(OSError):  # without this the namespace is not reused
             fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 socket.send_fds(self._theirs, [b"%d\n" % loan.number + state], [fd])
@@ -109,9 +112,9 @@ def is_untouched(state: bytes) -> bool:
 
 
 def _state() -> bytes:
-    """Sockets and counters of this process's network namespace. Raises OSError.
+    """Sockets and counters of this process's network namespace. Raises: OSError.
 
-    Of /proc/net/sockstat only the first line is of the namespace alone.
+    Only the first line of /proc/net/sockstat is specific to the namespace.
     """
     read = syscalls.read_kernel_file
     sockets, _, _ = read("/proc/self/net/sockstat").partition(b"\n")

@@ -1,4 +1,4 @@
-"""The forked process: it becomes the program, or calls the function. Standard library only."""
+"""The forked process, which executes the program or calls the function. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from interlock.isolation.recorder.attach import record_this_process
 from interlock.isolation.wire import Request
 
 Perform = Callable[[Request], None]
-"""What the payload does once the walls are up. `execute_program`, or the calling of a function in a module host."""
+"""What the payload does behind the walls: `execute_program`, or the function call of a module host."""
 
 
 def begin(
@@ -30,9 +30,8 @@ def begin(
 ) -> NoReturn:
     """Raise the walls around this process, and perform. A failure before that is written to the pipe `trouble`.
 
-    `recorder` is the socket to the action's recorder, if it has one: 10 or higher, as `trouble`.
-
-    `where` is the pid of the supervisor, the working directory, and the namespaces of a layer that is to be joined.
+    `where` is the supervisor's pid, the working directory, and the namespaces of a layer to join (or None). `recorder`
+    is the socket to the action's recorder, if it has one; like `trouble`, it must be 10 or higher.
     """
     code = 127
     around = request["walls"]
@@ -42,7 +41,9 @@ def begin(
             path = request["directory"] if launcher.moved else None
             if view is not None:
                 join_view(*view)
-                path = request["directory"]  # looked up again there: what was opened outside is in no namespace
+                path = request[
+                    "directory"
+                ]  # resolve it again, because a directory opened outside belongs to no namespace here
             limits, grouped = request["limits"], launcher.group is not None
             if grouped:
                 prefer_for_oom()
@@ -73,7 +74,7 @@ def begin(
 
 
 def call(request: Request, descriptors: list[int], perform: Perform, recorder: int | None = None) -> NoReturn:
-    """Call the function, in a child of pid 1: behind its walls, which are up already."""
+    """Call the function, in a child of pid 1, whose walls are already raised."""
     code = 127
     try:
         os.setsid()

@@ -1,7 +1,7 @@
-"""What protects a process, said plainly: one entry a layer, `active` or `absent(reason)`.
+"""The posture of a process: one entry per layer of isolation, `active` or `absent(reason)`.
 
-What the machine offers is probed (`probe`); what an action has follows from that and from its profile. The rule that nothing
-degrades silently is here: an unavailable profile becomes the next weaker one, with a reason, or an error.
+`probe` finds out what the machine supports; the posture of an action follows from that and from its profile. The rule that
+nothing degrades silently is implemented here: an unavailable profile becomes the next weaker one with a reason, or an error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from interlock.isolation.wire import Network, Profile
 
 ACTIVE: Final = "active"
 PROBED: Final = ("syscalls", "fs", "signals", "namespaces", "net")
-"""The layers that a machine may not have, which `isolation.require` can name."""
+"""The layers that a machine may lack, which `isolation.require` can name."""
 _L0: Final = ("environment", "descriptors", "session", "no_new_privs", "limits", "tree")
-"""In place for every process: a step of it that fails keeps the program from being started."""
+"""Layers that every process has; if a step of them fails, the program is not started."""
 _NEEDED: Final[dict[Profile, tuple[str, ...]]] = {
     "ns": ("namespaces", "syscalls"),
     "nons": ("fs", "syscalls"),
@@ -26,13 +26,13 @@ MEMORY_BY: Final = {
     True: "active(the kernel holds the tree, by its cgroup)",
     False: "active(measured 20 times a second for the tree; RLIMIT_DATA holds each process)",
 }
-"""What holds the memory of a tree: its cgroup, or not."""
+"""How the memory of a tree is limited: by its cgroup (True), or measured (False)."""
 Recorder = Literal["none", "notify"]
-"""What records the calls of processes: nothing, or seccomp user notification. The place for an eBPF recorder is here."""
+"""What records the calls of processes: nothing, or seccomp user notification. An eBPF recorder would be added here."""
 _NO_RECORDER: Final = "absent(not switched on: `isolation.recorder`)"
 _RECORDS: Final = "active(attempts, by seccomp user notification)"
 RECORD_PROBES: Final[dict[Profile, str]] = {"ns": "record", "nons": "record_alone", "none": "record_alone"}
-"""What the machine must offer for a recorder."""
+"""What the machine must support for a recorder."""
 
 _MACHINE_NET: Final = "absent(the network of this machine was asked for)"
 _DIRECT: Final = "absent(it works on the files themselves)"
@@ -64,19 +64,19 @@ FIXES: Final = {
     "cgroup": "start Interlock in a control group of its own: `systemd-run --user --scope -p Delegate=yes interlock ...`, or "
     "`Delegate=yes` in its service; without one the memory of a tree is measured",
 }
-"""What to do about an absent layer."""
+"""How to enable an absent layer."""
 
 
 class Chosen(NamedTuple):
-    """The profile that is used, and why it is not the one that was asked for."""
+    """The profile in use, and why it is not the configured one."""
 
     profile: Profile
     problem: str | None = None
-    """What is missing; None if all is as it was asked for."""
+    """What is missing; None if the configured profile is in use."""
 
 
 def choose(wanted: Profile, offered: Mapping[str, str]) -> Chosen | None:
-    """The strongest profile from `wanted` downwards that this machine can raise; None if that is only `none`."""
+    """The strongest profile from `wanted` downwards that this machine supports; None if that is only `none`."""
     ladder: tuple[Profile, ...] = ("ns", "nons") if wanted == "ns" else (wanted,)
     problem = None
     for profile in ladder:
@@ -95,7 +95,7 @@ def posture_of(
     guarded: bool = False,
     recorder: Recorder = "none",
 ) -> dict[str, str]:
-    """The posture of a process under a profile. `guarded`: see `spec.WallSpec`."""
+    """The posture of a process with a profile. `guarded`: see `spec.WallSpec`."""
     found = dict.fromkeys(_L0, ACTIVE)
     found["configuration"] = {"ns": ACTIVE, "nons": _GUARDED if guarded else _UNGUARDED, "none": _NO_WALLS}[profile]
     if profile == "none":
@@ -119,8 +119,9 @@ def posture_of(
 
 
 def posture_of_group(grouped: bool) -> dict[str, str]:
-    """What held the memory of an action's tree: its cgroup or not. Each action reports it, since groups depend on how we were
-    started.
+    """The posture entries for control groups: whether a cgroup limited the tree's memory.
+
+    Each action reports them, because groups depend on how Interlock was started.
     """
     return {"cgroup": ACTIVE if grouped else _NO_GROUP, "memory_tree": MEMORY_BY[grouped]}
 

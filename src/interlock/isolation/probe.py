@@ -1,6 +1,6 @@
-"""Finds out which walls this machine allows, by raising each of them once in a process made for it. Standard library only.
+"""Finds out which walls this machine supports, by raising each once in a process made for it. Uses only the standard library.
 
-Never by reading a version or a setting: distributions, containers and security modules refuse what a kernel has.
+It never reads versions or settings, because distributions, containers and security modules refuse what a kernel has.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ACTIVE: Final = "active"
 _WAIT_S: Final = 10.0
 _MARK: Final = "/nonexistent/interlock-probe"
 _RUNTIME: Final = os.getppid()
-"""The process that probes, for which launchers will be started."""
+"""The probing process, for which launchers will be started."""
 
 
 def probe() -> dict[str, str]:
-    """Each layer with `active` or `absent(reason)`. Takes some 100 ms."""
+    """Maps each layer to `active` or `absent(reason)`. Takes about 100 ms."""
     command = module_command("interlock.isolation.probe")
     try:
         done = subprocess.run(command, capture_output=True, timeout=60, check=True, env=bare_environment())
@@ -44,16 +44,16 @@ def probe() -> dict[str, str]:
 
 
 def main() -> None:
-    """Print what was found, as JSON."""
-    print(json.dumps({name: _in_a_process(check) for name, check in _PROBES.items()}))  # noqa: T201 - the answer
+    """Print the results as JSON."""
+    print(json.dumps({name: _in_a_process(check) for name, check in _PROBES.items()}))  # noqa: T201 - the result
 
 
 class _AbsentError(Exception):
-    """What a probe found missing, in a few words."""
+    """A layer is missing; the message says briefly why."""
 
 
 def _in_a_process(check: Callable[[], None]) -> str:
-    """Run a probe in a child, so that no wall stays; a probe that hangs or dies has found nothing."""
+    """Run a probe in a child, so that no wall remains. A probe that hangs or dies counts as absent."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -65,7 +65,7 @@ def _in_a_process(check: Callable[[], None]) -> str:
             answer = f"absent({absent})"
         except OSError as error:
             answer = f"absent({error.strerror or error})"
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the wall is not up
+        except BaseException as error:  # noqa: BLE001 - whatever the error, the wall is not in place
             answer = f"absent({error})"
         os.write(writer, answer.encode()[:512])
         os._exit(0)
@@ -113,7 +113,7 @@ def _namespaces() -> None:
 
 
 def _enter(before: int) -> int:
-    """As pid 1 of new namespaces; the errno of what failed."""
+    """Run as pid 1 of new namespaces. Returns the errno of the failure, or 0."""
     request: Walls = {
         "profile": "ns",
         "workspace": "/usr",
@@ -158,13 +158,13 @@ def _groups() -> None:
 
 
 def _record() -> None:
-    with contextlib.suppress(OSError):  # as a launcher does: its recorders may read what is in its user namespace
+    with contextlib.suppress(OSError):  # as in a launcher, whose recorders may read processes in its user namespace
         root.prepare([])
     _record_alone()
 
 
 def _record_alone() -> None:
-    """A process and its recorder, both started by a third: what the first one opens is in the record."""
+    """Check that a recorder started by a third process records what another process opens."""
     reader, writer = os.pipe()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     recorder = os.fork()
@@ -178,7 +178,7 @@ def _record_alone() -> None:
         syscalls.forbid_new_privileges()
         record_this_process(theirs.detach())
         with contextlib.suppress(OSError):
-            os.execv(_MARK, [_MARK])  # noqa: S606 - nothing is there: the attempt is what counts
+            os.execv(_MARK, [_MARK])  # noqa: S606 - no such program: only the attempt matters
         os._exit(0)
     theirs.close()
     answer = b""
@@ -189,7 +189,7 @@ def _record_alone() -> None:
 
 
 def _network() -> None:
-    """No connection leaves: with a network namespace, or because there are no sockets at all."""
+    """Check that no connection is possible, by a network namespace or because sockets cannot be created."""
     seccomp.load("pairs")
     _must_fail(lambda: socket.socket(socket.AF_INET).close(), errno.EAFNOSUPPORT, "sockets can be made")
 

@@ -1,11 +1,11 @@
-"""Layer L3: the root that a process sees. Standard library only.
+"""Layer L3: the root directory that a process sees. Uses only the standard library.
 
-Built in two steps. The launcher, in a user and mount namespace of its own, prepares once what every action shares: the system's
-directories and tool chains, read-only, /etc without its secrets, a few devices. Each action, in a mount namespace copied from
-that, adds what is its own: the workspace, /tmp, /proc, and makes the result its root. Nothing else of the machine's files is
-left in the namespace then, so there is no path to it.
+It is built in two steps. The launcher, in its own user and mount namespace, prepares once what every action shares: the
+system's directories and tool chains (read-only), /etc without its secrets, and a few devices. Each action, in a mount
+namespace copied from that, adds its own workspace, /tmp and /proc, and makes the result its root. The namespace then
+contains no other files of the machine, so there is no path to them.
 
-Only mounts are made, never files in directories of the machine: whatever way the action ends, nothing is left behind.
+Only mounts are made, never files in directories of the machine, so nothing is left behind however the action ends.
 """
 
 from __future__ import annotations
@@ -33,32 +33,30 @@ from interlock.isolation.syscalls import (
 from interlock.isolation.wire import Bind, Walls
 
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store")
-"""What every process may read."""
+"""Directories that every process may read."""
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
-HOME: Final = "/tmp/home"  # noqa: S108 - in the action's own /tmp
+HOME: Final = "/tmp/home"  # noqa: S108 - in the action's private /tmp
 PREPARED: Final = "/sys"
-"""Where the launcher prepares the root, in its own mount namespace: a directory that every Linux has and no action is shown."""
+"""Where the launcher prepares the root, in its own mount namespace: a directory that every Linux has and no action sees."""
 RESOLVER: Final = {
     "/etc/resolv.conf": "nameserver 127.0.0.1\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
     "/etc/hosts": "127.0.0.1 localhost box\n::1 localhost ip6-localhost ip6-loopback\n",
 }
-"""How names are found inside: by the egress proxy's stub and by nothing else. The machine's own `/etc/hosts` would give a name an
-address before the proxy is asked about the name; the proxy reads it.
+"""Makes processes resolve names only through the egress proxy's stub resolver. The machine's own `/etc/hosts` would
+resolve a name before the proxy is asked; the proxy reads it instead.
 """
 _SECRETS: Final = ("/etc", "/usr/local/etc")
-"""Where configuration with secrets is among what is shown."""
+"""Shown directories that contain configuration with secrets."""
 _ETC_ENTRIES_MAX: Final = 20_000
 _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
 
 def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
-    """In the launcher: enter a user and a mount namespace, and prepare the shared part of the root. Raises OSError.
+    """In the launcher: enter a user and a mount namespace, and prepare the shared part of the root. Raises: OSError.
 
-    The bounding set of capabilities is empty afterwards, in all that the launcher starts.
-
-    `read` are directories to show besides `SYSTEM`: tool chains, and the Python that Interlock runs on. With `machine_network`
-    names are looked up as on the machine.
+    Afterwards the capability bounding set is empty, in everything that the launcher starts. `read` are directories to show
+    besides `SYSTEM`: tool chains, and Interlock's own Python. With `machine_network`, names are resolved as on the machine.
     """
     uid, gid, secrets = os.getuid(), os.getgid(), tuple(path for top in _SECRETS for path in secret_files(top))
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
@@ -74,7 +72,7 @@ def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
     os.symlink("pts/ptmx", f"{PREPARED}/dev/ptmx")
     for name in DEVICES:
         _show(f"/dev/{name}", MOUNT_ATTR_NOSUID)
-    # A directory before what is in it: else it would seem to be shown already.
+    # Show a directory before its contents; otherwise it would seem to be shown already.
     for path in (*SYSTEM, *sorted(read, key=os.path.realpath)):
         _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
     for path in secrets:
@@ -84,9 +82,9 @@ def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
 
 
 def enter(walls: Walls, layer: int | None) -> None:
-    """In the action: add what is its own, and make the result its root. Leaves the process in `/`. Raises OSError.
+    """In the action: add its own part, and make the result its root. Leaves the process in `/`. Raises: OSError.
 
-    `layer` is the merged root of a workspace layer, to be mounted in place of the workspace's directory.
+    `layer` is the merged root of a workspace layer, mounted in place of the workspace's directory.
     """
     for directory in ("tmp", "dev/shm"):
         options = f"mode=1777,size={walls['tmp_bytes']}"
@@ -112,13 +110,13 @@ def enter(walls: Walls, layer: int | None) -> None:
 
 
 def make_home(files: dict[str, bytes]) -> None:
-    """A fresh home in the action's own /tmp. Raises OSError."""
+    """Create a new home directory in the action's private /tmp. Raises: OSError."""
     os.mkdir(HOME, 0o700)
     write_files(HOME, files)
 
 
 def write_files(directory: str, files: dict[str, bytes]) -> None:
-    """Write new files, named by relative paths, only for this user. Raises OSError."""
+    """Write new files, named by relative paths, readable only by this user. Raises: OSError."""
     for name, data in files.items():
         target = os.path.join(directory, name)
         os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
@@ -127,7 +125,9 @@ def write_files(directory: str, files: dict[str, bytes]) -> None:
 
 
 def secret_files(top: str) -> Iterator[str]:
-    """What this user can read at or beneath `top` and not everyone can: passwords, keys. A directory stands for all in it."""
+    """Files at or beneath `top` that this user can read but not everyone can: passwords, keys. A directory stands for
+    its contents.
+    """
     if os.path.isdir(top) and os.stat(top).st_mode & 0o005 != 0o005:
         if os.access(top, os.R_OK):
             yield top
@@ -155,10 +155,10 @@ def secret_files(top: str) -> Iterator[str]:
 
 
 def _show(path: str, attributes: int) -> None:
-    """Bind a path of the machine at the same place of the prepared root; what does not exist is left out."""
+    """Bind a path of the machine at the same place in the prepared root; skips a path that does not exist."""
     path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     target = PREPARED + path
-    if os.path.lexists(target):  # beneath something that is shown already
+    if os.path.lexists(target):  # beneath a directory that is already shown
         return
     if os.path.islink(path):
         _make_directory(os.path.dirname(target))
@@ -183,14 +183,14 @@ def _bind(path: str, target: str) -> None:
 
 
 def _make_directory(target: str) -> None:
-    """Make a directory of the prepared root, and those above it. Raises OSError if there is a symbolic link on the way."""
+    """Create a directory of the prepared root, and its parents. Raises: OSError if there is a symbolic link on the way."""
     place = PREPARED
     for name in target[len(PREPARED) + 1 :].split("/"):
         place += f"/{name}"
         try:
             found = os.lstat(place).st_mode
         except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):  # another action has just made it
+            with contextlib.suppress(FileExistsError):  # another action has just created it
                 os.mkdir(place)
             continue
         if not stat.S_ISDIR(found):
@@ -198,7 +198,7 @@ def _make_directory(target: str) -> None:
 
 
 def _add_workspace(walls: Walls, layer: int | None) -> set[str]:
-    """Mount the workspace; returns which of its paths are mounts now."""
+    """Mount the workspace. Returns which of its paths are now mounts."""
     top = PREPARED + walls["workspace"]
     _make_directory(top)
     if layer is None:
@@ -227,9 +227,9 @@ def _hide_all(walls: Walls, pinned: set[str]) -> None:
 
 
 def _pin(top: str, path: str, pinned: set[str]) -> bool:
-    """Make a path beneath `top`, and each directory on the way to it, a mount: what is a mount cannot be renamed or removed.
+    """Turn a path beneath `top`, and each directory on the way to it, into a mount, which cannot be renamed or removed.
 
-    False if there is no such file, or only by way of a symbolic link. Raises OSError.
+    Returns False if there is no such file, or only through a symbolic link. Raises: OSError.
     """
     names = path.split("/")
     for place in ("/".join(names[: depth + 1]) for depth in range(len(names))):
@@ -270,9 +270,10 @@ def _hide(target: str) -> None:
 
 
 def _replace(path: str, text: str, spare: str) -> None:
-    """Show another text in place of a file of the machine. One that does not exist, or is not shown, is left alone.
+    """Show other text in place of a file of the machine. Skips a file that does not exist or is not shown.
 
-    /etc is the machine's own directory, read-only here, so nothing can be added to it; what its link leads to in /run can.
+    /etc is the machine's own directory, read-only here, so nothing can be added to it; but the target of a link into
+    /run can.
     """
     real = os.path.realpath(path)
     target = PREPARED + real
@@ -290,14 +291,14 @@ def _replace(path: str, text: str, spare: str) -> None:
 
 
 def readable(read: Iterable[str]) -> list[str]:
-    """What a process without a root of its own may read: the same places, /etc entry by entry, all without their secrets."""
+    """What a process without its own root may read: the same directories, /etc entry by entry, all without secrets."""
     secrets = {path for top in _SECRETS for path in secret_files(top)}
     places = [*(path for path in SYSTEM if path != "/etc"), *(f"/etc/{name}" for name in os.listdir("/etc"))]
     return [*(inner for path in places for inner in without(path, secrets)), *read]
 
 
 def without(path: str, secrets: set[str]) -> list[str]:
-    """A path, or what is in it except for the secrets."""
+    """A path, or if it contains secrets, its contents except them."""
     if path in secrets:
         return []
     if not any(secret.startswith(f"{path}/") for secret in secrets):

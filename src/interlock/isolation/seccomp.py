@@ -1,11 +1,12 @@
-"""Layer L1: which system calls a walled process may make, as a table, and the BPF program made of it.
+"""Layer L1: the system calls that a walled process may make, as a table, and the BPF program generated from it.
 
-The table denies; what it does not name is allowed, because programs need more calls than any list names, and the other layers
-hold without it. Standard library only. Pure: `program` is the same on every machine, `load` puts it in force.
+The table denies; what it does not name is allowed, because programs need more calls than any list names, and the other
+layers are effective without it. Uses only the standard library. `program` is pure and the same on every machine; `load`
+activates it.
 
-Order of the program: the architecture (killed if foreign: `int 0x80` would have other numbers), x32 and calls that are newer than
-this table (ENOSYS), then the call's number, found by halving: the calls of `DENIED` (EPERM), those of `MISSING` (ENOSYS, so that
-libc takes the older way that can be checked), and those whose arguments are looked at.
+The program checks, in this order: the architecture (kills if foreign: `int 0x80` has other numbers); x32 and calls
+newer than this table (ENOSYS); then the call's number, by binary search: the calls of `DENIED` (EPERM), those of
+`MISSING` (ENOSYS, so that libc falls back to an older call that can be checked), and those whose arguments are checked.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ DENIED: Final[dict[str, str]] = {
     "memory of other nodes": "move_pages migrate_pages mbind set_mempolicy set_mempolicy_home_node",
     "other security modules": "lsm_set_self_attr",
 }
-"""Refused with EPERM, by the reason for it."""
+"""Calls refused with EPERM, by reason."""
 MISSING: Final = ("clone3", "openat2", "memfd_secret")
-"""Refused with ENOSYS: libraries take the older call. What clone3 and openat2 are asked for (namespaces, set-id bits) is behind
-a pointer that no filter can read.
+"""Calls refused with ENOSYS, so that libraries use the older call. The arguments of clone3 and openat2 (namespaces,
+set-id bits) are behind a pointer that no filter can read.
 """
 ALONE: Final[dict[str, str]] = {
     "memory and messages of the user's other processes": "shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semctl "
     "semtimedop mq_open mq_unlink",
     "attributes of the user's other files": "setxattr lsetxattr setxattrat removexattr lremovexattr removexattrat file_setattr",
 }
-"""Refused with EPERM besides, where a process has no namespaces of its own: Landlock does not see these. The calls that change
-attributes by descriptor are left: what is open was allowed.
+"""Calls also refused with EPERM if a process has no namespaces, because Landlock does not cover them. Calls that change
+attributes by descriptor are allowed, because the open file was allowed.
 """
 _SELF_ONLY: Final = {
     "sched_setaffinity": 0,
@@ -53,15 +54,17 @@ _SELF_ONLY: Final = {
     "setpriority": 1,
     "ioprio_set": 1,
 }
-"""There too: which argument names another process. Only 0, the caller itself, is allowed."""
+"""Also without namespaces: the argument that names another process. Only 0, the caller itself, is allowed."""
 _OF_A_USER: Final = {"setpriority": 2, "ioprio_set": 3}
-"""The first argument with which these mean all processes of a user."""
+"""The first argument that makes these calls affect all processes of a user."""
 _SET_ID: Final = 0o6000
 _MODES: Final = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
-"""Which argument is a mode: a program could leave its user's rights behind, in the workspace, for everyone who runs the file."""
+"""The mode argument of each call. A program could leave its user's rights behind, in the workspace, to everyone who
+runs the file.
+"""
 _OPEN_FLAGS: Final = {"open": 1, "openat": 2}
 _CREATES: Final = 0o20000100
-"""O_CREAT and O_TMPFILE: only then is there a mode, the argument after the flags."""
+"""O_CREAT and O_TMPFILE: only with these is there a mode, the argument after the flags."""
 
 Sockets = Literal["pairs", "tcp", "inet", "all"]
 FAMILIES: Final[dict[str, tuple[int, ...]]] = {
@@ -70,33 +73,33 @@ FAMILIES: Final[dict[str, tuple[int, ...]]] = {
     "inet": (2, 10, 16),
     "all": (1, 2, 10, 16),
 }
-"""Address families that `socket` may name, of AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK.
+"""Address families that `socket` may use: AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK.
 
-AF_UNIX only behind a root of its own: nothing else keeps a process from the sockets of the host (docker's, for example).
-Never AF_VSOCK, AF_ALG, AF_PACKET ...: a network namespace does not confine them.
+AF_UNIX is allowed only with a private root, because nothing else keeps a process from the host's sockets (such as
+docker's). AF_VSOCK, AF_ALG, AF_PACKET and others are never allowed, because a network namespace does not confine them.
 """
 _TYPES: Final = {"tcp": (1,), "inet": (1, 2), "all": (1, 2)}
-"""SOCK_STREAM and SOCK_DGRAM of AF_INET and AF_INET6; AF_UNIX may have SOCK_SEQPACKET too."""
+"""SOCK_STREAM and SOCK_DGRAM of AF_INET and AF_INET6. AF_UNIX may use SOCK_SEQPACKET too."""
 _PROTOCOLS: Final = {"tcp": (0, 6), "inet": (0, 1, 6, 17, 58), "all": (0, 1, 6, 17, 58)}
-"""Any, ICMP, TCP, UDP, ICMPv6: not MPTCP (262), SCTP and other code that hardly any program needs."""
+"""Any, ICMP, TCP, UDP, ICMPv6; not MPTCP (262), SCTP and other code that hardly any program needs."""
 _FAST_OPEN: Final = 0x20000000
-"""MSG_FASTOPEN: connects by sending, which Landlock's rule for ports does not see. So does the option of the same name."""
+"""MSG_FASTOPEN connects by sending, which Landlock's rule for ports does not cover. The socket options do the same."""
 _FAST_OPEN_FLAGS: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
-"""Which argument of a call has the flags."""
+"""The flags argument of each call."""
 _FAST_OPEN_OPTIONS: Final = (23, 30)
 """TCP_FASTOPEN and TCP_FASTOPEN_CONNECT."""
 
 _NAMESPACES: Final = 0x7E020000
-"""All CLONE_NEW* that clone can take."""
+"""All CLONE_NEW* flags that clone accepts."""
 _TERMINAL: Final = (0x5412, 0x541C, 0x5423)
-"""TIOCSTI and TIOCLINUX: typing into another user's terminal. TIOCSETD: line disciplines, which hardly anything needs."""
+"""TIOCSTI and TIOCLINUX: typing into another user's terminal. TIOCSETD: line disciplines, which hardly any program needs."""
 _ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
-"""What `personality` may set: nothing, no address randomisation, and the 2.6 uname; or only ask."""
+"""What `personality` may set: nothing, no address randomisation, or the 2.6 uname; or it may only query."""
 
 _O_TRUNC, _O_ACCMODE = 0x200, 0x3
 _CUTS_FROM: Final = 3
 _LEAF: Final = 4
-"""The number of calls that are compared one after the other."""
+"""Maximum number of calls that are compared linearly."""
 
 _AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _LOAD, _EQUAL, _GREATER, _SET, _RETURN, _AND, _JUMP = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54, 0x05
@@ -114,7 +117,9 @@ class Instruction(NamedTuple):
 
 
 def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bool = True) -> list[Instruction]:
-    """The filter for one of `syscalls.MACHINES`. Without `truncation` files are cut by writable descriptors only."""
+    """The filter for one of `syscalls.MACHINES`. Without `truncation`, files can be truncated only through writable
+    descriptors.
+    """
     alone = "" if sockets == "all" else " ".join(ALONE.values())
     checks = {
         "clone": _clone(),
@@ -138,18 +143,18 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bo
 
 
 class Rule(NamedTuple):
-    """A line of the filter for people: which call is refused, when, with what, and why."""
+    """A line of the filter for people: which call is refused, when, with which error, and why."""
 
     call: str
     condition: str
-    """Empty: the rule holds for any arguments."""
+    """Empty if the rule applies to any arguments."""
     answer: str
     """The name of an errno."""
     reason: str
 
 
 def rules() -> list[Rule]:
-    """The filter as a table; the tests compare it with `program`. What it does not name is allowed."""
+    """The filter as a table, which the tests compare with `program`. Calls that it does not name are allowed."""
     found = [Rule(call, "", "EPERM", reason) for reason, calls in DENIED.items() for call in calls.split()]
     found += [Rule(call, "", "ENOSYS", "the arguments are behind a pointer, or it hides memory") for call in MISSING]
     found.append(Rule("clone", "with a flag for namespaces", "EPERM", "namespaces"))
@@ -168,9 +173,9 @@ def rules() -> list[Rule]:
 
 
 def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
-    """An imitation of Docker's default profile for a container without capabilities: what the profile `nons` has to work under.
+    """An imitation of Docker's default profile for a container without capabilities, in which the profile `nons` must work.
 
-    It refuses namespaces and mounts, and leaves tracing, Landlock and a filter of one's own alone.
+    It refuses namespaces and mounts, and allows tracing, Landlock and nested filters.
     """
     left = (
         "ptrace",
@@ -186,21 +191,22 @@ def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
 
 
 def assemble(instructions: list[Instruction]) -> bytes:
-    """The program as the kernel takes it."""
+    """Encode the program for the kernel."""
     return b"".join(struct.pack("<HBBI", *one) for one in instructions)
 
 
 def load(sockets: Sockets) -> None:
-    """Put the filter in force for this thread and all that it starts; no new privileges come with it. Raises OSError."""
+    """Activate the filter for this thread and everything that it starts, including no_new_privs. Raises: OSError."""
     syscalls.forbid_new_privileges()
     syscalls.load_filter(assembled(sockets))
 
 
 @functools.cache
 def assembled(sockets: Sockets) -> bytes:
-    """The program for this machine. A fork server has it made before it forks: its children inherit it.
+    """The encoded program for this machine. A fork server generates it before forking, so that its children inherit it.
 
-    Landlock holds truncation from version 3 on (Linux 6.2). Before, where it is the only wall around files, the filter does.
+    Landlock covers truncation from ABI 3 on (Linux 6.2). On older kernels, where it is the only wall around files, the
+    filter does.
     """
     return assemble(program(sockets, truncation=sockets == "all" or syscalls.landlock_version() >= _CUTS_FROM))
 
@@ -208,7 +214,7 @@ def assembled(sockets: Sockets) -> bytes:
 def _filter(
     denied: Sequence[str], missing: Sequence[str], checks: dict[str, list[Instruction]], machine: str
 ) -> list[Instruction]:
-    """Architecture, x32 and newer calls, then what is said about each call; `checks` fall through if a call is allowed."""
+    """Check the architecture, x32 and newer calls, then each call; `checks` fall through if a call is allowed."""
     numbers = syscalls.numbers(machine)
     code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
     if machine == "x86_64":
@@ -221,7 +227,7 @@ def _filter(
 
 
 def _search(bodies: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
-    """Find the code for a call by halving: the kernel runs the filter for each number that there is when it is loaded."""
+    """Find the code for a call by binary search, because the kernel runs the filter for every call number when it is loaded."""
     if len(bodies) <= _LEAF:
         found = [part for number, body in bodies for part in (Instruction(_EQUAL, 0, len(body), number), *body)]
         return [*found, _answer(_ALLOW)]
@@ -235,7 +241,7 @@ def _load(offset: int) -> Instruction:
 
 
 def _argument(index: int) -> Instruction:
-    """The lower half: the kernel takes these arguments as 32-bit integers."""
+    """Load the lower half of an argument: the kernel takes these arguments as 32-bit integers."""
     return _load(_ARGUMENTS_AT + 8 * index)
 
 
@@ -244,7 +250,7 @@ def _answer(value: int) -> Instruction:
 
 
 def _one_of(values: tuple[int, ...], refusal: int) -> list[Instruction]:
-    """Fall through if the loaded value is among `values`, else refuse."""
+    """Fall through if the loaded value is in `values`, else refuse."""
     tests = [Instruction(_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
     return [*tests, _answer(_ERRNO | refusal)]
 
@@ -269,7 +275,7 @@ def _no_set_id(index: int) -> list[Instruction]:
 
 
 def _no_set_id_created(flags: int) -> list[Instruction]:
-    """The mode is looked at only if the call may make a file: else the argument is whatever was in the register."""
+    """Check the mode only if the call may create a file; otherwise the argument is whatever was in the register."""
     mode = _no_set_id(flags + 1)
     return [_argument(flags), Instruction(_SET, 0, len(mode), _CREATES), *mode]
 
@@ -290,7 +296,7 @@ def _no_flag(index: int, flag: int) -> list[Instruction]:
 
 
 def _no_cut(index: int) -> list[Instruction]:
-    """Refuse O_TRUNC where a file is not opened for writing: with O_RDONLY, or the access mode 3, which stands for neither."""
+    """Refuse O_TRUNC unless a file is opened for writing: with O_RDONLY, or with access mode 3, which is neither."""
     return [
         _argument(index),
         Instruction(_AND, 0, 0, _O_TRUNC | _O_ACCMODE),
@@ -301,7 +307,7 @@ def _no_cut(index: int) -> list[Instruction]:
 
 
 def _no_fast_open() -> list[Instruction]:
-    """Refuse the two options of level IPPROTO_TCP; fall through for all others."""
+    """Refuse the two options at level IPPROTO_TCP; fall through for all others."""
     options = [_argument(2)]
     for option in _FAST_OPEN_OPTIONS:
         options += [Instruction(_EQUAL, 0, 1, option), _answer(_ERRNO | errno.ENOPROTOOPT)]
@@ -313,7 +319,7 @@ def _socket(sockets: Sockets) -> list[Instruction]:
     code = _family(families)
     if not families:
         return code
-    # Netlink: NETLINK_ROUTE only, which `ip`, Go and Node read addresses with.
+    # Netlink: only NETLINK_ROUTE, with which `ip`, Go and Node read addresses.
     netlink = [_argument(2), *_one_of((0,), errno.EPROTONOSUPPORT), _answer(_ALLOW)]
     code += [_argument(0), Instruction(_EQUAL, 0, len(netlink), 16), *netlink]
     code += [_argument(0), Instruction(_EQUAL, 0, 1, 1), _answer(_ALLOW)]

@@ -1,9 +1,9 @@
 """The fork server: a small process that was exec'd with a clean environment and forks a supervisor for each action.
 
-Children share its memory and its address layout, so it holds nothing: no keys, no environment, no code but this room's.
-Single-threaded. It ends when the runtime does; it ends the orphans of a supervisor that was killed, and
-what a supervisor leaves running after the runtime has gone because a program keeps it stopped.
-Standard library only: it starts in some 20 ms and stays small, which is what makes forking from it cheap.
+Children share its memory and address layout, so it holds nothing sensitive: no keys, no environment, no code outside
+this package. It is single-threaded and ends with the runtime. It ends the orphans of a killed supervisor, and the trees
+of supervisors that their programs keep stopped after the runtime has ended. It uses only the standard library, so it
+starts in about 20 ms and stays small, which makes forking cheap.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from interlock.isolation.wire import RECORD, RECORDED, RUN, RUN_CONFINED, RUN_IN
 
 _SWEEP_S: Final = 5.0
 _DESCRIPTORS_MAX: Final = 16
-"""Of one request."""
+"""Maximum number of descriptors per request."""
 _OWN_END_S: Final = 1.0
-"""The time that supervisors have to end their trees once the runtime has gone."""
+"""How long supervisors have to end their trees after the runtime has ended."""
 
 
 def main() -> None:
-    """Serve programs. Standard input is the socket; the arguments are as in `client.ForkServer`."""
+    """Serve programs. Standard input is the socket; the arguments are those in `client.ForkServer`."""
     serve(int(sys.argv[1]), execute_program, Launcher(json.loads(sys.argv[2]), int(sys.argv[1])))
 
 
 def serve(runtime_pid: int, perform: Perform, launcher: Launcher) -> None:
-    """Serve the runtime on descriptor 0 until either goes; returns when no supervisor is left."""
+    """Serve the runtime on descriptor 0 until either ends. Returns when no supervisor is left."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
-    while nothing <= 2:  # a runtime without standard error: none of our descriptors may get its number
+    while nothing <= 2:  # without standard error in the runtime, none of our descriptors may get its number
         nothing = os.dup(nothing)
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(nothing, 0)
@@ -69,7 +69,7 @@ def serve(runtime_pid: int, perform: Perform, launcher: Launcher) -> None:
 
 
 class Server:
-    """The supervisors that are running, and the loop that waits for new work and for their end."""
+    """The running supervisors, and the loop that waits for requests and for their end."""
 
     def __init__(self, channel: socket.socket, runtime: int, perform: Perform, launcher: Launcher) -> None:
         """`runtime` is a pidfd."""
@@ -78,23 +78,23 @@ class Server:
         self.runtime = runtime
         self.perform = perform
         self.supervisors: dict[int, int] = {}
-        """Process id to pidfd."""
+        """Maps each supervisor's pid to its pidfd."""
         self.recorders: dict[int, int] = {}
-        """Process id to pidfd. They end by themselves, when what they record is gone."""
+        """Maps each recorder's pid to its pidfd. Recorders end themselves when the recorded processes have ended."""
         self.sweep_until = 0.0
         self.closed_at = 0.0
-        """When the runtime was found to be gone (monotonic seconds); 0 until then."""
+        """When the runtime's end was noticed (monotonic seconds); 0 until then."""
         self.poller = select.poll()
         self.poller.register(channel, select.POLLIN)
         self.poller.register(runtime, select.POLLIN)
         self.open = True
 
     def loop(self) -> None:
-        """Until the runtime has gone and the last supervisor has ended."""
+        """Run until the runtime and the last supervisor have ended."""
         while self.open or self.supervisors or self.recorders or time.monotonic() < self.sweep_until:
             sweeping = self.launcher.tidy() or time.monotonic() < self.sweep_until
             ready = self.poller.poll(5 if sweeping else None if self.open else 20)
-            self._collect()  # first: what an action leaves may serve the next
+            self._collect()  # first, because the next action can reuse what an ended one returns
             for fd, _ in ready:
                 if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
                     self._close()
@@ -104,7 +104,7 @@ class Server:
                 self._end_from_outside()
 
     def _close(self) -> None:
-        """No more work will come. Supervisors detect by themselves that the runtime has ended."""
+        """Stop accepting requests. Supervisors notice the end of the runtime themselves."""
         if self.open:
             self.open = False
             self.closed_at = time.monotonic()
@@ -112,9 +112,9 @@ class Server:
             self.poller.unregister(self.runtime)
 
     def _end_from_outside(self) -> None:
-        """One turn of ending the trees of supervisors that have not done it: a program keeps them stopped.
+        """One pass of ending the trees of supervisors that have not done so, because a program keeps them stopped.
 
-        A supervisor whose tree is gone is resumed: it ends by itself then, and tidies up. The rest is killed after a while.
+        A supervisor whose tree has ended is resumed, and then cleans up and ends. Any that are left are killed after a while.
         """
         for pid, pidfd in self.supervisors.items():
             with contextlib.suppress(ProcessLookupError):
@@ -125,7 +125,7 @@ class Server:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _accept(self) -> bool:
-        """Take one request and fork its supervisor. False at the end of the socket."""
+        """Accept one request and fork its supervisor. Returns False at the end of the socket."""
         message, fds, flags, _ = socket.recv_fds(self.channel, 64, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
@@ -161,7 +161,9 @@ class Server:
         self.poller.register(pidfd, select.POLLIN)
 
     def _fork_recorder(self, fds: list[int]) -> int:
-        """Fork an action's recorder; returns the socket to it. It ends if no supervisor takes the other end. Raises: OSError."""
+        """Fork an action's recorder and return the socket to it. It ends if no supervisor takes the other end. Raises:
+        OSError.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             pid = os.fork()
@@ -170,7 +172,7 @@ class Server:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            ours.close()  # it ends by that
+            ours.close()  # this ends the recorder
             raise
         self.recorders[pid] = pidfd
         self.poller.register(pidfd, select.POLLIN)
@@ -179,7 +181,7 @@ class Server:
 
     @staticmethod
     def _become_recorder(channel: socket.socket, fds: list[int]) -> None:
-        """In the forked child; never returns."""
+        """Run in the forked child; never returns."""
         code = 1
         try:
             request: Request = json.loads(read_memory_file(fds[1]))
@@ -190,7 +192,7 @@ class Server:
             syscalls.close_range(high + 1)
             record(channel, out, "none" if walls is None else walls["profile"])
             code = 0
-        except BrokenPipeError:  # the runtime has gone, and its processes with it
+        except BrokenPipeError:  # the runtime and its processes have ended
             pass
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
             sys.excepthook(*sys.exc_info())
@@ -198,7 +200,7 @@ class Server:
             os._exit(code)
 
     def _become_supervisor(self, fds: list[int], recorder: int | None) -> None:
-        """In the forked child; never returns."""
+        """Run in the forked child; never returns."""
         code = 1
         try:
             self.channel.close()
@@ -211,7 +213,7 @@ class Server:
             os._exit(code)
 
     def _collect(self) -> None:
-        """Reap supervisors and orphans. A supervisor that did not end well may have left some: sweep."""
+        """Reap supervisors and orphans. A supervisor that failed may have left orphans, so sweep."""
         try:
             for pid, status in reap():
                 pidfd = self.recorders.pop(pid, None)
@@ -226,12 +228,12 @@ class Server:
                     self.launcher.forget(pid, code)
                     if code not in (0, UNTOUCHED):
                         self.sweep_until = time.monotonic() + _SWEEP_S
-        except ChildProcessError:  # no child at all: no orphan either
+        except ChildProcessError:  # without children there are no orphans either
             self.sweep_until = 0.0
 
     @staticmethod
     def _refuse(control: int, step: str, number: int) -> None:
-        """No supervisor could be started: report that in its place."""
+        """Report that no supervisor could be started."""
         report = json.dumps({"failure": {"step": step, "errno": number}}).encode()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as answer:
             answer.send(report)

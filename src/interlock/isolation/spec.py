@@ -1,8 +1,8 @@
 """The walls around one process action: the interface between the code that decides what is allowed and the launcher.
 
-A `WallSpec` is made in the runtime (by the executors, from the grant and the settings; the workspace layer and the egress proxy
-add their descriptors), travels as JSON with its descriptors beside it, and is carried out by `walls` in the process that it is
-for. Nothing in it is secret.
+A `WallSpec` is created in the runtime (by the executors, from grant and settings; the workspace layer and the egress
+proxy add their descriptors). It is sent as JSON with its descriptors, and `walls` applies it in the process that it is
+for. It contains no secrets.
 """
 
 from __future__ import annotations
@@ -15,40 +15,45 @@ from interlock.isolation.wire import EGRESS, INWARD, ROOT, Bind, Network, Profil
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WallSpec:
-    """The walls around one action. Paths are absolute unless said otherwise."""
+    """The walls around one action. Paths are absolute unless stated otherwise."""
 
     profile: Profile
     workspace: str
-    """The workspace's root: the same path inside as outside."""
+    """The workspace's root, which has the same path inside and outside."""
     root: int | None = None
-    """The merged root of a workspace layer: a directory descriptor that is mounted at `workspace` in place of the directory
-    there. Stays the caller's. None: the directory itself (`direct`)."""
+    """The merged root of a workspace layer: a directory descriptor mounted at `workspace` in place of the directory
+    there. The caller keeps it. None: the directory itself (`direct`).
+    """
     copy: str | None = None
-    """A directory that is shown at `workspace` in place of the directory there: a layer that is a copy."""
+    """A directory shown at `workspace` in place of the directory there: a layer that is a copy."""
     writable: tuple[str, ...] = ("",)
-    """Paths beneath the workspace (relative; "" is all of it) that may be written; the rest of it is read-only."""
+    """Paths beneath the workspace (relative; "" is all of it) that may be written. The rest is read-only."""
     readable: tuple[str, ...] = ("",)
-    """Paths beneath the workspace (relative; "" is all of it) that may be read. What may only be written cannot be read back."""
+    """Paths beneath the workspace (relative; "" is all of it) that may be read. A path that is only writable cannot be
+    read back.
+    """
     protected: tuple[str, ...] = ()
-    """Paths beneath the workspace (relative) that are never written: what the loader reads."""
+    """Paths beneath the workspace (relative) that are never written, because Interlock loads them."""
     guarded: bool = False
-    """In `nons`, where a file cannot be excepted from a directory that is written: nothing is made, renamed or removed in the
-    directories that hold a protected file; what is beside it, and beneath that, is written as ever."""
+    """For `nons`, which cannot exclude a file from a writable directory: nothing can be created, renamed or removed in
+    directories that contain a protected file. Existing files and directories beside it stay writable.
+    """
     hidden: tuple[str, ...] = ()
-    """Paths that are empty inside, should they be beneath something that is seen: the state directory."""
+    """Paths that appear empty inside if they are beneath something visible: the state directory."""
     binds: tuple[Bind, ...] = ()
-    """What is seen besides the system's own directories and the workspace."""
+    """Paths visible besides the system's own directories and the workspace."""
     network: Network = "none"
     tcp_ports: tuple[int, ...] = ()
     """With the network `ports`: the only ports that the program may connect to."""
     egress: int | None = None
-    """With `proxied`: one end of a socket (SOCK_SEQPACKET) on which the listeners of the new network namespace are passed out
-    before the program starts (`walls._enter_network`). Stays the caller's."""
+    """With `proxied`: one end of a socket (SOCK_SEQPACKET) over which the listeners of the new network namespace are
+    passed out before the program starts (`walls._enter_network`). The caller keeps it.
+    """
     inward: int | None = None
-    """With `proxied`: one end of a socket on which others may ask for sockets of the program's network namespace
-    (`interlock.isolation.inward`). Stays the caller's."""
+    """With `proxied`: one end of a socket on which others can request sockets of the program's network namespace
+    (`interlock.isolation.inward`). The caller keeps it."""
     egress_plan: Any = None
-    """A JSON value for the code that makes the listeners: ports, for example."""
+    """A JSON value for the code that creates the listeners, such as ports."""
     tmp_bytes: int = 1024**3
     """Size of the private /tmp (and of /dev/shm)."""
 
@@ -72,6 +77,6 @@ class WallSpec:
         }
 
     def descriptors(self) -> dict[str, int]:
-        """The descriptors that go with it, by name (`ROOT`, `EGRESS`, `INWARD`)."""
+        """The descriptors to send with it, by name (`ROOT`, `EGRESS`, `INWARD`)."""
         given = {ROOT: self.root, EGRESS: self.egress, INWARD: self.inward}
         return {name: fd for name, fd in given.items() if fd is not None}

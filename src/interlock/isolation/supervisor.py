@@ -1,11 +1,11 @@
-"""Supervises one action: starts the program, reads its output, ends its tree. Standard library only.
+"""Supervises one action: starts the program, reads its output, ends its tree. Uses only the standard library.
 
 The fork server forks a supervisor for each action. It is a subreaper, so every descendant of the program, however often
-forked and whatever its session, ends up as its child; and it lives until none is left. It watches in one poll loop: the
-runtime's socket and pidfd (either one ending means that the runtime is gone), the program's pidfd, and both output pipes.
+forked and whatever its session, becomes its child; and it lives until none is left. One poll loop watches the runtime's
+socket and pidfd (the end of either means that the runtime has ended), the program's pidfd, and both output pipes.
 
-The program has the same user, so it can stop its supervisor (SIGSTOP). News from the runtime resumes it; if the program
-stops it again and again, the runtime (or, without one, the fork server) ends the tree from outside: `tree.end_children_of`.
+The program has the same user, so it can stop its supervisor (SIGSTOP). Messages from the runtime resume it. If the program
+keeps stopping it, the runtime (or, without one, the fork server) ends the tree from outside: `tree.end_children_of`.
 """
 
 from __future__ import annotations
@@ -61,26 +61,26 @@ from interlock.isolation.wire import (
 )
 
 _DECODE: Final = json.JSONDecoder().raw_decode
-"""In place of `json.loads`, which does more in Python: each page of memory that a supervisor touches first is copied for it."""
+"""Replaces `json.loads`, which does more work in Python: each memory page that a supervisor touches first is copied for it."""
 _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
 _HOME_FILE_BYTES_MAX: Final = 1024 * 1024
 _READS: Final = 16
-"""How many reads of a pipe in a row: a program that writes without end must not keep its supervisor from other work."""
+"""Maximum number of consecutive reads of a pipe, so that a program which writes endlessly cannot block its supervisor."""
 
 
 def execute_program(request: Request) -> None:
-    """Become the program of the request. Raises: RefusedError."""
+    """Execute the program of the request. Raises: RefusedError."""
     execute(request["argv"], request["environment"], request["search"])
 
 
 def supervise(
     descriptors: list[int], runtime: int, perform: Perform, launcher: Launcher, recorder: int | None = None
 ) -> int:
-    """Carry out one request and report; returns the exit status of this process: 0 or `UNTOUCHED` if its tree is gone.
+    """Perform one request and report. Returns this process's exit status: 0, or `UNTOUCHED` if the network can be reused.
 
-    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, `recorder` the
-    socket to the action's recorder, if it has one.
+    `descriptors` as in `wire`. `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, and
+    `recorder` the socket to the action's recorder, if it has one.
     """
     control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[0])
     syscalls.become_subreaper()
@@ -108,7 +108,7 @@ def supervise(
             request["environment"]["HOME"] = home
         try:
             _send_started(control)
-        except (BrokenPipeError, ConnectionResetError):  # the runtime went away before anything was started
+        except (BrokenPipeError, ConnectionResetError):  # the runtime ended before anything was started
             return 0
         try:
             if inside:
@@ -141,9 +141,9 @@ class Supervisor:
         launcher: Launcher,
         recorder: int | None = None,
     ) -> None:
-        """Nothing is started yet."""
+        """Starts nothing yet."""
         self.recorder = recorder
-        """The socket to the recorder: 10 or higher, out of the way of the numbers that the payload's descriptors get."""
+        """The socket to the recorder, numbered 10 or higher so as not to collide with the payload's descriptors."""
         self.control = control
         self.runtime = runtime
         self.request = request
@@ -158,7 +158,7 @@ class Supervisor:
         self.began = time.monotonic()
         timeout_ms = request["timeout_ms"]
         self.ends_at = self.began + timeout_ms / 1000 if timeout_ms is not None else float("inf")
-        """When the tree is asked to end (TERM)."""
+        """When the tree is asked to end (SIGTERM)."""
         self.kill_at = float("inf")
         self.strays = 0
         self.left = False
@@ -171,7 +171,7 @@ class Supervisor:
         """Fork the payload, which raises its walls itself. Raises: RefusedError."""
         readers, writers = _output_pipes()
         trouble, spare = os.pipe()
-        # Out of the way of the numbers that the payload's descriptors get.
+        # Avoid the numbers that the payload's descriptors get.
         high = fcntl.fcntl(spare, fcntl.F_DUPFD_CLOEXEC, 10)
         os.close(spare)
         me = os.getpid()
@@ -214,9 +214,9 @@ class Supervisor:
         enter_directory(cwd, self.request["directory"])
         try:
             limit(self.request["limits"], grouped=self.group is not None)
-            # Before the program lives: a process of the same user could write into the memory of one that can be traced.
+            # Before the program starts: a process of the same user could write into the memory of a traceable process.
             syscalls.set_dumpable(dumpable=False)
-            syscalls.close_on_exec(3)  # what the runtime left inheritable has come down to here
+            syscalls.close_on_exec(3)  # descriptors that the runtime left inheritable are inherited down to here
         except (OSError, ValueError) as error:
             raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
         walls.confine_inside(self.walls, self.launcher.shown, self.request["environment"])
@@ -248,7 +248,7 @@ class Supervisor:
         self.totals = dict.fromkeys(readers, 0)
 
     def watch(self) -> None:
-        """Wait until the program has ended, or its tree has been asked to and had its grace."""
+        """Wait until the program has ended, or its tree was asked to end and the grace period is over."""
         poller = select.poll()
         recorder = () if self.recorder is None else (self.recorder,)
         for fd in (self.control.fileno(), self.runtime, self.program, *self.outputs, *self.inward, *recorder):
@@ -263,14 +263,14 @@ class Supervisor:
                 elif not self._listen(fd):
                     return
             if self._ended():
-                if select.select([self.control], [], [], 0)[0]:  # it came while a program kept this process stopped
+                if select.select([self.control], [], [], 0)[0]:  # it arrived while a program kept this process stopped
                     self._listen(self.control.fileno())
                 return
 
     def end(self) -> None:
-        """End what is left of the tree, and read what is still in the pipes: more will never be written.
+        """End what is left of the tree, and read what is still in the pipes; no more will be written.
 
-        A process outside the tree that was handed a pipe may hold it open; it is not waited for.
+        A process outside the tree may hold a pipe open; it is not waited for.
         """
         killed, ended, self.left = sweep(_SWEEP_S)
         self.status = ended.get(self.pid, self.status)
@@ -284,7 +284,7 @@ class Supervisor:
                     break
 
     def report(self) -> None:
-        """Report the outcome to the runtime, with what was kept of the output."""
+        """Report the outcome and the kept output to the runtime."""
         assert self.status is not None or self.left
         self._answer(ended=True)
 
@@ -293,13 +293,13 @@ class Supervisor:
         _answer(self.control, _report_of(self, ended=ended), out, err)
 
     def _overdue(self) -> bool:
-        """Act on the limits that are due. True if everything has to be killed now."""
+        """Enforce the limits that are due. Returns True if everything must be killed now."""
         now = time.monotonic()
         if now >= self.ends_at and self.stopped is None:
             self._stop("timeout")
         if self.exceeded is None and (exceeded := self.meter.exceeded()) is not None:
             self.exceeded = exceeded
-            if exceeded != "cpu":  # what grows has to end at once
+            if exceeded != "cpu":  # memory and processes keep growing, so end the tree at once
                 self.stopped = "limit"
                 return True
             if self.stopped is None:
@@ -308,28 +308,28 @@ class Supervisor:
 
     def _pause_ms(self) -> float:
         now = time.monotonic()
-        if self.stopped is not None:  # strays end without notification: poll often
+        if self.stopped is not None:  # strays end without notification, so poll often
             return max(0.0, min(0.01, self.kill_at - now)) * 1000
         return max(0.0, min(self.meter.pause_s(), self.ends_at - now)) * 1000
 
     def _stop(self, why: str) -> None:
-        """Ask the program and its process group to end. Anything outside the group, or left after the grace, is killed."""
+        """Ask the program's process group to end. Other processes, and those left after the grace period, are killed."""
         self.stopped = why
         self.kill_at = time.monotonic() + self.request["grace_ms"] / 1000
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGTERM)
 
     def _listen(self, fd: int) -> bool:
-        """Something from the runtime, or the end of the recorder; False if one is gone and everything has to end at once."""
+        """Handle a message from the runtime, or the recorder's end. Returns False if the tree must end immediately."""
         if fd == self.recorder:
             self.stopped = "recorder_lost"
             return False
         try:
             message = self.control.recv(64) if fd == self.control.fileno() else b""
-        except ConnectionResetError:  # it died with something of ours unread
+        except ConnectionResetError:  # it died with unread data from us
             message = b""
         if message == OUTPUT:
-            for output in self.outputs:  # what the program wrote before the question belongs to the answer
+            for output in self.outputs:  # output written before the request belongs in the answer
                 for _ in range(_READS):
                     if not self._read(output):
                         break
@@ -343,7 +343,7 @@ class Supervisor:
         return False
 
     def _is_recorded(self) -> bool:
-        """The recorder has ended: True if that is because no process is left. Else nothing may continue unseen."""
+        """True if the recorder ended because no process is left. Otherwise nothing may continue unrecorded."""
         assert self.recorder is not None
         try:
             return os.read(self.recorder, 64) == DONE
@@ -351,7 +351,7 @@ class Supervisor:
             return False
 
     def _ended(self) -> bool:
-        """Collect what has ended. True when the program has; when stopping, only when its whole process group has."""
+        """Collect ended children. Returns True when the program has ended; when stopping, only when its process group has."""
         try:
             for pid, status in reap():
                 if pid == self.pid:
@@ -367,7 +367,7 @@ class Supervisor:
         return True
 
     def _read(self, fd: int) -> bool:
-        """Read from an output pipe once; False at its end, or if there is nothing."""
+        """Read once from an output pipe. Returns False at its end, or if nothing is available."""
         try:
             data = os.read(fd, _READ_BYTES)
         except BlockingIOError:
@@ -412,7 +412,7 @@ def _report_of(one: Supervisor, *, ended: bool) -> Report:
 
 
 def _output_pipes() -> tuple[list[int], list[int]]:
-    """Reading and writing ends for the two output streams; ours do not block."""
+    """Create pipes for the two output streams. Returns the reading ends, which do not block, and the writing ends."""
     readers, writers = [], []
     for _ in range(2):
         reader, writer = os.pipe()
@@ -423,12 +423,12 @@ def _output_pipes() -> tuple[list[int], list[int]]:
 
 
 def _outputs(named: dict[str, int], writers: list[int]) -> list[int]:
-    """What the program gets as standard output and standard error."""
+    """The program's standard output and standard error."""
     return [named.get(STDOUT, writers[0]), writers[1]]
 
 
 def _send_started(control: socket.socket) -> None:
-    """From here on the runtime can end this process and its children itself."""
+    """Send our pidfd, with which the runtime can end this process and its children itself."""
     pidfd = os.pidfd_open(os.getpid())
     try:
         send_message(control, STARTED, [pidfd])
@@ -441,9 +441,9 @@ def _failed(step: str, number: int) -> dict[str, Failure]:
 
 
 def _answer(control: socket.socket, report: Any, *output: bytearray) -> None:
-    """A report with the output streams. Raises: OSError."""
+    """Send a report with the output streams. Raises: OSError."""
     data = [json.dumps(report).encode(), b"\n"]
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then no reader is left
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # no reader is left
         if sum(len(part) for part in output) <= INLINE_BYTES:
             control.sendmsg([*data, *output])
             return
@@ -455,11 +455,11 @@ def _answer(control: socket.socket, report: Any, *output: bytearray) -> None:
 
 
 def _make_home(files: dict[str, str]) -> str:
-    """A fresh directory of our own: copies of the user's files that are named, and nothing that an earlier action left behind.
+    """Create a private home directory with copies of the named files of the user, and nothing left over from earlier actions.
 
-    A missing file, or anything but a regular file, is left out.
+    Missing files, and anything but regular files, are skipped.
     """
-    path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - made by us, exclusively, with 64 random bits
+    path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - created exclusively, with 64 random bits
     os.mkdir(path, 0o700)
     try:
         root.write_files(path, _read_files(files))
@@ -470,7 +470,7 @@ def _make_home(files: dict[str, str]) -> str:
 
 
 def _read_files(files: dict[str, str]) -> dict[str, bytes]:
-    """The contents of those that are there. Raises OSError."""
+    """The contents of the files that exist. Raises: OSError."""
     found = {}
     for name, source in files.items():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -479,7 +479,7 @@ def _read_files(files: dict[str, str]) -> dict[str, bytes]:
 
 
 def _read_file(source: str) -> bytes:
-    """At most 1 MiB of a regular file; a FIFO must not make the action wait. Raises OSError."""
+    """Read a regular file of at most 1 MiB without blocking on a FIFO. Raises: OSError."""
     fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -491,9 +491,9 @@ def _read_file(source: str) -> bytes:
 
 
 def _remove_home(path: str) -> None:
-    """Remove it with all that the program put there, without following a link; closed directories are opened first.
+    """Remove the directory with everything in it, without following links; directories without permissions are opened first.
 
-    What cannot be removed (another user's files) stays where every temporary file is: that is not a failure of the action.
+    What cannot be removed (another user's files) stays in the temporary directory, which is not a failure of the action.
     """
     with contextlib.suppress(OSError):
         if os.path.islink(path):

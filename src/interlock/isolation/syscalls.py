@@ -1,7 +1,7 @@
-"""The system calls that walls are made of, by ctypes: numbers for x86-64 and aarch64, one typed wrapper each.
+"""The system calls used to build walls, through ctypes: numbers for x86-64 and aarch64, and one typed wrapper each.
 
-Standard library only. Every wrapper raises OSError with the kernel's errno. Constants are the kernel's own names; structures
-are packed here and nowhere else.
+Uses only the standard library. Every wrapper raises OSError with the kernel's errno. Constants have the kernel's own
+names; structures are packed only here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _syscall.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 6]
 """Each argument fills a register, whether it is a number or an address."""
 
 MACHINES: Final = ("x86_64", "aarch64")
-"""The architectures that the tables below cover, in the order of their numbers."""
+"""The architectures covered by the tables below, in the order of their columns."""
 
 _NUMBERS: Final = """
 accept 43 202|accept4 288 242|acct 163 89|add_key 248 217|adjtimex 159 171|bind 49 200|bpf 321 280|capset 126 91
@@ -55,11 +55,11 @@ sched_setparam 142 118|sched_setattr 314 274|setpriority 141 140|ioprio_set 251 
 
 
 LAST: Final = 470
-"""The last number that was looked at (Linux 6.18): what later kernels add may do anything."""
+"""The last call number that was reviewed (Linux 6.18); later kernels may add anything."""
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """System call numbers by name for one of `MACHINES`. A call that the architecture does not have is left out."""
+    """Maps names to system call numbers for one of `MACHINES`, without calls that the architecture does not have."""
     column = 1 + MACHINES.index(machine)
     rows = (row.split() for row in _NUMBERS.replace("\n", "|").split("|") if row.strip())
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
@@ -122,9 +122,10 @@ _CLOSE_RANGE_CLOEXEC: Final = 4
 
 
 def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
-    """Make a system call by name. Integers are passed as long, bytes by their address, with a NUL after them. Raises OSError.
+    """Make a system call by name. Integers are passed as long, bytes by address with a terminating NUL. Raises: OSError.
 
-    What the kernel only reads is passed as bytes: each length of a ctypes array is a class, which each supervisor would make.
+    Data that the kernel only reads is passed as bytes, because every length of a ctypes array is a class, which each
+    supervisor would have to create.
     """
     number = NUMBER.get(name)
     if number is None:
@@ -137,31 +138,31 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
 
 
 def clone(namespaces: int) -> int:
-    """Fork into new namespaces; returns 0 in the child. Only for a process with one thread that is about to do little.
+    """Fork into new namespaces; returns 0 in the child. Only for a single-threaded process that will do little afterwards.
 
-    Neither libc's hooks around fork nor Python's run.
+    Neither libc's nor Python's fork hooks are run.
     """
     return call("clone", namespaces | signal.SIGCHLD)
 
 
 def clone_into(namespaces: int, group: int) -> int:
-    """As `clone`, with the child in the control group of a directory's descriptor from its first moment (Linux 5.7)."""
+    """Like `clone`, with the child in the control group of a directory descriptor from the start (Linux 5.7)."""
     record = struct.pack("<11Q", namespaces | _CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group)
     return call("clone3", record, len(record))
 
 
 def unshare(namespaces: int) -> None:
-    """Move this process into new namespaces (a pid namespace is for its children)."""
+    """Move this process into new namespaces (a pid namespace applies to its children)."""
     call("unshare", namespaces)
 
 
 def setns(fd: int, namespace: int = 0) -> None:
-    """Join the namespace behind a descriptor."""
+    """Join the namespace of a descriptor."""
     call("setns", fd, namespace)
 
 
 def map_ids(uid: int, gid: int) -> None:
-    """Map one user and one group to themselves in the user namespace that this process has just made."""
+    """Map one user and one group to themselves in the user namespace that this process has just created."""
     for path, text in (
         ("/proc/self/setgroups", "deny"),
         ("/proc/self/uid_map", f"{uid} {uid} 1"),
@@ -175,7 +176,7 @@ def map_ids(uid: int, gid: int) -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """Mount a file system, or (MS_BIND) a path at another one."""
+    """Mount a file system, or (MS_BIND) a path at another path."""
     call("mount", _text(source), os.fsencode(target), _text(kind), flags, _text(data))
 
 
@@ -185,21 +186,21 @@ def umount(target: str, flags: int = MNT_DETACH) -> None:
 
 
 def pivot_root(new: str, old: str) -> None:
-    """Make `new` the root of this mount namespace, with the old one mounted at `old`."""
+    """Make `new` the root of this mount namespace, with the old root mounted at `old`."""
     call("pivot_root", os.fsencode(new), os.fsencode(old))
 
 
 def set_mount(target: str, attributes: int, *, clear: int = 0, recursive: bool = True) -> None:
-    """Add `MOUNT_ATTR_*` to the mount at a path, and to those beneath it, or clear some."""
+    """Add or clear `MOUNT_ATTR_*` on the mount at a path, and on those beneath it if `recursive`."""
     record = struct.pack("<QQQQ", attributes, clear, 0, 0)
     call("mount_setattr", _AT_FDCWD, os.fsencode(target), _AT_RECURSIVE if recursive else 0, record, len(record))
 
 
 def attach_tree(directory: int, target: str) -> None:
-    """Mount a copy of the mount behind a descriptor (a layer that another process made) at a path of this mount namespace.
+    """Mount a copy of the mount behind a descriptor (a layer that another process created) at a path of this mount namespace.
 
-    Raises OSError EINVAL on kernels that copy no mount of another namespace (before 6.15): there the descriptor has to be a
-    detached mount that is not attached yet, and is moved.
+    Raises: OSError EINVAL on kernels that cannot copy mounts of another namespace (before 6.15); there the descriptor
+    must be a detached mount that is not attached yet, and is moved.
     """
     try:
         tree = call("open_tree", directory, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH | _AT_RECURSIVE | os.O_CLOEXEC)
@@ -214,7 +215,9 @@ def attach_tree(directory: int, target: str) -> None:
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:
-    """Open a path beneath a directory, through no symbolic link. Raises OSError EXDEV, ELOOP for one that leads elsewhere."""
+    """Open a path beneath a directory, without following symbolic links. Raises: OSError EXDEV or ELOOP for a path that
+    leads elsewhere.
+    """
     try:
         return _open_beneath(directory, path, flags)
     except OSError as error:
@@ -254,40 +257,40 @@ def prctl(option: int, value: int) -> None:
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process when the thread that forked it ends."""
+    """Make the kernel send SIGKILL to this process when the thread that forked it ends."""
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def set_dumpable(*, dumpable: bool) -> None:
-    """Whether processes of the same user may trace this one and open its files in /proc."""
+    """Set whether processes of the same user may trace this one and open its files in /proc."""
     prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def become_subreaper() -> None:
-    """Orphaned descendants become children of this process."""
+    """Make orphaned descendants become children of this process."""
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def forbid_new_privileges() -> None:
-    """No program that this process executes gains anything by a set-id bit or file capabilities."""
+    """Keep programs that this process executes from gaining privileges through set-id bits or file capabilities."""
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def drop_bounding_set() -> None:
-    """Give up the right to get any capability by executing a program; what this process has, it keeps."""
+    """Give up the ability to gain any capability by executing a program. The process keeps its present capabilities."""
     for number in range(_CAP_LAST_MAX + 1):
         try:
             prctl(_PR_CAPBSET_DROP, number)
         except OSError as error:
             if error.errno == errno.EPERM:  # an ordinary user has none to lose
                 break
-            if error.errno == errno.EINVAL:  # beyond the last one that this kernel knows
+            if error.errno == errno.EINVAL:  # beyond the last capability that this kernel knows
                 break
             raise
 
 
 def drop_capabilities() -> None:
-    """Give up every capability. Raises OSError."""
+    """Give up every capability. Raises: OSError."""
     try:
         call("prctl", _PR_CAP_AMBIENT, 4, 0, 0, 0)
     except OSError as error:
@@ -297,7 +300,7 @@ def drop_capabilities() -> None:
 
 
 def close_range(first: int, last: int = _LAST_DESCRIPTOR) -> None:
-    """Close a range of descriptors. os.closerange would try each number up to the limit where libc is old."""
+    """Close a range of descriptors. With an old libc, os.closerange would try each number up to the limit."""
     if first > last:
         return
     try:
@@ -313,7 +316,7 @@ def close_range(first: int, last: int = _LAST_DESCRIPTOR) -> None:
 
 
 def close_on_exec(first: int) -> None:
-    """No descriptor from this number on survives an exec."""
+    """Mark all descriptors from this number on as close-on-exec."""
     try:
         call("close_range", first, _LAST_DESCRIPTOR, _CLOSE_RANGE_CLOEXEC)
     except OSError:  # kernels before 5.11
@@ -327,7 +330,7 @@ def close_on_exec(first: int) -> None:
 
 
 def load_filter(program: bytes, flags: int = 0) -> int:
-    """Install a seccomp filter on this thread (needs `forbid_new_privileges`). Returns the listener if one was asked for."""
+    """Install a seccomp filter on this thread (needs `forbid_new_privileges`). Returns the listener if the flags request one."""
     code = ctypes.c_char_p(program)
     record = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.c_void_p.from_buffer(code).value)
     return call("seccomp", 1, flags, record)
@@ -335,7 +338,7 @@ def load_filter(program: bytes, flags: int = 0) -> int:
 
 @functools.cache
 def landlock_version() -> int:
-    """The Landlock ABI of this kernel; 0 if there is none."""
+    """The Landlock ABI version of this kernel; 0 if there is none."""
     try:
         return call("landlock_create_ruleset", None, 0, 1)
     except OSError:
@@ -343,7 +346,7 @@ def landlock_version() -> int:
 
 
 def landlock_ruleset(files: int, network: int, scoped: int, version: int) -> int:
-    """A new ruleset that handles these rights; returns its descriptor."""
+    """Create a ruleset that handles these rights, and return its descriptor."""
     record = struct.pack("<QQQ", files, network, scoped)[: 8 if version < 4 else 16 if version < 6 else 24]
     return call("landlock_create_ruleset", record, len(record), 0)
 
@@ -361,12 +364,12 @@ def landlock_allow_port(ruleset: int, port: int, rights: int) -> None:
 
 
 def landlock_restrict(ruleset: int) -> None:
-    """Put this thread, and all that it starts, under a ruleset."""
+    """Apply a ruleset to this thread and everything that it starts."""
     call("landlock_restrict_self", ruleset, 0)
 
 
 def read_kernel_file(path: str) -> bytes:
-    """What a file of /proc says, up to 64 KiB, with three calls. Raises OSError."""
+    """Read a file of /proc, up to 64 KiB, with three system calls. Raises: OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 65536)
@@ -375,7 +378,7 @@ def read_kernel_file(path: str) -> bytes:
 
 
 def open_path(path: str) -> int | None:
-    """An O_PATH descriptor; None if there is nothing at the path, or it cannot be reached."""
+    """Open an O_PATH descriptor. Returns None if nothing is at the path, or it cannot be reached."""
     try:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

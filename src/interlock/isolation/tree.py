@@ -1,7 +1,7 @@
-"""Finding and ending the descendants of a subreaper. Standard library only.
+"""Finds and ends the descendants of a subreaper. Uses only the standard library.
 
-Only direct children are ever signalled: their numbers cannot be given to another process before the subreaper has waited for
-them, so there is no race with reuse. When a child dies, its own children become the subreaper's, and the next turn ends those.
+Only direct children are ever signalled: their pids cannot be reused before the subreaper has waited for them, so there
+is no race. When a child dies, its own children become the subreaper's, and the next pass ends those.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """A process as /proc shows it. Times in clock ticks."""
+    """A process as shown in /proc. Times are in clock ticks."""
 
     parent: int
     cpu: int
-    """Of its own threads."""
+    """CPU time of its own threads."""
     cpu_of_children: int
-    """Of the children that it has collected, and what they had collected."""
+    """CPU time of the children that it has collected, including what those had collected."""
     start: int
-    """Since boot; together with the pid it identifies a process uniquely."""
+    """Start time since boot; together with the pid, it identifies a process uniquely."""
     resident: int
-    """Pages in memory, pages of files included."""
+    """Pages in memory, including pages of files."""
 
 
 def reap() -> Iterator[tuple[int, int]]:
-    """Collect ended children, (pid, wait status) each. Raises ChildProcessError, in the end, if no child is left at all."""
+    """Yield (pid, wait status) of ended children. Raises: ChildProcessError at the end if no children are left at all."""
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
@@ -39,23 +39,23 @@ def reap() -> Iterator[tuple[int, int]]:
 
 
 def kill_children(*, spare: Collection[int] = ()) -> list[int]:
-    """Send SIGKILL to all children but `spare`; returns which could be signalled."""
+    """Send SIGKILL to all children except `spare`. Returns the pids that were signalled."""
     killed = []
     for pid in _families().get(os.getpid(), ()):
         if pid not in spare:
             try:
                 os.kill(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
-                continue  # gone just now; or of another user, which the caller sees because it never ends
+                continue  # just ended; or another user's process, which the caller notices because it never ends
             killed.append(pid)
     return killed
 
 
 def sweep(patience_s: float, *, spare: Collection[int] = ()) -> tuple[set[int], dict[int, int], bool]:
-    """Kill and collect all descendants, but do not kill those in `spare`, which end by themselves when the others have.
+    """Kill and collect all descendants except those in `spare`, which end themselves when the others have.
 
-    Returns which were killed, the wait status of each that ended, and whether some are left after `patience_s` seconds
-    (of another user, or hanging in the kernel).
+    Returns the killed pids, the wait status of each that ended, and whether any are left after `patience_s` seconds
+    (because they belong to another user, or hang in the kernel).
     """
     killed: set[int] = set()
     ended: dict[int, int] = {}
@@ -74,20 +74,23 @@ def sweep(patience_s: float, *, spare: Collection[int] = ()) -> tuple[set[int], 
 
 
 def end_children_of(subreaper: int) -> bool:
-    """One turn of ending another process's children, from outside; True if some of them still live.
+    """One pass of ending another process's children from outside. Returns True if any are still running.
 
-    The caller has stopped that process (SIGSTOP), so it does not collect them: what has ended stays a zombie, under its number.
+    The caller has stopped that process (SIGSTOP), so it does not collect them: ended children stay zombies and keep
+    their pids.
     """
     some = False
     for pid in _families().get(subreaper, ()):
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            continue  # collected after all: another process has resumed it
+            continue  # already collected: another process has resumed the subreaper
         try:
             if _lives(pid, subreaper):
                 some = True
-                with contextlib.suppress(ProcessLookupError, PermissionError):  # of another user: it counts as living
+                with contextlib.suppress(
+                    ProcessLookupError, PermissionError
+                ):  # another user's process counts as running
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
@@ -95,13 +98,13 @@ def end_children_of(subreaper: int) -> bool:
 
 
 def pid_of(pidfd: int) -> int:
-    """The number of the process behind a pidfd, -1 if it has been collected."""
+    """The pid of the process behind a pidfd; -1 if it has been collected."""
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
         return next(int(line[4:]) for line in file if line.startswith(b"Pid:"))
 
 
 def descendants() -> dict[int, Task]:
-    """The processes beneath this one, by pid."""
+    """Maps pids to the processes beneath this one."""
     tasks = dict(_tasks())
     families: dict[int, list[int]] = defaultdict(list)
     for pid, task in tasks.items():
@@ -115,7 +118,7 @@ def descendants() -> dict[int, Task]:
 
 
 def _lives(pid: int, parent: int) -> bool:
-    """True if the process is still a child of `parent` and not a zombie all of whose threads have ended."""
+    """True if the process is still a child of `parent`, and not a zombie without running threads."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
@@ -127,7 +130,7 @@ def _lives(pid: int, parent: int) -> bool:
 
 
 def _families() -> dict[int, list[int]]:
-    """Parent to children."""
+    """Maps each parent to its children."""
     families: dict[int, list[int]] = defaultdict(list)
     for pid, task in _tasks():
         families[task.parent].append(pid)
@@ -135,9 +138,9 @@ def _families() -> dict[int, list[int]]:
 
 
 def _tasks() -> Iterator[tuple[int, Task]]:
-    """All processes that /proc shows, from /proc/*/stat: `task/*/children` is missing from many kernels.
+    """All visible processes, from /proc/*/stat, because many kernels lack `task/*/children`.
 
-    Zombies count too: a process whose first thread has ended looks like one and still runs.
+    Includes zombies: a process whose first thread has ended looks like one but still runs.
     """
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -147,7 +150,7 @@ def _tasks() -> Iterator[tuple[int, Task]]:
                 line = file.read()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        # pid (name) state ppid ...: the name may hold anything, parentheses too
+        # pid (name) state ppid ...: the name may contain anything, including parentheses
         field = line[line.rindex(b")") + 2 :].split()
         cpu, cpu_of_children = int(field[11]) + int(field[12]), int(field[13]) + int(field[14])
         yield int(name), Task(int(field[1]), cpu, cpu_of_children, int(field[19]), int(field[21]))

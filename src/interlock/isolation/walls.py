@@ -1,11 +1,11 @@
-"""Raises the walls of a `WallSpec` around the calling process. Standard library only.
+"""Raises the walls of a `WallSpec` around the calling process. Uses only the standard library.
 
-Profile `ns`: the process is pid 1 of a new pid namespace and raises them around itself; then it starts the program and stays its
-supervisor. A program can neither signal nor trace it: pid 1 takes no signal from within its namespace,
-and it is not dumpable. Profile `nons`: the forked child raises them around itself and becomes the program.
+Profile `ns`: the process is pid 1 of a new pid namespace and raises the walls around itself; then it starts the program and
+remains its supervisor. The program can neither signal nor trace it, because pid 1 ignores signals from within its namespace,
+and it is not dumpable. Profile `nons`: the forked child raises the walls around itself and executes the program.
 
-Order: what needs capabilities first (network, root), then capabilities go, then Landlock, then the filter, which forbids most of
-what came before. A step that fails is an error: nothing runs behind half a wall.
+Order: first what needs capabilities (network, root), then capabilities are dropped, then Landlock, then the filter,
+which forbids most of the preceding steps. A failed step is an error: nothing runs behind incomplete walls.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from interlock.isolation.wire import EGRESS, ROOT, Walls
 NAMESPACES: Final = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
 )
-"""The flags of clone for an action, which the launcher starts in its own user namespace."""
+"""Clone flags for an action, which the launcher starts in its own user namespace."""
 _DEVICES: Final = tuple(f"/dev/{name}" for name in root.DEVICES)
-"""Without a root of its own: no pseudo-terminals, because /dev/pts has those of the user, approvals and all."""
+"""Without a private root, there are no pseudo-terminals, because /dev/pts has the user's own, in which approvals are given."""
 _HOST_NAME: Final = b"box"
-_PRIVATE: Final = ("/tmp", "/dev/shm")  # noqa: S108 - the action's own
+_PRIVATE: Final = ("/tmp", "/dev/shm")  # noqa: S108 - private to the action
 
 
 def enter_namespaces(
     walls: Walls, descriptors: dict[str, int], enter_network: Callable[[Walls], None] | None = None
 ) -> None:
-    """As pid 1 of new namespaces: set up the network, and take the root. Raises: RefusedError naming the step.
+    """As pid 1 of new namespaces: set up the network, and change the root. Raises: RefusedError, which names the step.
 
-    `enter_network` enters a network namespace with its loopback up; unless given, this process's own is used.
+    `enter_network` enters a network namespace with its loopback up; by default, this process's own is used.
     """
     try:
         syscalls.call("sethostname", _HOST_NAME, len(_HOST_NAME))
@@ -54,16 +54,18 @@ def enter_namespaces(
 
 
 def confine_inside(walls: Walls, read: list[str], environment: dict[str, str]) -> None:
-    """As pid 1: give up all capabilities, then Landlock and the filter. `read` as for `confine_alone`. Raises: RefusedError."""
-    _drop()  # the bounding set is empty already: see `root.prepare`
+    """As pid 1: drop all capabilities, then apply Landlock and the filter. `read` as for `confine_alone`. Raises:
+    RefusedError.
+    """
+    _drop()  # the bounding set is already empty: see `root.prepare`
     top, devices = walls["workspace"], ["/dev"]
     if "" in walls["readable"]:
-        if syscalls.landlock_version():  # a second wall around what the root shows; without it the root alone holds
+        if syscalls.landlock_version():  # a second wall; without Landlock, the root alone confines
             places = _Places(["/"], [*_PRIVATE, *_written(walls)], [])
-            _confine_files(places, devices, ports=None)  # a network namespace of its own is around it
+            _confine_files(places, devices, ports=None)  # its own network namespace confines the network
     else:  # the only wall within the workspace
         private = [path for path in _PRIVATE if not top.startswith(f"{path}/")]
-        if len(private) < len(_PRIVATE):  # the workspace is in a directory of temporary files
+        if len(private) < len(_PRIVATE):  # the workspace is in a directory for temporary files
             private.append(root.HOME)
             environment.setdefault("TMPDIR", root.HOME)
         shown = [*_beside(top), *read, *(bind["path"] for bind in walls["binds"])]
@@ -72,10 +74,10 @@ def confine_inside(walls: Walls, read: list[str], environment: dict[str, str]) -
 
 
 def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) -> None:
-    """Without namespaces: capabilities, Landlock, which is the only wall around files here, and the filter.
+    """Without namespaces: drop capabilities, then apply Landlock, which is the only wall around files here, and the filter.
 
-    The process reads what the walls say and `read`; it writes in its home (temporary files too) and where the walls say. Raises:
-    RefusedError.
+    The process reads what the walls and `read` allow. It writes to its home (including temporary files) and where the
+    walls allow. Raises: RefusedError.
     """
     home = [environment["HOME"]] if "HOME" in environment else []
     if home:
@@ -84,7 +86,7 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
     shown = [*read, "/proc", *(bind["path"] for bind in walls["binds"])]
     seen = [*shown, walls["workspace"]]
     if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in walls["hidden"] for place in seen):
-        raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what is in a directory that is shown
+        raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide a path inside a shown directory
     syscalls.drop_bounding_set()
     _drop()
     written, whole = _guarded(walls) if walls["guarded"] else _written(walls), "" in walls["readable"]
@@ -106,7 +108,7 @@ def _drop() -> None:
 
 
 class _Places(NamedTuple):
-    """What may be read, read and written, and written only."""
+    """Paths that may be read, read and written, and only written."""
 
     read: Sequence[str | Beneath]
     write: Sequence[str | Beneath]
@@ -137,9 +139,10 @@ def _written(walls: Walls) -> list[str | Beneath]:
 
 
 def _guarded(walls: Walls) -> list[str | Beneath]:
-    """What is written if protected files have to be left out: instead of a directory that holds one, all that is beside it.
+    """The writable paths without protected files: a directory that contains one is replaced by its other entries.
 
-    Rights add up from a directory to what is in it, so the directory itself gets none: nothing is made or removed there.
+    Landlock rights add up from a directory to its contents, so the directory itself gets none: nothing can be created
+    or removed there.
     """
     top, protected = walls["workspace"], set(walls["protected"])
     above = {"/".join(path.split("/")[:depth]) for path in protected for depth in range(path.count("/") + 1)}
@@ -162,7 +165,7 @@ def _read(walls: Walls) -> list[str | Beneath]:
 
 
 def _beside(workspace: str) -> list[str]:
-    """All that the root shows but the workspace: in each directory on the way to it, what is beside."""
+    """Everything that the root shows except the workspace: the other entries of each directory on the way to it."""
     found: list[str] = []
     directory = ""
     for name in workspace.strip("/").split("/"):

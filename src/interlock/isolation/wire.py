@@ -1,19 +1,20 @@
-"""What runtime, fork server and supervisor say to each other. Standard library only: the fork server imports this.
+"""The messages between runtime, fork server and supervisor. Uses only the standard library, because the fork server imports it.
 
-Every message is one datagram on a SOCK_SEQPACKET socket pair; bodies of any size travel as JSON in a sealed memory file,
-passed by descriptor. Nothing is ever pickled.
+Every message is one datagram on a SOCK_SEQPACKET socket pair; bodies of any size are sent as JSON in a sealed memory
+file, passed by descriptor. Nothing is ever pickled.
 
-Runtime to server, once per action: `run_message` with the descriptors `control, body, cwd, stdin` and those that the request's
-`descriptors` names, in that order. From then on the runtime speaks with that action's supervisor on `control`:
+Runtime to server, once per action: `run_message` with the descriptors `control, body, cwd, stdin` and those that the
+request's `descriptors` names, in that order. From then on, the runtime communicates with that action's supervisor on
+`control`:
 
     supervisor: STARTED + its pidfd     about to start the program: before this, nothing has run
-    runtime:    STOP                    end the tree: TERM, grace, KILL
-    runtime:    LATE                    the same because of the time-out, which the supervisor has let pass
-    runtime:    end of file             the runtime is gone: KILL at once
-                                        Each of them resumes a supervisor that a program has stopped (`layer0.resume_on`).
-    runtime:    OUTPUT                  say what there is so far: a Report that is not `ended`, and the output
-    supervisor: a Report as JSON, a newline, standard output, then standard error; more than `INLINE_BYTES` of it come in a
-                memory file instead
+    runtime:    STOP                    end the tree: SIGTERM, grace period, SIGKILL
+    runtime:    LATE                    the same, because the supervisor missed the time-out
+    runtime:    end of file             the runtime has ended: SIGKILL at once
+                                        Each of these resumes a supervisor that a program has stopped (`layer0.resume_on`).
+    runtime:    OUTPUT                  request the present state: a Report that is not `ended`, and the output
+    supervisor: a Report as JSON, a newline, standard output, then standard error; if the output exceeds `INLINE_BYTES`,
+                it is sent in a memory file instead
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 RUN = b"run"
 RUN_CONFINED = b"run confined"
 RUN_INSIDE = b"run inside"
-"""What the server must know before it forks: whether the program is confined without namespaces, or the supervisor starts in
-namespaces of its own.
+"""What the server must know before it forks: whether the program is confined without namespaces, or the supervisor
+starts in its own namespaces.
 """
 CHANNEL = "channel"
 ROOT = "root"
@@ -39,64 +40,67 @@ VIEW_MOUNTS = "view_mounts"
 STDOUT = "stdout"
 RECORD = "record"
 INWARD = "inward"
-"""Names of the descriptors that may come with a request: what a function call writes its messages to; the merged root of a
-workspace layer; the socket on which listeners are passed out; without walls, the user and the mount namespace in which
-such a layer is at the workspace's path; what a program has as its standard output, in place of a pipe to the supervisor; the
-pipe to which a recorder writes, if the action is to be recorded; the socket on which others ask for a socket of the program's
-network namespace (`inward`)."""
+"""Names of the descriptors that may come with a request: where a function call writes its messages; the merged root of
+a workspace layer; the socket over which listeners are passed out; without walls, the user and the mount namespace in
+which such a layer is mounted at the workspace's path; a program's standard output, instead of a pipe to the supervisor;
+the pipe that a recorder writes to, if the action is to be recorded; the socket on which others request sockets of the
+program's network namespace (`inward`).
+"""
 RECORDED = b", recorded"
-"""At the end of such a message: a recorder is to be forked too."""
+"""Suffix of such a message: also fork a recorder."""
 STARTED = b"started"
 STOP = b"stop"
 LATE = b"late"
 OUTPUT = b"output"
 
 MESSAGE_BYTES = 16 * 1024
-"""A report is some 600 bytes."""
+"""A report is about 600 bytes."""
 INLINE_BYTES = 8 * 1024
 _IN_FLIGHT_S = 10.0
-"""How long a message may wait for others to be received: the kernel bounds the descriptors that a user has on their way."""
+"""How long a message may wait for others to be received, because the kernel bounds a user's descriptors in flight."""
 
 
 class Limits(TypedDict):
-    """What an action is held to. Exceeding `processes`, `memory_bytes` or `cpu_ms` as a tree ends it (`meter`)."""
+    """The limits of an action. Exceeding `processes`, `memory_bytes` or `cpu_ms` as a tree ends it (`meter`)."""
 
     memory_bytes: int
-    """Of the whole tree: by its cgroup, else measured. Without a cgroup each process has RLIMIT_DATA (writable private memory)
-    too. Address space would forbid what Node, Go and Java reserve."""
+    """Memory of the whole tree: limited by its cgroup, else measured. Without a cgroup, each process also has
+    RLIMIT_DATA (writable private memory). A limit on address space would forbid what Node, Go and Java reserve.
+    """
     file_bytes: int
-    """Size of a file that is written. Not below twice `keep_bytes`: a supervisor behind the walls is held to it too."""
+    """Maximum size of a written file. At least twice `keep_bytes`, because a supervisor behind the walls has the same limit."""
     open_files: int
-    """Of each process."""
+    """Limit per process."""
     processes: int
-    """Of the whole tree at once."""
+    """Concurrent processes of the whole tree."""
     cpu_ms: int | None
-    """CPU time of the whole tree, user and system."""
+    """CPU time of the whole tree, user plus system."""
 
 
 Profile = Literal["ns", "nons", "none"]
 """`ns`: namespaces, seccomp, Landlock. `nons`: Landlock and seccomp. `none`: a clean environment and limits."""
 Network = Literal["none", "proxied", "ports", "machine"]
-"""`none`: no way out. `machine`: the machine's own, unwalled: for a person's own command (`foreground`). `proxied`: a
-network namespace whose only listeners are ours. `ports`: without namespaces (`nons`), TCP connections of the machine's
-network to given ports, for a program that connects to an address which was judged before (the git tools)."""
+"""`none`: no connections. `machine`: the machine's own network without walls, for a person's own command
+(`foreground`). `proxied`: a network namespace whose only listeners are ours. `ports`: without namespaces (`nons`), TCP
+connections on the machine's network to given ports, for a program that connects to a checked address (the git tools).
+"""
 
 
 class Bind(TypedDict):
-    """A path of the machine that the process sees too, at the same place."""
+    """A path of the machine that the process also sees, at the same path."""
 
     path: str
     writable: bool
 
 
 class Walls(TypedDict):
-    """A `spec.WallSpec` on the wire."""
+    """A `spec.WallSpec` as JSON."""
 
     profile: Profile
     workspace: str
     layer: bool
     copy: str
-    """A copy of the workspace that is shown in its place, by path; empty if there is none."""
+    """The path of a copy of the workspace that is shown in its place; empty if there is none."""
     writable: list[str]
     readable: list[str]
     protected: list[str]
@@ -114,39 +118,39 @@ class Request(TypedDict):
 
     argv: list[str]
     search: str
-    """Where a program named without a slash is looked for, as PATH."""
+    """Where a program named without a slash is looked up, like PATH."""
     environment: dict[str, str]
     home: bool
-    """Make a fresh, private HOME and remove it afterwards."""
+    """Create a new, private HOME, and remove it afterwards."""
     home_files: dict[str, str]
-    """Files that are copied into it: the name there (a relative path), and where they are."""
+    """Files to copy into HOME: maps the relative path there to the source path."""
     timeout_ms: int | None
     grace_ms: int
     keep_bytes: int
-    """How much is kept of each output stream; all of it is read."""
+    """Bytes kept of each output stream; all of it is read."""
     keep_last: bool
-    """Keep the last bytes, not the first."""
+    """Keep the last bytes instead of the first."""
     limits: Limits
     call: Any
     walls: Walls | None
-    """None: layer L0 alone."""
+    """None: only layer L0."""
     directory: str
-    """The absolute path of the working directory, for a process that has a root of its own."""
+    """The absolute path of the working directory, for a process with a private root."""
     descriptors: list[str]
-    """The names of the descriptors after the first four: `CHANNEL`, `ROOT`, `EGRESS` and the like."""
+    """The names of the descriptors after the first four, such as `CHANNEL`, `ROOT` and `EGRESS`."""
 
 
 class Launch(TypedDict):
-    """How a fork server is set up, as its third argument."""
+    """The setup of a fork server, as its third argument."""
 
     namespaces: bool
-    """Its actions may have namespaces of their own (profile `ns`)."""
+    """Actions may have their own namespaces (profile `ns`)."""
     groups: NotRequired[bool]
-    """Each action gets a control group of its own. False if left out."""
+    """Each action gets its own control group. Defaults to False."""
     machine_network: NotRequired[bool]
-    """Names are looked up as on the machine, not through the egress proxy. False if left out."""
+    """Names are resolved as on the machine, not through the egress proxy. Defaults to False."""
     shown: list[str]
-    """Directories of the machine that walled actions are shown, read-only, besides the system's."""
+    """Directories of the machine shown to walled actions, read-only, besides the system's."""
 
 
 class Command(TypedDict):
@@ -160,9 +164,9 @@ class Command(TypedDict):
     directory: str
     """The working directory."""
     home: bool
-    """Make a fresh home behind the walls of `ns`. Else HOME is as in the environment."""
+    """Create a new home behind the walls of `ns`. Otherwise HOME is as in the environment."""
     mask: list[int]
-    """Signals that the program blocks: those that its starter had blocked."""
+    """Signals that the program blocks, because its starter had blocked them."""
     timeout_ms: int | None
     recorder: int | None
     """The descriptor of the pipe that a recorder writes to, if the command is to be recorded."""
@@ -176,13 +180,13 @@ class CommandEnd(TypedDict):
     failure: Failure | None
     status: int
     strays: int
-    """Processes that it left behind and that were ended."""
+    """Number of processes that it left behind and that were ended."""
     timed_out: bool
 
 
 class Failure(TypedDict):
-    """Why nothing was started: the step (`request`, `home`, `fork`, `walls`, `cwd`, `exec`; of the walls `namespaces`, `network`,
-    `root`, `capabilities`, `landlock`, `seccomp`) and the errno.
+    """Why nothing was started: the step (`request`, `home`, `fork`, `walls`, `cwd`, `exec`; for walls `namespaces`,
+    `network`, `root`, `capabilities`, `landlock`, `seccomp`) and the errno.
     """
 
     step: str
@@ -194,29 +198,31 @@ class Report(TypedDict):
 
     failure: Failure | None
     pid: int
-    """Of the supervisor, whose descendants the action's processes were, as this machine counts; filled in by the runtime."""
+    """The pid of the supervisor, as seen on this machine; the action's processes were its descendants. Set by the runtime."""
     ended: bool
-    """False in the answer to OUTPUT: the program still runs, and the rest is what holds so far."""
+    """False in the answer to OUTPUT: the program is still running, and the rest is the present state."""
     exit_code: int | None
     signal: int | None
     stopped: str | None
-    """Why the supervisor ended the tree: `timeout`, `asked`, `limit`, `runtime_gone`, `recorder_lost`; None if it ended by
-    itself."""
+    """Why the supervisor ended the tree: `timeout`, `asked`, `limit`, `runtime_gone`, `recorder_lost`; None if it ended
+    by itself.
+    """
     exceeded: str | None
-    """The limit that was seen to be exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`. Only the first
-    three end the tree (`limit`). Of the last two it is known that nothing was left, not that the program failed for it.
+    """The limit that was observed to be exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`. Only
+    the first three end the tree (`limit`). For the last two it is known that nothing was left, but not that the program
+    failed because of it.
     """
     grouped: bool
-    """True if a cgroup held the tree to its memory."""
+    """True if a cgroup limited the tree's memory."""
     strays_killed: int
-    """Processes that were still there when the program had ended."""
+    """Processes that were still running when the program had ended."""
     strays_left: bool
     """True if some could not be killed (they belong to another user, or hang in the kernel)."""
     duration_ms: float
     cpu_user_ms: float
     cpu_system_ms: float
     memory_bytes: int
-    """Largest resident set of one process of the tree. Never less than that of the fork server, some 14 MB."""
+    """Largest resident set of one process of the tree. At least that of the fork server, about 14 MB."""
     read_bytes: int
     written_bytes: int
     stdout_kept: int
@@ -237,7 +243,7 @@ def run_message(request: Request) -> bytes:
 
 
 def send_message(to: socket.socket, message: bytes, fds: list[int]) -> None:
-    """Send a message with descriptors, also when many of this user's are on their way already. Raises: OSError."""
+    """Send a message with descriptors, waiting if too many of this user's descriptors are in flight. Raises: OSError."""
     until = time.monotonic() + _IN_FLIGHT_S
     while True:
         try:
@@ -251,7 +257,7 @@ def send_message(to: socket.socket, message: bytes, fds: list[int]) -> None:
 
 
 def memory_file(name: str, *parts: bytes | bytearray) -> int:
-    """A sealed memory file with these bytes, at offset 0: readable by every holder of the descriptor, never changed."""
+    """Create a sealed memory file with these bytes, at offset 0: readable by every holder of the descriptor, never changed."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for part in parts:
@@ -267,7 +273,7 @@ def memory_file(name: str, *parts: bytes | bytearray) -> int:
 
 
 def read_memory_file(fd: int) -> bytes:
-    """All of a memory file."""
+    """The whole content of a memory file."""
     size = os.fstat(fd).st_size
     data = bytearray()
     while len(data) < size:

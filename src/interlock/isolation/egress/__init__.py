@@ -1,4 +1,4 @@
-"""Egress (L5): the only way out of an action's network namespace, through a proxy that connects only to hosts named in the grant.
+"""Egress (L5): the only way out of an action's network namespace, through a proxy that connects only to hosts in the grant.
 
-`listeners` runs inside the namespace, `server` and what it imports in the proxy's own process, `client` in the runtime.
+`listeners` runs inside the namespace, `server` and its imports in the proxy's own process, and `client` in the runtime.
 """

@@ -1,7 +1,7 @@
-"""The network of programs that live on after the action that started them: watched by a thread of its own.
+"""The network of programs that keep running after their action, watched by a separate thread.
 
-The event loop of an action ends before such a program does, and the program may connect while no tool is being called. So one
-thread of the runtime, started when first needed, takes over the listeners and answers what the proxy asks.
+An action's event loop ends before such a program does, and the program may connect while no tool is being called. Therefore
+one thread of the runtime, started when first needed, receives the listeners and answers the proxy's questions.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from interlock.isolation.egress.client import CLOSE_S, Egress, Policy, Traffic, 
 from interlock.model.errors import ToolError
 
 _ANSWER_S: Final = CLOSE_S + 5.0
-"""How long the thread may take: more than the proxy has for its last message."""
+"""How long to wait for the thread: longer than the proxy has for its last message."""
 _END_S: Final = 5.0
 
 
 class WatchThread:
-    """The thread and its event loop. Nothing is started yet. Close it after the programs have ended."""
+    """The thread and its event loop; starts on first use. Close it after the programs have ended."""
 
     def __init__(self, egress: Egress) -> None:
         """`egress` is the proxy."""
@@ -32,7 +32,7 @@ class WatchThread:
         self._thread: threading.Thread | None = None
 
     async def watch(self, policy: Policy) -> BackgroundWatch:
-        """The network of a new program. Call it before the program starts. Raises: ToolError `spawn_failed`."""
+        """Open the network of a new program. Call it before the program starts. Raises: ToolError `spawn_failed`."""
 
         async def make() -> Watch:
             return self._egress.watch(policy)
@@ -64,42 +64,42 @@ class WatchThread:
 
 
 class BackgroundWatch:
-    """The network of one program that lives on. Its methods block for a short, bounded time: call them on a thread."""
+    """The network of one background program. The methods block for a short, bounded time: call them on a thread."""
 
     def __init__(self, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
-        """Use `WatchThread.watch`."""
+        """Created by `WatchThread.watch`."""
         self._watch = watch
         self._loop = loop
         self._ended = False
         self.inside = watch.inside.fileno()
-        """The descriptor that goes to the program's walls."""
+        """The descriptor for the program's walls."""
         self.ports = watch.ports
 
     def take(self) -> Traffic:
-        """What the program has done since the last call."""
+        """The traffic since the last call."""
         return Traffic() if self._ended else self._ask(self._take_traffic())
 
     def finish(self) -> Traffic:
-        """The program's processes are gone: the rest of what they did. Closes it; after that there is nothing more."""
+        """The rest of the traffic, once the program's processes have ended. Closes the watch; later calls return nothing."""
         if self._ended:
             return Traffic()
         self._ended = True
         return self._ask(self._watch.finish())
 
     def drop(self) -> None:
-        """Close everything at once. May be called again."""
+        """Close everything immediately. Can be called again."""
         self._ended = True
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and all with it
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and everything with it
             self._loop.call_soon_threadsafe(self._watch.drop)
 
     async def _take_traffic(self) -> Traffic:
         return self._watch.take()
 
     def _ask(self, question: Coroutine[Any, Any, Traffic]) -> Traffic:
-        """The thread's answer; if there is none, what was done is not known."""
+        """The thread's answer; if there is none, the traffic counts as lost."""
         try:
             asked = asyncio.run_coroutine_threadsafe(question, self._loop)
-        except RuntimeError:  # the loop has ended, and all with it
+        except RuntimeError:  # the loop has ended, and everything with it
             question.close()
             return Traffic(lost=True)
         try:

@@ -1,6 +1,6 @@
-"""One action's network: accepts what its programs try, and connects what is allowed.
+"""One action's network: accepts its programs' connections, and connects those that are allowed.
 
-A client that is slow or says nothing holds up only itself: each has a task of its own and a time to name its server in.
+A slow or silent client delays only itself: each has its own task, and a time limit for naming its server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from interlock.model.hosts import Endpoint, host_name
 HELLO_S: Final = 10.0
 """How long a client may take to name its server."""
 CONNECTIONS_MAX: Final = 2048
-"""For an action; fewer where the proxy may open few files (`Network`)."""
+"""Maximum number of connections per action; fewer if the proxy may open only few files (`Network`)."""
 _QUERIES: Final = 64
 _QUERY_BYTES: Final = 4096
 _REVERSE: Final = (".in-addr.arpa", ".ip6.arpa")
@@ -35,7 +35,7 @@ _PAUSE_S: Final = 0.05
 
 
 class Network:
-    """The listeners of one action, and everything behind them."""
+    """The listeners of one action, and its connections."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Network:
         ledger: Ledger,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
-        """Takes over the listeners. `open` begins to serve them."""
+        """Takes ownership of the listeners. `open` starts serving them."""
         self._connections_max = connections_max
         self._listeners = listeners
         self._dialer = dialer
@@ -56,7 +56,7 @@ class Network:
         self._loop = asyncio.get_running_loop()
 
     def open(self) -> None:
-        """Serve."""
+        """Start serving."""
         for kind, port, sock in self._listeners:
             if kind == "dns":
                 self._loop.add_reader(sock, self._answer_queries, sock)
@@ -64,22 +64,20 @@ class Network:
                 self._accepting.append(asyncio.create_task(self._accept(kind, port, sock)))
 
     async def close(self) -> None:
-        """The programs are gone. Pass on what they had sent, for a short while, and drop the rest."""
+        """Close after the programs have ended: forward what they had sent, for a short time, and drop the rest."""
         for kind, port, sock in self._listeners:
             if kind == "dns":
-                self._answer_queries(
-                    sock
-                )  # asked and not waited for: a name that was asked for is recorded all the same
+                self._answer_queries(sock)  # a query that nobody waited for is recorded too
             else:
                 self._accept_waiting(kind, port, sock)
         self._stop_listening()
         until = time.monotonic() + FINISH_S
-        while self._unsent() and time.monotonic() < until:  # noqa: ASYNC110 - a hundred connections report it one by one
+        while self._unsent() and time.monotonic() < until:  # noqa: ASYNC110 - a hundred connections would have to report it one by one
             await asyncio.sleep(_PAUSE_S)
         await self.drop()
 
     async def drop(self) -> None:
-        """End everything at once."""
+        """End everything immediately."""
         self._stop_listening()
         waiting = list(self._tasks)
         for task in waiting:
@@ -87,7 +85,7 @@ class Network:
         await asyncio.gather(*waiting, return_exceptions=True)
 
     def _unsent(self) -> bool:
-        """True while some connection has not passed on all that its client sent."""
+        """True while a connection has not forwarded everything that its client sent."""
         return len(self._tasks) > sum(flow.client_done for flow in self._flows)
 
     def _stop_listening(self) -> None:
@@ -104,7 +102,7 @@ class Network:
         while True:
             try:
                 sock, _ = await self._loop.sock_accept(listener)
-            except OSError:  # no descriptor is left, or the client was gone before: others may still be served
+            except OSError:  # no descriptor is left, or the client has gone: others may still be served
                 await asyncio.sleep(_PAUSE_S)
                 continue
             self._serve(kind, port, sock)
@@ -117,7 +115,7 @@ class Network:
                 self._serve(kind, port, sock)
 
     def _serve(self, kind: Kind, port: int, sock: socket.socket) -> None:
-        """Begin to serve a connection."""
+        """Start serving a connection."""
         if len(self._tasks) >= self._connections_max:
             there = Endpoint(_reached(sock)[0].compressed, port) if kind == "transparent" else Endpoint("proxy", port)
             self._ledger.refused(there, "transparent", "too_many_connections")
@@ -167,10 +165,10 @@ class Network:
             await flow.send(asked.head)
             await _both(send_body(flow, asked.body), flow.receive_rest(), flow)
 
-    # -- programs that know no proxy
+    # -- programs that do not use a proxy
 
     async def _serve_transparent(self, client: Client) -> None:
-        """The address that the program connected to names the server; if it is not ours, the first bytes do."""
+        """Serve a program that connected directly. The address names the server; if it is not ours, the first bytes do."""
         address, port = _reached(client.sock)
         name = self._names.name(address)
         if name is None:
@@ -188,9 +186,10 @@ class Network:
         await self._tunnel(client, server, there, "transparent", connected)
 
     async def _name_of(self, client: Client, address: IPv4Address | IPv6Address, port: int) -> str:
-        """The host meant by an address that has no name here: itself if it is allowed, or `localhost`, or what the client says.
+        """The host meant by an address without a name here: itself if allowed, or `localhost`, or the name that the
+        client sends.
 
-        A name that the client says is resolved like any other: the address is not used.
+        A name that the client sends is resolved like any other; the address is not used.
         """
         literal = address.compressed
         for host in (literal, "localhost") if address.is_loopback else (literal,):
@@ -200,10 +199,10 @@ class Network:
         flight = await _flight_of(client)
         return literal if flight is None or flight.name is None else flight.name
 
-    # -- shared by both
+    # -- shared by both kinds
 
     async def _connect(self, there: Endpoint, via: Via) -> tuple[socket.socket, str]:
-        """A connection to a checked address. Records a failed attempt. Raises: RefusedError, UnreachableError."""
+        """Connect to a checked address. Records a failed attempt. Raises: RefusedError, UnreachableError."""
         try:
             server, address = await self._dialer.connect(there)
         except RefusedError as error:
@@ -215,7 +214,7 @@ class Network:
         return server, address.compressed
 
     async def _tunnel(self, client: Client, server: socket.socket, there: Endpoint, via: Via, address: str) -> None:
-        """Both directions, once the server that the client names in its first bytes is known to be the one it reached."""
+        """Forward both directions, after checking that the server named in the client's first bytes is the one it reached."""
         with server, self._flow(client, server, there, via, address) as flow:
             await _both(self._send_checked(flow, there, via), flow.receive_rest(), flow)
 
@@ -223,14 +222,14 @@ class Network:
         flight = await _first_message(flow)
         if flight.doubtful and _is_name(there.host):
             self._ledger.refused(there, via, "server_name_mismatch")
-            raise ValueError("the client may mean another server than the one that it asked for")
+            raise ValueError("the client may mean a different server from the one that it asked for")
         for name in flight.names:
             if name == there.host or (is_loopback(name) and is_loopback(there.host)):
                 continue
             named = Endpoint(name, there.port)
             if _is_name(there.host) and not self._dialer.rules.allows(named):
                 self._ledger.refused(named, via, "server_name_mismatch", sni=name)
-                raise ValueError("the client names another server than the one that it asked for")
+                raise ValueError("the client names a different server from the one that it asked for")
             flow.sni = name
         await flow.send_rest()
 
@@ -247,7 +246,7 @@ class Network:
             self._ledger.connected(*self._shown(there, via), address, flow.sni, (flow.sent, flow.received), ms)
 
     def _shown(self, there: Endpoint, via: Via) -> tuple[Endpoint, Via]:
-        """What a record says: `localhost` would be the machine."""
+        """The endpoint and kind for a record; for a program of the run, its name, because `localhost` would mean the machine."""
         program = self._dialer.program(there)
         return (there, via) if program is None else (Endpoint(program.name, there.port), "program")
 
@@ -261,7 +260,7 @@ class Network:
                 return
             if (answer := _answer(data, self._dialer.rules, self._names, self._ledger)) is not None:
                 try:
-                    sock.sendmsg([answer], ancillary, 0, sender)  # from the address that was asked
+                    sock.sendmsg([answer], ancillary, 0, sender)  # from the address that was queried
                 except OSError:
                     with contextlib.suppress(OSError):
                         sock.sendto(answer, sender)
@@ -279,7 +278,7 @@ class Network:
 
 
 def _answer(data: bytes, rules: Rules, names: Names, ledger: Ledger) -> bytes | None:
-    """The answer to a query; None for what is not one."""
+    """The answer to a query; None if the message is not a query."""
     query = dns.read_query(data)
     if query is None:
         return None
@@ -300,7 +299,7 @@ def _answer(data: bytes, rules: Rules, names: Names, ledger: Ledger) -> bytes | 
 
 
 async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
-    """A connection's end, for any reason, concerns only the program."""
+    """Run a connection to its end; a failure affects only the program."""
     try:
         await work
     except (OSError, ValueError):  # TimeoutError is an OSError
@@ -310,7 +309,7 @@ async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
 
 
 async def _flight_of(client: Client) -> Flight | None:
-    """What the client's first bytes are; None if it does not send them in time, or ends before."""
+    """The meaning of the client's first bytes; None if they do not arrive in time, or the client ends first."""
     try:
         async with asyncio.timeout(HELLO_S):
             while (flight := read_flight(client.read)) is None:
@@ -322,10 +321,9 @@ async def _flight_of(client: Client) -> Flight | None:
 
 
 async def _first_message(flow: Flow) -> Flight:
-    """The client's first message. What cannot name a server is passed on at once; the rest stays in `flow.client.read`.
+    """Read the client's first message. Bytes that cannot name a server are forwarded; the rest stays in `flow.client.read`.
 
-    A client that says nothing may wait for its server for as long as it likes. Raises: ValueError for a message that does not
-    end; OSError.
+    A silent client may wait for its server indefinitely. Raises: ValueError for a message that does not end; OSError.
     """
     client, passed = flow.client, b""
     while (flight := read_flight(passed + client.read)) is None or flight.protocol == "unknown":
@@ -344,7 +342,7 @@ async def _first_message(flow: Flow) -> Flight:
 
 
 async def _both(sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None], flow: Flow) -> None:
-    """Both directions until both have ended, or one has failed. Raises: OSError, ValueError."""
+    """Run both directions until both have ended, or one has failed. Raises: OSError, ValueError."""
     tasks = [asyncio.ensure_future(sending), asyncio.ensure_future(receiving)]
     try:
         await asyncio.gather(*tasks)

@@ -1,7 +1,7 @@
-"""The runtime's end of the egress proxy: started when a program first uses the network, replaced if it dies.
+"""The runtime's side of the egress proxy, which is started when a program first uses the network, and replaced if it dies.
 
-One `Egress` serves any number of event loops and threads. Until a program tries to connect somewhere, an action costs the
-runtime one descriptor that it waits on, and no process at all: listeners keep what comes until the proxy takes them over.
+One `Egress` serves any number of event loops and threads. Until a program tries to connect, an action costs the runtime
+one descriptor to wait on and no process: listeners queue connections until the proxy takes over.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from interlock.model.hosts import Endpoint
 from interlock.server_process import ServerProcess, module_command
 
 CLOSE_S: Final = FINISH_S + 5.0
-"""How long the proxy may take for its last message: until then it passes on what programs had sent."""
+"""How long to wait for the proxy's last message; until then it forwards what programs had sent."""
 _RETRY_S: Final = 0.002
 _REAP_MS: Final = 1_000
 _RECORD_FIELDS: Final = frozenset(Record.__annotations__)
 
 Ask = Callable[[Endpoint], str | None]
-"""What policies say about a connection: the reason code of a refusal, or None. Called on the action's event loop."""
+"""Asks the policies about a connection. Returns the reason code of a refusal, or None. Called on the action's event loop."""
 
 
 class ReachableProgram(NamedTuple):
-    """A program of the run that lives on, and the ports of it that the action can connect to, as its own machine's."""
+    """A background program of the run, and its ports to which the action can connect as if they were local."""
 
     name: str
     ports: tuple[int, ...]
     channel: int
-    """A descriptor of its channel (`interlock.isolation.inward`); duplicated."""
+    """The descriptor of its channel (`interlock.isolation.inward`); it is duplicated."""
 
 
 class Policy(NamedTuple):
@@ -61,26 +61,26 @@ class Policy(NamedTuple):
     ask: Ask | None = None
     programs: tuple[ReachableProgram, ...] = ()
     own_ports: tuple[int, ...] = ()
-    """Ports that the action's program itself listens on, so that no listener of ours may take them."""
+    """Ports on which the action's program itself listens, so our listeners must not use them."""
 
 
 class Traffic(NamedTuple):
-    """What an action did on the network."""
+    """The network traffic of an action."""
 
     records: tuple[Record, ...] = ()
     dropped: int = 0
-    """Attempts that are in no record."""
+    """Number of attempts that are not in any record."""
     lost: bool = False
-    """True if the proxy died: then programs lost their connections, and what they had sent is not known."""
+    """True if the proxy died: programs lost their connections, and what they had sent is unknown."""
 
 
 def egress_command() -> list[str]:
-    """How to start the proxy; the runtime's process id follows as an argument."""
+    """The command that starts the proxy; the runtime's pid is appended as an argument."""
     return module_command("interlock.isolation.egress.server", site=True)
 
 
 class Egress:
-    """The proxy process and the way to it. Nothing is started yet. Close it: the process ends then, or with ours."""
+    """The proxy process and the connection to it; starts on first use. Must be closed: the process ends then, or with ours."""
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
         """`command` starts the proxy."""
@@ -94,20 +94,20 @@ class Egress:
         return self._process.pid
 
     def watch(self, policy: Policy) -> Watch:
-        """A new action's network. Call it on the action's event loop, before the action starts.
+        """Open the network of a new action. Call it on the action's event loop, before the action starts.
 
         Raises: ToolError `spawn_failed` if the runtime has no descriptors left.
         """
         return Watch(self, policy)
 
     async def hand_over(self, control: socket.socket, box: Box, descriptors: Sequence[int]) -> None:
-        """Give an action to the proxy, which is started if need be. Raises: ToolError `spawn_failed`."""
+        """Pass an action to the proxy, which is started if necessary. Raises: ToolError `spawn_failed`."""
         try:
             body = memory_file("box", json.dumps(box).encode())
         except OSError as error:
             raise _no_proxy(error) from error
         try:
-            for _ in range(2):  # one that has died is replaced
+            for _ in range(2):  # a proxy that has died is replaced
                 try:
                     channel = self._process.connect()
                 except OSError as error:
@@ -123,7 +123,7 @@ class Egress:
             os.close(body)
 
     def close(self) -> None:
-        """End the proxy. Connections of actions that still run end with it."""
+        """End the proxy. Connections of running actions end with it."""
         self._process.close(_REAP_MS)
 
 
@@ -131,7 +131,7 @@ class Watch:
     """One action's network, from before its program starts until `finish` (or `drop`)."""
 
     def __init__(self, egress: Egress, policy: Policy) -> None:
-        """Use `Egress.watch`."""
+        """Created by `Egress.watch`."""
         self._egress = egress
         self._policy = policy
         self._loop = asyncio.get_running_loop()
@@ -140,9 +140,9 @@ class Watch:
         self._lost = False
         self._kinds: list[tuple[Kind, int]] = []
         self._descriptors: list[int] = []
-        """Of the listeners, once they have arrived, until they are handed over."""
+        """Descriptors of the listeners, from their arrival until they are passed on."""
         self._channels: list[int] = []
-        """Of the programs, likewise."""
+        """Descriptors of the programs' channels, until they are passed on."""
         self._control: socket.socket | None = None
         self._opening: asyncio.Task[None] | None = None
         self._closed = self._loop.create_future()
@@ -161,13 +161,15 @@ class Watch:
         ours.setblocking(False)
         self._arrival = ours
         self.inside = theirs
-        """What `listeners.open_listeners` gets, inside the action's network namespace. Closed by us."""
+        """Passed to `listeners.open_listeners` inside the action's network namespace. Closed by us."""
         self.ports = _ports(policy)
         """The ports of its transparent listeners, besides 80 and 443."""
         self._loop.add_reader(ours, self._arrive)
 
     async def finish(self) -> Traffic:
-        """The action's processes are gone: what they did. Call it once. Raises: CancelledError; then all is dropped."""
+        """The traffic of the action, once its processes have ended. Call it once. Raises: CancelledError, after
+        dropping everything.
+        """
         try:
             self._arrive()
             if self._opening is None and self._descriptors and self._first.poll(0):
@@ -186,12 +188,12 @@ class Watch:
             self.drop()
 
     def take(self) -> Traffic:
-        """What was reported since the last call, while the action continues."""
+        """The traffic reported since the last call, while the action continues."""
         records, self._records = self._records, []
         return Traffic(tuple(records), lost=self._lost)
 
     def drop(self) -> None:
-        """Close everything at once. May be called again."""
+        """Close everything immediately. Can be called again."""
         if self._opening is not None:
             self._opening.cancel()
         self._stop_arrival()
@@ -206,7 +208,7 @@ class Watch:
         self._close_listeners()
 
     def _arrive(self) -> None:
-        """The action's network namespace and its listeners exist: wait until one of them is used."""
+        """Receive the listeners of the action's network namespace, and wait until one of them is used."""
         if self._arrival.fileno() < 0:
             return
         try:
@@ -220,7 +222,7 @@ class Watch:
         self._stop_arrival()
         self._descriptors = descriptors
         if not message or flags & socket.MSG_CTRUNC:
-            self._close_listeners()  # without a namespace there is no network; without all of its listeners, less of it
+            self._close_listeners()  # without a namespace there is no network; without all listeners, use none
             return
         self._kinds = json.loads(message)
         for descriptor in descriptors:
@@ -233,7 +235,7 @@ class Watch:
             self._arrival.close()
 
     def _wake(self) -> None:
-        """A program has used the network for the first time."""
+        """Connect to the proxy, because a program has used the network for the first time."""
         self._loop.remove_reader(self._first)
         self._opening = self._loop.create_task(self._open())
 
@@ -258,7 +260,7 @@ class Watch:
         except (ToolError, OSError):
             self._fail()
             return
-        self._close_listeners()  # the proxy has them: should it die, nothing listens any more
+        self._close_listeners()  # the proxy has them; if it dies, nothing listens any more
         self._loop.add_reader(ours, self._receive)
 
     def _receive(self) -> None:
@@ -291,11 +293,11 @@ class Watch:
             refusal = "policy_error" if self._policy.ask is None else self._policy.ask(there)
         except Exception:  # noqa: BLE001 - a judge that fails must not allow
             refusal = "policy_error"
-        with contextlib.suppress(OSError):  # unanswered is refused
+        with contextlib.suppress(OSError):  # without an answer, the connection is refused
             self._control.send(encode({"say": "answer", "id": number, "refusal": refusal}))
 
     def _fail(self) -> None:
-        """The proxy is not running, or not any more: no program gets out."""
+        """Mark the proxy as lost: no program can connect any more."""
         self._close_listeners()
         if not self._closed.done():
             self._lost = True
@@ -322,7 +324,7 @@ async def _send(channel: socket.socket, descriptors: list[int]) -> None:
             if error.errno not in (
                 errno.EAGAIN,
                 errno.ETOOMANYREFS,
-            ):  # it has not caught up, with messages or descriptors
+            ):  # it has not caught up with messages or descriptors
                 raise
             await asyncio.sleep(_RETRY_S)
         else:
@@ -334,5 +336,5 @@ def _no_proxy(error: OSError | None) -> ToolError:
     return ToolError(
         f"the egress proxy could not be started: {why}",
         code="spawn_failed",
-        hint="nothing has left the action's network; more open files may be needed (ulimit -n)",
+        hint="nothing has left the action's network; the limit on open files may be too low (ulimit -n)",
     )

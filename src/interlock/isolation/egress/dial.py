@@ -1,4 +1,4 @@
-"""Connects to a host: resolved once, every address checked, and the connection goes to exactly a checked one."""
+"""Connects to a host: resolves it once, checks every address, and connects only to a checked address."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from interlock.model.hosts import Endpoint
 
 Address = IPv4Address | IPv6Address
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Resolves host and port to addresses, in the order to try. Raises: OSError."""
+"""Resolves a host and port to addresses, in the order to try. Raises: OSError."""
 Permission = Callable[[Endpoint], Awaitable[str | None]]
-"""What policies say about a connection: the reason code of a refusal, or None."""
+"""Asks the policies about a connection. Returns the reason code of a refusal, or None."""
 
 _RESOLVE_S: Final = 10.0
 _CONNECT_S: Final = 20.0
 _HEAD_START_S: Final = 0.3
-"""If an address has not answered by then, the next one is tried in parallel (RFC 8305)."""
+"""If an address has not answered after this time, the next one is tried in parallel (RFC 8305)."""
 
 
 class RefusedError(Exception):
     """The connection is not allowed. `reason` is a code of `interlock.model.codes`."""
 
     def __init__(self, reason: str, text: str) -> None:
-        """`text` is for the program, and names no address."""
+        """`text` is shown to the program, and contains no address."""
         super().__init__(text)
         self.reason = reason
 
@@ -40,7 +40,7 @@ class UnreachableError(Exception):
 
 
 async def system_resolver(host: str, port: int) -> list[str]:
-    """The machine's own resolver."""
+    """Resolve with the machine's own resolver."""
     rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(row[4][0]) for row in rows))
 
@@ -56,7 +56,7 @@ class Dialer:
         programs: Programs | None = None,
         parallel: int = 8,
     ) -> None:
-        """At most `parallel` names of this action are resolved at once: a resolver's thread cannot be interrupted."""
+        """At most `parallel` names are resolved at once, because a resolver's thread cannot be interrupted."""
         self.rules = rules
         self._programs = programs or Programs()
         self._permission = permission
@@ -64,7 +64,7 @@ class Dialer:
         self._turns = asyncio.Semaphore(parallel)
 
     async def check(self, there: Endpoint) -> None:
-        """Is the connection allowed by the grant and by the policies? Raises: RefusedError."""
+        """Check that the grants and policies allow the connection. Raises: RefusedError."""
         if not self.rules.allows(there):
             raise RefusedError("host_denied", f"no grant of the agent allows {there}")
         if self._permission is not None and (reason := await self._permission(there)) is not None:
@@ -73,7 +73,7 @@ class Dialer:
     async def connect(self, there: Endpoint) -> tuple[socket.socket, Address]:
         """Check, resolve, check again and connect. Raises: RefusedError, UnreachableError.
 
-        To a program of the run itself nothing leaves: its ports were judged when it was started.
+        A connection to a program of the same run leaves nothing: its ports were checked when it was started.
         """
         if (program := self.program(there)) is not None:
             return await _inside(program, there)
@@ -87,7 +87,7 @@ class Dialer:
             raise UnreachableError(f"{there} does not answer") from None
 
     def program(self, there: Endpoint) -> Program | None:
-        """The program of this run that is meant by a host and port, if it is one: never in place of a service of the machine."""
+        """The program of this run at a host and port, or None; never shadows a service of the machine."""
         program = self._programs.at(there)
         return None if program is None or self.rules.reach_own_machine(there) else program
 
@@ -100,7 +100,7 @@ class Dialer:
         except ValueError:
             found = await self._resolve(there)
         if not exempt:
-            # One bad address is enough: a name with mixed addresses is a known way around such checks.
+            # One private address is enough to refuse: mixing addresses is a known way around such checks.
             for address in found:
                 _refuse_private(there, classify(address) or ("this machine" if is_own(address) else None))
         return found
@@ -127,10 +127,10 @@ async def _inside(program: Program, there: Endpoint) -> tuple[socket.socket, Add
 
 
 def is_own(address: Address) -> bool:
-    """True if this is an address of this machine: public ones lead to services that trust their own machine, too."""
+    """True for an address of this machine. Even public ones lead to services that trust their own machine."""
     with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((str(address), 9))  # sends nothing: the kernel only chooses the address to send from
+            probe.connect((str(address), 9))  # sends nothing: the kernel only chooses the source address
         except OSError:
             return False
         return ip_address(probe.getsockname()[0].partition("%")[0]) == address
@@ -142,7 +142,7 @@ def _refuse_private(there: Endpoint, reason: str | None) -> None:
 
 
 async def _first_of(addresses: Sequence[Address], port: int) -> tuple[socket.socket, Address]:
-    """The first connection that succeeds; all others are dropped. Raises: UnreachableError."""
+    """The first connection that succeeds; the others are dropped. Raises: UnreachableError."""
     attempts: dict[asyncio.Task[socket.socket], Address] = {}
     why = errno.EHOSTUNREACH
     left = list(addresses)

@@ -1,4 +1,4 @@
-"""Reads DNS queries and writes answers, just enough of RFC 1035 for a stub that knows what it may answer. Pure."""
+"""Reads DNS queries and writes answers: just enough of RFC 1035 for a stub resolver. Pure."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _OPCODE: Final = 0x7800
 
 
 class Query(NamedTuple):
-    """One question. `problem` is the answer code that it deserves whatever the name is, if any."""
+    """One question. `problem` is the answer code for a malformed or unsupported query; None if the name decides."""
 
     id: int
     flags: int
     question: bytes
-    """As sent: an answer repeats it, capitals included."""
+    """The bytes as sent; an answer repeats them, including capitals."""
     name: str
-    """As sent, without the last dot; empty if it cannot be read."""
+    """The name as sent, without the final dot; empty if it cannot be read."""
     kind: int
     problem: int | None = None
 
 
 def read_query(data: bytes) -> Query | None:
-    """The query in a message; None for what deserves no answer (too short, or an answer itself)."""
+    """Read the query in a message; None if it must not be answered (too short, or itself an answer)."""
     if len(data) < _HEADER.size:
         return None
     number, flags, questions, *_ = _HEADER.unpack_from(data)
@@ -42,7 +42,7 @@ def read_query(data: bytes) -> Query | None:
     labels: list[bytes] = []
     at = _HEADER.size
     while at < len(data) and (length := data[at]):
-        if length > _LABEL_MAX:  # a pointer, which a question has no use for
+        if length > _LABEL_MAX:  # a compression pointer, which a question never needs
             break
         labels.append(data[at + 1 : at + 1 + length])
         at += 1 + length
@@ -50,13 +50,13 @@ def read_query(data: bytes) -> Query | None:
         return Query(number, flags, b"", "", 0, FORMAT_ERROR)
     (kind,) = struct.unpack_from(">H", data, at + 1)
     question = data[_HEADER.size : at + 5]
-    # A label with a dot or a byte beyond ASCII cannot become a host name that means something else.
+    # Refuse labels with a dot or a non-ASCII byte, which could become a different host name.
     plain = all(label.isascii() and b"." not in label for label in labels)
     return Query(number, flags, question, b".".join(labels).decode("ascii") if plain else "", kind)
 
 
 def answer(query: Query, code: int, address: IPv4Address | None = None) -> bytes:
-    """The answer to a query: an A record, or none, and the answer code."""
+    """Encode the answer to a query: an A record or none, and the answer code."""
     flags = _RESPONSE | _AUTHORITATIVE | _RECURSION_AVAILABLE | (query.flags & _RECURSION_DESIRED) | code
     head = _HEADER.pack(query.id, flags, 1 if query.question else 0, 0 if address is None else 1, 0, 0)
     if address is None:

@@ -1,7 +1,7 @@
 """The HTTP side of the proxy: `CONNECT`, and requests with an absolute URL over plain HTTP. Pure except for `send_body`.
 
-One request a connection: both sides are told `Connection: close`, because the next request of a client may be for another
-host. A head that two programs could read differently is refused.
+One request per connection: both sides get `Connection: close`, because a client's next request may be for another host.
+A head that two programs could read differently is refused.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _REQUEST: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]{1,1638
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):[ \t]*([^\x00\r\n]*?)[ \t]*")
 _HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"upgrade", b"host"))
 _NEVER_HOP_BY_HOP: Final = frozenset((b"content-length", b"transfer-encoding", b"host"))
-"""Without the first two a server would take the body for another request."""
+"""Without the first two, a server would take the body for another request."""
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 
 class Asked(NamedTuple):
-    """What a client asks the proxy for."""
+    """A client's request to the proxy."""
 
     there: Endpoint
     head: bytes | None
-    """What goes to the server; None for `CONNECT`."""
+    """The head to send to the server; None for `CONNECT`."""
     body: int | None = 0
-    """Length of the body, None if it is in chunks."""
+    """Length of the body; None if it is chunked."""
 
 
 def read_request(head: bytes) -> Asked:
-    """Raises: ValueError, whose text is for the program."""
+    """Parse a request. Raises: ValueError, whose text is shown to the program."""
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     request = _REQUEST.fullmatch(first)
     if request is None:
@@ -46,7 +46,7 @@ def read_request(head: bytes) -> Asked:
             raise ValueError("CONNECT needs host:port")
         return Asked(there, None)
     if not target.lower().startswith("http://"):
-        raise ValueError("this is a proxy: it takes CONNECT, and http:// URLs")
+        raise ValueError("this is a proxy: it accepts CONNECT, and http:// URLs")
     there = endpoint(target)
     split = urlsplit(target)
     path = (split.path or "/") + (f"?{split.query}" if split.query else "")
@@ -71,7 +71,7 @@ def read_request(head: bytes) -> Asked:
 
 
 def refusal(status: int, phrase: str, code: str, text: str) -> bytes:
-    """An answer of the proxy itself: a program prints it, so it says what to do."""
+    """The proxy's own response to a refused request. A program may print it, so it explains the refusal."""
     body = f"interlock: {code}: {text}\n".encode()
     head = (
         f"HTTP/1.1 {status} {phrase}\r\nX-Interlock-Refused: {code}\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -81,7 +81,7 @@ def refusal(status: int, phrase: str, code: str, text: str) -> bytes:
 
 
 async def send_body(flow: Flow, length: int | None) -> None:
-    """The body of a request, and nothing after it. Raises: ValueError if it is cut or malformed; OSError."""
+    """Forward the body of a request, and nothing after it. Raises: ValueError if it is truncated or malformed; OSError."""
     if length is not None:
         await flow.send_exactly(length)
         return
@@ -112,7 +112,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _body(fields: list[tuple[bytes, bytes]]) -> int | None:
-    """How long the body is. Raises: ValueError where two readers could disagree about it."""
+    """The length of the body; None if it is chunked. Raises: ValueError if two readers could disagree about it."""
     lengths = {value for key, value in fields if key == b"content-length"}
     codings = [value.lower() for key, value in fields if key == b"transfer-encoding"]
     if codings:

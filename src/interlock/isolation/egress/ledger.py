@@ -1,4 +1,4 @@
-"""Keeps account of one action's connections: each is a record; what repeats beyond a bound is counted together."""
+"""Records one action's connections. Each has a record; repetitions beyond a limit are summed up."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from interlock.isolation.egress.wire import Outcome, Record, Via
 from interlock.model.hosts import Endpoint
 
 SINGLE_MAX: Final = 1000
-"""How many connections have a record each."""
+"""Number of connections that get individual records."""
 SUMS_MAX: Final = 512
-"""Distinct sums: a program can ask for any number of names."""
+"""Maximum number of distinct sums, because a program can ask for any number of names."""
 
 Emit = Callable[[Record], None]
 
 
 class Ledger:
-    """The records of one action. `emit` is called at once for what is new, and for sums by `close`."""
+    """The records of one action. `emit` is called immediately for new records, and by `close` for sums."""
 
     def __init__(self, emit: Emit) -> None:
-        """An empty one."""
+        """Starts empty."""
         self._emit = emit
         self._singles = 0
         self._sums: dict[tuple[Any, ...], Record] = {}
         self.dropped = 0
-        """Attempts that are in no record."""
+        """Number of attempts that are not in any record."""
 
     def refused(
         self, there: Endpoint, via: Via, reason: str, *, outcome: Outcome = "refused", sni: str | None = None
     ) -> None:
-        """A connection or a look-up that was refused, or that failed. The first of each kind is reported at once."""
+        """Record a refused or failed connection or lookup. The first of each kind is reported immediately."""
         record = _record(there, via, outcome, reason=reason, sni=sni)
         if self._add(record, count=0):
             self._emit(record)
@@ -38,7 +38,7 @@ class Ledger:
     def connected(
         self, there: Endpoint, via: Via, address: str, sni: str | None, sizes: tuple[int, int], ms: float
     ) -> None:
-        """A connection that has ended. `sizes` are the bytes sent and received."""
+        """Record a connection that has ended. `sizes` are the bytes sent and received."""
         record = _record(there, via, "connected", address=address, sni=sni)
         record["sent"], record["received"] = sizes
         record["duration_ms"] = round(ms, 3)
@@ -56,7 +56,7 @@ class Ledger:
         self._sums.clear()
 
     def _add(self, record: Record, *, count: int) -> bool:
-        """Add to the sum of this kind; True if it is the first of it. A new sum begins at `count`."""
+        """Add to the sum of this kind. Returns True for the first of its kind. A new sum starts at `count`."""
         key = tuple(record[name] for name in ("host", "port", "via", "outcome", "reason", "address", "sni"))
         known = self._sums.get(key)
         if known is not None:

@@ -1,9 +1,9 @@
-"""Makes the sockets that are the only way out of a network namespace. Runs inside it, with CAP_NET_ADMIN. Standard library only.
+"""Creates the sockets that are the only way out of a network namespace. Runs inside it, with CAP_NET_ADMIN.
 
-Every address becomes a local one (`local default dev lo`, for IPv4 and IPv6), so a program that ignores proxy variables, or
-asks a name server of its own, reaches the same listeners, and the address that it asked for is the socket's own name.
-Everything else is refused at once instead of running into a time-out. Listening sockets stay in their namespace when they
-are passed to another process: no bridge and no process of ours inside is needed.
+Every address becomes local (`local default dev lo`, for IPv4 and IPv6). A program that ignores proxy variables, or
+queries another name server, therefore reaches the same listeners, and the socket's own name is the address that it
+asked for. Everything else is refused immediately instead of timing out. Listening sockets stay in their namespace when
+passed to another process, so neither a bridge nor a process of ours inside is needed. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
 _OUT_INTERFACE: Final = 4
 _IF_ADDRESS, _IF_LOCAL = 1, 2
 _OWN_ADDRESS: Final = "198.19.255.254"
-"""In addition to 127.0.0.1, because resolvers take a machine with only that for one without IPv4 (`AI_ADDRCONFIG`)."""
+"""Added to 127.0.0.1, because resolvers assume that a machine with only that has no IPv4 (`AI_ADDRCONFIG`)."""
 
 Listener = tuple[Kind, int, socket.socket]
-"""The kind, the port, the socket."""
+"""The kind, port and socket of a listener."""
 
 
 def open_listeners(channel: int, ports: Iterable[int]) -> None:
-    """Make the listeners of this network namespace and pass them to the runtime on the socket `channel`, which is closed.
+    """Create the listeners of this network namespace and pass them to the runtime on the socket `channel`, which is closed.
 
     Raises: OSError.
     """
@@ -59,9 +59,9 @@ def open_listeners(channel: int, ports: Iterable[int]) -> None:
 
 
 def open_network(ports: Iterable[int] = ()) -> list[Listener]:
-    """Raise the loopback interface of this (new, empty) network namespace and make its listeners.
+    """Bring up the loopback interface of this (new, empty) network namespace, and create its listeners.
 
-    Transparent listeners are made for 80, 443 and each of `ports`. Raises: OSError; then nothing is left open.
+    Transparent listeners are created for 80, 443 and each of `ports`. Raises: OSError; nothing is left open then.
     """
     with contextlib.ExitStack() as stack:
         version = _configure()
@@ -77,7 +77,7 @@ def open_network(ports: Iterable[int] = ()) -> list[Listener]:
 
 
 def _configure() -> socket.AddressFamily:
-    """Bring `lo` up with all addresses; returns the family of the listeners: IPv6 serves both, where the kernel has it."""
+    """Bring up `lo` with all addresses. Returns the listeners' family: IPv6 serves both, if the kernel has it."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
         index = socket.if_nametoindex("lo")
         _ask(netlink, _NEWLINK, 0, struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index, _INTERFACE_UP, _INTERFACE_UP))
@@ -88,7 +88,7 @@ def _configure() -> socket.AddressFamily:
         except OSError as error:
             if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENODEV, errno.EINVAL):
                 raise
-            return socket.AF_INET  # the kernel has no IPv6, or it is switched off
+            return socket.AF_INET  # the kernel has no IPv6, or it is disabled
     return socket.AF_INET6
 
 
@@ -104,7 +104,7 @@ def _local_route(family: int, index: int) -> bytes:
 
 
 def _ask(netlink: socket.socket, kind: int, flags: int, body: bytes) -> None:
-    """One request to the kernel. Raises: OSError if it refuses."""
+    """Send one request to the kernel. Raises: OSError if it is refused."""
     netlink.send(struct.pack("=IHHII", 16 + len(body), kind, flags | _REQUEST_ACKNOWLEDGED, 1, 0) + body)
     answer = netlink.recv(4096)
     (answered,) = struct.unpack_from("=H", answer, 4)
@@ -122,7 +122,7 @@ def _stream(family: int, host: str, port: int, stack: contextlib.ExitStack) -> s
 
 
 def _datagram(family: int, stack: contextlib.ExitStack) -> socket.socket:
-    """A socket that tells for each query which address it was sent to: the answer must come from there."""
+    """A socket that reports the destination address of each query, because the answer must come from there."""
     made = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK))
     _accept_both(made)
     made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)

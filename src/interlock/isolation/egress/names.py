@@ -1,6 +1,6 @@
-"""Gives names addresses that mean nothing elsewhere, so that a connection to one tells which name was meant. Pure.
+"""Assigns addresses to names that are meaningless elsewhere, so that a connection to one identifies the name. Pure.
 
-The addresses are of 198.18.0.0/15, which RFC 2544 reserves for benchmarks between networks: none is ever public.
+The addresses are from 198.18.0.0/15, which RFC 2544 reserves for benchmarks, so none is ever public.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 _FIRST: Final = int(IPv4Address("198.18.0.1"))
 NAMES_MAX: Final = 4096
-"""For each action: a wildcard allows any number of names."""
+"""Maximum number of names per action, because a wildcard allows any number."""
 
 
 class Names:
@@ -21,7 +21,7 @@ class Names:
         self._by_address: dict[IPv4Address, str] = {}
 
     def address(self, name: str) -> IPv4Address | None:
-        """The address of a name, the same each time; None if there are too many names."""
+        """The address of a name, always the same; None if there are too many names."""
         found = self._by_name.get(name)
         if found is None and len(self._by_name) < NAMES_MAX:
             found = self._by_name[name] = IPv4Address(_FIRST + len(self._by_name))
@@ -29,5 +29,5 @@ class Names:
         return found
 
     def name(self, address: IPv4Address | IPv6Address) -> str | None:
-        """The name that has this address."""
+        """The name with this address; None if there is none."""
         return self._by_address.get(address) if isinstance(address, IPv4Address) else None

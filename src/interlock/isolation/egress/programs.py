@@ -1,7 +1,7 @@
-"""Connects an action to programs of its own run that live on (`proc.start`), as if they listened on the action's loopback.
+"""Connects an action to background programs of its own run (`proc.start`), as if they listened on the action's loopback.
 
-Nothing leaves the walls of the run: the other end is in the network namespace of such a program, whose supervisor makes the
-socket (`interlock.isolation.inward`). Only the ports that the program was started with can be reached.
+Nothing leaves the walls of the run: the other end is in the network namespace of such a program, whose supervisor
+creates the socket (`interlock.isolation.inward`). Only the ports that the program was started with can be reached.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from interlock.model.hosts import Endpoint
 _PLACES: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 """Where a program may listen, in the order to try. One that listens on all addresses is found at the first."""
 _ANSWER_S: Final = 10.0
-"""How long a supervisor may take to make a socket, and the kernel to connect it to a program whose backlog is full."""
+"""How long a supervisor may take to create a socket, and the kernel to connect to a program with a full backlog."""
 
 
 class Program(NamedTuple):
-    """A program that can be reached."""
+    """A program to which connections are possible."""
 
     name: str
     channel: socket.socket
-    """On which its supervisor is asked for sockets."""
+    """The channel on which its supervisor is asked for sockets."""
 
     async def connect(self, port: int) -> tuple[socket.socket, IPv4Address | IPv6Address]:
-        """A connection to it, with the address inside. Raises: OSError."""
+        """Connect to the program. Returns the socket, and the address inside. Raises: OSError."""
         why = OSError(errno.ECONNREFUSED, "nothing listens there")
         for family, place in _PLACES:
             try:
                 async with asyncio.timeout(_ANSWER_S):
                     return await self._connect(family, place, port), ip_address(place)
-            except OSError as error:  # TimeoutError is one
+            except OSError as error:  # includes TimeoutError
                 why = error
         raise why
 
@@ -66,13 +66,13 @@ class Program(NamedTuple):
 
 
 class Programs:
-    """The programs that one action can connect to, by port."""
+    """The programs to which one action can connect, by port."""
 
     def __init__(self, served: Iterable[tuple[Program, Iterable[int]]] = ()) -> None:
-        """Of two with the same port, the first counts. The channels stay the caller's."""
+        """If two programs have the same port, the first counts. The caller keeps the channels."""
         self._by_port = {port: program for program, ports in reversed(list(served)) for port in ports}
 
     def at(self, there: Endpoint) -> Program | None:
-        """The program that is meant by this host and port: a port of one, on loopback."""
+        """The program with this port, if the host is the loopback; else None."""
         program = None if there.port is None else self._by_port.get(there.port)
         return program if program is not None and is_loopback(there.host) else None

@@ -1,4 +1,4 @@
-"""Carries bytes between a program and the server that it reached, and counts them. Nothing is kept and nothing is changed."""
+"""Forwards bytes between a program and its server, and counts them. Keeps and changes nothing."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class Client:
-    """A program's connection, with the bytes that were read from it and not yet used."""
+    """A program's connection, with the bytes that were read but not used yet."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Takes over an accepted socket, which must not block."""
+        """Takes ownership of an accepted, non-blocking socket."""
         self.sock = sock
         self.read = b""
         self._loop = asyncio.get_running_loop()
 
     async def more(self) -> bool:
-        """Read some more bytes; False at the end. Raises: OSError."""
+        """Read more bytes. Returns False at the end. Raises: OSError."""
         data = await self._loop.sock_recv(self.sock, CHUNK_BYTES)
         self.read += data
         return bool(data)
 
     async def line(self, most: int = 1024) -> bytes:
-        """The next line, with its end. Raises: ValueError if it is too long, or does not end; OSError."""
+        """The next line, with its line ending. Raises: ValueError if it is too long or does not end; OSError."""
         while b"\n" not in self.read:
             if len(self.read) > most or not await self.more():
                 raise ValueError("a line that does not end")
@@ -50,38 +50,38 @@ class Client:
         return head
 
     async def send(self, data: bytes) -> None:
-        """Raises: OSError."""
+        """Send bytes to the program. Raises: OSError."""
         await self._loop.sock_sendall(self.sock, data)
 
     def reset(self) -> None:
-        """Close in a way that the program sees as a failure, not as an empty answer."""
+        """Close with a reset, so that the program sees a failure and not an empty response."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.sock.close()
 
 
 class Flow:
-    """A connection in both directions, and how many bytes went through it."""
+    """A connection in both directions, with counts of the bytes forwarded."""
 
     def __init__(self, client: Client, server: socket.socket) -> None:
-        """Both sockets stay the caller's to close."""
+        """The caller closes both sockets."""
         self.client = client
         self.server = server
         self.sent = 0
         self.received = 0
         self.sni: str | None = None
-        """The server that the client names, if it is not the name that it asked for."""
+        """The server named by the client, if it differs from the requested name."""
         self.client_done = False
         """True once the client has nothing more to send."""
         self._loop = asyncio.get_running_loop()
 
     async def send(self, data: bytes) -> None:
-        """To the server. Raises: OSError."""
+        """Send bytes to the server. Raises: OSError."""
         await self._loop.sock_sendall(self.server, data)
         self.sent += len(data)
 
     async def send_rest(self) -> None:
-        """What the client sends until it ends; then the server is told. Raises: OSError."""
+        """Forward what the client sends until it ends; then end sending to the server. Raises: OSError."""
         try:
             if self.client.read:
                 data, self.client.read = self.client.read, b""
@@ -93,7 +93,7 @@ class Flow:
         self.end_sending()
 
     async def send_exactly(self, count: int) -> None:
-        """Send exactly `count` bytes of the client. Raises: ValueError if it ends before; OSError."""
+        """Forward exactly `count` bytes from the client. Raises: ValueError if it ends early; OSError."""
         while count:
             if not self.client.read and not await self.client.more():
                 raise ValueError("a body that is shorter than announced")
@@ -102,7 +102,7 @@ class Flow:
             count -= len(data)
 
     async def receive_rest(self) -> None:
-        """What the server sends until it ends; then the client is told. Raises: OSError."""
+        """Forward what the server sends until it ends; then end sending to the client. Raises: OSError."""
         while data := await self._loop.sock_recv(self.server, CHUNK_BYTES):
             await self._loop.sock_sendall(self.client.sock, data)
             self.received += len(data)
@@ -110,6 +110,6 @@ class Flow:
             self.client.sock.shutdown(socket.SHUT_WR)
 
     def end_sending(self) -> None:
-        """Tell the server that nothing more comes."""
+        """Signal the end of data to the server."""
         with contextlib.suppress(OSError):
             self.server.shutdown(socket.SHUT_WR)

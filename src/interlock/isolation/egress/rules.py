@@ -1,8 +1,8 @@
-"""Which hosts one action may reach, and which of them may have an address that is not public. Pure.
+"""Which hosts one action may reach, and which of them may have private addresses. Pure.
 
-An address that is not public needs an exception that a person stated: a pattern of `private`, or a grant (and each grant that it
-was made from) that names this very host, which then is itself a local one: `localhost:5432`, `10.0.0.7:443`, `db.internal:5432`.
-A wildcard never makes an exception.
+An address that is not public needs an exception that a person stated: a pattern of `private`, or a grant (and each
+grant that it was derived from) that names exactly this host, which must be a local one: `localhost:5432`,
+`10.0.0.7:443`, `db.internal:5432`. A wildcard is never an exception.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class _Grant:
-    """The hosts of one grant: its own patterns, and those of every grant that it was made from."""
+    """The hosts of one grant: its own patterns, and those of every grant that it was derived from."""
 
     def __init__(self, chain: Sequence[Sequence[str]]) -> None:
         self._allowed = [endpoint_matcher(patterns) for patterns in chain]
@@ -44,27 +44,27 @@ class Rules:
         self._private = endpoint_matcher(private)
 
     def allows(self, there: Endpoint) -> bool:
-        """True if the action may connect to this host and port. Without any grant: never."""
+        """True if the action may connect to this host and port. Without grants, never."""
         return any(grant.allows(there) for grant in self._grants)
 
     def knows(self, host: str) -> bool:
-        """True if the action may reach some port of this host, so that its name resolves."""
+        """True if the action may reach any port of this host, so that its name resolves."""
         return any(grant.knows(host) for grant in self._grants)
 
     def may_be_private(self, there: Endpoint) -> bool:
-        """True if the address of this host need not be public."""
+        """True if this host may have a private address."""
         if self._private(there):
             return True
         return address_is_private(there.host) is not None and any(grant.names(there) for grant in self._grants)
 
     def reach_own_machine(self, there: Endpoint) -> bool:
-        """True if the action may reach this machine itself at this port, by whichever name its loopback is meant."""
+        """True if the action may reach this machine itself at this port, by any name of its loopback."""
         places = [Endpoint(host, there.port) for host in dict.fromkeys((there.host, *_LOOPBACK))]
         return any(self.allows(place) and self.may_be_private(place) for place in places)
 
 
 def is_loopback(host: str) -> bool:
-    """True for the names and addresses of the machine (or of the network namespace) itself."""
+    """True for names and addresses of the loopback of the machine (or of the network namespace)."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -72,14 +72,14 @@ def is_loopback(host: str) -> bool:
 
 
 def transparent_ports(grants: Iterable[Iterable[Iterable[str]]], most: int) -> list[int]:
-    """The ports that patterns name, each once, `most` at most; `name:*` names none. Raises: ConfigurationError."""
+    """The ports named in patterns, without duplicates, at most `most`; `name:*` names none. Raises: ConfigurationError."""
     patterns = (pattern for chain in grants for part in chain for pattern in part)
     found = {port: None for pattern in patterns if (port := parse_pattern(pattern)[1]) is not None}
     return list(found)[:most]
 
 
 def _name_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Like `endpoint_matcher`, for the host alone: the same patterns with every port."""
+    """Like `endpoint_matcher`, but only for hosts: the same patterns with every port."""
     hosts = {parse_pattern(pattern)[0] for pattern in patterns}
     matches = endpoint_matcher(f"[{host}]:*" if ":" in host else f"{host}:*" for host in hosts)
     return lambda host: matches(Endpoint(host, None))

@@ -1,7 +1,7 @@
-"""The egress proxy: one process for all actions of a runtime. It ends when the runtime does, however that ends.
+"""The egress proxy: one process for all actions of a runtime. It always ends when the runtime does.
 
-A process of its own: what it reads was written by untrusted programs, it must not hold up the engine's event loop, and
-its memory holds neither keys nor the runtime's environment. An action's `Network` is its own: rules, names, records, limits.
+It is a separate process because it reads what untrusted programs wrote, must not block the engine's event loop, and must hold
+neither keys nor the runtime's environment in memory. Each action has its own `Network`: rules, names, records, limits.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from interlock.model.hosts import Endpoint
 _DESCRIPTORS: Final = 128
 _RESOLVERS: Final = 64
 _WAITING_MAX: Final = 4096
-"""Records that the runtime has not read yet; more are counted, not kept."""
+"""Maximum number of records that the runtime has not read yet; further ones are only counted."""
 _ASK_S: Final = 30.0
 _SHARE: Final = 6
-"""A connection takes two descriptors: so an action can take up a third of them at most, and holds up no other."""
+"""An action may use a third of the descriptors (a connection takes two), so that it cannot block others."""
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 
 
 def main(resolver: Resolver = system_resolver) -> None:
-    """Serve. Standard input is the socket; the first argument is the process id of the runtime."""
+    """Run the proxy. Standard input is the socket; the first argument is the runtime's pid."""
     asyncio.run(serve(int(sys.argv[1]), resolver))
 
 
 async def serve(runtime_pid: int, resolver: Resolver) -> None:
-    """Serve the runtime on descriptor 0 until either goes. Never returns."""
+    """Serve the runtime on descriptor 0 until either ends. Never returns."""
     _prepare()
     channel = socket.socket(fileno=os.dup(0))
     channel.setblocking(False)
@@ -77,7 +77,7 @@ async def serve(runtime_pid: int, resolver: Resolver) -> None:
 
 
 async def _serve_action(fds: list[int], resolver: Resolver) -> None:
-    """One action, until its runtime closes the socket."""
+    """Serve one action until its runtime closes the socket."""
     control = socket.socket(fileno=fds[0])
     control.setblocking(False)
     sockets = [socket.socket(fileno=fd) for fd in fds[2:]]
@@ -89,7 +89,7 @@ async def _serve_action(fds: list[int], resolver: Resolver) -> None:
             box: Box = json.loads(read_memory_file(fds[1]))
             rules = Rules(box["grants"], box["private"])
         except (OSError, ValueError, KeyError, ConfigurationError):
-            return  # the runtime sees that its request was not understood; nothing leaves
+            return  # the runtime sees that its request was not understood; nothing gets out
         finally:
             os.close(fds[1])
         action = _Action(control)
@@ -106,7 +106,7 @@ async def _serve_action(fds: list[int], resolver: Resolver) -> None:
 
 
 class _Action:
-    """The conversation with the runtime about one action."""
+    """The communication with the runtime about one action."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -117,7 +117,7 @@ class _Action:
         self.ledger = Ledger(self._emit)
 
     async def run(self, network: Network) -> None:
-        """Serve until the runtime says `close`, or is gone."""
+        """Serve until the runtime sends `close` or ends."""
         writer = asyncio.create_task(self._write())
         try:
             network.open()
@@ -134,7 +134,7 @@ class _Action:
             await asyncio.gather(writer, return_exceptions=True)
 
     async def ask(self, there: Endpoint) -> str | None:
-        """Ask the runtime; no answer is a refusal."""
+        """Ask the runtime about a connection; without an answer it is refused."""
         self._last_id += 1
         number = self._last_id
         answer = self._asked[number] = self._loop.create_future()
@@ -150,7 +150,7 @@ class _Action:
         return refusal
 
     async def _listen(self) -> bool:
-        """What the runtime says. True once it said `close`, False if it is gone."""
+        """Handle the runtime's messages. Returns True after `close`, False if the runtime has ended."""
         while data := await self._heard():
             message: dict[str, Any] = decode(data)
             if message["say"] == "close":
@@ -163,7 +163,7 @@ class _Action:
     async def _heard(self) -> bytes:
         try:
             return await self._loop.sock_recv(self._control, MESSAGE_BYTES)
-        except OSError:  # it was gone with something of ours unread
+        except OSError:  # it ended with unread data from us
             return b""
 
     def _emit(self, record: Record) -> None:
@@ -182,8 +182,10 @@ class _Action:
 
 
 def _prepare() -> None:
-    """No core dump and no tracing by others of this user, no new privileges, as many descriptors as allowed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runtime, which then ends the actions in order
+    """Disable core dumps, tracing and new privileges, and raise the limit on descriptors."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the runtime, which then ends the actions in an orderly way
     libc = ctypes.CDLL(None, use_errno=True)
     for option, value in ((_PR_SET_DUMPABLE, 0), (_PR_SET_NO_NEW_PRIVS, 1)):
         libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))

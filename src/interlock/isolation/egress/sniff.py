@@ -1,7 +1,7 @@
-"""Reads which server a client wants from the first bytes that it sends: the SNI of a TLS hello, or an HTTP `Host`. Pure.
+"""Reads the server that a client wants from its first bytes: the SNI of a TLS hello, or an HTTP `Host`. Pure.
 
-Nothing is decrypted and nothing is changed; the bytes are passed on as they came. What servers may read differently from each
-other is doubtful, and not passed on: two hosts, a folded line, a hello with something between its records.
+Nothing is decrypted or changed; the bytes are forwarded as they are. Messages that servers may interpret differently
+are doubtful, and not forwarded: two hosts, a folded line, a hello with something between its records.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?
 
 
 class Flight(NamedTuple):
-    """What a client's first bytes are, and the servers that they name.
+    """The protocol of a client's first bytes, and the servers that they name.
 
-    `unknown`: no line is complete yet, and nothing speaks for a protocol that names a server.
+    `unknown`: no line is complete yet, and nothing indicates a protocol that names a server.
     """
 
     protocol: Literal["tls", "http", "other", "unknown"]
     names: tuple[str, ...] = ()
     doubtful: bool = False
-    """True if servers could take it for a message to another server."""
+    """True if a server could interpret it as a message to another server."""
 
     @property
     def name(self) -> str | None:
-        """The server, if exactly one is named."""
+        """The named server, if there is exactly one."""
         return self.names[0] if len(self.names) == 1 and not self.doubtful else None
 
 
@@ -46,12 +46,12 @@ UNKNOWN: Final = Flight("unknown")
 
 
 def read_flight(data: bytes) -> Flight | None:
-    """What the first bytes of a client are; None while they begin a message that names a server, and more of them are needed."""
+    """The meaning of a client's first bytes; None if they start a message that names a server, and more bytes are needed."""
     if not data:
         return None
     if begins_tls(data):
         return _tls(data)
-    text = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr] # it matches nothing at least; servers skip these
+    text = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr] # always matches, at least empty; servers skip empty lines
     line, newline, _ = text.partition(b"\n")
     if newline:
         request = _REQUEST_LINE.fullmatch(line)
@@ -62,7 +62,7 @@ def read_flight(data: bytes) -> Flight | None:
 
 
 def begins_tls(data: bytes) -> bool:
-    """True if a client has begun a TLS handshake."""
+    """True if the bytes start a TLS handshake."""
     return data[:1] == b"\x16"
 
 
@@ -81,7 +81,7 @@ def _http(text: bytes, request: re.Match[bytes]) -> Flight | None:
 
 
 def _tls(data: bytes) -> Flight | None:
-    """The hello may be spread over several records, and over several segments."""
+    """Read a TLS hello, which may be spread over several records and segments."""
     hello = bytearray()
     at = 0
     while at + 5 <= len(data):
@@ -105,7 +105,7 @@ _DOUBTFUL_TLS: Final = Flight("tls", doubtful=True)
 
 
 def _server_names(hello: bytes) -> Flight:
-    """The server name extension of a hello (RFC 6066): none, or one with exactly one name."""
+    """The server name extension of a hello (RFC 6066), which must be absent or have exactly one name."""
     found: list[str | None] = []
     try:
         at = 34  # version and random
@@ -129,7 +129,7 @@ def _server_names(hello: bytes) -> Flight:
 
 
 def _only_name(extension: bytes) -> str | None:
-    """The name of a list of one: length of the list, type, length of the name, name."""
+    """The only name in a list: list length, type, name length, name. None if there is not exactly one."""
     if len(extension) < 5 or extension[2] != _HOST_NAME:
         return None
     size = int.from_bytes(extension[3:5], "big")
@@ -142,6 +142,6 @@ def _name(text: bytes, *, with_port: bool) -> str | None:
     """A host in normal form."""
     try:
         there = endpoint(text.decode("ascii"))
-    except ValueError:  # UnicodeDecodeError is one
+    except ValueError:  # includes UnicodeDecodeError
         return None
     return there.host if with_port or there.port is None else None

@@ -1,7 +1,8 @@
-"""Puts a program under its recorder: loads the filter, and hands the recorder what the kernel asks on. Standard library only.
+"""Puts a program under its recorder: loads the filter, and passes the notification descriptor to the recorder.
 
-The thread that has loaded the filter must not send the descriptor: its own `sendmsg` would wait for the recorder, who waits for
-it. A filter holds for one thread and what that starts, so another thread of the same process sends.
+The thread that loaded the filter must not send the descriptor: its own `sendmsg` would wait for the recorder, which
+waits for the descriptor. A filter applies to one thread and its children, so another thread of the same process sends
+it. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ _SEND_S: Final = 10.0
 _SEND_AGAIN_S: Final = 0.002
 _ANNOUNCED_CHARS: Final = 16 * 1024
 Announce = Callable[[str], None]
-"""Told of the path that is executed next."""
+"""Called with each path before it is executed."""
 
 
 def spawn_recorded(channel: int, argv: list[str], start: Callable[[Announce], int]) -> int:
-    """Call `start` on a thread under the filter: what it starts is recorded, this process is not. Returns its result.
+    """Call `start` on a thread under the filter, so that its children are recorded but this process is not. Returns its result.
 
-    `channel` is the socket to the recorder. Until it is a program, what `start` starts has the memory of this process, which
-    no one can read; so `start` announces each path that it executes. An announcement holds for one call. Raises: RefusedError,
-    and what `start` raises.
+    `channel` is the socket to the recorder. Until it executes a program, a child has this process's memory, which
+    nobody can read; therefore `start` announces each path before executing it. An announcement is valid for one call.
+    Raises: RefusedError, and what `start` raises.
     """
     loaded, begin, done = (_thread.allocate_lock() for _ in range(3))
     for lock in (loaded, begin, done):
@@ -52,7 +53,7 @@ def spawn_recorded(channel: int, argv: list[str], start: Callable[[Announce], in
         try:
             if not troubles:
                 results.append(start(lambda path: _announce(channel, path, argv)))
-        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
             troubles.append(error)
         done.release()
 
@@ -75,7 +76,7 @@ def spawn_recorded(channel: int, argv: list[str], start: Callable[[Announce], in
 
 
 def record_this_process(channel: int) -> None:
-    """Put this thread under the filter, and so the program that it becomes. Raises: RefusedError."""
+    """Put this thread, and the program that it executes, under the filter. Raises: RefusedError."""
     loaded, sent = (_thread.allocate_lock() for _ in range(2))
     loaded.acquire()
     sent.acquire()
@@ -105,7 +106,7 @@ def record_this_process(channel: int) -> None:
 
 
 def _announce(channel: int, path: str, argv: list[str]) -> None:
-    """Raises: OSError."""
+    """Announce a path to the recorder. Raises: OSError."""
     place = os.path.join(os.getcwd(), path)
     shown: list[str] = []
     room = _ANNOUNCED_CHARS
@@ -114,18 +115,18 @@ def _announce(channel: int, path: str, argv: list[str]) -> None:
         room -= len(shown[-1])
     cut = len(argv) > len(shown) or any(len(a) != len(b) for a, b in zip(argv, shown, strict=False))
     known = {"path": place, "real": os.path.realpath(place), "argv": shown, "cut": cut}
-    os.write(channel, json.dumps(known).encode())  # a plain write: this thread's `sendmsg` is recorded
+    os.write(channel, json.dumps(known).encode())  # a plain write, because this thread's `sendmsg` is recorded
 
 
 def _send(channel: int, fd: int) -> None:
-    """Raises: OSError."""
+    """Send the notification descriptor. Raises: OSError."""
     until = time.monotonic() + _SEND_S
     with socket.socket(fileno=os.dup(channel)) as to:
         while True:
             try:
                 socket.send_fds(to, [LISTENER], [fd])
             except OSError as error:
-                # Of this user too many descriptors are under way, as happens where many actions start at once.
+                # Too many of this user's descriptors are in flight, which happens when many actions start at once.
                 if error.errno != errno.ETOOMANYREFS or time.monotonic() > until:
                     raise
                 time.sleep(_SEND_AGAIN_S)

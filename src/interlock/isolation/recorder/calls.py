@@ -1,6 +1,6 @@
-"""What each recorded call means: which arguments are paths, flags, addresses. Standard library only.
+"""The meaning of each recorded call: which arguments are paths, flags, addresses. Uses only the standard library.
 
-A `Seen` is read while the call waits, and written out afterwards. Nothing is decided here.
+A `Seen` is read while the call waits, and written afterwards. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
 _CREATES: Final = os.O_CREAT | _TMPFILE
 _KNOWN_OPENS_MAX: Final = 256
 _known_opens: dict[int, tuple[bool, str]] = {}
-"""What some flags mean, of opens that create nothing."""
+"""Caches the meaning of flags of opens that create nothing."""
 _ACCESS: Final = ("read", "write", "read_write", "path")
 _FLAGS: Final = (
     (os.O_CREAT, "create"),
@@ -49,14 +49,14 @@ class Seen(NamedTuple):
     path: str | None = None
     follow: bool = True
     real: str | None = None
-    """Known already: of paths that mean another file for each process."""
+    """The target, if already known: for paths that mean a different file in each process."""
     to: str | None = None
     more: str = ""
-    """The rest of the record, as JSON members that begin with a comma."""
+    """The rest of the record, as JSON members that start with a comma."""
 
 
 Read = Callable[[Places, int, tuple[int, ...]], tuple[Seen, ...]]
-"""Reads the arguments of a call. Raises: OSError if that fails. An empty answer is not recorded."""
+"""Reads the arguments of a call. Raises: OSError if that fails. An empty result is not recorded."""
 
 
 def _place(places: Places, pid: int, address: int, directory: int = AT_FDCWD) -> str:
@@ -68,7 +68,7 @@ def _place(places: Places, pid: int, address: int, directory: int = AT_FDCWD) ->
 def _path(
     directory: int | None, path: int, *, follow: bool = True, flags: int | None = None, mode: int | None = None
 ) -> Read:
-    """A call with one path. The numbers are those of its arguments; `flags` holds AT_SYMLINK_NOFOLLOW."""
+    """A call with one path. The numbers are argument indexes; `flags` holds AT_SYMLINK_NOFOLLOW."""
 
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
         found = _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
@@ -101,7 +101,7 @@ def _symlink(directory: int | None, path: int) -> Read:
 
 
 def opened(flags: int, mode: int) -> tuple[bool, str]:
-    """Whether an open follows a link at the end, and its members."""
+    """Whether an open follows a final link, and its JSON members."""
     known = _known_opens.get(flags)
     if known is not None:
         return known
@@ -156,7 +156,7 @@ def argv_members(arguments: Iterable[bytes], *, cut: bool) -> str:
 
 
 def _address(data: bytes) -> str:
-    """An address as JSON members."""
+    """A socket address as JSON members."""
     if len(data) < 2:
         return ',"family":"0"'
     number = struct.unpack_from("<H", data)[0]
@@ -264,5 +264,5 @@ CHANGES_LINKS: Final = frozenset(
         "chroot",
     ]
 )
-"""After these, a path may lead elsewhere."""
+"""Calls after which a path may have a different target."""
 EXECS: Final = frozenset(("execve", "execveat"))

@@ -1,7 +1,7 @@
-"""The filter that makes the kernel ask the recorder before a system call. Standard library only.
+"""The filter that makes the kernel notify the recorder before a system call. Uses only the standard library.
 
-It comes on top of the filter of the walls, whose refusals win: what they refuse is not recorded. It has to hold where there are
-no walls too (profile `none`), so it refuses by itself what would go past it: calls of another architecture, and io_uring.
+It is added to the filter of the walls, whose refusals take precedence: what they refuse is not recorded. It must also be
+effective without walls (profile `none`), so it refuses what would bypass it: calls of another architecture, and io_uring.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CALLS: Final = (
     "open_by_handle_at",
     "chroot",
 )
-"""What is recorded, where the architecture has it. `sendto` only with an address."""
+"""The recorded calls, if the architecture has them. `sendto` only with an address."""
 _PAST: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 _PR_SET_DUMPABLE: Final = 4
 _ADDRESS_OF_SENDTO: Final = 4
@@ -83,7 +83,7 @@ def program(machine: str = syscalls.MACHINE) -> list[Instruction]:
         *(answer(_NOTIFY), answer(_ALLOW)),
     ]
     code += [Instruction(_EQUAL, 0, len(address), numbers["sendto"]), *address]
-    # A process that cannot be read by others could not be recorded: it is told that it was done, and it is not.
+    # A process that others cannot read could not be recorded, so the call that makes it so is ignored but reports success.
     dumpable = [
         *(_load(_ARGUMENTS_AT), Instruction(_EQUAL, 0, 3, _PR_SET_DUMPABLE)),
         *(_load(_ARGUMENTS_AT + 8), Instruction(_EQUAL, 1, 0, 1), answer(_ERRNO), answer(_ALLOW)),
@@ -98,14 +98,14 @@ def _load(offset: int) -> Instruction:
 
 @functools.cache
 def assembled() -> bytes:
-    """The program for this machine."""
+    """The encoded program for this machine."""
     return assemble(program())
 
 
 def listen() -> int:
-    """Put the filter in force for this thread and all that it starts; returns the descriptor that the kernel asks on.
+    """Activate the filter for this thread and everything that it starts. Returns the notification descriptor.
 
-    From here on this thread's own calls wait for the recorder. Raises: OSError.
+    From then on, this thread's own calls wait for the recorder. Raises: OSError.
     """
     flags = syscalls.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
@@ -113,4 +113,4 @@ def listen() -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return syscalls.load_filter(assembled(), flags)  # before Linux 5.19 a signal may repeat a record
+        return syscalls.load_filter(assembled(), flags)  # before Linux 5.19, a signal may repeat a record

@@ -1,4 +1,4 @@
-"""Reads the arguments of a call from the memory of the process that makes it. Standard library only."""
+"""Reads the arguments of a call from the memory of the calling process. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIRST_BYTES: Final = 256
 _ARGUMENTS_MAX: Final = 64
 _WORD: Final = 8
 
-_read = ctypes.PyDLL(None, use_errno=True).process_vm_readv  # without other threads there is no lock to let go of
+_read = ctypes.PyDLL(None, use_errno=True).process_vm_readv  # without other threads, the GIL need not be released
 _read.restype = ctypes.c_ssize_t
 _read.argtypes = [
     ctypes.c_int,
@@ -34,7 +34,7 @@ _at, _from, _to = ctypes.addressof(_buffer), ctypes.addressof(_remote), ctypes.a
 
 
 def read(pid: int, address: int, size: int) -> bytes:
-    """At most `size` bytes: fewer where the memory ends. Raises: OSError, EFAULT if nothing can be read."""
+    """Read up to `size` bytes, fewer if the memory ends. Raises: OSError, EFAULT if nothing can be read."""
     _local[1] = _remote[1] = size
     _remote[0] = address
     got = _read(pid, _to, 1, _from, 1, 0)
@@ -44,7 +44,7 @@ def read(pid: int, address: int, size: int) -> bytes:
 
 
 def read_exactly(pid: int, address: int, size: int) -> bytes:
-    """Raises: OSError if not all of it can be read."""
+    """Read exactly `size` bytes. Raises: OSError if that is not possible."""
     data = read(pid, address, size)
     if len(data) < size:
         raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
@@ -52,7 +52,7 @@ def read_exactly(pid: int, address: int, size: int) -> bytes:
 
 
 def read_text(pid: int, address: int, size: int = PATH_BYTES) -> bytes:
-    """A text that ends with NUL, without it. Raises: OSError; ENAMETOOLONG if there is no NUL within `size` bytes."""
+    """Read a NUL-terminated text, without the NUL. Raises: OSError; ENAMETOOLONG if there is no NUL within `size` bytes."""
     found = read(pid, address, min(_FIRST_BYTES, _PAGE - (address & (_PAGE - 1))))
     end = found.find(b"\0")
     if end >= 0:
@@ -67,7 +67,7 @@ def read_text(pid: int, address: int, size: int = PATH_BYTES) -> bytes:
 
 
 def read_argv(pid: int, address: int) -> tuple[list[bytes], bool]:
-    """The arguments of a program, and whether some are left out. What cannot be read is left out."""
+    """The arguments of a program, and whether some were left out, for example because they cannot be read."""
     found: list[bytes] = []
     try:
         pointers = _pointers(pid, address)
@@ -82,7 +82,7 @@ def read_argv(pid: int, address: int) -> tuple[list[bytes], bool]:
 
 
 def _pointers(pid: int, address: int) -> list[int]:
-    """Pointers up to and with the first that is 0, or as many as are shown. Raises: OSError."""
+    """Read pointers up to and including the first 0, or up to the maximum. Raises: OSError."""
     found: list[int] = []
     while address and len(found) < _ARGUMENTS_MAX:
         size = min((_ARGUMENTS_MAX - len(found)) * _WORD, _PAGE - (address & (_PAGE - 1)))
@@ -96,7 +96,7 @@ def _pointers(pid: int, address: int) -> list[int]:
 
 
 def _read_many(pid: int, addresses: list[int]) -> list[bytes]:
-    """What is at each address, up to the end of its page and to `_FIRST_BYTES`; nothing from where it cannot be read on."""
+    """Read at each address, up to the end of its page and `_FIRST_BYTES`. Returns less where memory cannot be read."""
     sizes = [min(_FIRST_BYTES, _PAGE - (address & (_PAGE - 1))) for address in addresses]
     for number, (address, size) in enumerate(zip(addresses, sizes, strict=True)):
         _remotes[2 * number], _remotes[2 * number + 1] = address, size

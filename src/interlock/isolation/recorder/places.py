@@ -1,6 +1,7 @@
-"""Finds out which file a call names: joins relative paths, and follows links as the process would. Standard library only.
+"""Determines which file a call names: joins relative paths, and follows links as the process would.
 
-Where a directory leads is remembered for a moment, and forgotten when a recorded call could change a link on the way.
+Resolved directories are cached for a moment, and forgotten when a recorded call could change a link on the way. Uses
+only the standard library.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ AT_FDCWD: Final = -100
 _LINKS_MAX: Final = 40
 _KNOWN_MAX: Final = 4096
 OWN_BEGINS: Final = frozenset(("/proc", "/dev/"))
-"""The first five characters of `_OWN`."""
+"""The first five characters of each entry in `_OWN`."""
 _OWN: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr")
-"""Places that are others for each process."""
+"""Paths that mean a different file in each process."""
 _STREAMS: Final = {"/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"}
 
 
@@ -23,23 +24,23 @@ class Places:
     """The files that the processes of one action see."""
 
     def __init__(self) -> None:
-        """The root is that of the first process."""
+        """The root is taken from the first process."""
         self._root = -1
         self._real: dict[str, str] = {"": ""}
         self._walked: set[str] = set()
-        """What was looked at to find out where directories lead, without links above."""
+        """The paths that were checked for links while resolving directories."""
 
     def forget(self) -> None:
-        """Links may have changed."""
+        """Forget all resolved directories, because links may have changed."""
         self._real = {"": ""}
         self._walked.clear()
 
     def changes_links(self, path: str | None, to: str | None) -> bool:
-        """True if removing, making or moving these could change what is remembered. Call it before that is done."""
+        """True if removing, creating or moving these paths could change the cache. Call it before that happens."""
         return any((self.real(one, follow=False) or one) in self._walked for one in (path, to) if one and one[0] == "/")
 
     def join(self, pid: int, directory: int, text: str) -> str:
-        """A relative path from where it starts. Call it while the process waits. Raises: OSError."""
+        """Resolve a relative path against its start directory. Call it while the process waits. Raises: OSError."""
         directory &= 0xFFFFFFFF
         if directory == AT_FDCWD & 0xFFFFFFFF:
             start = os.readlink(f"/proc/{pid}/cwd")
@@ -51,7 +52,7 @@ class Places:
         return (f"{start}/{text}" if start != "/" else f"/{text}") if text else start
 
     def own(self, pid: int, path: str) -> str | None:
-        """Where a path leads that means another file for each process. Call it while the process waits."""
+        """The target of a path that means a different file in each process. Call it while the process waits."""
         if not path.startswith(_OWN):
             return None
         rest = _STREAMS.get(path)
@@ -68,7 +69,7 @@ class Places:
             self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def real(self, path: str, *, follow: bool) -> str | None:
-        """Where an absolute path leads; None if that is the path itself. `follow`: the last link too."""
+        """The target of an absolute path; None if it is the path itself. With `follow`, a final link is followed too."""
         above, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             above, name = path, ""
@@ -87,7 +88,7 @@ class Places:
         return None if found == path else found
 
     def _directory(self, path: str) -> str:
-        """Where a directory leads, from the nearest one above that is known."""
+        """The target of a directory, resolved from the nearest known parent."""
         if len(self._real) > _KNOWN_MAX or len(self._walked) > _KNOWN_MAX:
             self.forget()
         above = path
@@ -97,7 +98,7 @@ class Places:
         return found
 
     def _walk(self, start: str, path: str) -> str:
-        """Follow the links of a path from a directory without links."""
+        """Follow the links of a path, starting from a directory without links."""
         here, pending, links = start, path.split("/")[::-1], _LINKS_MAX
         while pending:
             name = pending.pop()

@@ -1,12 +1,12 @@
-"""The recorder of one action: a process of its own, which the kernel asks before each recorded call. Standard library only.
+"""The recorder of one action: a separate process that the kernel notifies before each recorded call.
 
-It is forked by the fork server, so it stands outside of the walls, and reads the arguments of the calls from the memory of the
-processes. It answers `continue` and writes a record; it refuses only what it could not read. Records are attempts: another thread
-can change the arguments after they were read, and the walls decide on what the kernel then finds.
+The fork server forks it, so it is outside the walls, and it reads the arguments of calls from the processes' memory. It
+answers `continue` and writes a record; it refuses only what it cannot read. Records are attempts: another thread can
+change the arguments after they were read, and the walls decide on what the kernel then finds.
 
-Its records go to the runtime through a pipe, where they are redacted and written to the layer. If the pipe is full, calls wait:
-memory is bounded. If the recorder ends, the kernel fails all recorded calls (ENOSYS), and the supervisor ends the tree: nothing
-runs unseen.
+Its records go to the runtime through a pipe, and are redacted and written to the layer there. If the pipe is full,
+calls wait, so memory is bounded. If the recorder ends, the kernel fails all recorded calls (ENOSYS), and the supervisor
+ends the tree: nothing runs unrecorded. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from interlock.isolation.recorder.memory import read_text
 from interlock.isolation.recorder.places import AT_FDCWD, OWN_BEGINS, Places
 
 DONE: Final = b"done"
-"""To the supervisor: all that was recorded has gone, and so do I. The end of the channel without it is a loss."""
+"""Sent to the supervisor when all records were written and the recorder is about to end. A channel that ends without it
+is a loss.
+"""
 _RECEIVE, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 _SYNC_WAKE_UP: Final = 1
 _CONTINUE: Final = 1
@@ -43,21 +45,21 @@ _FLUSH_LINES: Final = 128
 _ANNOUNCEMENT_BYTES: Final = 256 * 1024
 _TICK_S: Final = 0.05
 _KNOWN_NS: Final = 500_000_000
-"""How long what is known of links and processes holds: numbers of processes are used again, and others change files too."""
+"""How long cached links and processes are valid, because pids are reused, and other programs change files too."""
 _TASKS_MAX: Final = 256
-"""Each has a descriptor."""
+"""Maximum number of cached threads, each of which has a descriptor."""
 _SEEN_MAX: Final = 4096
 _FIRST_BYTES: Final = 256
 """Most paths are shorter."""
 _ENDS_WAIT: Final = (6, 11)
-"""Since this version of Linux a recorder that waits for a call is told of the end of all processes."""
+"""From this version of Linux on, a recorder that waits for a call is woken when all processes have ended."""
 _NAMES: Final = {number: name for name, number in syscalls.NUMBER.items() if name in READERS}
 _OPENS: Final = {number: name == "openat" for number, name in _NAMES.items() if name in ("open", "openat")}
-"""The calls of which there are many; true if a directory comes first."""
+"""The most frequent calls; True if the first argument is a directory."""
 
 
 def record(channel: socket.socket, out: int, profile: str) -> None:
-    """Record until every process under the filter has gone. `channel` leads to the supervisor, `out` to the runtime."""
+    """Record until all processes under the filter have ended. `channel` leads to the supervisor, `out` to the runtime."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     message, fds, _, _ = socket.recv_fds(channel, 64, 1, socket.MSG_CMSG_CLOEXEC)
     recorder = Recorder(fds[0] if message == LISTENER and fds else -1, out, channel)
@@ -70,7 +72,7 @@ def record(channel: socket.socket, out: int, profile: str) -> None:
 
 
 class _Task(NamedTuple):
-    """A thread, as its records name it."""
+    """A thread, as named in records."""
 
     pid: int
     parent: int
@@ -80,10 +82,10 @@ class _Task(NamedTuple):
 
 
 class Recorder:
-    """The loop, and what it knows of the processes."""
+    """The recorder's loop, and its knowledge of the processes."""
 
     def __init__(self, listener: int, out: int, channel: socket.socket) -> None:
-        """`listener` is what the kernel asks on; announcements come on `channel`."""
+        """`listener` is the notification descriptor; announcements arrive on `channel`."""
         self._listener = listener
         self._channel = channel
         self._out = out
@@ -104,7 +106,7 @@ class Recorder:
         self.refused = 0
 
     def loop(self) -> None:
-        """Until no process is left."""
+        """Run until no process is left."""
         signal.signal(signal.SIGALRM, self._tick)
         with contextlib.suppress(OSError):  # Linux 6.6: program and recorder take turns on one processor
             fcntl.ioctl(self._listener, _SET_FLAGS, _SYNC_WAKE_UP)
@@ -125,7 +127,7 @@ class Recorder:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.EINTR):
                     raise
-                # The call was interrupted before it was received; or this process was; or all have ended.
+                # The call was interrupted before it was received, or this process was, or all processes have ended.
                 if any(event & select.POLLHUP for _, event in poller.poll(0)):
                     return
                 continue
@@ -141,7 +143,7 @@ class Recorder:
                 answer_open(number, tid, "open", AT_FDCWD, a, b, c)
 
     def _tick(self, _signal: int, _frame: object) -> None:
-        """Nothing is kept back for long while the program does nothing. Runs between two instructions of the loop."""
+        """Flush lines while the program is idle. Runs between two instructions of the loop."""
         if not self._lines and not self._count:
             self._ticking = False
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -151,7 +153,7 @@ class Recorder:
             self._due = True
 
     def _answer_open(self, number: int, tid: int, name: str, start: int, address: int, flags: int, mode: int) -> None:
-        """As `_answer`, for the calls of which there are many."""
+        """Like `_answer`, for the most frequent calls."""
         places = self._places
         now_ns = time.monotonic_ns()
         if now_ns > self._tasks_until_ns:
@@ -172,7 +174,7 @@ class Recorder:
             return
         try:
             fcntl.ioctl(self._listener, _SEND, _RESPONSE.pack(number, 0, 0, _CONTINUE))
-        except OSError:  # interrupted, or the process has been killed
+        except OSError:  # interrupted, or the process was killed
             if not self._let_continue(number):
                 return
         follow, more = opened(flags, mode)
@@ -181,7 +183,7 @@ class Recorder:
         self._add(task, name, shown, now_ns)
 
     def _answer(self, number: int, tid: int, name: str, arguments: tuple[int, ...]) -> None:
-        """Read a call, let it continue, write its records."""
+        """Read a call, let it continue, and write its records."""
         now_ns = time.monotonic_ns()
         if now_ns > self._tasks_until_ns:
             self._forget(now_ns)
@@ -191,7 +193,7 @@ class Recorder:
                 self._forget_task(tid)
             task = self._tasks.get(tid) or self._task(tid)
             seen = READERS[name](self._places, tid, arguments)
-            if name in CHANGES_LINKS:  # afterwards the path may lead elsewhere
+            if name in CHANGES_LINKS:  # the path may have a different target afterwards
                 shown = [self._shown(one) for one in seen]
                 stale = any(self._places.changes_links(one.path, one.to) for one in seen)
         except OSError as error:
@@ -200,7 +202,7 @@ class Recorder:
                 self._refuse(number, tid, name, error.errno or errno.EFAULT)
                 return
             task, seen = self._tasks.get(tid) or _unknown(tid), (announced,)
-        if name in EXECS:  # it gets another memory; and a thread that executes becomes the first one of its process
+        if name in EXECS:  # it gets new memory, and an executing thread becomes the first thread of its process
             self._forget_task(tid)
             self._forget_task(task.pid)
         if not self._let_continue(number):
@@ -211,11 +213,11 @@ class Recorder:
             self._add(task, name, more, now_ns)
 
     def _let_continue(self, number: int) -> bool:
-        """Answer that a call is to be made. False if it is not: its process has been killed."""
+        """Let a call continue. Returns False if it will not, because its process was killed."""
         return self._send(_RESPONSE.pack(number, 0, 0, _CONTINUE))
 
     def _refuse(self, number: int, tid: int, name: str, error: int) -> None:
-        """Answer a call that cannot be read with an error."""
+        """Answer an unreadable call with an error."""
         if self._send(_RESPONSE.pack(number, 0, -error, 0)):
             self.refused += 1
             refusal = f',"error":"{errno.errorcode.get(error, str(error))}","unreadable":true'
@@ -279,21 +281,21 @@ class Recorder:
         self._write()
 
     def _write(self) -> None:
-        """Raises: OSError if the runtime has gone."""
+        """Write the lines. Raises: OSError if the runtime has ended."""
         data = memoryview("".join(self._lines).encode("utf-8", "backslashreplace"))
         self._lines.clear()
         while data:
             data = data[os.write(self._out, data) :]
 
     def say(self, kind: str, members: str) -> None:
-        """Write a record that is not of a call."""
+        """Write a record that is not about a call."""
         self._put()
         head = f'{{"kind":"{kind}","ts":{time.time_ns() // 1000},"mono":{time.monotonic_ns()},'
         self._lines.append(f"{head}{members}}}\n")
         self._write()
 
     def finish(self) -> None:
-        """The last record. `dropped` is the writer's to fill in."""
+        """Write the last record. The writer fills in `dropped`."""
         self.say("recorder_ended", f'"calls":{self.calls},"dropped":0,"refused":{self.refused}')
 
     def _task(self, tid: int) -> _Task:
@@ -312,7 +314,7 @@ class Recorder:
         return known
 
     def _forget(self, now_ns: int) -> None:
-        """What is known holds for a moment only."""
+        """Forget the cache, which is valid only for a moment."""
         self._tasks_until_ns = now_ns + _KNOWN_NS
         for tid in list(self._tasks):
             self._forget_task(tid)
@@ -325,7 +327,7 @@ class Recorder:
 
 
 def _announced(channel: socket.socket) -> Seen | None:
-    """The program that the supervisor is about to start: its child cannot be read until it is that program."""
+    """The program that the supervisor is about to start, whose child cannot be read until it has executed it."""
     try:
         fields = json.loads(channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
     except (OSError, ValueError):
@@ -354,7 +356,7 @@ def _number(text: bytes, name: bytes) -> int:
 
 
 def _text(text: str) -> str:
-    """A path as JSON; bytes that are not UTF-8 are shown by their numbers."""
+    """A path as JSON; bytes that are not UTF-8 are escaped."""
     if not text.isascii():
         text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return quote(text)
