@@ -230,6 +230,13 @@ def test_what_the_loader_reads_is_never_written(path):
     assert reason(judge.path("coder", WRITE, path, "write", NOW)) == "path_denied"
 
 
+def test_a_directory_above_what_the_loader_reads_is_written_where_what_is_beneath_is_judged_too():
+    judge = compile_grants([grant()], protected=["interlock.toml", "policy/deep/*.cedar"])
+    assert reason(judge.path("coder", WRITE, "policy", "write", NOW)) == "path_denied"
+    assert judge.path("coder", WRITE, "policy", "write", NOW, alone=True) is None
+    assert reason(judge.path("coder", WRITE, "policy/deep/a.cedar", "write", NOW, alone=True)) == "path_denied"
+
+
 def test_a_path_that_turns_up_while_a_tool_runs():
     judge = compile_grants([grant(paths=Paths(read=("src/**",)))], root="/ws")
     assert judge.path("coder", READ, "/ws/src/a", "read", NOW) is None

@@ -211,6 +211,24 @@ def test_what_the_loader_reads_cannot_be_changed_by_a_process(rt, root):
     assert not (root / "policy").exists()
 
 
+def test_a_directory_above_what_a_client_reads_may_be_made_and_removed(rt, root):
+    """Clients read `.github/hooks` and `.vscode/mcp.json`; what is beside them is the agent's."""
+    (root / ".vscode").mkdir()
+    (root / ".vscode" / "notes").write_text("x")
+    before = tree(root)
+    made = "mkdir -p .github/workflows; echo x > .github/notes; echo y > .github/workflows/ci.yml; rm -r .vscode"
+    result = execute(rt, shell(made), call("fs.write", "write", parameters={"path": ".github/more", "content": "z"}))
+    assert result.ok, result.results
+    assert set(result.workspace.blocked.values()) == {"runs_later"}
+    asyncio.run(rt.runs.commit(result.run_id, [".github"]))
+    assert sorted(os.listdir(root / ".github")) == ["more", "notes", "workflows"]
+    assert not (root / ".vscode").exists()
+    undo(rt, result.run_id)
+    assert tree(root) == before
+    for command in ("mkdir -p .github/hooks", "mkdir .vscode; echo x > .vscode/mcp.json", "ln -s dir .github"):
+        assert reasons(execute(rt, shell(command))) == ["path_protected"], command
+
+
 def test_files_that_run_later_stay_in_the_layer(rt, root, project):
     result = execute(rt, shell("echo 'evil' > .envrc; echo code > code.py"))
     assert result.ok

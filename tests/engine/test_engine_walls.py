@@ -41,6 +41,39 @@ def test_what_the_loader_reads_stays_as_it_is(project):
     assert (project.root / "interlock.toml").read_bytes() == before
 
 
+def test_what_the_loader_reads_through_a_link_stays_as_it_is_too(project):
+    (project.root / "shared").mkdir()
+    (project.root / "shared" / "a.cedar").write_text("permit(principal, action, resource);")
+    (project.root / "policy").symlink_to("shared")
+    (project.root / "interlock.toml").write_text(
+        (project.root / "interlock.toml").read_text() + '[policy]\nfiles = ["policy/*.cedar"]\n'
+    )
+    project.trust()
+    tricks = (
+        "echo x >> policy/a.cedar",
+        "echo y >> shared/a.cedar",
+        "mv shared gone",
+        "mv policy old",
+        "ln -sfn /tmp policy",
+    )
+    for trick in tricks:
+        execute(project.open(), shell(f"{trick}; true"))
+        assert (project.root / "policy").readlink().name == "shared", trick
+        assert (project.root / "shared" / "a.cedar").read_text() == "permit(principal, action, resource);", trick
+
+
+@pytest.mark.parametrize("profile", ["ns", "nons"])
+@pytest.mark.parametrize("path", [".mcp.json", "policy/new.cedar", ".github/hooks/x.json", "interlock.lock"])
+def test_a_file_for_the_loader_or_a_client_that_a_process_makes_fails_the_action(new_project, profile, path):
+    """In the workspace itself: a wall can only be before what is there."""
+    project = new_project(toml=f'{TOML % ""}[workspace]\nmode = "direct"\n[isolation]\nprofile = "{profile}"\n')
+    done = execute(project.open(), shell(f"mkdir -p $(dirname {path}); echo x > {path}"))
+    assert statuses(done) == ["failed"]
+    assert done.results[0].reason == "path_protected"
+    assert f"`{path.removesuffix('/x.json') if 'hooks' in path else path.partition('/')[0]}" in done.results[0].error
+    assert statuses(execute(project.open(), shell("echo x > other; mkdir -p .github/other"))) == ["succeeded"]
+
+
 def test_a_missing_layer_that_is_required_stops_the_run_before_it_begins(new_project):
     made = new_project(toml=f'{TOML % ""}[isolation]\nprofile = "nons"\nrequire = ["namespaces"]\n')
     with pytest.raises(ConfigurationError) as caught:

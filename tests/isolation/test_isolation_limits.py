@@ -154,6 +154,11 @@ def test_a_file_that_is_too_large_is_known_by_the_signal(cell):
     assert (cell.bench.root / "big").stat().st_size == 8 * MIB
 
 
+def test_a_file_that_is_too_large_is_known_by_what_a_shell_says_of_its_command(cell):
+    report = cell.run("/bin/sh", "-c", "head -c 20M /dev/zero > big; exit $?", limits={"file_bytes": 8 * MIB}).report
+    assert (report["exceeded"], report["exit_code"]) == ("file_size", 128 + signal.SIGXFSZ)
+
+
 def test_a_program_that_is_refused_a_larger_file_and_gives_up_failed_by_itself(cell):
     """It ignores the signal, so only the program knows."""
     report = cell.python("open('big', 'wb').write(bytes(20 << 20))", limits={"file_bytes": 8 * MIB})

@@ -120,3 +120,29 @@ def test_folding_is_stable_and_total(name):
     assert fold(name)
     assert related((name,), (name,))
     assert related((name, b"x"), (name,))
+
+
+def test_a_directory_above_may_be_made_and_may_go_where_nothing_protected_is_in_it(root, access):
+    """`.github/workflows` is an agent's to make although Interlock guards `.github/hooks`."""
+    with Workspace(root, protected=[".github/hooks", ".github/mcp.json"], access=access) as workspace:
+
+        def refused(path, after):
+            try:
+                workspace.guard().check(workspace.parse(path), after=after)
+            except ToolError as error:
+                return error.code == "path_protected"
+            return False
+
+        assert not refused(".github", "dir")
+        assert not refused(".github", "absent")
+        assert refused(".github", "symlink")
+        assert refused(".github", "file")
+        assert refused(".github", None)
+        for after in ("dir", "absent", "file"):
+            assert refused(".github/hooks", after)
+            assert refused(".github/hooks/x", after)
+            assert not refused(".github/workflows", after)
+        (root / ".github").mkdir()
+        (root / ".github" / "mcp.json").write_text("{}")
+        for after in ("dir", "absent", "symlink", None):
+            assert refused(".github", after)

@@ -120,14 +120,21 @@ class Capability:
         fitting = tuple(g for g in grants if all(map(g.reach, found)))
         return fitting or _denied(grants, found)
 
-    def path(self, agent: str, tool: Tool, path: Any, access: Access, now_us: int) -> Refusal | None:
-        """Check a path that a tool finds only while it runs (links, recursion)."""
+    def path(
+        self, agent: str, tool: Tool, path: Any, access: Access, now_us: int, *, alone: bool = False
+    ) -> Refusal | None:
+        """Check a path that a tool finds only while it runs (links, recursion).
+
+        `alone`: what is beneath it is checked by itself. So a directory above what the loader reads may be written.
+        """
         grants = _alive(self._entry(agent, tool)[1], now_us)
         try:
             reach: Reach = ("$", access, workspace_path(path, self._root))
         except ValueError as error:
             return Refusal("path_denied", f"the path {error}")
-        return self._forbidden(reach) or (None if any(g.reach(reach) for g in grants) else _denied(grants, [reach]))
+        return self._forbidden(reach, alone=alone) or (
+            None if any(g.reach(reach) for g in grants) else _denied(grants, [reach])
+        )
 
     def hosts(self, agent: str, tool: Tool, now_us: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
         """Patterns of the hosts that a process of this tool may reach: for each grant that allows the tool, its own and those of
@@ -172,14 +179,14 @@ class Capability:
         static = any(g.expires_at_us is None and not g.counted for g in fitting)
         return tool, fitting, None, static
 
-    def _forbidden(self, reach: Reach) -> Refusal | None:
-        """Refuse writes to files that the loader reads, and replacing a directory that holds one."""
+    def _forbidden(self, reach: Reach, *, alone: bool = False) -> Refusal | None:
+        """Refuse writes to files that the loader reads, and, unless `alone`, replacing a directory that holds one."""
         if reach[1] != "write":
             return None
         path = reach[2]
         if not self._near_protected(path.partition("/")[0]) and path != ROOT:
             return None
-        if any(g.matches(path) or g.within(path) for g in self._protected):
+        if any(g.matches(path) or (not alone and g.within(path)) for g in self._protected):
             return Refusal("path_denied", "Interlock's loader reads this, so no agent may write it", reach[0])
         return None
 

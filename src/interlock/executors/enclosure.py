@@ -7,14 +7,21 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from interlock.isolation.posture import Recorder, lacking, posture_of
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import Bind, Launch, Network, Profile
+from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError, ToolError
+
+if TYPE_CHECKING:
+    from interlock.workspace import loaded_files
+else:
+    loaded_files = lazy("interlock.workspace.loaded_files")
+
 
 _TOOL_CHAINS: Final = (
     ".cargo/bin",
@@ -103,7 +110,9 @@ class Enclosure(msgspec.Struct, frozen=True):
             # In a layer, the engine compares the changes with the grant before it commits them.
             writable=("",) if layer is not None else _places(workspace.root, workspace.written),
             readable=_places(workspace.root, workspace.readable) if in_scope else ("",),
-            protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
+            protected=tuple(
+                "/".join(os.fsdecode(name) for name in path) for path in loaded_files.protected_places(workspace)
+            ),
             hidden=(*self.hidden, *(_sockets_in(workspace.root) if self.profile == "ns" and layer is None else ())),
             guarded="configuration" in self.require,
             binds=(*self._late(), *binds),

@@ -45,7 +45,7 @@ _EXCEEDED: Final = {
     "memory": _Exceeded("memory_limit", "the processes of the action exceeded their memory limit", "memory"),
     "cpu": _Exceeded("cpu_limit", "the processes of the action exceeded their CPU time limit", "cpu"),
     "file_size": _Exceeded(
-        "file_size_limit", "the program was ended by SIGXFSZ: a file exceeded the size limit", "file_size"
+        "file_size_limit", "a program was ended by SIGXFSZ: a file exceeded the size limit", "file_size"
     ),
     "tmp": _Exceeded("tmp_limit", "the program failed, and its /tmp was full", "tmp"),
     "open_files": _Exceeded(

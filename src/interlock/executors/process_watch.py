@@ -8,12 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from interlock.lazy import lazy
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
-from interlock.workspace import Origin, ProcessWatch, Workspace
+from interlock.workspace import Change, Origin, ProcessWatch, Workspace
 from interlock.workspace.names import Rel, show
+from interlock.workspace.nodes import Identity
+
+if TYPE_CHECKING:
+    from interlock.workspace import loaded_files
+else:
+    loaded_files = lazy("interlock.workspace.loaded_files")
+
 
 T = TypeVar("T")
 _SHOWN_MAX: Final = 5
@@ -23,11 +31,22 @@ _SHOWN_MAX: Final = 5
 async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: bool = False) -> AsyncIterator[None]:
     """Record what the process that runs inside the block changes. Records nothing if it is read-only or no backups are kept.
 
-    With `in_scope`, a process in a layer may change only what the action's grant lets it write.
+    With `in_scope`, a process in a layer may change only what the action's grant lets it write. In the workspace itself it may
+    change nothing that the loader reads: walls prevent that for files that exist, and cannot for new ones.
 
     Raises: StoreError, IntegrityError `backup_damaged`; CancelledError before the process starts; ToolError
-    `path_denied` or `path_protected` after it has ended. Refused changes stay in the layer and are never committed.
+    `path_denied` or `path_protected` after it has ended. Refused changes in a layer are never committed.
     """
+    direct = in_scope and ctx.workspace is not None and ctx.workspace.layer is None
+    before = loaded_files.loaded_states(ctx.workspace) if direct else {}
+    async with _recorded(ctx, read_only=read_only, in_scope=in_scope):
+        yield
+    if direct:
+        _check_loaded(ctx.workspace, before)
+
+
+@contextlib.asynccontextmanager
+async def _recorded(ctx: Context, *, read_only: bool, in_scope: bool) -> AsyncIterator[None]:
     backups = ctx.backups
     if read_only or backups is None or ctx.workspace is None:
         yield
@@ -44,24 +63,41 @@ async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: b
         await to_its_end(lambda: _check_scope(ctx.workspace, watch.changed))
 
 
-def _check_scope(workspace: Workspace, changed: Sequence[Rel]) -> None:
+def _check_loaded(workspace: Workspace, before: dict[Rel, Identity]) -> None:
+    """Raises: ToolError naming the first files that the loader reads and that are not as they were."""
+    after = loaded_files.loaded_states(workspace)
+    paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if paths:
+        raise ToolError(
+            f"{_named(paths)} changed while the process ran: Interlock or a client reads that, and no agent may change it; "
+            "the process worked in the workspace itself, so it is there",
+            code="path_protected",
+            retryable=False,
+            hint="look at it, and remove it unless it was a person who changed it",
+        )
+
+
+def _named(paths: Sequence[Rel]) -> str:
+    names = ", ".join(f"`{show(path)}`" for path in paths[:_SHOWN_MAX])
+    return names + (f" and {len(paths) - _SHOWN_MAX} more" if len(paths) > _SHOWN_MAX else "")
+
+
+def _check_scope(workspace: Workspace, changed: Sequence[Change]) -> None:
     """Check the grant for each changed path. Raises: ToolError, which names the first paths that must not be changed."""
     guard = workspace.guard()
     refused: dict[str, list[Rel]] = {}
-    for path in changed:
+    for path, kind in ((change.path, change.after.kind) for change in changed):
         try:
-            guard.check(path)
-            workspace.permit(path, "path", "write")
+            guard.check(path, after=kind)
+            workspace.permit(path, "path", "write_alone")
         except ToolError as error:
             if error.code not in ("path_denied", "path_protected"):
                 raise
             refused.setdefault(error.code, []).append(path)
     for code, paths in sorted(refused.items()):
-        names = ", ".join(f"`{show(path)}`" for path in paths[:_SHOWN_MAX])
-        more = f" and {len(paths) - _SHOWN_MAX} more" if len(paths) > _SHOWN_MAX else ""
         why = "the agent's grants do not allow it" if code == "path_denied" else "Interlock loads it"
         raise ToolError(
-            f"the process changed {names}{more}: {why}; it stays in the layer and is not committed",
+            f"the process changed {_named(paths)}: {why}; it stays in the layer and is not committed",
             code=code,
             retryable=False,
         )

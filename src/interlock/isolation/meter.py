@@ -66,8 +66,8 @@ class Meter:
         self._next = time.monotonic() + min(max(_TICK_S, pause), _ALWAYS_S)
         return found
 
-    def at_end(self, ended_by: int | None, *, failed: bool) -> str | None:
-        """The limit that the ended tree exceeded, or None. `ended_by` is the signal that ended the program.
+    def at_end(self, code: int, *, failed: bool) -> str | None:
+        """The limit that the ended tree exceeded, or None. `code` is the exit code of the program.
 
         With `failed`, includes limits that a program notices only by a failed call: a full /tmp, and open files.
         """
@@ -76,7 +76,7 @@ class Meter:
                 return "memory"
             if self._group.refused_forks():
                 return "processes"
-        if ended_by == signal.SIGXFSZ:
+        if code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):  # a shell tells its command's signal so
             return "file_size"
         if failed and self._temporary is not None and _is_full(self._temporary):
             return "tmp"

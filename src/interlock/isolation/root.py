@@ -229,27 +229,51 @@ def _hide_all(walls: Walls, pinned: set[str]) -> None:
 def _pin(top: str, path: str, pinned: set[str]) -> bool:
     """Turn a path beneath `top`, and each directory on the way to it, into a mount, which cannot be renamed or removed.
 
-    Returns False if there is no such file, or only through a symbolic link. Raises: OSError.
+    Returns False if there is no such file (then nothing becomes a mount), or only through a symbolic link (then the link does).
+    Raises: OSError.
     """
     names = path.split("/")
-    for place in ("/".join(names[: depth + 1]) for depth in range(len(names))):
-        if place in pinned:
-            continue
-        directory = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fd = syscalls.open_beneath(directory, place, os.O_PATH)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+    places = ["/".join(names[: depth + 1]) for depth in range(len(names))]
+    directory = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if path in pinned or _is_missing(directory, path):
+            return path in pinned
+        for place in places:
+            if place not in pinned and not _pin_one(top, place):
                 return False
-            raise
-        finally:
-            os.close(directory)
-        try:
-            syscalls.mount(f"/proc/self/fd/{fd}", f"/proc/self/fd/{fd}", None, MS_BIND | MS_REC)
             pinned.add(place)
-        finally:
-            os.close(fd)
+    finally:
+        os.close(directory)
     return True
+
+
+def _is_missing(directory: int, path: str) -> bool:
+    """True if there is nothing at a path, as far as no symbolic link is on the way. Raises OSError."""
+    try:
+        os.close(syscalls.open_beneath(directory, path, os.O_PATH | os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return True
+        raise
+    return False
+
+
+def _pin_one(top: str, place: str) -> bool:
+    """Make one name a mount; False for a symbolic link, which is made one too. Raises OSError."""
+    directory = os.open(
+        top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    )  # anew: what was opened before is beneath the mounts
+    try:
+        fd = syscalls.open_beneath(directory, place, os.O_PATH | os.O_NOFOLLOW)
+    finally:
+        os.close(directory)
+    try:
+        syscalls.mount(f"/proc/self/fd/{fd}", f"/proc/self/fd/{fd}", None, MS_BIND | MS_REC)
+        return not stat.S_ISLNK(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
 
 
 def _add_bind(bind: Bind) -> None:

@@ -277,7 +277,7 @@ class Supervisor:
         self.strays = len(killed - {self.pid})
         code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
         if self.exceeded is None and code is not None:
-            self.exceeded = self.meter.at_end(-code if code < 0 else None, failed=code != 0 and self.stopped is None)
+            self.exceeded = self.meter.at_end(code, failed=code != 0 and self.stopped is None)
         for fd in self.outputs:
             while self._read(fd):
                 if not select.select([fd], [], [], 0)[0]:

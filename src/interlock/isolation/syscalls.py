@@ -217,6 +217,8 @@ def attach_tree(directory: int, target: str) -> None:
 def open_beneath(directory: int, path: str, flags: int) -> int:
     """Open a path beneath a directory, without following symbolic links. Raises: OSError EXDEV or ELOOP for a path that
     leads elsewhere.
+
+    With O_PATH and O_NOFOLLOW the last name may be a link itself.
     """
     try:
         return _open_beneath(directory, path, flags)
@@ -233,7 +235,7 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
             inner = os.open(name, os.O_NOFOLLOW | os.O_CLOEXEC | (flags if last else os.O_PATH), dir_fd=here)
         finally:
             os.close(here)
-        if stat.S_ISLNK(os.fstat(inner).st_mode):
+        if stat.S_ISLNK(os.fstat(inner).st_mode) and not (last and flags & os.O_NOFOLLOW):
             os.close(inner)
             raise OSError(errno.ELOOP, "a symbolic link", path)
         here = inner

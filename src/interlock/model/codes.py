@@ -71,7 +71,7 @@ REASONS: Final[dict[str, str]] = {
     "client_edited": "A person changed a call that a coding agent carries out itself; the message has the call to make instead.",
     "memory_limit": "The action's processes used more memory than their limit: the kernel killed one, or all were ended.",
     "cpu_limit": "The action's processes used more CPU time than their limit; all of them were ended.",
-    "file_size_limit": "The program was ended by SIGXFSZ, which the kernel sends for a file larger than the limit.",
+    "file_size_limit": "A program was ended by SIGXFSZ, which the kernel sends for a file larger than the limit.",
     "disk_limit": "The proposal's layer takes more disk than its limit; the processes of the action were ended.",
     "tmp_limit": "The program failed, and its `/tmp` was full when it ended.",
     "open_files_limit": "The program failed, and a process of the action was seen with as many files open as it may have.",

@@ -32,6 +32,7 @@ from interlock.workspace.layer_diff import Difference, Uncommittable
 from interlock.workspace.layers import Layer
 from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
+from interlock.workspace.protect import Guard
 from interlock.workspace.runs_later import runs_later
 from interlock.workspace.steps import Prepared, Step, perform, with_access
 from interlock.workspace.tree import changed, read_chunks
@@ -102,16 +103,14 @@ def plan_commit(
         return _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own)
 
     # A rewrite with equal content changes only the time. Where the path must not change, that is not a change either.
-    differences = [
-        one for one in found if one.kind != "times" or not (edited(one) or _is_protected(guard.check, one.path))
-    ]
+    differences = [one for one in found if one.kind != "times" or not (edited(one) or _is_protected(guard, one))]
     git = GitDirectories(differences, layer.base, layer.workspace)
     stopped = set(blocked_before)
 
     def reason(one: Difference) -> tuple[Why, str] | None:
         if one.path in stopped or edited(one):
             return "conflict", "it was changed outside the layer since the layer was opened"
-        if _is_protected(guard.check, one.path):
+        if _is_protected(guard, one):
             return "protected", "Interlock's loader reads it, or its name is one of Interlock's temporary files"
         if refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
             return "denied", refusal
@@ -276,9 +275,9 @@ def _edited(
     return layer.edited_below(one, own)
 
 
-def _is_protected(check: Callable[[Rel], None], path: Rel) -> bool:
+def _is_protected(guard: Guard, one: Difference) -> bool:
     try:
-        check(path)
+        guard.check(one.path, after=one.after.kind)
     except ToolError as error:
         if error.code != "path_protected":
             raise

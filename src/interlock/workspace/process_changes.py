@@ -42,7 +42,7 @@ class ProcessWatch:
 
         In a layer everything that changed is found, wherever it is; `changed` holds it after `end`.
         """
-        self.changed: list[Rel] = []
+        self.changed: list[Change] = []
         self._workspace = workspace
         self._backups = backups
         self._origin = origin
@@ -88,7 +88,7 @@ class ProcessWatch:
             if self._workspace.layer is not None:
                 changes += self._in_layer(self._workspace.layer, now)
                 self._workspace.layer.sync()
-            self.changed = [change.path for change in changes]
+            self.changed = changes
             self._backups.end_process(self._number, changes)
         return _describe_missed([*self._missed, *look.missed])
 

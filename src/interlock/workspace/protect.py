@@ -1,8 +1,9 @@
 """Protected paths, which no agent may write: the files that Interlock's own loader reads.
 
-A target is refused if it is such a file, is beneath such a directory, or is a directory above one (deleting or renaming
-it would also move the protected file). Names are compared as the most permissive file systems do: without case,
-invisible characters, trailing dots and spaces. Hard links, short names and bind mounts are detected by identity.
+A target is refused if it is such a file, is beneath such a directory, or is a directory above one (deleting or renaming it
+would also move the protected file), unless the change only makes that directory, or removes it where nothing protected is in
+it. Names are compared as the most permissive file systems do: without case, invisible characters, trailing dots and spaces.
+Hard links, short names and bind mounts are detected by identity.
 """
 
 from __future__ import annotations
@@ -70,9 +71,16 @@ class Guard:
         self._ids = {(found.st_dev, found.st_ino) for found in present.values()}
         self._inside: set[tuple[int, int]] | None = None
 
-    def check(self, path: Rel, field: str = "path") -> None:
-        """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`."""
-        if any(related(path, place) for place in self._places):
+    def check(self, path: Rel, field: str = "path", *, after: str | None = None) -> None:
+        """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`.
+
+        `after` is the kind of node that the change leaves there (`dir`, `absent` ...), if it leaves what is beneath alone, or
+        if that is checked as well.
+        """
+        near = [place for place in self._places if related(path, place)]
+        if near and not (after in ("dir", "absent") and all(len(place) > len(path) for place in near)):
+            raise _refusal(field)
+        if any(related(path, place) for place in self._present):
             raise _refusal(field)
         if any(is_reserved(name) for name in path):
             raise ToolError(

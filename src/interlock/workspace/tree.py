@@ -28,6 +28,8 @@ from interlock.workspace.nodes import ABSENT, Node, Seen, attributes, identity, 
 LINKS_MAX: Final = 40  # the kernel's own limit (MAXSYMLINKS)
 CHUNK_BYTES: Final = 1024 * 1024
 _ZEROS: Final = bytes(CHUNK_BYTES)
+Access = Literal["read", "write", "write_alone"]
+"""`write_alone`: the path, and not what is beneath it, which is checked by itself."""
 _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
 
 
@@ -168,7 +170,7 @@ class Workspace:
                 raise refusal(OSError(errno.ENOTDIR, ""), field)
         return tuple(real)
 
-    def permit(self, path: Rel, field: str = "path", access: Literal["read", "write"] | None = None) -> None:
+    def permit(self, path: Rel, field: str = "path", access: Access | None = None) -> None:
         """Raises ToolError `path_denied` if the agent may not reach the path. This base class allows every path.
 
         For paths that a tool finds by itself. The default of `access` is the access for which the parameter `field` is

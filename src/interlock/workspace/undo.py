@@ -144,7 +144,7 @@ def restore(
         steps = with_access(workspace, _with_parents(workspace, steps))
         guard = workspace.guard()
         for step in steps:
-            guard.check(step.path)
+            guard.check(step.path, after=step.want.kind)
             _check_content(run, step.want)
         prepared = _record(workspace, run, steps, backups, origin)
         perform(workspace, prepared, lambda step: _content(run, step.want))

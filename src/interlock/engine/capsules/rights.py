@@ -18,7 +18,7 @@ from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.services import Services
-from interlock.executors.capsules.rights import FILE_TOOLS, Access, Denied, FileTool
+from interlock.executors.capsules.rights import FILE_TOOLS, Denied, FileTool
 from interlock.isolation.egress.client import Policy, Traffic
 from interlock.isolation.egress.wire import Record
 from interlock.model.capsule_events import CapsuleDenied, CapsuleLoaded, CapsuleRefused, CapsuleReset
@@ -142,7 +142,7 @@ class _FileContext:
         workspace = self._ctx.run.workspace
         return None if workspace is None else _JudgedWorkspace(workspace, self._check, lambda _access: ())
 
-    def _check(self, place: Rel, field: str, access: Access | None, what: str) -> None:  # noqa: ARG002
+    def _check(self, place: Rel, field: str, access: object, what: str) -> None:  # noqa: ARG002
         path = to_json(place)
         if not isinstance(path, str) or not self._declared(path):
             raise _denied("path_denied", f"the manifest does not declare the path in `capabilities.fs_{self._access}`")

@@ -347,7 +347,7 @@ def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
         for action in made_by:
             tool = tools.get(action)
             if tool is not None and tool.name in _IN_SCOPE:
-                refusal = Reach(lambda: judges, agent, tool).path(to_json(path), "path", "write")
+                refusal = Reach(lambda: judges, agent, tool).path(to_json(path), "path", "write_alone")
                 if refusal is not None:
                     return f"`{action}`: {refusal.detail}"
         return None

@@ -6,13 +6,12 @@ Step 3 judges the parameters. Whatever a tool encounters beyond them is judged h
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from interlock.engine.judges.judges import Judges
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
-
-Access = Literal["read", "write"]
+from interlock.workspace.tree import Access
 
 
 class Reach:
@@ -35,7 +34,9 @@ class Reach:
             written = any(mark == "path.write" and pointer.split("/")[1] == field for pointer, mark in tool.marks)
             access = "write" if written else "read"
         judges = self._judges()
-        return judges.grants.path(self._agent, tool.tool, path, access, judges.now_us())
+        alone = access == "write_alone"
+        judged = "write" if access == "write_alone" else access
+        return judges.grants.path(self._agent, tool.tool, path, judged, judges.now_us(), alone=alone)
 
     def globs(self, access: Access) -> tuple[str, ...]:
         """The globs of the paths that a process of this call may read or write."""

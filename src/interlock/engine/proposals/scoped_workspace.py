@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator
 
-from interlock.engine.judges.reach import Access
 from interlock.model.errors import ToolError
 from interlock.workspace import Workspace
 from interlock.workspace.names import Rel
 from interlock.workspace.protect import Guard
+from interlock.workspace.tree import Access
 
 Check = Callable[[Rel, str, Access | None, str], None]
 

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import msgspec
 
 from interlock.engine.judges.judges import Call
-from interlock.engine.judges.reach import Access, Reach
+from interlock.engine.judges.reach import Reach
 from interlock.engine.judges.steps import refusal_within
 from interlock.engine.proposals.budget import Use
 from interlock.engine.proposals.proposal_run import ProposalRun
@@ -25,6 +25,7 @@ from interlock.model.result import HostUse
 from interlock.model.tool import Estimate, checked_cost
 from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
+from interlock.workspace.tree import Access
 
 
 class ActionContext(msgspec.Struct, eq=False):

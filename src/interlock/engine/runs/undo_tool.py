@@ -293,7 +293,7 @@ class Undo:
 
     def _refused_path(self, path: Rel) -> bool:
         """True if the grant that lets the agent call `undo` does not cover the path: the action may have had another one."""
-        return self._reach.path(to_json(path), "path", "write") is not None
+        return self._reach.path(to_json(path), "path", "write_alone") is not None
 
 
 def _entries_of(replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> list[Entry]:
