@@ -3,16 +3,23 @@
     python benchmarks/recorder.py [--quick] [--json]
 
 No walls, which would hide what the recorder costs: profile `none`. What the recorder writes goes all the way into a kernel layer:
-through the pipe, the redaction and the file. `strace -f` stops at each system call, `strace -f --seccomp-bpf` only at those that
-it is asked for, which are the ones that the recorder records; both write to a file, and redact nothing.
+through the pipe, the redaction and the file. "Answers" is the floor of every recorder in Python: a loop that lets each call
+continue and does nothing else; "reads, answers" first reads the path and where a relative one starts. `strace -f` stops at each
+system call, `strace -f --seccomp-bpf` only at those that it is asked for, which are the ones that the recorder records; both
+write to a file, and redact nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import functools
 import os
+import select
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -28,10 +35,14 @@ from interlock.disk import Disk
 from interlock.executors.recording import ProcessRecording
 from interlock.isolation import syscalls
 from interlock.isolation.client import ForkServer
+from interlock.isolation.recorder.attach import record_this_process
 from interlock.isolation.recorder.filter import CALLS
 from interlock.journal.kernel_layer import KernelLayer, layer_files
 
 ROUNDS, QUICK_ROUNDS = 7, 3
+RECEIVE, SEND, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
+NOTIFICATION, RESPONSE = struct.Struct("<QIIiIQ6Q"), struct.Struct("<QqiI")
+AT_FDCWD = 0xFFFFFF9C
 FILES, DIRECTORIES = 2000, 40
 """Of the tree that is searched, and of the repository that is cloned."""
 PYTHON = os.path.realpath(sys.executable)
@@ -105,6 +116,58 @@ class Recorder:
     def close(self) -> None:
         self.server.close()
         self.loop.close()
+
+
+def floor(argv: Sequence[str], *, reads: bool) -> None:
+    """Run a program under a loop that answers each call, and records nothing."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        syscalls.forbid_new_privileges()
+        record_this_process(theirs.detach())
+        os.execvpe(argv[0], argv, ENVIRONMENT)
+    theirs.close()
+    with ours:
+        (listener,) = socket.recv_fds(ours, 64, 1)[1]
+    fcntl.ioctl(listener, SET_FLAGS, 1)
+    try:
+        answer_all(listener, reads=reads)
+    finally:
+        os.close(listener)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise SystemExit(f"{argv[0]} failed")
+
+
+def answer_all(listener: int, *, reads: bool) -> None:
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    buffer, zero, memories = bytearray(80), bytes(80), {}
+    openat, execve = syscalls.NUMBER["openat"], syscalls.NUMBER["execve"]
+    while True:
+        buffer[:] = zero
+        try:
+            fcntl.ioctl(listener, RECEIVE, buffer)
+        except OSError:
+            if any(event & select.POLLHUP for _, event in poller.poll(0)):
+                break
+            continue
+        number, tid, _, call, _, _, directory, address, *_ = NOTIFICATION.unpack_from(buffer)
+        if reads and call == openat:
+            memory = memories.get(tid)
+            if memory is None:
+                memory = memories[tid] = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
+            path = os.pread(memory, 256, address)
+            if path[:1] != b"/":
+                os.readlink(f"/proc/{tid}/cwd" if directory == AT_FDCWD else f"/proc/{tid}/fd/{directory}")
+        elif reads and call == execve and tid in memories:
+            os.close(memories.pop(tid))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(listener, SEND, RESPONSE.pack(number, 0, 0, 1))
+    for memory in memories.values():
+        os.close(memory)
 
 
 def native(argv: Sequence[str]) -> None:
@@ -194,6 +257,8 @@ def main() -> None:
             "native": native,
             "no recorder": recorder.run_unrecorded,
             "notify": recorder.run,
+            "answers": functools.partial(floor, reads=False),
+            "reads, answers": functools.partial(floor, reads=True),
             "strace -f": strace(room / "strace"),
             "strace -f --seccomp-bpf": strace(room / "strace", "--seccomp-bpf"),
         }

@@ -225,6 +225,59 @@ def test_if_the_recorder_is_killed_the_tree_is_ended(bench):
     assert not isinstance(done.records[-1], RecorderEnded)
 
 
+@every
+def test_the_recorder_that_was_forked_ahead_records_the_next_action(bench):
+    script = "mkdir $0 && cd $0 && echo x > file && cat file"
+    first = run(bench, "/bin/sh", "-c", script, "one")
+    _wait_for_spares(bench, 1)
+    second = run(bench, "/bin/sh", "-c", script, "two")
+    assert [c.call for c in first.calls] == [c.call for c in second.calls]
+    assert [c.path for c in second.at(f"{bench.root}/two/file")] == [f"{bench.root}/two/file"] * 2
+    assert isinstance(second.records[0], RecorderStarted)
+    assert isinstance(second.records[-1], RecorderEnded)
+
+
+def test_a_recorder_that_was_forked_ahead_and_killed_is_replaced(bench):
+    run(bench, "/bin/true")
+    (spare,) = _wait_for_spares(bench, 1)
+    os.kill(spare, signal.SIGKILL)
+    _wait_for_spares(bench, 0)
+    done = run(bench, "/bin/cat", "/etc/passwd")
+    assert len(done.at("/etc/passwd")) == 1
+    assert isinstance(done.records[-1], RecorderEnded)
+
+
+def test_a_recorder_that_was_forked_ahead_ends_with_its_server(bench):
+    run(bench, "/bin/true")
+    (spare,) = _wait_for_spares(bench, 1)
+    os.kill(bench.server.pid, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while time.monotonic() < until and _state(spare) not in (None, "Z"):
+        time.sleep(0.01)
+    assert _state(spare) in (None, "Z")
+
+
+def _wait_for_spares(bench, count):
+    """The children of the server, once there are so many for a while: without an action, a recorder that waits for one."""
+    until, before, since = time.monotonic() + 10, None, 0.0
+    while True:
+        server = bench.server.pid
+        found = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == server]
+        found = [pid for pid in found if _state(pid) != "Z"]
+        if found != before:
+            before, since = found, time.monotonic()
+        if (len(found) == count and time.monotonic() > since + 0.3) or time.monotonic() > until:
+            assert len(found) == count
+            return found
+        time.sleep(0.01)
+
+
+def _state(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
+    return None
+
+
 def _parent(process):
     with contextlib.suppress(OSError, IndexError):
         return int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])

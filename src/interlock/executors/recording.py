@@ -135,7 +135,8 @@ class Record:
 
     async def to_its_end(self) -> None:
         """Wait until everything was read, which is soon after the processes have ended. A second cancellation does not wait."""
-        await asyncio.shield(asyncio.to_thread(self._stream.join))
+        if self._stream.is_alive():
+            await asyncio.shield(asyncio.to_thread(self._stream.join))
 
     def finish(self) -> Summary | None:
         """How the recorder ended; None if none was started. Waits for the program's processes to end."""

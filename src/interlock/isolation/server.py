@@ -27,14 +27,26 @@ from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, resume_on
 from interlock.isolation.networks import UNTOUCHED
 from interlock.isolation.payload import Perform
-from interlock.isolation.recorder.watch import record
+from interlock.isolation.recorder.filter import assembled
+from interlock.isolation.recorder.watch import record, rehearse
 from interlock.isolation.supervisor import execute_program, supervise
 from interlock.isolation.tree import end_children_of, kill_children, reap
-from interlock.isolation.wire import RECORD, RECORDED, RUN, RUN_CONFINED, RUN_INSIDE, Request, read_memory_file
+from interlock.isolation.wire import (
+    RECORD,
+    RECORDED,
+    RUN,
+    RUN_CONFINED,
+    RUN_INSIDE,
+    Request,
+    read_memory_file,
+    send_message,
+)
 
 _SWEEP_S: Final = 5.0
 _DESCRIPTORS_MAX: Final = 16
 """Maximum number of descriptors per request."""
+WORK: Final = b"work"
+"""The message that starts a recorder. It carries the request and the descriptors from the fifth on."""
 _OWN_END_S: Final = 1.0
 """How long supervisors have to end their trees after the runtime has ended."""
 
@@ -80,7 +92,9 @@ class Server:
         self.supervisors: dict[int, int] = {}
         """Maps each supervisor's pid to its pidfd."""
         self.recorders: dict[int, int] = {}
-        """Maps each recorder's pid to its pidfd. Recorders end themselves when the recorded processes have ended."""
+        """Maps each recorder's pid to its pidfd, the spare one included. Recorders end when the recorded processes have ended."""
+        self.spare: socket.socket | None = None
+        """The socket to a recorder that waits for the next recorded action. Forked after a recorded action has ended."""
         self.sweep_until = 0.0
         self.closed_at = 0.0
         """When the runtime's end was noticed (monotonic seconds); 0 until then."""
@@ -110,6 +124,7 @@ class Server:
             self.closed_at = time.monotonic()
             self.poller.unregister(self.channel)
             self.poller.unregister(self.runtime)
+            self._drop_spare()
 
     def _end_from_outside(self) -> None:
         """One pass of ending the trees of supervisors that have not done so, because a program keeps them stopped.
@@ -144,7 +159,7 @@ class Server:
     def _fork(self, message: bytes, fds: list[int], *, cut: bool) -> None:
         if cut:
             raise OSError(errno.EMFILE, "no room for the descriptors of a request")
-        recorder = self._fork_recorder(fds) if message.endswith(RECORDED) else None
+        recorder = self._start_recorder(fds) if message.endswith(RECORDED) else None
         try:
             pid = self.launcher.fork(message.removesuffix(RECORDED))
             if pid == 0:
@@ -160,15 +175,38 @@ class Server:
         self.supervisors[pid] = pidfd
         self.poller.register(pidfd, select.POLLIN)
 
-    def _fork_recorder(self, fds: list[int]) -> int:
-        """Fork an action's recorder and return the socket to it. It ends if no supervisor takes the other end. Raises:
-        OSError.
-        """
+    def _start_recorder(self, fds: list[int]) -> int:
+        """Start a recorder for an action and return the socket to it. It ends if no supervisor takes that. Raises: OSError."""
+        assembled()  # once here, not in each child
+        work = [fds[1], *fds[4:]]
+        recorder, self.spare = self.spare, None
+        if recorder is not None:
+            with contextlib.suppress(OSError), recorder:  # else it was killed
+                send_message(recorder, WORK, work)
+                return fcntl.fcntl(recorder.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
+        with self._fork_recorder() as recorder:
+            send_message(recorder, WORK, work)
+            return fcntl.fcntl(recorder.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
+
+    def _make_spare(self) -> None:
+        """Fork the recorder of the next action ahead of time."""
+        if self.open and self.spare is None:
+            with contextlib.suppress(OSError):  # then the next action forks its own
+                self.spare = self._fork_recorder(ahead=True)
+
+    def _drop_spare(self) -> None:
+        """Close the socket to the spare recorder, which then ends."""
+        if self.spare is not None:
+            self.spare.close()
+            self.spare = None
+
+    def _fork_recorder(self, *, ahead: bool = False) -> socket.socket:
+        """Fork a recorder that waits for a request and return the socket to it. Closing it ends the recorder. Raises: OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             pid = os.fork()
             if pid == 0:
-                self._become_recorder(theirs, fds)
+                self._become_recorder(theirs, ahead=ahead)
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -176,21 +214,25 @@ class Server:
             raise
         self.recorders[pid] = pidfd
         self.poller.register(pidfd, select.POLLIN)
-        with ours:
-            return fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
+        return ours
 
     @staticmethod
-    def _become_recorder(channel: socket.socket, fds: list[int]) -> None:
+    def _become_recorder(channel: socket.socket, *, ahead: bool) -> None:
         """Run in the forked child; never returns."""
         code = 1
         try:
-            request: Request = json.loads(read_memory_file(fds[1]))
-            walls, out = request["walls"], fds[4 + request["descriptors"].index(RECORD)]
-            low, high = sorted((channel.fileno(), out))
-            syscalls.close_range(3, low - 1)
-            syscalls.close_range(low + 1, high - 1)
-            syscalls.close_range(high + 1)
-            record(channel, out, "none" if walls is None else walls["profile"])
+            syscalls.close_range(3, channel.fileno() - 1)
+            syscalls.close_range(channel.fileno() + 1)
+            if ahead:
+                rehearse()
+            message, fds, _, _ = socket.recv_fds(channel, 64, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+            if message:
+                request: Request = json.loads(read_memory_file(fds[0]))
+                walls, out = request["walls"], fds[1 + request["descriptors"].index(RECORD)]
+                for fd in fds:
+                    if fd != out:
+                        os.close(fd)
+                record(channel, out, "none" if walls is None else walls["profile"])
             code = 0
         except BrokenPipeError:  # the runtime and its processes have ended
             pass
@@ -204,6 +246,7 @@ class Server:
         code = 1
         try:
             self.channel.close()
+            self._drop_spare()
             for pidfd in (*self.supervisors.values(), *self.recorders.values()):
                 os.close(pidfd)
             code = supervise(fds, self.runtime, self.perform, self.launcher, recorder)
@@ -213,13 +256,15 @@ class Server:
             os._exit(code)
 
     def _collect(self) -> None:
-        """Reap supervisors and orphans. A supervisor that failed may have left orphans, so sweep."""
+        """Reap supervisors and orphans. A supervisor that did not end well may have left some: sweep."""
+        recorded = False
         try:
             for pid, status in reap():
                 pidfd = self.recorders.pop(pid, None)
                 if pidfd is not None:
                     self.poller.unregister(pidfd)
                     os.close(pidfd)
+                    recorded = recorded or os.waitstatus_to_exitcode(status) == 0
                 pidfd = self.supervisors.pop(pid, None)
                 if pidfd is not None:
                     self.poller.unregister(pidfd)
@@ -230,6 +275,8 @@ class Server:
                         self.sweep_until = time.monotonic() + _SWEEP_S
         except ChildProcessError:  # without children there are no orphans either
             self.sweep_until = 0.0
+        if recorded:  # there will be another recorded action; never after a failure, which could repeat for ever
+            self._make_spare()
 
     @staticmethod
     def _refuse(control: int, step: str, number: int) -> None:

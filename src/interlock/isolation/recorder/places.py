@@ -30,6 +30,12 @@ class Places:
         self._walked: set[str] = set()
         """The paths that were checked for links while resolving directories."""
 
+    def close(self) -> None:
+        """Close the root."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
     def forget(self) -> None:
         """Forget all resolved directories, because links may have changed."""
         self._real = {"": ""}

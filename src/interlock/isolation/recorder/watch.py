@@ -12,6 +12,7 @@ ends the tree: nothing runs unrecorded. Uses only the standard library.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -51,9 +52,10 @@ _TASKS_MAX: Final = 256
 _SEEN_MAX: Final = 4096
 _FIRST_BYTES: Final = 256
 """Most paths are shorter."""
-_ENDS_WAIT: Final = (6, 11)
-"""From this version of Linux on, a recorder that waits for a call is woken when all processes have ended."""
+_ENDS_WAIT: Final = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 11)
+"""From Linux 6.11 on, a recorder that waits for a call is woken when all processes have ended."""
 _NAMES: Final = {number: name for name, number in syscalls.NUMBER.items() if name in READERS}
+_SHOWN_NAMES: Final = ",".join(f'"{name}"' for name in CALLS if name in syscalls.NUMBER)
 _OPENS: Final = {number: name == "openat" for number, name in _NAMES.items() if name in ("open", "openat")}
 """The most frequent calls; True if the first argument is a directory."""
 
@@ -63,12 +65,21 @@ def record(channel: socket.socket, out: int, profile: str) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     message, fds, _, _ = socket.recv_fds(channel, 64, 1, socket.MSG_CMSG_CLOEXEC)
     recorder = Recorder(fds[0] if message == LISTENER and fds else -1, out, channel)
-    recorder.say("recorder_started", f'"mechanism":"notify","profile":"{profile}","calls":[{_names()}]')
+    recorder.say("recorder_started", f'"mechanism":"notify","profile":"{profile}","calls":[{_SHOWN_NAMES}]')
     if fds:
         recorder.loop()
     recorder.finish()
+    os.close(out)  # the runtime need not wait for the end of this process
     with contextlib.suppress(OSError):
         channel.send(DONE)
+
+
+def rehearse() -> None:
+    """Process some calls of this process, so that the pages of memory that a first call touches are copied now."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        Recorder(nowhere, nowhere, channel).rehearse()
+    os.close(nowhere)
 
 
 class _Task(NamedTuple):
@@ -91,8 +102,7 @@ class Recorder:
         self._out = out
         self._places = Places()
         self._lines: list[str] = []
-        self._last = ""
-        self._last_head = ""
+        self._last = self._last_head = ""
         self._count = 0
         self._tasks: dict[int, _Task] = {}
         self._tasks_until_ns = 0
@@ -112,9 +122,9 @@ class Recorder:
             fcntl.ioctl(self._listener, _SET_FLAGS, _SYNC_WAKE_UP)
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
-        poll = None if _wakes_at_the_end() else poller.poll
-        listener, buffer, zero = self._listener, bytearray(_NOTIFICATION.size), bytes(_NOTIFICATION.size)
-        ioctl, unpack, answer_open = fcntl.ioctl, _NOTIFICATION.unpack_from, self._answer_open
+        poll = None if _ENDS_WAIT else poller.poll
+        buffer, zero = bytearray(_NOTIFICATION.size), bytes(_NOTIFICATION.size)
+        listener, ioctl, unpack, answer_open = self._listener, fcntl.ioctl, _NOTIFICATION.unpack_from, self._answer_open
         while True:
             if self._due:
                 self._flush()
@@ -141,6 +151,22 @@ class Recorder:
                 answer_open(number, tid, "openat", a, b, c, d)
             else:
                 answer_open(number, tid, "open", AT_FDCWD, a, b, c)
+
+    def rehearse(self) -> None:
+        """Process made-up calls of this process, which nothing waits for. Use this recorder for nothing else."""
+        path = ctypes.create_string_buffer(b"/proc/self/exe")
+        me, at = os.getpid(), ctypes.addressof(path)
+        argv = (ctypes.c_uint64 * 2)(at, 0)
+        self._ticking = True  # no timer
+        for _ in range(2):
+            with contextlib.suppress(OSError):  # there is nothing to answer
+                self._answer_open(0, me, "openat", AT_FDCWD, at, os.O_RDONLY | os.O_CLOEXEC, 0)
+            with contextlib.suppress(OSError):
+                self._answer(0, me, "execve", (at, ctypes.addressof(argv), 0, 0, 0, 0))
+            self._add(self._task(me), "openat", self._shown(Seen("/usr/lib/locale")), time.monotonic_ns())
+        self._forget(0)
+        self._places.close()
+        self.finish()
 
     def _tick(self, _signal: int, _frame: object) -> None:
         """Flush lines while the program is idle. Runs between two instructions of the loop."""
@@ -179,8 +205,8 @@ class Recorder:
                 return
         follow, more = opened(flags, mode)
         real = places.real(path, follow=follow) if own is None else own
-        shown = f',"path":{_text(path)},"real":{_text(real)}{more}' if real else f',"path":{_text(path)}{more}'
-        self._add(task, name, shown, now_ns)
+        shown = f',"path":{_text(path)},"real":{_text(real)}' if real else f',"path":{_text(path)}'
+        self._add(task, name, shown + more, now_ns)
 
     def _answer(self, number: int, tid: int, name: str, arguments: tuple[int, ...]) -> None:
         """Read a call, let it continue, and write its records."""
@@ -237,15 +263,7 @@ class Recorder:
                 return True
 
     def _shown(self, seen: Seen) -> str:
-        if seen.path is None:
-            return seen.more
-        shown = f',"path":{_text(seen.path)}'
-        real = seen.real if seen.real is not None else self._places.real(seen.path, follow=seen.follow)
-        if real is not None and real != seen.path:
-            shown += f',"real":{_text(real)}'
-        if seen.to is not None:
-            shown += f',"to":{_text(seen.to)}'
-        return shown + seen.more
+        return seen.more if seen.path is None else _members(seen, self._places)
 
     def _add(self, task: _Task, name: str, more: str, now_ns: int, grade: str = "attempt") -> None:
         self.calls += 1
@@ -341,13 +359,20 @@ def _announced(channel: socket.socket) -> Seen | None:
     )
 
 
+def _members(seen: Seen, places: Places) -> str:
+    """What was read of a call with a path, as JSON members."""
+    assert seen.path is not None
+    shown = f',"path":{_text(seen.path)}'
+    real = seen.real if seen.real is not None else places.real(seen.path, follow=seen.follow)
+    if real is not None and real != seen.path:
+        shown += f',"real":{_text(real)}'
+    if seen.to is not None:
+        shown += f',"to":{_text(seen.to)}'
+    return shown + seen.more
+
+
 def _unknown(tid: int) -> _Task:
     return _Task(tid, 0, f'"pid":{tid},"tid":{tid},', -1)
-
-
-def _wakes_at_the_end() -> bool:
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return found is not None and (int(found[1]), int(found[2])) >= _ENDS_WAIT
 
 
 def _number(text: bytes, name: bytes) -> int:
@@ -360,7 +385,3 @@ def _text(text: str) -> str:
     if not text.isascii():
         text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return quote(text)
-
-
-def _names() -> str:
-    return ",".join(f'"{name}"' for name in CALLS if name in syscalls.NUMBER)
