@@ -1,6 +1,6 @@
 """The configuration: found, decoded, merged with environment and flags, and trusted.
 
-Exported names are imported on first use: commands that only inspect past runs find the project, but do not read its settings.
+Exported names are imported on first use, because commands that only inspect past runs do not read the settings.
 """
 
 from typing import TYPE_CHECKING

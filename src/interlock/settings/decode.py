@@ -1,7 +1,8 @@
-"""Decodes a table (parsed TOML, or given in code) to `Settings`, strictly: one error that names the field, never its value.
+"""Decodes a table (parsed TOML, or given in code) to `Settings`, strictly: one error that names the field, never its
+value.
 
-Unknown keys, wrong types, numbers without a unit and values that look like a secret are errors. The first error in the file
-is raised.
+Unknown keys, wrong types, numbers without a unit and values that look like a secret are errors. It raises the first
+error in the file.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Place = tuple[str | int, ...]
 """Keys from the top of the configuration: `("rules", "allow", 2)`."""
 
 Locate = Callable[[Place], str]
-"""Describes a place for people: `interlock.toml:12: rules.allow[2]`."""
+"""Formats a place for people: `interlock.toml:12: rules.allow[2]`."""
 
 S = TypeVar("S")
 
@@ -50,14 +51,14 @@ def dotted(place: Place) -> str:
 
 
 def decode(table: Mapping[str, Any], *, locate: Locate = dotted) -> Settings:
-    """The settings of a table. Raises ConfigurationError, whose path is `locate` of the field."""
+    """Decode a table to settings. Raises: ConfigurationError, whose path is `locate` of the field."""
     settings: Settings = _Decoder(locate).section(table, Settings, ())
     _check(settings, locate)
     return settings
 
 
 def decode_section(table: Mapping[str, Any], section: type[S], locate: Locate) -> S:
-    """The table of another file (a capsule's manifest) as a struct, as strictly. Raises: ConfigurationError."""
+    """Decode the table of another file (a capsule's manifest) to a struct, with the same checks. Raises: ConfigurationError."""
     return _Decoder(locate).section(table, section, ())
 
 
@@ -84,7 +85,7 @@ def fields_of(section: type) -> dict[str, tuple[str, Any]]:
 
 
 def shown(value: Any, hint: Any) -> Any:
-    """A value as written in the file: durations and sizes with their unit, structs as tables."""
+    """A value in the form used in the file: durations and sizes with their unit, structs as tables."""
     unit = unit_of(hint)
     if unit is not None and value is not None:
         return as_duration(value) if unit == DURATION else as_size(value)
@@ -92,7 +93,7 @@ def shown(value: Any, hint: Any) -> Any:
 
 
 def _bound_of(error: msgspec.ValidationError, hint: Any) -> str:
-    """Msgspec's message about a bound that was missed, with its unit; empty for other messages."""
+    """Msgspec's message about a violated bound, with the unit; empty for other messages."""
     found = re.search(r"(>=|<=) (\d+)", str(error))
     if found is None:
         return ""
@@ -112,7 +113,7 @@ class _Decoder:
         known = fields_of(section)
         values: dict[str, Any] = {}
         if section is Tools:
-            # Settings of single tools are directly in the table, beside `modules`.
+            # The settings of single tools are directly in the table, beside `modules`.
             named = {key: value for key, value in table.items() if key != "modules"}
             table = {key: value for key, value in table.items() if key == "modules"}
             values["by_name"] = self._tools(named, known["by_name"][1], place)
@@ -121,7 +122,7 @@ class _Decoder:
                 raise self._unknown(key, known, place)
             name, hint = known[key]
             values[name] = self.value(value, hint, (*place, key))
-        for item in msgspec.structs.fields(section):  # type: ignore[arg-type] # a Struct, which mypy cannot say
+        for item in msgspec.structs.fields(section):  # a Struct class, which mypy cannot infer
             if item.required and item.name not in values:
                 raise self._error(f"`{item.encode_name}` is missing", place)
         return section(**values)
@@ -160,9 +161,9 @@ class _Decoder:
 
     def _leaf(self, value: Any, hint: Any, plain: Any, optional: bool, place: Place) -> Any:
         if optional and value is None:
-            raise self._error("omit the key instead of giving it no value", place)
+            raise self._error("the key has no value; omit it instead", place)
         if isinstance(value, str) and not value.isprintable():
-            raise self._error("holds a control character or an invisible one", place)
+            raise self._error("the value contains a control character or an invisible one", place)
         try:
             return typed.convert(value, hint)
         except msgspec.ValidationError as error:
@@ -175,7 +176,7 @@ class _Decoder:
     def _with_unit(self, value: Any, hint: Any, unit: str, place: Place) -> Any:
         example = '"30s", "10m" or "2h"' if unit == DURATION else '"512KiB" or "1GiB"'
         if not isinstance(value, str):
-            raise self._error(f"expected a {unit} with its unit, such as {example}", place)
+            raise self._error(f"expected a {unit} with a unit, such as {example}", place)
         try:
             return typed.convert(_UNITS[unit](value), hint)
         except msgspec.ValidationError as error:
@@ -204,7 +205,7 @@ class _Decoder:
             raise self._error(
                 f"the value looks like a secret ({found[0].kind})",
                 place,
-                "secrets do not belong here: use an environment variable, and revoke the secret that was here",
+                "do not store secrets here: use an environment variable, and revoke this secret",
             )
 
 
@@ -240,7 +241,7 @@ def description_of(hint: Any) -> str:
 
 
 def _check(settings: Settings, locate: Locate) -> None:
-    """Check what types cannot express."""
+    """Check the rules that types cannot express."""
 
     def error(message: str, *at: str | int, hint: str | None = None) -> ConfigurationError:
         return ConfigurationError(f"`{dotted(at)}`: {message}", path=locate(at), hint=hint)
@@ -265,7 +266,7 @@ def _check(settings: Settings, locate: Locate) -> None:
             raise error("expected the name of an environment variable", "isolation", "env_allow", index)
         if is_loaded_first(name):
             hint = "set it inside the command, where policies and approvers see it"
-            raise error("this variable is never passed on", "isolation", "env_allow", index, hint=hint)
+            raise error("this variable is never passed to processes", "isolation", "env_allow", index, hint=hint)
     _check_agents(settings, error)
     _check_hosts(settings, error)
 
@@ -273,24 +274,24 @@ def _check(settings: Settings, locate: Locate) -> None:
 def _check_models(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
     for name, model in settings.models.items():
         if not _SERVER.fullmatch(name.replace(".", "-")):
-            raise error("a name of a model has letters, digits, `.`, `_` and `-`, at most 64", "models", name)
+            raise error("the name of a model must be 1 to 64 letters, digits, `.`, `_` or `-`", "models", name)
         if (found := problem_of(model)) is not None:
             raise error(found[1], "models", name, found[0])
 
 
 def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
-    """Agents, their groups, and the grants of both."""
+    """Check agents, their groups, and the grants of both."""
     named: dict[Place, str] = {("agent",): settings.agent}
     for name, members in settings.groups.items():
         named |= {("groups", name, index): member for index, member in enumerate(members)}
     for at, agent in named.items():
         if agent.startswith(GROUP):
-            raise error(f"the name of an agent does not begin with `{GROUP}`", *at, hint="groups cannot contain groups")
-        if agent == OPERATOR:  # an agent with that name could undo anything that a person can
-            raise error("this name is not an agent's: it means the person at the command line", *at)
+            raise error(f"the name of an agent must not begin with `{GROUP}`", *at, hint="groups cannot contain groups")
+        if agent == OPERATOR:  # an agent with this name could undo anything that a person can
+            raise error("the name is reserved for the person at the command line", *at)
     for agent, grant in settings.grants.items():
         if agent == OPERATOR:
-            raise error("this name is not an agent's: it means the person at the command line", "grants", agent)
+            raise error("the name is reserved for the person at the command line", "grants", agent)
         group = agent.removeprefix(GROUP)
         if group != agent and group not in settings.groups:
             near = difflib.get_close_matches(group, settings.groups, n=1)
@@ -310,7 +311,7 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
 
 
 def _check_hosts(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
-    """The patterns of hosts outside of grants."""
+    """Check the host patterns outside of grants."""
     named: list[tuple[Place, Sequence[str]]] = [(("network", "private"), settings.network.private)]
     named += [(("mcp", "servers", name, "hosts"), server.hosts) for name, server in settings.mcp.servers.items()]
     named += [(("tools", name, "hosts"), tool.hosts or ()) for name, tool in settings.tools.by_name.items()]
@@ -321,13 +322,13 @@ def _check_hosts(settings: Settings, error: Callable[..., ConfigurationError]) -
             except ConfigurationError as refusal:
                 raise error(refusal.message, *where, index, hint=refusal.hint) from None
             if where[0] == "network" and pattern.startswith("*:"):
-                raise error("an exception for every host is none", *where, index, hint="name the hosts")
+                raise error("an exception must not cover every host", *where, index, hint="name the hosts")
 
 
 def _server_problem(name: str, server: McpServer) -> tuple[str, *Place] | None:
-    """The problem with a server, and its place in the table."""
+    """The problem with a server and its place in the table; None if there is none."""
     if not _SERVER.fullmatch(name):
-        return ("the name of a server is 1 to 64 of the characters A-Z a-z 0-9 _ -",)
+        return ("the name of a server must be 1 to 64 of the characters A-Z a-z 0-9 _ -",)
     if bool(server.command) == (server.url is not None):
         return ("needs either `command` or `url`",)
     if server.url is not None and not _is_url(server.url):
@@ -337,17 +338,21 @@ def _server_problem(name: str, server: McpServer) -> tuple[str, *Place] | None:
             return "expected the name of a header", "headers", header
     for index, variable in enumerate(server.env):
         if not variable.isidentifier() or not variable.isascii():
-            return "expected the name of an environment variable, without its value", "env", index
+            return "expected the name of an environment variable, without a value", "env", index
     for variable in (*server.env, *server.variables):
         if is_loaded_first(variable):
-            return "this variable is never passed on", "env" if variable in server.env else "variables", variable
+            return (
+                "this variable is never passed to servers",
+                "env" if variable in server.env else "variables",
+                variable,
+            )
     return None
 
 
 _TAKES: Final = {
     "bell": (), "file": ("path",), "webhook": ("url", "url_env", "secret_env"), "command": ("command",),
 }  # fmt: skip
-"""The keys of each kind of notification and audit sink."""
+"""The allowed keys of each kind of notification and audit sink."""
 
 
 def _notify_problem(notify: Notify | AuditTo) -> str | None:
@@ -363,15 +368,15 @@ def _notify_problem(notify: Notify | AuditTo) -> str | None:
         return "kind `file` needs `path`, an absolute path"
     for name, present in given.items():
         if present and name not in takes:
-            return f"`{name}` is not for kind `{notify.kind}`"
+            return f"`{name}` is not allowed for kind `{notify.kind}`"
     if notify.kind == "command" and not notify.command:
         return "kind `command` needs `command`"
     if notify.kind == "webhook" and (notify.url is None) == (notify.url_env is None):
-        return "kind `webhook` needs `url`, or `url_env`, the name of the variable with the URL"
+        return "kind `webhook` needs `url`, or `url_env`, the name of the environment variable with the URL"
     if notify.url is not None and not _is_url(notify.url):
         return "kind `webhook` needs `url`, an http or https URL"
     if notify.url is not None and notify.secret_env is None:
-        return "kind `webhook` needs `secret_env`, the name of the variable with the secret that signs what is posted"
+        return "kind `webhook` needs `secret_env`, the name of the environment variable with the signing secret"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Reads configuration files: once, regular files only, no links, within a limit."""
+"""Reads configuration files: once, regular files only, no links, up to a size limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from interlock.model.limits import DEFAULT_LIMITS
 
 
 def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, follow: bool = False) -> bytes | None:
-    """The bytes of a regular file, or None if there is no such file.
+    """The bytes of a regular file; None if there is no such file.
 
     Raises: ConfigurationError for a symbolic link (unless `follow`), for anything but a regular file, and for more than
     `bytes_max` bytes.
@@ -24,7 +24,7 @@ def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, foll
         return None
     except OSError as error:
         if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises for names that are too long
-            hint = "replace the link by the file it points to: a link can be redirected after it was trusted"
+            hint = "replace the link with the file it points to: a link can be redirected after it was trusted"
             raise _unreadable(path, "is a symbolic link", hint) from None
         raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
     except ValueError:

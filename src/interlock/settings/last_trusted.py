@@ -1,7 +1,7 @@
-"""The configuration as last trusted, from the copies in the trust record; no file of the project is read.
+"""The configuration as last trusted, from the copies in the trust record. No file of the project is read.
 
-Used by undo, approvals and inspection, which must work while the files are broken, edited or missing, even through an agent.
-No agent's proposal runs under it.
+Used by undo, approvals and inspection, which must work while the files are broken, edited or missing, even through an
+agent. Agents' proposals never run under it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _SOURCE: Final = "as last trusted"
 
 
 def load_last_trusted(root: Path, *, env: Mapping[str, str], trust: TrustStore) -> Loaded:
-    """The configuration last trusted for the project at `root`, overridden by the environment; the defaults if it is unusable.
+    """The last trusted configuration of the project at `root`, overridden by the environment; the defaults if it is
+    unusable.
 
-    Raises: ConfigurationError `override_loosens` and others from the environment; StoreError and IntegrityError from the
-    trust record.
+    Raises: ConfigurationError for bad environment variables (`override_loosens` and others); StoreError and
+    IntegrityError from the trust record.
     """
     files = trust.last_trusted(root)
     settings = _decode(files)

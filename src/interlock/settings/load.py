@@ -41,30 +41,32 @@ GIVEN: Final = "settings="
 
 
 class Gathered(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the loader read, decoded but not yet checked for trust."""
+    """Everything that the loader read, decoded but not yet checked for trust."""
 
     root: Path
-    """The project: the directory of the file, links resolved."""
+    """The project: the directory of the file, with links resolved."""
     path: Path
     settings: Settings
     files: tuple[SourceFile, ...]
     modules: Mapping[str, str]
-    """Dotted name of each tool module and parent package to its name in `files`; packages come first.
+    """The dotted name of each tool module and parent package, and its name in `files`; packages come first.
 
-    Run exactly these bytes: on disk, a cached `.pyc` or a sibling file could replace the source.
+    Execute exactly these bytes: on disk, a cached `.pyc` or a sibling file could replace the source.
     """
     policies: tuple[str, ...]
-    """The `files` that are policies: all that `policy.files` names, regardless of their extension."""
+    """The `files` that are policies: all that `policy.files` names, whatever their extension."""
     written: frozenset[Place]
     """The settings that the file sets."""
     locate: Locate
-    """Finds the line of the file on which a place is set."""
+    """Finds the line of the file on which a setting is."""
     capsules: Mapping[str, Manifest] = {}
-    """The manifests of the capsules by name, each after those that it depends on."""
+    """The manifests of the capsules by name, each after its dependencies."""
 
     @property
     def protected(self) -> tuple[str, ...]:
-        """The files that were read, and the places of new ones, relative to the root: no agent may write there."""
+        """The paths that no agent may write, relative to the root: the files that were read, and the places of possible
+        new ones.
+        """
         components = component_names(self.settings, self.capsules, self.root)
         return protected_names((*(file.name for file in self.files), *components), self.settings, self.root)
 
@@ -81,22 +83,22 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[str, ...]
     """As in `Gathered`."""
     protected: tuple[str, ...]
-    """Paths that no agent may write, relative to the root, besides the names that are always protected."""
+    """Paths that no agent may write, relative to the root, in addition to those that are always protected."""
     digest: str
-    """Digest of the settings in force and every file, which a run journals."""
+    """Digest of the settings in force and of every file. Each run records it in its journal."""
     sources: Mapping[Place, str]
     """The source of each setting that is not a default."""
     overrides: frozenset[Place]
-    """The settings set by the environment or a flag."""
+    """The settings changed by the environment or a flag."""
     capsules: Mapping[str, Manifest] = {}
     """As in `Gathered`."""
 
     def text(self, name: str) -> str:
-        """The text of a file that was read (a policy, by its name in `files`). Raises ConfigurationError, KeyError."""
+        """The text of a file that was read (a policy, by its name in `files`). Raises: ConfigurationError, KeyError."""
         return utf8({file.name: file.data for file in self.files}[name], name)
 
     def overridden(self, *place: str) -> bool:
-        """True if the environment or a flag has set the setting at `place`."""
+        """True if the environment or a flag changed the setting at `place`."""
         return place in self.overrides
 
     def explain(self) -> list[dict[str, Any]]:
@@ -110,8 +112,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = ()) -> Gathered:
     """Read and decode every file of the loader, trusted or not. `interlock trust` shows and records the result.
 
-    `extra` names more files beside the configuration (`interlock.lock`, `.mcp.json`).
-    Raises: ConfigurationError.
+    `extra` names more files beside the configuration (`interlock.lock`, `.mcp.json`). Raises: ConfigurationError.
     """
     found = _explicit(explicit) if explicit is not None else find(start)
     if found is None:
@@ -119,7 +120,7 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
     table = parse_toml(found.data, found.path.name)
     if found.path.name == PYPROJECT:
         table = table["tool"]["interlock"]
-        # Only our table counts: a new dependency in the same file does not affect trust.
+        # Only our table counts, so that a new dependency in the same file does not affect trust.
         seen = SourceFile(PYPROJECT, _as_text(table))
         locate = locator(found.data, PYPROJECT, TABLE)
     else:
@@ -195,11 +196,12 @@ def load(
 def load_table(
     table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str], flags: Mapping[str, Any]
 ) -> Loaded:
-    """The same for settings passed by a program instead of a file. Files that they name are read beneath `root`.
+    """The configuration for settings passed by a program instead of a file. Files that they name are read beneath
+    `root`.
 
-    The program trusts the files it names, so the trust record is not checked. Such a runtime keeps nothing on disk, so
-    `workspace.mode` is `direct` unless the table sets it. Raises: ConfigurationError, also if
-    there are files to read and no `root` to find them in.
+    The program trusts the files it names, so the trust record is not checked. Such a runtime stores nothing on disk, so
+    `workspace.mode` is `direct` unless the table sets it. Raises: ConfigurationError, also if there are files to read
+    and `root` is None.
     """
     if root is None:
         for section, key in (("policy", "files"), ("tools", "modules"), ("capsules", None)):
@@ -207,7 +209,7 @@ def load_table(
             if part if key is None or not isinstance(part, Mapping) else part.get(key):
                 name = section if key is None else f"{section}.{key}"
                 raise ConfigurationError(
-                    f"`{name}` names files, but there is no workspace to find them in",
+                    f"`{name}` names files, but the runtime has no workspace",
                     path=name,
                     hint="open the runtime with `workspace=`",
                 )
@@ -216,7 +218,7 @@ def load_table(
 
 
 def _directly(gathered: Gathered) -> Gathered:
-    """The same with `workspace.mode = "direct"`, unless the file sets the mode."""
+    """The same settings with `workspace.mode = "direct"`, unless the file sets the mode."""
     if ("workspace", "mode") in gathered.written:
         return gathered
     settings = gathered.settings
@@ -261,7 +263,7 @@ def _explicit(path: Path) -> Found:
     data = read_bytes(path)
     if data is None:
         raise ConfigurationError(
-            "the configuration file does not exist", path=str(path), hint="`interlock init` writes one"
+            "the configuration file does not exist", path=str(path), hint="`interlock init` creates one"
         )
     if path.name == PYPROJECT and not has_table(data, path):
         raise ConfigurationError("there is no `[tool.interlock]` table", path=str(path))
@@ -281,7 +283,7 @@ def _written(value: Any, place: Place) -> Iterator[Place]:
 
 
 def _leaves(value: Any, hint: Any, place: Place) -> Iterator[tuple[Place, Any]]:
-    """Each setting with its value as written in the file."""
+    """Each setting with its value in the form used in the file."""
     if isinstance(value, msgspec.Struct):
         for key, (name, field) in fields_of(type(value)).items():
             yield from _leaves(getattr(value, name), field, place if name == "by_name" else (*place, key))

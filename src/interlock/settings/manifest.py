@@ -1,4 +1,4 @@
-"""Decodes the manifests of capsules (`capsule.toml`), strictly, and puts capsules in the order in which they are loaded."""
+"""Decodes the manifests of capsules (`capsule.toml`), strictly, and sorts capsules into the order in which they are loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Raise = Callable[..., ConfigurationError]
 
 
 def decode_manifest(data: bytes, name: str) -> Manifest:
-    """The manifest in a file's bytes. `name` is shown in errors. Raises: ConfigurationError with the file, line and field."""
+    """Decode the bytes of a manifest. `name` is shown in errors. Raises: ConfigurationError with the file, line and field."""
     table = parse_toml(data, name)
     locate = locator(data, name)
     if "component" not in table:
@@ -52,10 +52,10 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     _check_capabilities(manifest, error)
     for index, topic in enumerate(manifest.behavior.on_message):
         if not any(topic_matches(allowed, topic) for allowed in manifest.capabilities.ipc_subscribe):
-            raise error("the topic is not one of `capabilities.ipc_subscribe`", "capsule", "on_message", index)
+            raise error("the topic is not listed in `capabilities.ipc_subscribe`", "capsule", "on_message", index)
     if manifest.behavior.run and not manifest.uplinks:
         raise error(
-            "a capsule that runs by itself brings in messages, and it has no uplink",
+            "a capsule that runs by itself receives messages, but this one has no uplink",
             "capsule",
             "run",
             hint="declare one with `[[uplink]]`, or leave `run` out",
@@ -63,7 +63,7 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
     names = [uplink.name for uplink in manifest.uplinks]
     for index, uplink in enumerate(names):
         if uplink in names[:index]:
-            raise error("there is a second uplink of that name", "uplink", index, "name")
+            raise error("there is another uplink with this name", "uplink", index, "name")
     for dependency, versions in manifest.behavior.dependencies.items():
         try:
             version_range(versions)
@@ -77,13 +77,13 @@ def read_manifest(name: str, data: bytes, file: str, settings: Settings, locate:
     manifest = decode_manifest(data, file)
     if manifest.package.name != name:
         raise ConfigurationError(
-            f"the capsule's manifest gives it another name, `{manifest.package.name}`",
+            f"the capsule's manifest has another name, `{manifest.package.name}`",
             path=locate(("capsules", name)),
-            hint=f"write `[capsules.{manifest.package.name}]`: its tools are named after it",
+            hint=f"write `[capsules.{manifest.package.name}]`, because its tools are named after it",
         )
     if name in settings.mcp.servers:
         raise ConfigurationError(
-            f"a capsule and an MCP server are both named `{name}`, and so might be their tools",
+            f"a capsule and an MCP server are both named `{name}`, so their tools could have the same names",
             path=locate(("capsules", name)),
             hint="rename the server",
         )
@@ -91,10 +91,10 @@ def read_manifest(name: str, data: bytes, file: str, settings: Settings, locate:
 
 
 def load_order(capsules: Mapping[str, Manifest], locate: Locate) -> tuple[str, ...]:
-    """The names of the capsules, each after those that it depends on, otherwise sorted by name.
+    """The names of the capsules, each after its dependencies, otherwise sorted by name.
 
-    `locate` finds the place of one in the configuration. Raises: ConfigurationError that names a capsule that is missing or of
-    another version, or all capsules of a cycle.
+    `locate` finds the place of a capsule in the configuration. Raises: ConfigurationError, which names a capsule that
+    is missing or has another version, or all capsules of a cycle.
     """
     for name, manifest in capsules.items():
         for dependency, versions in manifest.behavior.dependencies.items():
@@ -103,11 +103,11 @@ def load_order(capsules: Mapping[str, Manifest], locate: Locate) -> tuple[str, .
                 raise ConfigurationError(
                     f"the capsule `{name}` depends on `{dependency}`, which is not configured",
                     path=locate(("capsules", name)),
-                    hint=f"`[capsules.{dependency}]` with its `path` configures it",
+                    hint=f"`[capsules.{dependency}]` with a `path` configures it",
                 )
             if not version_range(versions)(parse_version(found.package.version)):
                 raise ConfigurationError(
-                    f"the capsule `{name}` depends on `{dependency}` {versions}, and that is {found.package.version}",
+                    f"the capsule `{name}` depends on `{dependency}` {versions}, but its version is {found.package.version}",
                     path=locate(("capsules", name)),
                 )
     sorter = TopologicalSorter({name: one.behavior.dependencies for name, one in capsules.items()})
@@ -135,7 +135,7 @@ def _check_component(manifest: Manifest, error: Raise) -> None:
     file = manifest.component.file
     if file.startswith("/"):
         raise error(
-            "the path is absolute", "component", "file", hint=f"name it relative to the directory of `{MANIFEST}`"
+            "the path is absolute", "component", "file", hint=f"make it relative to the directory of `{MANIFEST}`"
         )
     parts = PurePosixPath(file).parts
     if ".." in parts or os.path.normpath(file) in (".", MANIFEST):
@@ -146,17 +146,17 @@ def _check_tools(manifest: Manifest, error: Raise) -> None:
     names: set[str] = set()
     for index, tool in enumerate(manifest.tools):
         if tool.name in names:
-            raise error("there is a second tool of that name", "tool", index, "name")
+            raise error("there is another tool with this name", "tool", index, "name")
         if tool.name in EVENT_TOOLS or (tool.name == RUN and manifest.behavior.run):
-            raise error("the host calls a function of the capsule by that name", "tool", index, "name")
+            raise error("the name is reserved for a function that the host calls", "tool", index, "name")
         names.add(tool.name)
         if tool.read_only and manifest.capabilities.fs_write:
             raise error(
-                "a tool that changes nothing is in a capsule that may write files",
+                "a read-only tool cannot be in a capsule that may write files",
                 "tool",
                 index,
                 "read_only",
-                hint="leave `read_only` out, or `capabilities.fs_write`",
+                hint="remove `read_only` or `capabilities.fs_write`",
             )
         for key, schema in (("input_schema", tool.input_schema), ("output_schema", tool.output_schema)):
             if schema is not None:
@@ -176,16 +176,16 @@ def _schema_problem(schema: dict[str, Any], *, any_type: bool) -> str | None:
 
 
 def _variable_problem(variable: Variable) -> str | None:
-    """The problem with the default of a value."""
+    """The problem with the default of a variable; None if there is none."""
     default = variable.default
     if default is None:
         return None
     if variable.secret:
-        return "a secret has no default"
+        return "a secret cannot have a default"
     if variable.required:
-        return "a required value has no default"
+        return "a required value cannot have a default"
     if (isinstance(default, bool) and variable.type != "boolean") or not isinstance(default, _TYPES[variable.type]):
-        return f"the default is not of the type `{variable.type}`"
+        return f"the default does not have the type `{variable.type}`"
     return None
 
 
@@ -210,10 +210,10 @@ def _check_topic(text: str, *, pattern: bool) -> None:
     """Raises: ConfigurationError."""
     segments = text.split(".")
     if len(text) > _TOPIC_CHARS_MAX or not all(segments) or find_unseen(text) or " " in text:
-        raise ConfigurationError("expected a topic such as `build.finished`: names with dots between them")
+        raise ConfigurationError("expected a topic such as `build.finished`: names separated by dots")
     if any("*" in segment and (segment != "*" or not pattern) for segment in segments):
         raise ConfigurationError(
-            "`*` stands for one whole segment of a topic" if pattern else "a topic to publish to has no `*`"
+            "`*` stands for one whole segment of a topic" if pattern else "a topic for publishing cannot contain `*`"
         )
     if not pattern and segments[0] == "interlock":
-        raise ConfigurationError("topics that begin with `interlock` are the host's")
+        raise ConfigurationError("topics that begin with `interlock` are reserved for the host")

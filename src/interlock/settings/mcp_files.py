@@ -1,4 +1,4 @@
-"""Servers in the files of other MCP clients (`.mcp.json`): put behind the gateway with `[mcp] files`.
+"""Reads servers from the files of other MCP clients (`.mcp.json`), to put them behind the gateway (`[mcp] files`).
 
 They become tables of `[mcp.servers]`, and are checked in the same way.
 """
@@ -12,12 +12,12 @@ from interlock.model.errors import ConfigurationError, ProposalError
 from interlock.model.values import parse_json
 
 _OWN: Final = "interlock"
-"""The gateway's own entry, which `interlock install` writes: it does not pass through itself."""
+"""The gateway's own entry, written by `interlock install`. It is skipped."""
 _KEYS: Final = {"command", "args", "env", "url", "headers", "type", "cwd", "disabled", "description"}
 
 
 def files_of(table: Mapping[str, Any]) -> list[str]:
-    """The files that `mcp.files` names; none if it is not a list of names, which decoding reports."""
+    """The files that `mcp.files` names; empty if it is not a list of names, which decoding reports."""
     mcp = table.get("mcp")
     files = mcp.get("files") if isinstance(mcp, Mapping) else None
     well_formed = isinstance(files, list) and all(isinstance(name, str) and name for name in files)
@@ -25,7 +25,7 @@ def files_of(table: Mapping[str, Any]) -> list[str]:
 
 
 def read_servers(data: bytes, name: str) -> dict[str, dict[str, Any]]:
-    """The servers in a file, as tables of `[mcp.servers]`. Raises: ConfigurationError."""
+    """The servers of a file, as tables of `[mcp.servers]`. Raises: ConfigurationError."""
     try:
         document = parse_json(data)
     except ProposalError as error:
@@ -38,7 +38,7 @@ def read_servers(data: bytes, name: str) -> dict[str, dict[str, Any]]:
 
 
 def merged(table: Mapping[str, Any], servers: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """The configuration's table with these servers. Raises: ConfigurationError if one has the name of another."""
+    """Add these servers to the configuration's table. Raises: ConfigurationError if two servers have the same name."""
     mcp = dict(table["mcp"])
     own = dict(mcp["servers"]) if isinstance(mcp.get("servers"), Mapping) else {}
     for server, one in servers.items():
@@ -47,7 +47,7 @@ def merged(table: Mapping[str, Any], servers: Mapping[str, Mapping[str, Any]], n
             continue  # decoding reports this
         if set(given) & {"command", "url"}:
             raise ConfigurationError(
-                f"there are two MCP servers `{server}`", path=name, hint="rename or remove one of them"
+                f"two MCP servers are named `{server}`", path=name, hint="rename or remove one of them"
             )
         own[server] = {**one, **given}
     return {**table, "mcp": {**mcp, "servers": own}}
@@ -58,13 +58,13 @@ def _table(one: Any, path: str) -> dict[str, Any]:
         raise ConfigurationError("a server must be an object", path=path)
     unknown = sorted(one.keys() - _KEYS)
     if unknown:
-        raise ConfigurationError(f"the key `{unknown[0][:80]}` is not known here", path=path, hint="take it out")
+        raise ConfigurationError(f"unknown key `{unknown[0][:80]}`", path=path, hint="remove it")
     if one.get("type") == "sse":
         raise ConfigurationError(
             "the transport `sse` is no longer part of MCP", path=path, hint="use `http`, or a command"
         )
     if one.get("cwd") not in (None, ".", "${workspaceFolder}"):
-        raise ConfigurationError("`cwd` is not supported: servers start in the project", path=path, hint="take it out")
+        raise ConfigurationError("`cwd` is not supported: servers start in the project", path=path, hint="remove it")
     found: dict[str, Any] = {}
     if "command" in one:
         found["command"] = [one["command"], *(one["args"] if isinstance(one.get("args"), list) else [])]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from interlock.model.capsule import Manifest
 
 MANIFEST: Final = "capsule.toml"
-"""The name of a capsule's manifest."""
+"""The file name of a capsule's manifest."""
 _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
-"""Of the files that Python takes for a module."""
+"""File name suffixes that Python recognises as modules."""
 
 
 CLIENT_FILES: Final = (
@@ -28,7 +28,7 @@ CLIENT_FILES: Final = (
     ".cursor/hooks.json", ".cursor/mcp.json", ".gemini", ".github/agents", ".github/copilot", ".github/hooks", ".github/mcp.json",
     ".opencode", ".vscode/mcp.json", ".vscode/settings.json", "opencode.json", "opencode.jsonc",
 )  # fmt: skip
-"""Where coding agents are told which servers to start, which hooks to run and which tools of their own they have."""
+"""Files in which coding agents configure servers to start, hooks to run, and their own tools."""
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -37,11 +37,11 @@ class Named(msgspec.Struct, frozen=True):
     place: Place
     path: Path
     module: str | None = None
-    """For the source of a Python module: its dotted name."""
+    """The dotted name, for the source of a Python module."""
 
 
 def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Named]:
-    """Every file that the settings name, even if it is missing; patterns give existing files.
+    """Every file that the settings name, even if it is missing. Patterns yield existing files.
 
     Raises: ConfigurationError for an invalid pattern, and for a missing or ambiguous module.
     """
@@ -66,7 +66,7 @@ def protected_names(names: Iterable[str], settings: Settings, root: Path) -> tup
 
 
 def component_names(settings: Settings, capsules: Mapping[str, Manifest], root: Path) -> Iterator[str]:
-    """The WebAssembly files of capsules, relative to the root as far as they are beneath it."""
+    """The WebAssembly files of capsules; relative to the root if they are beneath it."""
     for name, manifest in capsules.items():
         path = Path(os.path.normpath(root / settings.capsules[name].path / manifest.component.file))
         if path.is_relative_to(root):
@@ -74,9 +74,10 @@ def component_names(settings: Settings, capsules: Mapping[str, Manifest], root: 
 
 
 def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:
-    """Every file that would be taken for a module or a package above it, beside or instead of what was read.
+    """Every file that Python could load as the module or a package above it, beside or instead of the file that was
+    read.
 
-    With such a file the project does not start: which of two is meant must not depend on who wrote last.
+    If such a file exists, the project does not start: which file is meant must not depend on who wrote last.
     """
     parts = module.split(".")
     for base in ("", "src/"):
@@ -105,10 +106,10 @@ def _check_pattern(pattern: str, root: Path, place: Place, locate: Locate) -> No
     if "*" in above or "**" in last:
         wrong = "`*` is allowed only in the last part of a path"
     elif root.is_relative_to(_directory(pattern, root)):
-        # Agents may not write where a new file would be read, and that cannot be the whole project.
+        # Agents may not write where a new file would be read. That cannot be the whole project.
         wrong = "a pattern needs a directory of its own"
     elif not _directory(pattern, root).is_dir():
-        # It may be empty, but a misspelt directory would silently drop forbid policies.
+        # The directory may be empty, but a misspelt one would silently drop forbid policies.
         wrong = "there is no such directory"
     if wrong is not None:
         raise ConfigurationError(f"`{dotted(place)}`: {wrong}", path=locate(place), hint="for example `policy/*.cedar`")
@@ -120,12 +121,12 @@ def _listed(directory: Path, pattern: str) -> list[Path]:
 
 
 def _module(module: str, root: Path, place: Place, locate: Locate) -> Iterator[Named]:
-    """The module's source and the `__init__.py` of the packages above it: all of these run when it is imported."""
+    """The module's source and the `__init__.py` of the packages above it, which all run when it is imported."""
     parts = module.split(".")
     for base in (root, root / "src"):
         found = _sources(base.joinpath(*parts))
         if len(found) > 1 or any(path.suffix != ".py" for path in found):
-            # Python would import one of them, and a newly written file must not change which.
+            # Python would import one of them, and a newly written file must not change which one.
             raise ConfigurationError(
                 f"`{dotted(place)}`: more than one file could be this module, or the module is binary",
                 path=locate(place),
@@ -141,7 +142,7 @@ def _module(module: str, root: Path, place: Place, locate: Locate) -> Iterator[N
     raise ConfigurationError(
         f"`{dotted(place)}`: there is no such module beneath the project",
         path=locate(place),
-        hint="a module is looked for beneath the project and its `src` directory",
+        hint="modules are searched for beneath the project and its `src` directory",
     )
 
 

@@ -1,7 +1,7 @@
-"""Environment variables and flags over the file: they may tighten the configuration, never loosen it.
+"""Applies environment variables and flags over the file. They may tighten the configuration, but never loosen it.
 
-`RULES` defines for each setting what tighter means. A setting without a rule can be set in the file only: it has no order of
-tighter and looser, or must not be changed from outside.
+`RULES` defines for each setting what tighter means. A setting without a rule can be set only in the file: either its
+values have no order from loose to tight, or it must not be changed from outside.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ from interlock.settings.decode import Place, decode_text, fields_of
 from interlock.settings.sections import Settings
 
 NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKEN", "INTERLOCK_DEBUG"))
-"""Variables of Interlock that are not settings."""
+"""Interlock's environment variables that are not settings."""
 
 _PREFIX: Final = "INTERLOCK_"
 _KUBERNETES: Final = lazy_pattern(
     r"INTERLOCK_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
 _BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))
-"""Entries of `[rules]` that are not tools. A glob over tool names does not cover them, except that `*` alone covers those on
-state."""
+"""Entries of `[rules]` that are not tools. A glob over tool names does not cover them, except that `*` alone covers
+those on state.
+"""
 _ON_STATE: Final = frozenset(("state_read", "state_write", "assert"))
 
 Rule = Callable[[Any, Any, Settings], Any]
-"""(present value, wanted value, settings before this layer) to the new value. Raises LooserError if that would be looser."""
+"""Maps (present value, wanted value, settings before this layer) to the new value. Raises LooserError if it would be looser."""
 
 
 class LooserError(Exception):
-    """The requested value is looser."""
+    """Raised if the requested value is looser than the present one."""
 
 
 def smaller(old: Any, new: Any, _settings: Settings) -> Any:
-    """A smaller or equal bound; no bound is the loosest."""
+    """Accepts a smaller or equal bound; no bound is the loosest."""
     if old is not None and (new is None or new > old):
         raise LooserError
     return new
 
 
 def later(*order: Any) -> Rule:
-    """The same or a stricter value in the given order, from loose to strict."""
+    """A rule that accepts the same or a stricter value in the given order, from loose to strict."""
 
     def rule(old: Any, new: Any, _settings: Settings) -> Any:
         if order.index(new) < order.index(old):
@@ -59,33 +60,33 @@ def later(*order: Any) -> Rule:
 
 
 def added(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
-    """The file's entries, and more."""
+    """The file's entries, and the new ones."""
     return tuple(dict.fromkeys((*old, *new)))
 
 
 def fewer(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
-    """A subset of the file's entries."""
+    """Accepts a subset of the file's entries."""
     if not set(new) <= set(old):
         raise LooserError
     return new
 
 
 def allowed(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
-    """Only entries covered by the file's entries."""
+    """Accepts entries that the file's entries cover."""
     if not all(_covered(entry, old) for entry in new):
         raise LooserError
     return new
 
 
 def merge_ask(old: tuple[str, ...], new: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
-    """The file's `ask` entries, and entries that it allows. Asking for a denied tool would be looser."""
+    """The file's `ask` entries, and the new ones if the file allows them. Asking for a denied tool would be looser."""
     if not all(_covered(entry, (*old, *settings.rules.allow)) for entry in new):
         raise LooserError
     return tuple(dict.fromkeys((*old, *new)))
 
 
 def nothing(old: Any, new: Any, _settings: Settings) -> Any:
-    """Only off: another value would send data to a destination that the file does not name."""
+    """Accepts only off. Another value would send data to a destination that the file does not name."""
     if new not in (None, old):
         raise LooserError
     return new
@@ -134,8 +135,8 @@ RULES: Final[dict[str, Rule]] = {
 def overlay(settings: Settings, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Settings, dict[Place, str]]:
     """Apply `INTERLOCK_<SECTION>_<KEY>` of the environment, then flags (`{"budget.actions": "10"}`).
 
-    A flag is text, as in the environment, or a list of texts. Returns the settings and the source of each changed place
-    (`environment INTERLOCK_BUDGET_ACTIONS`, `flag budget.actions`).
+    The value of a flag is a string, as in the environment, or a list of strings. Returns the settings and the source of
+    each changed place (`environment INTERLOCK_BUDGET_ACTIONS`, `flag budget.actions`).
 
     Raises: ConfigurationError `override_loosens` for a looser value and for a setting that only the file may set;
     `configuration` for an unknown name or an invalid value.
@@ -160,24 +161,24 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
             # Ignoring a misspelt variable would silently drop a restriction.
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else "unset it, or see `interlock doctor --config`"
-            raise ConfigurationError("the environment variable names no setting", path=f"environment {name}", hint=hint)
+            raise ConfigurationError("the environment variable is not a setting", path=f"environment {name}", hint=hint)
         yield known[name], env[name], f"environment {name}"
 
 
 def foreign_variables(env: Mapping[str, str]) -> list[str]:
-    """The variables that have our prefix but no meaning here, except those that Kubernetes sets for each service."""
+    """The variables that have our prefix but are not ours, except those that Kubernetes sets for each service."""
     ours = _ours(env)
     known = {_variable(key) for key in _known_keys()} if ours else set()
     return [name for name in ours if name not in known and is_foreign(name) and not _KUBERNETES.fullmatch(name)]
 
 
 def _ours(env: Mapping[str, str]) -> list[str]:
-    """The variables that may be settings. Mostly there are none, and then the list of all settings is not made."""
+    """The variables that may be settings. Usually there are none, which avoids building the list of all settings."""
     return [name for name in sorted(env) if name.startswith(_PREFIX) and name not in NOT_SETTINGS]
 
 
 def is_foreign(name: str) -> bool:
-    """True if a variable belongs to another program: it names none of our sections, and resembles no setting."""
+    """True if a variable belongs to another program: it does not name a section of ours, and does not resemble a setting."""
     own = name.removeprefix(_PREFIX)
     known = [_variable(key).removeprefix(_PREFIX) for key in _known_keys()]
     sections = {key.partition("_")[0] for key in known}
@@ -190,7 +191,7 @@ def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else None
-            raise ConfigurationError("the flag names no setting", path=f"flag {key}", hint=hint)
+            raise ConfigurationError("the flag is not a setting", path=f"flag {key}", hint=hint)
         yield key, ",".join(value) if isinstance(value, list | tuple) else str(value), f"flag {key}"
 
 
@@ -207,7 +208,7 @@ def _apply(settings: Settings, before: Settings, place: Place, text: str, source
         owners.append(getattr(owners[-1], str(section)))
     name, hint = fields_of(type(owners[-1]))[str(last)]
     old = getattr(owners[-1], name)
-    # An empty value turns an optional setting off; its rule decides whether that is tighter.
+    # An empty value turns an optional setting off. Its rule decides whether that is tighter.
     empty = text == "" and type(None) in typing.get_args(getattr(hint, "__origin__", hint))
     wanted = None if empty else decode_text(hint, text, place, locate=lambda _place: source)
     try:

@@ -1,4 +1,4 @@
-"""Finds the configuration file of a project without decoding it, which is enough for commands that only inspect past runs."""
+"""Finds the configuration file of a project without decoding it, which suffices for commands that only inspect past runs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def find(start: Path) -> Found | None:
         except ConfigurationError:
             if own is None:
                 raise
-            project = None  # temporarily broken, as while being edited, which must not affect interlock.toml
+            project = None  # temporarily broken, for example while it is edited, which must not affect interlock.toml
         if own is not None and project is not None:
             raise ConfigurationError(
-                f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` exist here",
+                f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` exist in this directory",
                 path=str(directory),
                 hint="keep one of them",
             )
@@ -58,9 +58,9 @@ def find(start: Path) -> Found | None:
 
 
 def no_configuration(start: Path) -> ConfigurationError:
-    """The error of a command that needs a configuration and finds none from `start` on."""
+    """The error for a command that needs a configuration if none is found from `start` on."""
     return ConfigurationError(
-        f"no `{FILE}` in this directory or any parent", path=str(start), hint="`interlock init` writes one"
+        f"no `{FILE}` in this directory or any parent", path=str(start), hint="`interlock init` creates one"
     )
 
 
@@ -75,7 +75,7 @@ def has_table(data: bytes, path: Path) -> bool:
 
 
 def _pyproject(path: Path) -> bytes | None:
-    """The bytes of a pyproject.toml with our table. Others, including links, are ignored."""
+    """The bytes of a pyproject.toml with our table; None for others, including links."""
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that cannot be searched
         return None
     data = read_bytes(path, follow=True)

@@ -1,7 +1,9 @@
-"""The JSON Schema of `interlock.toml`, for editors. `python -m` of this module prints the `interlock.schema.json` beside it.
+"""The JSON Schema of `interlock.toml`, for editors. `python -m` of this module prints the `interlock.schema.json`
+beside it.
 
-It is generated from the types that decode the file, so the two cannot differ, and it ships with the package: `interlock init`
-copies it into the project and names the copy in the first line of what it writes; `interlock trust` brings the copy up to date.
+It is generated from the types that decode the file, so the two cannot differ, and it ships with the package. `interlock
+init` copies it into the project and names the copy in the first line of the configuration; `interlock trust` updates
+the copy.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from interlock.settings.decode import fields_of, shown, unit_of
 from interlock.settings.sections import DURATION, Settings, Tools
 
 FILE: Final = Path(__file__).resolve().with_name("interlock.schema.json")
-"""The schema as it is installed."""
+"""The schema in the installed package."""
 PLACE: Final = "./.interlock/interlock.schema.json"
-"""Its copy in a project, as the first line of `interlock.toml` names it."""
+"""Its copy in a project, as named in the first line of `interlock.toml`."""
 
 _PATTERNS = {True: DURATION_PATTERN, False: SIZE_PATTERN}
 
@@ -34,7 +36,7 @@ def json_schema() -> dict[str, Any]:
     for section in _sections(Settings):
         _with_units(definitions[section.__name__]["properties"], section)
     tools = definitions[Tools.__name__]
-    # Settings of single tools are directly in `[tools]`, beside `modules`.
+    # The settings of single tools are directly in `[tools]`, beside `modules`.
     tools["additionalProperties"] = tools["properties"].pop("by_name")["additionalProperties"]
     _without_null(schema)
     return {
@@ -46,9 +48,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def install(root: Path, disk: Disk) -> bool:
-    """Copy the schema to `PLACE` in the project at `root`; False if that is impossible. Follows no link.
+    """Copy the schema to `PLACE` in the project at `root`. Returns False if that is impossible. Follows no link.
 
-    Beside the configuration, everyone who has the project finds it, wherever they installed Interlock.
+    Beside the configuration, everyone with a copy of the project finds the schema, wherever Interlock is installed.
     """
     path = root / PLACE
     try:
@@ -63,7 +65,7 @@ def install(root: Path, disk: Disk) -> bool:
 
 
 def as_text() -> str:
-    """The schema that is checked in."""
+    """The text of the published schema."""
     return json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

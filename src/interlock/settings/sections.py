@@ -1,8 +1,8 @@
 """All settings: type, default and description. Defaults are defined only here.
 
-In the file, durations and sizes are text with a unit (`"10m"`, `"1GiB"`) and their keys have no unit in the name; here
-they are integers and have one (`ttl` becomes `ttl_ms`, `memory` becomes `memory_bytes`). Descriptions end up in the JSON
-Schema and in the reference.
+In the file, durations and sizes are text with a unit (`"10m"`, `"1GiB"`) and their keys have no unit in the name. Here
+they are integers with a unit in the name (`ttl` becomes `ttl_ms`, `memory` becomes `memory_bytes`). Descriptions appear
+in the JSON Schema and in the reference.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ MIB: Final = 1024 * 1024
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 Features = Container[str]
-"""The features of this version, among: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`,
-`capsules`, `otel`, `modules`."""
+"""The features of this version, of: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`,
+`capsules`, `otel`, `modules`.
+"""
 
 
 class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +45,7 @@ class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Short rules, which become Cedar. Deny wins over ask, ask over allow; a tool that no rule names is denied."""
+    """Short rules, which are translated to Cedar. Deny wins over ask, ask over allow; a tool that no rule names is denied."""
 
     allow: Annotated[
         tuple[Name, ...], Meta(description="Tools that run without asking: names, globs, `tag:NAME`.")
@@ -53,7 +54,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         tuple[Name, ...],
         Meta(description="Tools that a person must approve, call by call; denied if no one can be asked."),
     ] = ()
-    deny: Annotated[tuple[Name, ...], Meta(description="Tools that never run.")] = ()
+    deny: Annotated[tuple[Name, ...], Meta(description="Tools that are never run.")] = ()
     deny_param: Annotated[tuple[DenyParam, ...], Meta(description="Calls denied by the text of a parameter.")] = ()
 
 
@@ -64,7 +65,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one agent, or each agent of a group (`group:NAME`), may reach. An agent without a grant may do nothing."""
+    """What an agent, or each agent of a group (`group:NAME`), may reach. An agent without a grant may do nothing."""
 
     tools: Annotated[tuple[Name, ...], Meta(description="Globs over tool names; `tag:NAME` matches by tag.")] = ()
     deny_tools: Annotated[
@@ -76,7 +77,7 @@ class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
     hosts: Annotated[tuple[Name, ...], Meta(description="`name:port`, `*.example.org:443`.")] = ()
     unscoped: Annotated[
-        tuple[Name, ...], Meta(description="Tools that are allowed although they mark no paths or hosts.")
+        tuple[Name, ...], Meta(description="Tools that are allowed although their schemas mark no paths or hosts.")
     ] = ()
     actions_max: Annotated[
         Count | None, Meta(description="Maximum number of actions in one proposal; a larger one is rejected whole.")
@@ -96,12 +97,12 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     url_env: Annotated[
         Name | None,
         Meta(
-            description="Instead of `url`: environment variable with the address, if the address is a secret, as Slack's is."
+            description="Instead of `url`: environment variable with the address, if the address is secret, as with Slack."
         ),
     ] = None
     secret_env: Annotated[
         Name | None,
-        Meta(description="For a webhook: environment variable with the secret that signs the post. `url` needs it."),
+        Meta(description="For a webhook: environment variable with the signing secret. Required with `url`."),
     ] = None
     command: Annotated[tuple[str, ...], Meta(description="For a command: its arguments.")] = ()
     timeout_ms: Annotated[DurationMs, Meta(description="Time limit of one attempt.")] = field(
@@ -110,56 +111,57 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class AuditTo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the audit of questions, approvers and grants is copied to, record by record."""
+    """A sink that receives a copy of each audit record on holds, approvers and grants."""
 
     kind: Annotated[Literal["file", "webhook", "command"], Meta(description="The kind of sink.")]
     path: Annotated[
         Name | None,
-        Meta(description="For a file: its absolute path, outside the workspace. It gets a line of JSON a record."),
+        Meta(description="For a file: its absolute path, outside the workspace. One JSON line per record."),
     ] = None
     url: Annotated[Name | None, Meta(description="For a webhook: the address to post to.")] = None
     url_env: Annotated[
-        Name | None, Meta(description="Instead of `url`: environment variable with the address, if that is a secret.")
+        Name | None, Meta(description="Instead of `url`: environment variable with the address, if it is secret.")
     ] = None
     secret_env: Annotated[
         Name | None,
-        Meta(description="For a webhook: environment variable with the secret that signs the post. `url` needs it."),
+        Meta(description="For a webhook: environment variable with the signing secret. Required with `url`."),
     ] = None
     command: Annotated[
-        tuple[str, ...], Meta(description="For a command: its arguments. It gets a record as JSON on standard input.")
+        tuple[str, ...],
+        Meta(description="For a command: its arguments. It gets each record as JSON on standard input."),
     ] = ()
 
 
 class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Questions to people, and who may answer them."""
+    """How held calls are approved, and by whom."""
 
     ttl_ms: Annotated[
-        DurationMs, Meta(description="How long a question waits if its policy has no `@ttl`; then it is denied.")
+        DurationMs, Meta(description="How long a hold waits if its policy has no `@ttl`; then it is denied.")
     ] = field(default=600_000, name="ttl")
     separation: Annotated[bool, Meta(description="The user who started a run may not approve its actions.")] = False
     preview: Annotated[
         bool,
         Meta(
-            description="Run a held `shell` or `exec` that can reach no host in a throw-away layer first: the question shows "
-            "what it changes, and an approval applies exactly these changes."
+            description="Run a held `shell` or `exec` that cannot reach any host in a temporary layer first: the hold "
+            "shows what it changes, and an approval applies exactly these changes."
         ),
     ] = False
     groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}
-    notify: Annotated[tuple[Notify, ...], Meta(description="Whom to notify.")] = ()
-    audit: Annotated[tuple[AuditTo, ...], Meta(description="Where the audit is copied to.")] = ()
+    notify: Annotated[tuple[Notify, ...], Meta(description="Ways to notify people.")] = ()
+    audit: Annotated[tuple[AuditTo, ...], Meta(description="Sinks for copies of the audit.")] = ()
 
 
 class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Upper bounds of what may be spent; an omitted one is unlimited."""
+    """Limits on what may be spent; an omitted one is unlimited."""
 
-    actions: Annotated[Count | None, Meta(description="Attempts: an action and each of its retries.")] = None
+    actions: Annotated[Count | None, Meta(description="Attempts, including retries.")] = None
     tool_calls: Annotated[Count | None, Meta(description="Tool calls, retries included.")] = None
     duration_ms: Annotated[DurationMs | None, Meta(description="Summed execution time.")] = field(
         default=None, name="duration"
     )
     cost: Annotated[
         Annotated[float, Meta(ge=0)] | None,
-        Meta(description="Cost: of models by their prices, and what tools report."),
+        Meta(description="Cost: of models by their prices, and as reported by tools."),
     ] = None
     tokens: Annotated[Count | None, Meta(description="Tokens that models read and write.")] = None
 
@@ -178,29 +180,31 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     profile: Annotated[
         Literal["none", "nons", "ns"],
         Meta(
-            description="The walls around processes. `ns`: namespaces and more (`nons`, with a warning, where the machine "
-            "refuses namespaces); `nons`: without namespaces; `none`: no walls, only a clean environment and limits."
+            description="The walls around processes. `ns`: namespaces and more (falls back to `nons`, with a warning, "
+            "if the machine refuses namespaces); `nons`: without namespaces; `none`: no walls, only a clean "
+            "environment and limits."
         ),
     ] = "ns"
     require: Annotated[
         tuple[Literal["syscalls", "fs", "signals", "namespaces", "net", "configuration", "record"], ...],
         Meta(
-            description="Isolation layers without which nothing may start. `configuration` (what Interlock reads is never "
-            "written) costs something in `nons`: nothing is made, renamed or removed in the directories that hold such a file."
+            description="Walls without which no process may start. `configuration` (files that Interlock reads are "
+            "never written) has a cost in `nons`: nothing can be created, renamed or removed in a directory with such "
+            "a file."
         ),
     ] = ()
     recorder: Annotated[
         Literal["none", "notify"],
         Meta(
-            description="What records, from the kernel, the files, programs and hosts that processes touch. `notify`: seccomp "
-            "user notification, which slows programs down that open many files."
+            description="How the kernel layer records the files, programs and hosts that processes touch. `notify`: "
+            "seccomp user notification, which slows down programs that open many files."
         ),
     ] = "none"
     env_allow: Annotated[
         tuple[Name, ...],
         Meta(
-            description="Environment variables that `shell` and `exec` may set without a question, besides those known to be "
-            "harmless; a `*` at the end stands for any rest."
+            description="Environment variables that `shell` and `exec` may set without approval, in addition to those "
+            "known to be harmless; a trailing `*` matches any suffix."
         ),
     ] = ()
     env: Annotated[
@@ -210,27 +214,30 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     home: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(?!/)(?!.*(?:^|/)\.\.?(?:/|$)).+[^/]$")], ...],
         Meta(
-            description="Files of your home directory, such as `.gitconfig`, that are copied into each process's own."
+            description="Files of your home directory, such as `.gitconfig`, that are copied into each process's home."
         ),
     ] = ()
     read: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(?:/|~/)(?!.*(?:^|/)\.\.?(?:/|$)).*[^/]$")], ...],
         Meta(
-            description="Files and directories outside of the workspace that processes may read, besides the system's and "
-            "those of tool chains: absolute, or `~/...` in your home directory."
+            description="Files and directories outside of the workspace that processes may read, in addition to the "
+            "system's and those of tool chains: absolute, or `~/...` in your home directory."
         ),
     ] = ()
     memory_bytes: Annotated[
         int,
-        Meta(ge=32 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Memory of one process action, of its whole tree."),
+        Meta(ge=32 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Memory of one process action (all its processes)."),
     ] = field(default=1024 * MIB, name="memory")
     processes: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Processes of one process action.")] = 64
     cpu_ms: Annotated[
         DurationMs | None,
-        Meta(description="CPU time of one process action, of its whole tree; not limited if left out."),
+        Meta(description="CPU time of one process action (all its processes); unlimited by default."),
     ] = field(default=None, name="cpu")
     file_bytes: Annotated[
-        int, Meta(ge=4 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Size of a file that a process action writes.")
+        int,
+        Meta(
+            ge=4 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Maximum size of a file that a process action writes."
+        ),
     ] = field(default=16 * 1024 * MIB, name="file_size")
     open_files: Annotated[int, Meta(ge=64, le=2**20, description="Files that one process may have open.")] = 65_536
     tmp_bytes: Annotated[
@@ -242,7 +249,7 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Disk space that the layer of a proposal may take."),
     ] = field(default=16 * 1024 * MIB, name="disk")
     output_bytes: Annotated[
-        int, Meta(ge=1024, le=MIB, extra=_SIZE, description="What is kept of each output stream of a process action.")
+        int, Meta(ge=1024, le=MIB, extra=_SIZE, description="Amount kept of each output stream of a process action.")
     ] = field(default=MIB, name="output")
     timeout_ms: Annotated[DurationMs, Meta(description="Execution time of one process action.")] = field(
         default=120_000, name="timeout"
@@ -250,7 +257,7 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The resource guard: above these bounds, actions that change something wait. An omitted bound is not checked."""
+    """The resource guard: while a bound is exceeded, actions that change something wait. An omitted bound is not checked."""
 
     cpu: Annotated[Fraction | None, Meta(description="Share of CPU used by other processes.")] = None
     memory: Annotated[Fraction | None, Meta(description="Share of memory used by other processes.")] = None
@@ -261,26 +268,26 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
 
     def bounds(self) -> dict[str, Any]:
-        """The bounds that are set, by name; empty if the guard is off."""
+        """The configured bounds by name; empty if the guard is off."""
         found = {"cpu": self.cpu, "memory": self.memory, "disk": self.disk, "zombies": self.zombies}
         return {name: bound for name, bound in found.items() if bound is not None}
 
 
 class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How proposals work in the workspace, and share it."""
+    """How proposals work in the workspace, and how they share it."""
 
     mode: Annotated[
         Literal["direct", "layer"],
         Meta(
-            description="`layer`: each proposal works in a copy-on-write layer above the files, which is committed when it has "
-            "succeeded; `direct`: on the files themselves, with backups. "
-            "Unless it is set, the gateway and runtimes opened with `settings=` work directly."
+            description="`layer`: each proposal works in a copy-on-write layer above the files, which is committed if "
+            "the proposal succeeds; `direct`: on the files themselves, with backups. The default of the gateway and of "
+            "runtimes opened with `settings=` is `direct`."
         ),
     ] = "layer"
     commit: Annotated[
         Literal["auto", "ask", "never"],
         Meta(
-            description="What happens to a layer when its proposal has succeeded. `auto`: it is committed; `ask`: the diff is "
+            description="What happens to a layer whose proposal succeeds. `auto`: it is committed; `ask`: the diff is "
             "shown, and the layer waits for `interlock commit` or `discard`; `never`: the same without the diff."
         ),
     ] = "auto"
@@ -288,7 +295,7 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     wait_ms: Annotated[
         DurationMs,
         Meta(
-            description="How long an action waits for its turn to write, behind those that write the same files. A proposal with "
+            description="How long an action waits for others that write the same files. A proposal with "
             "a deadline waits until that instead."
         ),
     ] = field(default=600_000, name="wait")
@@ -300,8 +307,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     durability: Annotated[
         Literal["off", "memory", "batch", "full"],
         Meta(
-            description="`full`: on disk before each effect; `batch`: within 5 ms; `off`: nothing is written; `memory`: kept as "
-            "long as the process lives, only with `settings=` in Python."
+            description="`full`: on disk before each effect; `batch`: within 5 ms; `off`: nothing is written; "
+            "`memory`: kept only as long as the process lives, and only with `settings=` in Python."
         ),
     ] = "full"
     keep_ms: Annotated[DurationMs, Meta(description="How long private originals and backups are kept.")] = field(
@@ -317,7 +324,7 @@ class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Overrides of a tool's own definition."""
+    """Settings of a tool that override its definition."""
 
     rate_limit: Annotated[RateLimitSettings | None, Meta(description="The rate limit.")] = None
     timeout_ms: Annotated[DurationMs | None, Meta(description="Execution time of one call.")] = field(
@@ -325,27 +332,26 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
     hosts: Annotated[
         tuple[Name, ...] | None,
-        Meta(
-            description="The hosts that processes of the tool may reach, of those that the grant names; all unless set."
-        ),
+        Meta(description="The hosts of the grant that processes of the tool may reach; all by default."),
     ] = None
     cache_ttl_ms: Annotated[
         DurationMs | None,
         Meta(
-            description="How long the result of a call stands for the same call of the same agent. Only of tools that change "
-            "nothing. What a tool reads from files counts until an action may write in the workspace."
+            description="How long the result of a call is reused for the same call of the same agent. Only for tools "
+            "that change nothing. A result that depends on files expires as soon as an action may have written in the "
+            "workspace."
         ),
     ] = field(default=None, name="cache_ttl")
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where processes may connect to, beside the `hosts` of grants."""
+    """Where processes may connect to, in addition to the `hosts` of grants."""
 
     private: Annotated[
         tuple[Name, ...],
         Meta(
-            description="Hosts (`name:port`) whose addresses need not be public. A grant that itself names `localhost:5432` or "
-            "a private address needs no entry here."
+            description="Hosts (`name:port`) whose addresses need not be public. A grant that names `localhost:5432` "
+            "or a private address needs no entry here."
         ),
     ] = ()
 
@@ -356,21 +362,21 @@ class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     hooks: Annotated[
         Literal["skip", "run"],
         Meta(
-            description="`run`: hooks of commits and pushes run as processes of their own, if the agent may `exec` them; one "
-            "that fails stops the tool. `skip`: none runs, and results name those that git would have run."
+            description="`run`: hooks of commits and pushes run as separate processes, if the agent may `exec` them; a "
+            "hook that fails stops the tool. `skip`: hooks are not run, and results name those that git would have run."
         ),
     ] = "skip"
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Python tools to load, and settings of tools by name."""
+    """Python tools to load, and settings of single tools."""
 
     modules: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...],
         Meta(description="Python modules beneath the project that provide `@interlock.tool` functions."),
     ] = ()
     by_name: Annotated[dict[Name, ToolSettings], Meta(description="Settings of one tool.")] = {}
-    """In the file these are directly in `[tools]`: `[tools."shell"]`."""
+    """In the file, these are directly in `[tools]`: `[tools."shell"]`."""
 
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -380,40 +386,44 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     url: Annotated[Name | None, Meta(description="Address of an HTTP server.")] = None
     headers: Annotated[
         dict[Name, str],
-        Meta(description="HTTP headers for `url`. A secret is named: `Bearer ${TOKEN}`, with `TOKEN` in `[mcp] env`."),
+        Meta(
+            description="HTTP headers for `url`. Secrets are given by name: `Bearer ${TOKEN}`, with `TOKEN` in `[mcp] env`."
+        ),
     ] = {}
     env: Annotated[tuple[Name, ...], Meta(description="Names of environment variables that the server inherits.")] = ()
     variables: Annotated[
-        dict[Name, str], Meta(description="More environment variables of the server, with values that are not secret.")
+        dict[Name, str], Meta(description="More environment variables of the server, with values (not secrets).")
     ] = {}
     hosts: Annotated[
         tuple[Name, ...],
-        Meta(description="What a started server may connect to behind walls, as `name:port`; nothing unless set."),
+        Meta(
+            description="Hosts that a started server may reach from behind its walls, as `name:port`; none by default."
+        ),
     ] = ()
     reads: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(?:/|~/)(?!.*(?:^|/)\.\.?(?:/|$)).*[^/]$")], ...],
         Meta(
-            description="Files and directories outside of the project that a started server may read behind walls, including "
-            "those of its own program: absolute, or `~/...`."
+            description="Files and directories outside the project that a started server may read from behind its "
+            "walls, including those of its own program: absolute, or `~/...`."
         ),
     ] = ()
     writes: Annotated[
         bool,
         Meta(
-            description="True if a started server may write in the project. Its calls then wait their turn with everything that "
-            "writes there; otherwise walls keep it from writing."
+            description="True if a started server may write in the project. Its calls then wait for their turn like "
+            "all others that write there; otherwise walls keep it from writing."
         ),
     ] = False
     asks: Annotated[
         tuple[Literal["elicitation", "sampling", "roots"], ...],
         Meta(
-            description="What the server may ask of the client behind a call: `elicitation` (a question to its user), "
-            "`sampling` (its model), `roots` (the directories it works in)."
+            description="What the server may request from the client of a call: `elicitation` (a question to its "
+            "user), `sampling` (its model), `roots` (the directories it works in)."
         ),
     ] = ("elicitation",)
     read_only: Annotated[
         tuple[Name, ...],
-        Meta(description="Globs over the names of its tools that change nothing. The server's own claim is ignored."),
+        Meta(description="Globs over the names of its read-only tools. The server's own claim is ignored."),
     ] = ()
 
 
@@ -423,13 +433,13 @@ class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     files: Annotated[
         tuple[Name, ...],
         Meta(
-            description="Files in the form of `.mcp.json` with more servers. A table `[mcp.servers.NAME]` adds keys to one."
+            description="Files like `.mcp.json` with more servers. A table `[mcp.servers.NAME]` adds keys to a server."
         ),
     ] = ()
     env: Annotated[
         tuple[Name, ...],
         Meta(
-            description="Names of environment variables that `${NAME}` stands for in the commands, variables, addresses and "
+            description="Environment variables that may be used as `${NAME}` in the commands, variables, addresses and "
             "headers of servers."
         ),
     ] = ()
@@ -443,17 +453,17 @@ class CapsuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is remembered beyond a run. A change holds for the next process."""
+    """What is kept beyond a run. A change takes effect in the next process."""
 
     memory: Annotated[
         bool, Meta(description="Offer the tools `memory.read`, `memory.read_agent` and `memory.write`.")
     ] = False
     distill: Annotated[
-        bool, Meta(description="Look for skills in proposals that succeeded; each waits for a person.")
+        bool, Meta(description="Look for skills in successful proposals; each needs a person's approval.")
     ] = False
-    keep_ms: Annotated[
-        DurationMs, Meta(description="How long what agents noted, and traces of proposals, are kept.")
-    ] = field(default=180 * 86_400_000, name="keep")
+    keep_ms: Annotated[DurationMs, Meta(description="How long agents' notes and traces of proposals are kept.")] = (
+        field(default=180 * 86_400_000, name="keep")
+    )
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

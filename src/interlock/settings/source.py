@@ -1,4 +1,4 @@
-"""Decodes configuration files: UTF-8, TOML, and the line on which a setting is."""
+"""Decodes configuration files: UTF-8, TOML, and the line of each setting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY: Final = lazy_pattern(r""""((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+)"""
 
 
 def utf8(data: bytes, name: str) -> str:
-    """The text of a file, without a byte order mark. Raises ConfigurationError with the line that is not UTF-8."""
+    """The text of a file, without a byte order mark. Raises: ConfigurationError with the line that is not UTF-8."""
     try:
         return decode_utf8(data)
     except UnicodeDecodeError as error:
@@ -26,7 +26,7 @@ def utf8(data: bytes, name: str) -> str:
 
 
 def parse_toml(data: bytes, name: str) -> dict[str, Any]:
-    """The table of a TOML document. Raises ConfigurationError with the line."""
+    """The table of a TOML document. Raises: ConfigurationError with the line."""
     try:
         return tomllib.loads(utf8(data, name))
     except tomllib.TOMLDecodeError as error:
@@ -34,15 +34,16 @@ def parse_toml(data: bytes, name: str) -> dict[str, Any]:
         line = int(found[1]) if found and found[1] else data.count(b"\n") + 1
         raise ConfigurationError(f"not TOML: {_LINE.sub('', str(error))}", path=f"{name}:{line}") from None
     except RecursionError:
-        raise ConfigurationError("not TOML: nested too deeply", path=name) from None
-    except ValueError:  # an integer of thousands of digits, a date that does not exist
-        raise ConfigurationError("not TOML: a number or date is out of range", path=name) from None
+        raise ConfigurationError("the file is not valid TOML: it is nested too deeply", path=name) from None
+    except ValueError:  # an integer of thousands of digits, or a date that does not exist
+        raise ConfigurationError("the file is not valid TOML: a number or date is out of range", path=name) from None
 
 
 def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:
-    """A function that describes a setting's place: `interlock.toml:12: rules.allow[2]`; without the line if it is not found.
+    """A function that formats a setting's place: `interlock.toml:12: rules.allow[2]`; without the line if it is not
+    found.
 
-    Works line by line, so a line of a multi-line string that looks like a key can mislead it: it is a hint, not a parser.
+    It works line by line, so a line of a multi-line string that looks like a key can mislead it.
     """
 
     def locate(place: Place) -> str:

@@ -1,7 +1,7 @@
 """Generates the commented `interlock.toml` that `interlock init` writes for a project.
 
-Read-only tools run without asking; what changes something needs a person's approval; what is hard to undo is denied. Every
-default is there as a comment, so that the file is also the list of settings.
+Read-only tools run without asking; tools that change something need a person's approval; tools whose effects are hard
+to undo are denied. Every default is included as a comment, so that the file also lists the settings.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _BUILD_FILES: Final = {
 }
 _BUDGET: Final = Amounts(actions=500, tool_calls=300, duration_ms=7_200_000, cost=5.0)
 _GUARD: Final = Guard(cpu=0.9, memory=0.9, disk=0.95, zombies=100)
-"""Examples, because there are no bounds by default."""
+"""Example values, because there are no bounds by default."""
 
 _GROUPS: Final = (
     '# Groups of agents: each member has the group\'s grant too, and policies may say `principal in Group::"helpers"`.',
@@ -63,12 +63,12 @@ _NETWORK: Final = (
     "",
 )
 _TOOLS: Final = (
-    "# Your own tools: functions with `@interlock.tool`, and limits for single tools.",
+    "# Your own tools: functions with `@interlock.tool`, and settings of single tools.",
     "#[tools]",
     '#modules = ["my_project.agent_tools"]',
     '#[tools."shell"]',
     '#rate_limit = { calls = 30, per = "1m" }',
-    '#hosts = ["pypi.org:443"]     # of those that the grant names; all of them unless set',
+    '#hosts = ["pypi.org:443"]     # of the hosts in the grant; all by default',
     '#[tools."git.log"]',
     '#cache_ttl = "10s"',
 )
@@ -82,18 +82,18 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     languages: tuple[str, ...]
     git: bool
     writable: tuple[str, ...]
-    """Globs that an agent will probably need to write."""
+    """Globs of the files that an agent will probably need to write."""
 
 
 def detect(root: Path) -> Project:
-    """Detect languages by their build files, git, and the directories with sources."""
+    """Detect languages by their build files, whether git is used, and the source directories."""
     languages = tuple(name for name, files in _LANGUAGES.items() if any((root / file).is_file() for file in files))
     directories = [name for name in _SOURCES if (root / name).is_dir()]
     if "python" in languages:
         packages = (path.parent.name for path in sorted(root.glob("*/__init__.py")))
         directories += [name for name in packages if _PACKAGE.match(name) and name not in directories]
-    # Sources directly in the project's directory cannot be told from other files: then
-    # everything (except what the loader reads) is writable, and the rules still ask about each change.
+    # Sources directly in the project's directory cannot be told from other files. In that case everything (except what
+    # the loader reads) is writable, and the rules still ask about each change.
     writable = ["**"]
     if directories:
         writable = [f"{name}/**" for name in directories]
@@ -111,7 +111,7 @@ _DENY_PARAM_AND_POLICY: Final = (
     'param = "command"',
     'like = "*rm -rf /*"',
     "",
-    "# Policies in the Cedar language, for what rules cannot say.",
+    "# Policies in the Cedar language, for what rules cannot express.",
     "#[policy]",
     '#files = ["policy/*.cedar"]',
     "",
@@ -121,9 +121,9 @@ _DENY_PARAM_AND_POLICY: Final = (
 def render(project: Project, *, agent: str = "agent", schema: str | None = None) -> str:
     """The text of an `interlock.toml` for a project. It sets only rules and one grant.
 
-    `schema` is where editors find the JSON Schema of the file: they look for it in the first line.
+    `schema` is the location of the file's JSON Schema, for the first line, where editors look for it.
     """
-    found = ", ".join((*project.languages, *(["git"] if project.git else []))) or "nothing that init knows"
+    found = ", ".join((*project.languages, *(["git"] if project.git else []))) or "nothing"
     git = project.git
     allow = (*READ_ONLY, *(GIT_READ_ONLY if git else ()), *STATE)
     ask = (*CHANGING, *(GIT_CHANGING if git else ()))
@@ -131,12 +131,12 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
     tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list", *_PROGRAMS)
     lines = [
         *([f"#:schema {schema}", ""] if schema is not None else []),
-        "# Interlock: what an agent may do in this project. Written by `interlock init`; found here: " + found + ".",
+        "# Interlock: what an agent may do in this project. Written by `interlock init`; detected: " + found + ".",
         "# After an edit: `interlock trust` shows the difference and records it; until then nothing runs.",
         "# Commented lines are the defaults (in [budget] and [guard]: examples). `interlock doctor --config` shows each",
-        "# value and where it came from.",
+        "# value and its source.",
         "",
-        "# The agent's name for proposals that give none.",
+        "# The agent of proposals that do not name one.",
         f"agent = {_toml(agent)}",
         "",
         "# Deny wins over ask, ask over allow; what no rule names is denied.",
@@ -146,13 +146,13 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         "# These run without asking: they change nothing but Interlock's own key-value state.",
         f"allow = {_toml(allow)}",
         "# A person must approve each of these calls; where no one can be asked, they are denied.",
-        "# To let an agent work on its own, move what you trust it with to `allow`; `interlock undo` undoes file changes.",
+        "# To let an agent work on its own, move the tools you trust it with to `allow`; `interlock undo` undoes file changes.",
         f"ask = {_toml(ask)}",
-        "# These never run.",
+        "# These are never run.",
         f"deny = {_toml(deny)}",
         "",
         *_DENY_PARAM_AND_POLICY,
-        "# What the agent can reach, regardless of the rules. Without a grant: nothing.",
+        "# What the agent can reach, whatever the rules allow. Without a grant, nothing.",
         "# Paths are relative to this directory; `interlock.toml` and the other files that Interlock loads are never writable.",
         f"[grants.{_key(agent)}]",
         f"tools = {_toml(tools)}",
@@ -188,7 +188,8 @@ def write(root: Path, *, agent: str = "agent") -> Path:
     if there is not None and there.path.parent == root.resolve():
         raise _exists(there.path)
     project = detect(root)
-    decode(tomllib.loads(render(project, agent=agent)))  # an invalid agent name leaves no file behind
+    # checked first, so that an invalid agent name leaves no file behind
+    decode(tomllib.loads(render(project, agent=agent)))
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -217,7 +218,7 @@ def _commented(name: str, about: str, values: Any) -> Iterator[str]:
 
 def _exists(path: Path) -> ConfigurationError:
     return ConfigurationError(
-        "there is a configuration already", path=str(path), hint="edit it; `init` never overwrites a file"
+        "the project already has a configuration", path=str(path), hint="edit it; `init` never overwrites a file"
     )
 
 

@@ -1,11 +1,11 @@
 """Trust: compares the files that the loader read with the copies that the user trusted.
 
-`trust.json` in the state directory keeps, for each project, the trusted text of each file, so that the difference can be
-shown. The comparison uses the bytes that the loader passes on; nothing is read a second time. A missing trusted file is a
-change too, because it may have held a forbidding rule.
+`trust.json` in the state directory keeps, for each project, the trusted text of each file, so that the difference can
+be shown. The comparison uses the bytes that the loader passes on; nothing is read a second time. A missing trusted file
+is also a change, because it may have held a forbidding rule.
 
 Format version history of trust.json:
-1 (2026-11): first.
+  1 (2026-11): first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SourceFile(msgspec.Struct, frozen=True):
     """A file that the loader read, with its content."""
 
     name: str
-    """Relative to the project's root, or absolute if it is outside."""
+    """Relative to the project's root; absolute if it is outside."""
     data: bytes
 
     @property
@@ -67,19 +67,19 @@ class TrustStore:
     """The trust record in one state directory."""
 
     def __init__(self, directory: Path, disk: Disk) -> None:
-        """`directory` is the state directory, created when something is recorded."""
+        """`directory` is the state directory. It is created with the first record."""
         self._path = directory / FILE
         self._disk = disk
 
     def check(self, root: Path, files: Sequence[SourceFile]) -> list[Change]:
-        """The differences from what was trusted for the project at `root`; empty if there are none. Raises IntegrityError."""
+        """The differences from the trusted files of the project at `root`; empty if there are none. Raises: IntegrityError."""
         return [
             Change(name, status, _diff(name, before, after))
             for name, status, before, after in self._compared(root, files)
         ]
 
     def require(self, root: Path, files: Sequence[SourceFile]) -> None:
-        """Raises ConfigurationError `untrusted_configuration` unless every file is as trusted."""
+        """Raises ConfigurationError `untrusted_configuration` unless every file is trusted."""
         what = ", ".join(f"{name} ({status})" for name, status, _, _ in self._compared(root, files))
         if what:
             raise ConfigurationError(
@@ -90,18 +90,18 @@ class TrustStore:
             )
 
     def last_trusted(self, root: Path) -> tuple[SourceFile, ...]:
-        """The files that were last trusted for the project at `root`, in their order. Raises: IntegrityError, StoreError."""
+        """The files last trusted for the project at `root`, in order. Raises: IntegrityError, StoreError."""
         trusted = self._read().projects.get(_project(root), {})
         files = (SourceFile(name, one.text.encode()) for name, one in trusted.items())
-        # The kept text of a file that was not UTF-8 is for display only.
+        # The stored text of a file that was not UTF-8 is only for display.
         return tuple(file for file in files if file.digest == trusted[file.name].digest)
 
     def record(self, root: Path, files: Sequence[SourceFile]) -> None:
-        """Trust exactly these files for the project at `root`. Durable once it returns. Raises StoreError."""
+        """Trust exactly these files for the project at `root`. Durable once it returns. Raises: StoreError."""
         self._write(root, {file.name: _Trusted(file.digest, _text(file.data)) for file in files})
 
     def forget(self, root: Path) -> None:
-        """Trust nothing for the project at `root` any more. Durable once it returns. Raises StoreError."""
+        """Remove all trust for the project at `root`. Durable once it returns. Raises: StoreError."""
         self._write(root, {})
 
     def _write(self, root: Path, trusted: dict[str, _Trusted]) -> None:
@@ -145,9 +145,9 @@ class TrustStore:
             document = None
         if document is None or document.version != FORMAT_VERSION:
             raise IntegrityError(
-                f"{FILE} is damaged or of another version",
+                f"{FILE} is damaged or has another version",
                 path=str(self._path),
-                hint="move it away; `interlock trust` then starts a new one",
+                hint="move it away; `interlock trust` then creates a new one",
             )
         return document
 
