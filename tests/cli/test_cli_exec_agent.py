@@ -72,4 +72,4 @@ def test_what_does_not_run_is_125_126_or_127(agent, cli):
 def test_options_of_a_persons_own_command_are_refused(agent, option):
     said = agent(*option, "--", "sh", "-c", "echo ran")
     assert (said.code, said.out) == (125, "")
-    assert f"`{option[0]}` does not go with `--agent`" in said.err
+    assert f"`{option[0]}` cannot be combined with `--agent`" in said.err

@@ -234,7 +234,7 @@ def test_a_plan_from_a_closed_or_empty_input_is_empty(cli):
 def test_what_is_no_text_is_refused_wherever_text_is_meant(cli, line):
     said = cli(*line.split(), "\udcff", "--json")
     assert (said.code, said.error["code"]) == (2, "usage")
-    assert "this is not UTF-8" in said.error["message"]
+    assert "the argument is not UTF-8" in said.error["message"]
 
 
 def test_the_name_of_a_plan_need_not_be_text(cli):

@@ -281,7 +281,7 @@ def test_a_pattern_that_no_policy_file_fits_is_said(cedar):
     path.write_text(path.read_text().replace('"./policy/*.cedar"', f'"./policy/*.cedar", {there}'))
     assert cedar("policy", "check").err == ""
     path.write_text(path.read_text().replace("./policy/*.cedar", "./policy/*.ceder"))
-    assert "no file matches `./policy/*.ceder`" in cedar("policy", "check").err
+    assert "no file matches the pattern `./policy/*.ceder`" in cedar("policy", "check").err
 
 
 def test_a_table_of_cases(cedar):

@@ -162,8 +162,8 @@ def test_what_is_never_committed_has_its_own_sign_and_advice(project):
     result, _ = run(project, "rm pipe; mkfifo made; touch -d @5 a", "--commit", "never")
     assert project("diff", result["run_id"]).out.splitlines() == [
         "t a",
-        "+ made (special)  # never committed: not a file, a directory or a link that can be read",
-        "- pipe (special)  # never committed: not a file, a directory or a link that can be read",
+        "+ made (special)  # never committed: not a readable file, directory or link",
+        "- pipe (special)  # never committed: not a readable file, directory or link",
     ]
     done = project("commit", result["run_id"])
     assert done.code == 1

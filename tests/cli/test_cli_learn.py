@@ -68,7 +68,7 @@ def test_the_change_applies_and_allows_the_same_again_and_nothing_else(used):
     again = used.run(call("fs.write", path="src/a.txt", content="2"), call("fs.list", path="src"))
     assert again["status"] == "succeeded"
     assert used.run(call("fs.read", path="interlock.toml"))["results"][0]["reason"] == "path_denied"
-    assert "allows no more than these days needed" in used("learn").out
+    assert "allows no more than was needed" in used("learn").out
 
 
 def test_what_it_would_have_refused_is_named(used):
@@ -77,7 +77,7 @@ def test_what_it_would_have_refused_is_named(used):
     assert [(one["tool"], one["was"], one["would_be"], one["needed"]) for one in found["refused"]] == [
         ("fs.read", "allow", "path_denied", False)
     ]
-    assert "of 5 calls that are kept it would have refused 1" in used("learn").out
+    assert "of 5 stored calls it would have refused 1" in used("learn").out
 
 
 def test_what_was_rolled_back_or_a_person_did_is_not_needed(used):

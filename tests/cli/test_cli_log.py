@@ -260,7 +260,7 @@ def test_bare_undo_of_a_run_that_did_nothing_says_so(cli):
     cli.run(call("fs.list"))
     terminal = Terminal(cli, "undo")
     try:
-        terminal.wait_for("nothing that could be undone")
+        terminal.wait_for("nothing that can be undone")
         assert terminal.end()[0] == 2
     finally:
         terminal.close()

@@ -28,7 +28,7 @@ def test_doctor_says_what_is_here_and_what_is_not(cli):
     assert doors
     assert all(fact["hint"] for fact in doors)
     text = cli("doctor").out
-    assert text.index("what this version leaves open on every machine") < text.index("gaps around Interlock: own tools")
+    assert text.index("limits of this version on every machine") < text.index("gaps around Interlock: own tools")
 
 
 def test_doctor_is_fitted_to_the_terminal(cli, terminal):
@@ -43,7 +43,7 @@ def test_doctor_begins_with_what_matters_and_its_remedy(cli):
     path = cli.root / "interlock.toml"
     path.write_text(path.read_text() + "# an edit\n")
     lines = cli("doctor").out.splitlines()
-    assert lines[0] == "no proposal runs until this is repaired"
+    assert lines[0] == "no proposal runs until this is fixed"
     assert lines[1].split(maxsplit=1)[0] == "problem"
     assert "not trusted" in lines[1]
     assert "interlock trust" in lines[2]

@@ -14,14 +14,14 @@ def test_undo_from_the_command_line_withdraws_a_note_and_leaves_nothing_behind(c
     assert (said.code, "not undone" in said.out, "no tool" in said.err) == (0, False, False)
     assert "withdrawn    fact mem_" in said.out
     assert "nothing left" not in said.out
-    assert "nothing was noted" in cli("memory", "list").out
+    assert "no facts" in cli("memory", "list").out
 
 
 def test_a_person_sees_corrects_and_forgets_what_an_agent_noted(cli):
     path = cli.root / "interlock.toml"
     path.write_text(path.read_text().replace('"fs.read",', '"fs.read", "memory.*",') + "[learning]\nmemory = true\n")
     assert cli("trust", "--yes").code == 0
-    assert cli("memory", "list").out == "nothing was noted\n"
+    assert cli("memory", "list").out == "no facts\n"
     done = cli.run(call("memory.write", subject="remote", predicate="name", value="evil\x1b[2J", scope="workspace"))
     assert done["status"] == "succeeded", done
     fact = done["results"][0]["output"]["id"]

@@ -199,7 +199,7 @@ def test_the_state_of_a_project_is_removed_only_on_request(bare):
     assert home.is_dir()
     bare("init", "-q")
     assert len(bare("runs", "list", "--json").json) == 1
-    assert bare("init", "--remove", "--state", "--json").error["message"] == "this was not confirmed"
+    assert bare("init", "--remove", "--state", "--json").error["message"] == "the command was not confirmed"
     assert home.is_dir()
     document = bare("init", "--remove", "--state", "--yes", "--json").json
     assert document["state_removed"] is True

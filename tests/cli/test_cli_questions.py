@@ -82,10 +82,10 @@ def test_a_long_difference_is_cut_and_must_be_seen_before_it_is_approved(asking,
     shell = terminal("run", asking.plan(call("fs.write", path="a", content=content)))
     text = shell.wait_for(KEYS)
     assert "more lines of this difference" in text
-    assert "NOT ALL of this question is shown" in text
+    assert "NOT ALL of this call is shown" in text
     assert "line 999" not in text
     shell.type("a")
-    shell.wait_for("not accepted: part of the question has not been shown")
+    shell.wait_for("not accepted: part of the call has not been shown")
     shell.wait_for(KEYS)
     shell.type("s")
     shell.wait_for("+line 999")
@@ -142,7 +142,7 @@ def test_without_a_session_there_is_no_answer_for_it(asking, terminal):
     shell = terminal("run", asking.plan(call("fs.write", path="a", content="1")))
     assert "[t]his" not in shell.wait_for(KEYS)
     shell.type("t")
-    shell.wait_for("there is no such answer")
+    shell.wait_for("unknown key")
     shell.type("d")
     assert shell.end()[0] == 1
 
@@ -152,7 +152,7 @@ def test_pasted_text_is_no_answer(asking, terminal):
     for pasted in ("aaaaaaaa\naaaa\n" * 50, "\x1b[200~a\x1b[201~"):
         shell.wait_for(KEYS)
         shell.type(pasted)
-        shell.wait_for("several keys at once are not an answer")
+        shell.wait_for("several keys at once do not count as an answer")
     shell.wait_for(KEYS)
     shell.type("d")
     assert shell.end()[0] == 1
@@ -182,7 +182,7 @@ def test_the_end_of_input_answers_nothing_and_the_question_stays(asking, termina
     shell = terminal("run", asking.plan(call("fs.write", path="a", content="1")))
     shell.wait_for(KEYS)
     shell.type("\x04")
-    shell.wait_for("no answer can be given here; answer with `interlock approvals approve")
+    shell.wait_for("it cannot be answered here; answer with `interlock approvals approve")
     (hold,) = asking("approvals", "list", "--json").json
     assert asking("approvals", "approve", hold["id"]).code == 0
     assert shell.end()[0] == 0

@@ -352,7 +352,7 @@ def test_a_run_that_waits_is_shown_as_waiting(cli):
     assert shown["cost"]["actions_executed"] == result["cost"]["actions_executed"] == 1
     asked = cli("approvals", "show", result["results"][1]["output"]["approval"]).out
     assert "a.txt (there already" in asked
-    assert "b.txt (not there yet)" in asked
+    assert "b.txt (does not exist yet)" in asked
 
 
 def test_only_statuses_that_a_run_can_have_are_looked_for(cli):

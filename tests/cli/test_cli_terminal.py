@@ -31,12 +31,12 @@ def test_a_hold_asks_at_the_terminal_and_an_answer_goes_on(cli, terminal, move):
 def test_what_was_cut_is_shown_before_it_can_be_approved(cli, terminal):
     (cli.root / "a.txt").write_text("1")
     shell = terminal("run", cli.plan(call("fs.move", source="a.txt", destination="d/" * 1200 + "b.txt")))
-    shell.wait_for("NOT ALL of this question is shown")
+    shell.wait_for("NOT ALL of this call is shown")
     shell.wait_for("[s]how all")
     shell.type("a")
-    shell.wait_for("not accepted: part of the question has not been shown")
+    shell.wait_for("not accepted: part of the call has not been shown")
     shell.type("e")
-    shell.wait_for("not accepted: part of the question has not been shown")
+    shell.wait_for("not accepted: part of the call has not been shown")
     assert not (cli.root / "c.txt").exists()
     shell.type("s")
     shell.wait_for("digest:")
@@ -72,7 +72,7 @@ def test_a_denial_with_a_reason_and_an_edit(cli, terminal, move):
     shell.type("e")
     shell.wait_for("goes back")
     shell.type('{"destination":\n')
-    shell.wait_for("this is not JSON")
+    shell.wait_for("the text is not JSON")
     shell.type("e")
     shell.wait_for("goes back")
     shell.type('{"destination": "c.txt"}\n')
@@ -131,7 +131,7 @@ def test_an_edit_that_does_not_fit_is_told_and_asked_about_again(cli, terminal, 
     shell.wait_for("not accepted: $.destination")
     shell.wait_for("[s]how all")
     os.write(shell._master, b"\xff")
-    shell.wait_for("there is no such answer")
+    shell.wait_for("unknown key")
     shell.type("a")
     assert shell.end()[0] == 0
 

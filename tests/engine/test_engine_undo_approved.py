@@ -51,7 +51,7 @@ def test_undo_of_an_approved_action_runs_the_compensation_that_was_shown(world):
     rt, log, asked, _ = world
     done = execute(rt, BOOK)
     assert statuses(done) == ["succeeded"]
-    assert any("by `cancel`, which is approved with it" in line for line in hold_lines(Output(), asked[0]))
+    assert any("by `cancel`, which the approval covers too" in line for line in hold_lines(Output(), asked[0]))
     result = asyncio.run(rt.runs.undo(done.run_id))
     assert (result.status, result.results[0].output["not_undone"]) == ("succeeded", [])
     assert log == [("book", "1a"), ("cancel", 7)]

@@ -1,5 +1,6 @@
 """The command line: `interlock`.
 
-`main` starts; `app` is the tree of commands, which are imported when they are used; `output` prints; one file per family of
-commands, which parse, call the engine, and pass its answer to a renderer.
+`main` is the entry point, `app` the tree of commands, and `output` prints. Each family of commands has one file, whose
+commands parse the arguments, call the engine, and pass the answer to a renderer. Commands are imported when they are
+used.
 """

@@ -1,7 +1,7 @@
 """The tree of commands, imported when they are used, and the one place where errors become output and exit codes.
 
-Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuration, malformed proposal; 3 held and waiting;
-4 evidence or journal invalid; 5 internal.
+Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuration, malformed proposal; 3 held and
+waiting; 4 evidence or journal invalid; 5 internal.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Set up": {
         "init": ("project", "Write a commented interlock.toml for this project, and trust it."),
         "trust": ("project", "Show what changed in the configuration, and trust it."),
-        "doctor": ("machine", "What is wrong or open to attack here, and what this machine offers."),
+        "doctor": ("machine", "Show what is wrong or open to attack here, and what this machine offers."),
         "completion": ("completion", "Print the completion script of a shell."),
     },
     "Run": {
         "run": ("running", "Run a proposal through the gate."),
         "call": ("call", "Call one tool through the gate."),
-        "exec": ("measured", "Run a command of your own on record, and behind walls."),
-        "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
-        "stop": ("stop", "Stop what runs now, in any process."),
+        "exec": ("measured", "Run a command of your own, recorded and behind walls."),
+        "resume": ("running", "Finish a run that was interrupted, or that waited for an approval."),
+        "stop": ("stop", "Stop running actions, in any process."),
         "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),
-        "undo": ("running", "Undo what a run did."),
+        "undo": ("running", "Undo the effects of a run."),
         "diff": ("layers", "Show what the kept layer of a run would change."),
         "commit": ("layers", "Commit the kept layer of a run."),
-        "discard": ("layers", "Drop the kept layer of a run."),
+        "discard": ("layers", "Discard the kept layer of a run."),
     },
     "Look ahead": {
         "verify": ("plans", "Check a proposal without running anything."),
@@ -56,43 +56,47 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "explain": ("plans", "Show how the gate would decide each action, and why."),
     },
     "Look back": {
-        "log": ("log", "Show what was done, one line per action, across all runs."),
+        "log": ("log", "Show the actions of all runs, one line each."),
         "runs": ("runs", "List, show, check and prune runs."),
         "sessions": ("sessions", "List and show sessions."),
         "state": ("state", "Show the state that runs share, and its history."),
-        "memory": ("memory", "Show, correct and forget what agents noted."),
-        "learn": ("learn", "Propose the smallest rules and grants that the last days needed."),
-        "skills": ("skills", "Read, test, approve and use what was learnt from proposals that worked."),
+        "memory": ("memory", "Show, correct and forget agents' notes."),
+        "learn": ("learn", "Propose the smallest rules and grants that recent calls needed."),
+        "skills": ("skills", "Read, test, approve and use skills learnt from successful proposals."),
     },
     "Prove": {
         "evidence": (
             "interlock.surfaces.evidence.command",
-            "Archives of what runs can show: export them, and verify those of others.",
+            "Export archives of runs as evidence, and verify those of others.",
         ),
-        "keys": ("keys", "Make, list and export the keys that sign."),
+        "keys": ("keys", "Create, list and export signing keys."),
     },
     "Agents": {
-        "install": ("interlock.surfaces.clients.command", "Let a coding agent work through Interlock in this project."),
+        "install": (
+            "interlock.surfaces.clients.command",
+            "Set up a coding agent to work through Interlock in this project.",
+        ),
         "gateway": ("interlock.surfaces.gateway.command", "Serve the tools of this project to an MCP client."),
-        "gate": ("interlock.surfaces.resident.command", "Start, look at and stop the resident gate, which hooks ask."),
+        "gate": ("interlock.surfaces.resident.command", "Start, inspect and stop the resident gate, which hooks use."),
     },
     "Answer": {
-        "approvals": ("approvals", "Questions that wait for an answer."),
-        "approvers": ("approvers", "Manage who may answer."),
-        "serve": ("interlock.surfaces.web.command", "Serve questions and answers over HTTP."),
+        "approvals": ("approvals", "Show and answer held calls."),
+        "approvers": ("approvers", "Manage who may approve."),
+        "serve": ("interlock.surfaces.web.command", "Serve held calls and approvals over HTTP."),
     },
     "Rules": {
         "policy": ("policy", "Show, check, test and explain the policies."),
-        "grants": ("grants", "Manage what agents may reach."),
+        "grants": ("grants", "Manage the grants of agents."),
         "tools": ("tools", "List the available tools."),
-        "capsule": ("capsule", "Make, install and run capsules: tools as sandboxed WebAssembly."),
+        "capsule": ("capsule", "Create, install and run capsules: tools as sandboxed WebAssembly."),
     },
     "Machine": {
         "telemetry": ("machine", "Take a snapshot of this machine."),
     },
 }
-"""The commands, under the headings of the help. For each: the module that defines it as a `click` command of that name (in
-this package or in another surface), and its one-line help."""
+"""The commands, under the headings of the help. Each has the module that defines it as a `click` command of that name
+(in this package or in another surface), and a one-line help.
+"""
 COMMANDS: Final = {name: found for group in GROUPS.values() for name, found in group.items()}
 
 
@@ -105,7 +109,7 @@ def _set(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
 
 
 def _common() -> list[click.Parameter]:
-    """The options that every command and group takes, so that they may be anywhere on the line."""
+    """The options that every command and group accepts, so that they may be anywhere on the line."""
     return [
         click.Option(
             ["--json"], is_flag=True, expose_value=False, callback=_set("json"), help="Print exactly one JSON document."
@@ -127,19 +131,17 @@ class Command(click.Command):
     """A command with the common options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Like click's, plus the common options."""
+        """Create the command with the common options."""
         super().__init__(*args, **kwargs)
         self.params += _common()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Like click's, and refuse arguments that are not UTF-8, except file names: everything else is stored or sent as
-        text.
-        """
+        """Parse as click does, but refuse arguments that are not UTF-8, except file names: the rest is stored or sent as text."""
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
             given = ctx.params.get(parameter.name or "")
             if parameter.type is click.STRING and given is not None and not _is_text(given):
-                raise click.BadParameter("this is not UTF-8", ctx, parameter)
+                raise click.BadParameter("the argument is not UTF-8", ctx, parameter)
         return rest
 
 
@@ -152,19 +154,19 @@ def _is_text(given: Any) -> bool:
 
 
 class Group(click.Group):
-    """A group with the common options, whose commands have them too."""
+    """A group with the common options, which its commands have too."""
 
     command_class = Command
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Like click's, plus the common options."""
+        """Create the group with the common options."""
         super().__init__(*args, **kwargs)
         self.params += _common()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Like click's, and suggest the nearest command for a misspelt one."""
+        """Resolve as click does, and suggest the nearest command for a misspelt one."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             near = difflib.get_close_matches(name[:80], self.list_commands(ctx), n=1)
@@ -196,7 +198,7 @@ class _Root(Group):
 
 
 def _with_common(command: click.Command) -> click.Command:
-    """A command from another surface, with the common options, which it lacks; its own commands too."""
+    """Add the common options to a command from another surface, and to its subcommands."""
     command = copy.copy(command)
     command.params = [*command.params, *_common()]
     if isinstance(command, click.Group):
@@ -225,10 +227,10 @@ root = _Root(
 
 
 def run(argv: list[str]) -> int:
-    """Run the command line; returns the exit code. Every error is printed, none is raised."""
+    """Run the command line. Returns the exit code. Every error is printed; none is raised."""
     out = Output()
     before = argv[: argv.index("--")] if "--" in argv else argv
-    out.json = "--json" in before  # a parse error must be a JSON document too
+    out.json = "--json" in before  # parse errors must also be JSON documents
     try:
         _need_directory(before)
         code = root.main(argv, prog_name="interlock", standalone_mode=False, obj=out)
@@ -239,12 +241,12 @@ def run(argv: list[str]) -> int:
     except click.ClickException as error:
         code = _fail(out, _usage(error))
     except (click.Abort, KeyboardInterrupt):
-        code = _fail(out, UsageError("stopped before anything was done", code="interrupted"), FAILED)
+        code = _fail(out, UsageError("interrupted before anything was done", code="interrupted"), FAILED)
     except InterlockError as error:
         code = _fail(out, error)
     except BrokenPipeError:
         code = 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: report a defect in one line, without a traceback
+    except Exception as error:  # noqa: BLE001 - the last line of defence: report a bug in one line, without a traceback
         code = _internal(out, error)
     return code if isinstance(code, int) else 0
 
@@ -252,7 +254,7 @@ def run(argv: list[str]) -> int:
 def _need_directory(argv: list[str]) -> None:
     """Raises: UsageError if the current directory has been removed. Only `--help` works without one."""
     try:
-        os.getcwd()  # noqa: PTH109 - only whether there is one
+        os.getcwd()  # noqa: PTH109 - only to test whether there is one
     except FileNotFoundError:
         if argv and not {"--help", "-h", "--version"} & set(argv):
             raise UsageError(
@@ -271,8 +273,8 @@ def _fail(out: Output, error: InterlockError, code: int | None = None) -> int:
 def _usage(error: click.ClickException) -> UsageError:
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "interlock"
-    message = " ".join(error.format_message().split()).rstrip(".")  # click puts choices on lines of their own
-    return UsageError(message, hint=f"`{path} --help` shows how it is used")
+    message = " ".join(error.format_message().split()).rstrip(".")  # click puts each choice on its own line
+    return UsageError(message, hint=f"`{path} --help` shows the usage")
 
 
 def _help(out: Output, error: click.exceptions.NoArgsIsHelpError) -> int:
@@ -289,7 +291,7 @@ def _usage_missing(error: click.exceptions.NoArgsIsHelpError) -> UsageError:
 
 def _internal(out: Output, error: Exception) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
-    # Never the error's own text, which may hold agent input.
+    # Never the error's own text, which may contain agent input.
     text = f"an unexpected {type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119 - a name
     out.error(InterlockError(text, hint="report this; INTERLOCK_DEBUG=1 prints a traceback"))
     _trace()

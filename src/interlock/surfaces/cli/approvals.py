@@ -1,4 +1,4 @@
-"""`interlock approvals`: show and answer questions from a terminal other than the run's."""
+"""`interlock approvals`: show and answer held calls from a terminal other than the run's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STATUSES = ("pending", "approved", "denied", "expired", "cancelled", "all")
 
 @click.group(cls=Group)
 def approvals() -> None:
-    """Questions that wait for an answer, and their answers."""
+    """Show and answer held calls."""
 
 
 @approvals.command("list")
@@ -41,7 +41,7 @@ def approvals() -> None:
 )
 @click.pass_obj
 def list_approvals(out: Output, status: str, limit: int) -> None:
-    """List questions in the order in which they were asked."""
+    """List holds, oldest first."""
     with open_desk(Path(), os.environ, trusted=False) as desk:
         found = Answering(desk, "cli").holds(None if status == "all" else status, limit=limit + 1)  # type: ignore[arg-type]
     out.emit(found[:limit], lambda: _table(out, found[:limit]))
@@ -54,12 +54,12 @@ def list_approvals(out: Output, status: str, limit: int) -> None:
 @click.option(
     "--original",
     is_flag=True,
-    help="Show hidden values too. Needs the same proof as an answer, and is recorded.",
+    help="Also show hidden values. Needs the same proof as an answer, and is recorded.",
 )
 @proving
 @click.pass_obj
 def show_approval(out: Output, hold_id: str, original: bool, token_file: Path | None, approver: str | None) -> None:
-    """Show a question in full, with the answers so far."""
+    """Show a hold in full, with the answers so far."""
     if original:
         _show_original(out, hold_id, token_file, approver)
         return
@@ -71,7 +71,7 @@ def show_approval(out: Output, hold_id: str, original: bool, token_file: Path | 
 @approvals.command("approve")
 @click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.option("--reason", default="", help="The reason; kept with the answer.")
-@click.option("--digest", help="The digest that `show` prints; needed once the question has been edited.")
+@click.option("--digest", help="The digest that `show` prints; required after the hold was edited.")
 @click.option(
     "--scope",
     type=click.Choice(["once", "session", "always"]),
@@ -118,11 +118,11 @@ def approve(
 
 @approvals.command("deny")
 @click.argument("hold_id", metavar="APPROVAL", type=HOLD)
-@click.option("--reason", default="", help="The reason; passed on to the agent.")
+@click.option("--reason", default="", help="The reason; shown to the agent.")
 @proving
 @click.pass_obj
 def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approver: str | None) -> None:
-    """Refuse a call. One denial denies, even if others have approved."""
+    """Deny a call. One denial denies it, even if others have approved."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         outcome = _answer(desk, hold_id, "deny", token_file, approver, reason=reason)
     _note_outcome(out, outcome)
@@ -132,7 +132,7 @@ def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approv
 @click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.argument("patch")
 @click.option("--reason", default="", help="The reason; kept with the answer.")
-@click.option("--digest", help="The digest that `show` prints; needed once the question has been edited.")
+@click.option("--digest", help="The digest that `show` prints; required after the hold was edited.")
 @proving
 @click.pass_obj
 def edit(
@@ -157,18 +157,18 @@ def edit(
 
 
 @approvals.command("watch")
-@click.option("--count", type=click.IntRange(1), help="Stop after this many questions.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many holds.")
 @proving
 @click.pass_obj
 def watch(out: Output, count: int | None, token_file: Path | None, approver: str | None) -> None:
-    """Show questions as they are asked, until Ctrl-C; at a terminal, answer them with the keys that a run offers.
+    """Show holds as they arrive, until Ctrl-C. At a terminal, answer them with the same keys as in a run.
 
-    With --json: one list at the end (give --count).
+    With --json: one list at the end (requires --count).
     """
     if out.json and count is None:
         raise UsageError(
-            "`--json` needs the number of questions to wait for",
-            hint="give it, such as `--count 1`",
+            "`--json` needs the number of holds to wait for",
+            hint="such as `--count 1`",
         )
     from interlock.surfaces.cli import watching  # noqa: PLC0415 - start-up
 
@@ -181,12 +181,13 @@ def watch(out: Output, count: int | None, token_file: Path | None, approver: str
 @approvals.command("audit")
 @click.argument("subject", metavar="[ID]", required=False)
 @click.option("--after", type=click.IntRange(0), default=0, help="Only records after this number.")
-@click.option("--follow", "-f", is_flag=True, help="Go on, and show each record as it is written, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continue, and show each record as it is written, until Ctrl-C.")
 @click.pass_obj
 def audit(out: Output, subject: str | None, after: int, follow: bool) -> None:
-    """Show the audit: who asked, answered, edited, looked, granted and revoked, in order; with ID only about that one.
+    """Show the audit in order: holds, answers, edits, views of hidden values, grants and revocations; with ID only of
+    that one.
 
-    ID is that of a question, a grant, a standing answer, or an approver. With --json: one list, or with --follow a document a
+    ID is a hold, a grant, a standing answer, or an approver. With --json: one list, or with --follow one document per
     line.
     """
     with open_desk(Path(), os.environ, trusted=False) as desk:
@@ -205,7 +206,7 @@ def audit(out: Output, subject: str | None, after: int, follow: bool) -> None:
 
 
 def _records(desk: Desk, subject: str | None, after: int, *, follow: bool) -> Iterator[AuditRecord]:
-    """The records, and with `follow` those that come, without an end."""
+    """The records; with `follow` also new ones, without an end."""
     from interlock.surfaces.cli.watching import wait_for_change  # noqa: PLC0415 - start-up
 
     changes = watch_questions(desk) if follow else None
@@ -250,9 +251,8 @@ def _answer(
     patch: dict[str, Any] | None = None,
     standing: Standing | None = None,
 ) -> Outcome:
-    """Give an answer as the approver that the caller proves to be. Without a digest it applies to the question as first asked,
-
-    so an edit by another approver is never approved unseen.
+    """Answer as the approver that the caller proves to be. Without a digest the answer applies to the first version of
+    the hold, so that an edit by another approver is never approved unseen.
     """
     hold = _hold(desk, hold_id)
     who = _who(desk, token_file, name)
@@ -278,7 +278,7 @@ def _who(desk: Desk, token_file: Path | None, name: str | None) -> Approver:
 
 
 def _confirm_standing(out: Output, desk: Desk, hold_id: str, terms: Standing, *, yes: bool) -> None:
-    """Ask for confirmation of a wider scope, and show its terms. Raises: UsageError if there is no terminal to ask at."""
+    """Show the terms of a wider scope and ask for confirmation. Raises: UsageError if there is no terminal."""
     hold = _hold(desk, hold_id)
     out.note(standing_terms(hold, terms))
     if not yes and (not sys.stdin.isatty() or not click.confirm("Approve on these terms?", err=True)):
@@ -289,7 +289,7 @@ def _note_outcome(out: Output, outcome: Outcome) -> None:
     hold = outcome.hold
     assert hold is not None
     document = {"code": outcome.code, "approval": hold}
-    word = hold.status if outcome.code == "resolved" else "counted; more answers are needed"
+    word = hold.status if outcome.code == "resolved" else "counted; more approvals are needed"
     out.emit(document, lambda: [f"{clean(hold.id)}: {word}"])
 
 

@@ -1,4 +1,4 @@
-"""`interlock approvers`: who may answer, and how they prove who they are."""
+"""`interlock approvers`: who may approve, and how they prove their identity."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from interlock.surfaces.cli.results import when
 
 @click.group(cls=Group)
 def approvers() -> None:
-    """Who may answer. Without approvers, any process of your user may."""
+    """Manage who may approve. Without approvers, any process of your user may."""
 
 
 @approvers.command("list")
 @click.pass_obj
 def list_approvers(out: Output) -> None:
-    """List approvers with their groups (those of the configuration included)."""
+    """List approvers with their groups (including those from the configuration)."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         rows = desk.approvers.all()
     out.emit(
@@ -35,7 +35,7 @@ def list_approvers(out: Output) -> None:
                 ((r.name, " ".join(r.groups), "yes" if r.has_pin else "no", when(r.created_at_us)) for r in rows),
             )
             if rows
-            else ["no approvers: the user of this machine may answer from any shell"]
+            else ["no approvers: the user of this machine may approve from any shell"]
         ),
     )
 
@@ -46,7 +46,7 @@ def list_approvers(out: Output) -> None:
     "--group", "groups", multiple=True, metavar="GROUP", help="A group that the approver belongs to; may be repeated."
 )
 @click.option("--display", default="", help="The name to display.")
-@click.option("--pin", is_flag=True, help="Ask for a PIN to set, for answers at a terminal.")
+@click.option("--pin", is_flag=True, help="Ask for a new PIN, for approvals at a terminal.")
 @proving
 @click.pass_obj
 def add(
@@ -58,9 +58,9 @@ def add(
     token_file: Path | None,
     approver: str | None,
 ) -> None:
-    """Add an approver. Prints their token, this once.
+    """Add an approver. Prints their token, only this once.
 
-    Once there are approvers, adding or removing one needs the token or PIN of an existing one.
+    Once there are approvers, adding or removing one requires the token or PIN of an existing one.
     """
     with open_desk(Path(), os.environ) as desk:
         identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
@@ -68,7 +68,7 @@ def add(
         token = desk.approvers.add(name, display=display, groups=groups, pin=chosen)
     out.emit(
         {"name": name, "groups": groups, "pin": pin, "token": token},
-        lambda: [f"added {clean(name)}; the token, which is shown only now:", token],
+        lambda: [f"added {clean(name)}; their token, shown only this once:", token],
     )
 
 
@@ -88,10 +88,10 @@ def remove(out: Output, name: str, token_file: Path | None, approver: str | None
 
 
 def _new_pin() -> str:
-    """A PIN typed twice at a terminal, or given on standard input (one line)."""
+    """A PIN typed twice at a terminal, or read from standard input (one line)."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\n")
-    import getpass  # noqa: PLC0415 - start-up: only where a PIN is asked
+    import getpass  # noqa: PLC0415 - start-up: only where a PIN is required
 
     first = getpass.getpass("new PIN: ")
     if getpass.getpass("again: ") != first:

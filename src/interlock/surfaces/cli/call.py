@@ -27,16 +27,18 @@ _HINT: Final = """such as `interlock call fs.read '{"path": "README.md"}'`"""
 @click.command(cls=Command)
 @click.argument("tool", type=TOOL)
 @click.argument("parameters", default="{}")
-@click.option("--agent", metavar="NAME", help="The agent that calls; the default is that of the configuration.")
+@click.option("--agent", metavar="NAME", help="The calling agent.  [default: the configuration's `agent`]")
 @click.option("--session", metavar="NAME", help="The session that the run belongs to.")
 @click.option(
     "--grant-token",
     "token_file",
     type=click.Path(path_type=Path),
-    help="A file with a grant token: the call has what the token allows, and nothing else.",
+    help="A file with a grant token, which limits the call to what it allows.",
 )
-@click.option("--call-id", metavar="ID", help="Make the call once for this id: again, it gives the same result.")
-@click.option("--no-wait", is_flag=True, help="Do not wait for an answer; exit with code 3.")
+@click.option(
+    "--call-id", metavar="ID", help="Make the call only once for this id; a repetition returns the same result."
+)
+@click.option("--no-wait", is_flag=True, help="Do not wait for an approval; exit with code 3.")
 @click.pass_obj
 def call(
     out: Output,
@@ -48,13 +50,13 @@ def call(
     call_id: str | None,
     no_wait: bool,
 ) -> int:
-    """Call one tool through the gate, as a run of its own, and print what it gives.
+    """Call one tool through the gate, as its own run, and print the output.
 
-    PARAMETERS is a JSON object, or - for standard input. Text is printed as it is, everything else as JSON; with --json the
-    whole result.
+    PARAMETERS is a JSON object, or - for standard input. Text is printed as it is, other output as JSON; with --json
+    the whole result.
 
-    Exit code: 0 if the call succeeded, 1 if it failed or was refused, 2 if PARAMETERS is not a JSON object, 3 if it waits for an
-    answer.
+    Exit code: 0 if the call succeeded, 1 if it failed or was refused, 2 if PARAMETERS is not a JSON object, 3 if it
+    waits for an approval.
     """
     given = _parse(sys.stdin.read() if parameters == "-" else parameters)
     token = None if token_file is None else read_grant_token(token_file)
@@ -72,7 +74,7 @@ def call(
 
 
 def _how_to_continue(held: HeldError) -> str:
-    """As typed: the error's own hint is for programs."""
+    """How to continue, as commands. The error's own hint is for programs."""
     if held.code == "unknown_outcome":
         return f"`interlock recover {held.run_id} --action call --as again` (or succeeded, failed, undo)"
     return f"`interlock approvals approve {held.approval}`, then `interlock resume {held.run_id}`"

@@ -37,7 +37,7 @@ _VALUE_BYTES_MAX: Final = 1024 * 1024
 
 @click.group(cls=Group)
 def capsule() -> None:
-    """Make, install and run capsules: tools as sandboxed WebAssembly."""
+    """Create, install and run capsules: tools as sandboxed WebAssembly."""
 
 
 @capsule.command("new")
@@ -49,14 +49,16 @@ def capsule() -> None:
 def new(out: Output, lang: str, name: str) -> None:
     """Write a small capsule into a new directory NAME."""
     if not _NAME.fullmatch(name):
-        raise UsageError("the name of a capsule is 1 to 64 of the characters a-z 0-9 -, and begins with one of a-z 0-9")
+        raise UsageError(
+            "the name of a capsule must be 1 to 64 of the characters a-z 0-9 -, and begin with one of a-z 0-9"
+        )
     directory = Path(name)
     try:
         directory.mkdir()
     except FileExistsError:
         raise UsageError(f"`{name}` exists already", code="conflict") from None
     except OSError as error:
-        raise UsageError(f"`{name}` cannot be made: {os.strerror(error.errno or 0)}") from None
+        raise UsageError(f"`{name}` cannot be created: {os.strerror(error.errno or 0)}") from None
     written = capsule_templates.files(name, lang)
     for file, text in written.items():
         Disk().write_atomic(directory / file, text.encode(), mode=0o644, durable=False)
@@ -79,7 +81,7 @@ def build(out: Output, directory: Path) -> None:
 @click.argument("directory", type=_DIRECTORY)
 @click.pass_obj
 def install(out: Output, directory: Path) -> None:
-    """Add the capsule in DIRECTORY to the configuration, and pin its build in interlock.lock. Both count once trusted."""
+    """Add the capsule in DIRECTORY to the configuration, and pin its build in interlock.lock. Takes effect once trusted."""
     path, name = capsule_files.add_capsule(Path(), directory)
     lock, _ = capsule_files.lock_capsules(Path(), [name])
     steps = [f"allow `{name}/*` in [rules], and in `tools` and `unscoped` of a grant", "interlock trust"]
@@ -92,7 +94,7 @@ def install(out: Output, directory: Path) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.pass_obj
 def lock_command(out: Output, names: Sequence[str]) -> None:
-    """Pin the present builds of capsules in interlock.lock. They count once they are trusted."""
+    """Pin the present builds of capsules in interlock.lock. Takes effect once trusted."""
     path, found = capsule_files.lock_capsules(Path(), names)
     changed = any(one.changed for one in found)
     document = {
@@ -100,7 +102,7 @@ def lock_command(out: Output, names: Sequence[str]) -> None:
         "capsules": [msgspec.to_builtins(one) | {"changed": one.changed} for one in found],
         "next": ["interlock trust"] if changed else [],
     }
-    lines = [f"{one.name} {one.now.version}: {'pinned again' if one.changed else 'as it was'}" for one in found]
+    lines = [f"{one.name} {one.now.version}: {'pinned again' if one.changed else 'unchanged'}" for one in found]
     out.emit(document, lambda: [*lines, *(["next: interlock trust"] if changed else [])])
 
 
@@ -121,7 +123,7 @@ def list_command(out: Output) -> int:
 @capsule.command("connectors")
 @click.pass_obj
 def connectors(out: Output) -> None:
-    """List the uplinks that capsules declare. Those that a capsule registers while it runs are known to its own program."""
+    """List the uplinks that capsules declare, but not those that a capsule registers while it runs."""
     with runtime(out) as opened:
         found = opened.capsules.connectors
     rows = [(f"{one.capsule}/{one.name}", clean(one.platform), clean(one.profile)) for one in found]
@@ -140,7 +142,7 @@ def run(ctx: click.Context, name: str, tool: str, parameters: str) -> Any:
 
 @capsule.group("config", cls=Group)
 def config() -> None:
-    """The values that a capsule is configured with."""
+    """Manage the configured values of a capsule."""
 
 
 @config.command("list")
@@ -163,9 +165,10 @@ def list_config(out: Output, name: str) -> None:
 @click.argument("value", required=False)
 @click.pass_obj
 def set_config(out: Output, name: str, key: str, value: str | None) -> None:
-    """Set a value of a capsule. Without VALUE it is read from standard input, as a secret should be (a line end is dropped).
+    """Set a value of a capsule. Without VALUE it is read from standard input, as a secret should be (a line end is
+    dropped).
 
-    It counts when the capsule is loaded next.
+    It takes effect when the capsule is loaded next.
     """
     data = value.encode() if value is not None else sys.stdin.buffer.read(_VALUE_BYTES_MAX).removesuffix(b"\n")
     capsule_files.set_config(Path(), os.environ, name, key, data)
@@ -177,7 +180,7 @@ def set_config(out: Output, name: str, key: str, value: str | None) -> None:
 @click.argument("key")
 @click.pass_obj
 def unset_config(out: Output, name: str, key: str) -> None:
-    """Take back a value of a capsule: its default counts again."""
+    """Remove a value of a capsule, so that its default applies again."""
     capsule_files.set_config(Path(), os.environ, name, key, None)
     out.emit({"unset": key}, lambda: [f"removed `{clean(key)}` from `{clean(name)}`"])
 

@@ -1,4 +1,4 @@
-"""`interlock capsule build`: compiles the source of a capsule, for the person who typed it, with the tools of its language."""
+"""`interlock capsule build`: compiles the source of a capsule with the tools of its language, for the person who typed it."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ _C_LIBRARY: Final = ("-target", "wasm32-wasi", "-mexec-model=reactor")
 _ALONE: Final = frozenset(
     {"float.h", "iso646.h", "limits.h", "stdalign.h", "stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdnoreturn.h"}
 )
-"""The headers of C that need no library."""
+"""C headers that need no library."""
 _INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"]+)", re.MULTILINE)
 _QJS: Final = "componentize-qjs"
 _SHIMS: Final = {
     "text_encoding.js": re.compile(r"\bText(?:En|De)coder\b"),
     "console.js": re.compile(r"\bconsole\."),
 }
-"""What QuickJS lacks, by the files beside this one, for sources that name it."""
+"""Shims for features that QuickJS lacks, by file beside this one, with the names in a source that need them."""
 _COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 def build(directory: Path) -> Path:
-    """Build the capsule in a directory; returns the component's path. Raises: UsageError, ConfigurationError, StoreError."""
+    """Build the capsule in a directory. Returns the component's path. Raises: UsageError, ConfigurationError, StoreError."""
     manifest = open_manifest(directory)
     found = [name for name, one in LANGUAGES.items() if (directory / one.source).is_file()]
     if len(found) != 1:
         known = ", ".join(f"`{one.source}`" for one in LANGUAGES.values())
         raise UsageError(
-            f"expected one source file in `{directory}`, and there are {len(found)}",
+            f"expected one source file in `{directory}`, found {len(found)}",
             code="not_found",
-            hint=f"one of {known}; a component that something else builds needs no `interlock capsule build`",
+            hint=f"one of {known}; a component built by other means does not need `interlock capsule build`",
         )
     target = directory / manifest.component.file
     data = COMPILERS[found[0]](directory / LANGUAGES[found[0]].source, manifest)
@@ -98,7 +98,7 @@ def _from_js(source: Path, manifest: Manifest) -> bytes:
 
 @contextlib.contextmanager
 def _with_shims(source: Path, text: str) -> Iterator[Path]:
-    """The script to compile: the source, or a temporary one beside it with what QuickJS lacks, if it names that."""
+    """The script to compile: the source, or a temporary file beside it that also has the shims it needs."""
     shims = [
         _COMMENT.sub("", Path(__file__).with_name(name).read_text(encoding="utf-8"))
         for name, named in _SHIMS.items()
@@ -124,7 +124,7 @@ def _camel(name: str) -> str:
 
 @contextlib.contextmanager
 def _world(manifest: Manifest, exports: Sequence[str]) -> Iterator[Path]:
-    """A file with the world that the component is made for."""
+    """A file with the world of the component."""
     with tempfile.TemporaryDirectory() as directory:
         world = Path(directory) / "capsule.wit"
         world.write_text(world_of(manifest, exports), encoding="utf-8")
@@ -146,7 +146,7 @@ def _from_python(source: Path, manifest: Manifest) -> bytes:
 
 
 def _compiled(source: Path, command: Callable[[str], list[str]]) -> bytes:
-    """What a compiler makes of a source file; `command` takes the name of the output."""
+    """The output of a compiler for a source file; `command` gets the name of the output file."""
     output = source.with_suffix(f".{os.getpid()}.tmp.wasm")
     try:
         ended = subprocess.run(
@@ -178,4 +178,4 @@ COMPILERS: Final[dict[str, Callable[[Path, Manifest], bytes]]] = {
     "python": _from_python,
     "js": _from_js,
 }
-"""By language: what gives the component of a source file."""
+"""The function that builds the component from a source file, by language."""

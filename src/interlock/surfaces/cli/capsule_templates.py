@@ -1,11 +1,11 @@
-"""What `interlock capsule new` writes: a small capsule that greets, in each language."""
+"""The files that `interlock capsule new` writes: a small capsule that greets, in each language."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
 _MANIFEST: Final = """\
-# A capsule: https://webassembly.org code behind a manifest. `interlock capsule build` makes the component.
+# A capsule: https://webassembly.org code behind a manifest. `interlock capsule build` builds the component.
 
 [package]
 name = "{name}"

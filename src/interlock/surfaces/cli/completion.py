@@ -1,4 +1,4 @@
-"""`interlock completion`: shell completion of commands, options, runs, questions and tools."""
+"""`interlock completion`: shell completion of commands, options, runs, holds and tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from interlock.surfaces.cli.app import Command, root
 from interlock.surfaces.cli.output import Output
 
 VARIABLE: Final = "_INTERLOCK_COMPLETE"
-"""With this variable set, `interlock` only answers the shell's completion request."""
+"""If this variable is set, `interlock` only answers the shell's completion request."""
 _SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
@@ -27,7 +27,7 @@ def completion(out: Output, shell: str) -> None:
     fish:  interlock completion fish > ~/.config/fish/completions/interlock.fish
     """  # noqa: D301 - \b tells click to keep the lines
     script = _SHELLS[shell](root, {}, "interlock", VARIABLE)
-    # not `source()`, which starts bash to look at its version
+    # not `source()`, which starts bash to find its version
     text = script.source_template % script.source_vars()
     if out.json:
         out.emit({"shell": shell, "script": text})

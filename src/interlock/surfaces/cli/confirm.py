@@ -1,4 +1,4 @@
-"""Asks before something irreversible."""
+"""Asks for confirmation before something irreversible."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from interlock.model.errors import UsageError
 
 
 def confirm(question: str) -> None:
-    """Ask for confirmation of something irreversible. Raises: UsageError if it is not given."""
+    """Ask for confirmation. Raises: UsageError if it is not given."""
     if not os.isatty(0) or not click.confirm(question, err=True):
-        raise UsageError("this was not confirmed", hint="`--yes` confirms it without asking")
+        raise UsageError("the command was not confirmed", hint="`--yes` confirms it without asking")

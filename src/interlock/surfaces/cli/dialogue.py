@@ -1,7 +1,7 @@
-"""One question at a terminal: it is shown, and answered by a key. Another surface may answer it first.
+"""One held call at a terminal: shown, and answered with a key. Another surface may answer it first.
 
-What is approved is what was seen: nothing can be approved before all of it was shown, and a question that was edited meanwhile
-is shown again.
+People approve what they saw: a hold cannot be approved before all of it was shown, and is shown again if it was edited
+meanwhile.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ else:
     shutil = lazy("shutil")
 
 End = Literal["answered", "ended"]
-"""`ended`: the input has ended, so nothing can be answered here."""
+"""`ended`: standard input has ended, so no answer can be given here."""
 _SCOPES: Final[dict[str, Any]] = {"a": "once", "t": "session", "w": "always"}
 _PATCH: Final = 'the changes as JSON, such as {"path": "b.txt"} (null removes; an empty line goes back): '
 
 
 class Answerer(Protocol):
-    """Reads and answers questions as the person at this terminal."""
+    """Reads and answers holds as the person at this terminal."""
 
     def hold(self, hold_id: str) -> Hold | None:
-        """A question as it is now."""
+        """The present state of a hold."""
 
     def answer(
         self, hold: Hold, choice: Choice, *, reason: str, patch: dict[str, Any] | None, standing: Standing
     ) -> Outcome:
-        """Answer a question as it was shown. Raises: InterlockError."""
+        """Answer a hold in the version that was shown. Raises: InterlockError."""
 
     def original(self, hold: Hold) -> tuple[Outcome, Any]:
-        """The parameters with nothing hidden; this is recorded. Raises: InterlockError."""
+        """The parameters without redaction. The view is recorded. Raises: InterlockError."""
 
 
 class Dialogue:
-    """Asks questions one by one."""
+    """Shows holds one by one, and reads the answers."""
 
     def __init__(self, out: Output, answerer: Answerer, keys: KeyInput) -> None:
-        """The answers are given through `answerer`."""
+        """Answers are given through `answerer`."""
         self._out = out
         self._answerer = answerer
         self._keys = keys
         self._cut = False
-        """True until all of the question has been shown."""
+        """True until all of the hold has been shown."""
 
     def ask(self, hold_id: str) -> End:
-        """Ask until the question is answered, here or elsewhere. Raises: InterlockError."""
+        """Show a hold until it is answered, here or elsewhere. Raises: InterlockError."""
         with self._keys.keys():
             shown = self._show(self._current(hold_id))
             width = _columns()
@@ -72,10 +72,10 @@ class Dialogue:
                     _say(f"\nanswered elsewhere: {hold.status}")
                     return "answered"
                 if hold.digest != shown.digest:
-                    _say("\nthe question was edited; it now reads:")
+                    _say("\nthe call was edited; it is now:")
                     shown = self._show(hold)
                 elif key == ENDED:
-                    _say("\nno answer can be given here; " + how_to_answer(hold))
+                    _say("\nit cannot be answered here; " + how_to_answer(hold))
                     return "ended"
                 elif key == NOTHING and _columns() == width:
                     continue
@@ -85,7 +85,7 @@ class Dialogue:
                 self._offer(shown)
 
     def _show(self, hold: Hold) -> Hold:
-        """Show a question. What was typed before does not count as an answer."""
+        """Show a hold. Keys typed before do not count as an answer."""
         for line in hold_lines(self._out, hold, stream=sys.stderr):
             _say(line)
         self._cut = is_cut(hold)
@@ -93,7 +93,7 @@ class Dialogue:
         return hold
 
     def _offer(self, hold: Hold) -> None:
-        """The line that names the keys. It is what shows that a key counts now."""
+        """Print the line that names the keys, which shows that keys count from now on."""
         approve = "[a]pprove once"
         if hold.kind != "unknown_outcome":
             approve += (", [t]his session" if hold.session else "") + ", al[w]ays"
@@ -102,7 +102,7 @@ class Dialogue:
         _say("\r\x1b[K" * (not self._out.dumb) + line, end="")
 
     def _take(self, hold: Hold, key: str) -> bool:
-        """Act on a key. True if the question is answered."""
+        """Act on a key. True if the hold is answered."""
         match key:
             case "a" | "t" | "w" | "A" | "T" | "W":
                 return self._approve(hold, _SCOPES[key.lower()])
@@ -110,7 +110,7 @@ class Dialogue:
                 _say("deny")
                 return self._answer(hold, "deny")
             case "r" | "R":
-                reason = self._line(hold, "\nthe reason, which the agent is told (an empty line goes back): ")
+                reason = self._line(hold, "\nthe reason, shown to the agent (an empty line goes back): ")
                 return bool(reason) and self._answer(hold, "deny", reason=reason or "")
             case "e" | "E":
                 return self._edit(hold)
@@ -121,21 +121,21 @@ class Dialogue:
                 _say("original")
                 self._show_original(hold)
             case _ if key == PASTED:
-                _say("\nseveral keys at once are not an answer; press one")
+                _say("\nseveral keys at once do not count as an answer; press one key")
             case "\n":
                 _say("")
             case _:
-                _say("\nthere is no such answer")
+                _say("\nunknown key")
         return False
 
     def _seen(self) -> bool:
         if self._cut:
-            _say("\nnot accepted: part of the question has not been shown; press `s` to see all of it, then answer")
+            _say("\nnot accepted: part of the call has not been shown; press `s` to see all of it, then answer")
         return not self._cut
 
     def _approve(self, hold: Hold, scope: Any) -> bool:
         if scope != "once" and (hold.kind == "unknown_outcome" or (scope == "session" and not hold.session)):
-            _say("\nthere is no such answer")
+            _say("\nunknown key")
             return False
         if not self._seen():
             return False
@@ -147,7 +147,7 @@ class Dialogue:
         return self._answer(hold, "approve", standing=terms)
 
     def _confirm(self, hold: Hold, terms: Standing) -> bool:
-        """Ask once more about an answer that is for later calls too."""
+        """Ask again before an answer that also covers later calls."""
         _say(f"\n{standing_terms(hold, terms)}")
         self._keys.settle()
         _say("[y]es, [n]o? ", end="")
@@ -170,10 +170,10 @@ class Dialogue:
         try:
             patch = decode_value(text.encode("utf-8", "surrogateescape"))
         except InterlockError as error:
-            _say(f"this is not JSON: {clean(error.message)}")
+            _say(f"the text is not JSON: {clean(error.message)}")
             return False
         if not isinstance(patch, dict) or not patch:
-            _say("this changes nothing: give an object with the changes")
+            _say("nothing changed: give an object with the changes")
             return False
         return self._answer(hold, "edit", patch=patch)
 
@@ -194,7 +194,7 @@ class Dialogue:
         standing: Standing | None = None,
     ) -> bool:
         try:
-            with self._keys.lines():  # a PIN may be asked
+            with self._keys.lines():  # a PIN may be requested
                 outcome = self._answerer.answer(
                     hold, choice, reason=reason, patch=patch, standing=standing or Standing()
                 )
@@ -205,7 +205,7 @@ class Dialogue:
             _say(f"not accepted: {where}{clean(error.message)}")
             return False
         if outcome.code == "recorded":
-            _say("counted; more answers are needed")
+            _say("counted; more approvals are needed")
             return False
         status = outcome.hold.status if outcome.hold else "answered"
         _say(status if outcome.code == "resolved" else f"answered elsewhere: {status}")
@@ -217,7 +217,7 @@ class Dialogue:
         self._cut = False
 
     def _show_original(self, hold: Hold) -> None:
-        """Show the question with hidden values, after recording that they are shown."""
+        """Show the hold with its hidden values, after recording that they are shown."""
         try:
             with self._keys.lines():
                 outcome, parameters = self._answerer.original(hold)
@@ -229,12 +229,12 @@ class Dialogue:
 
     def _current(self, hold_id: str) -> Hold:
         hold = self._answerer.hold(hold_id)
-        assert hold is not None, "questions are never deleted"
+        assert hold is not None, "holds are never deleted"
         return hold
 
 
 def standing_terms(hold: Hold, terms: Standing) -> str:
-    """What an answer for more than one call allows."""
+    """The terms of an answer for more than one call."""
     where = f"session `{clean(hold.session or '')}`" if terms.scope == "session" else "any session"
     return (
         f"this lets agent `{clean(hold.agent)}` call `{clean(hold.tool)}` in {where} without asking,"
@@ -243,7 +243,7 @@ def standing_terms(hold: Hold, terms: Standing) -> str:
 
 
 def how_to_answer(hold: Hold) -> str:
-    """The command that answers a question from elsewhere."""
+    """The commands that answer a hold from elsewhere."""
     return f"answer with `interlock approvals approve {hold.id}` (or deny, edit, show)"
 
 
@@ -252,6 +252,6 @@ def _columns() -> int:
 
 
 def _say(text: str, end: str = "\n") -> None:
-    with contextlib.suppress(OSError):  # the terminal is gone: the answer, if one was given, counts all the same
+    with contextlib.suppress(OSError):  # the terminal is gone: an answer that was given still counts
         sys.stderr.write(text + end)
         sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""What is drawn at a terminal with `rich`: differences, marked text and tables, fitted to its width.
+"""Draws differences, marked text and tables at a terminal with `rich`, fitted to its width.
 
-Imported only when something is drawn at a terminal, because importing `rich` takes longer than most commands.
+Imported only when something is drawn, because importing `rich` takes longer than most commands.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ WIDTH_MIN: Final = 20
 _STYLES: Final = {"+": "green", "-": "red", "@": "cyan", "\\": "dim"}
 _CHANGED: Final = "reverse"
 _TRAILING: Final = "on red"
-"""White space at the end of an added line, which is not seen otherwise."""
+"""White space at the end of an added line, which is invisible otherwise."""
 
 
 class Drawing:
-    """Draws lines for a terminal; each is a string with its colours, and no line end."""
+    """Draws lines for a terminal; each is a string with colours and without a line end."""
 
     def __init__(self, *, color: bool) -> None:
-        """For the width that the terminal has now."""
+        """Use the terminal's present width."""
         self.width = max(WIDTH_MIN, shutil.get_terminal_size().columns)
         self._console = Console(
             file=io.StringIO(), force_terminal=True, width=self.width, color_system="standard" if color else None,
@@ -35,7 +35,7 @@ class Drawing:
         )  # fmt: skip
 
     def marked(self, spans: Iterable[tuple[str, str]], indent: int) -> Iterator[str]:
-        """Text in styles (rich's names; text may have several lines), each line folded and indented."""
+        """Styled text (rich's style names; text may have several lines), each line folded and indented."""
         text = Text()
         for part, style in spans:
             text.append(part, style or None)
@@ -43,7 +43,7 @@ class Drawing:
             yield from self._folded(line, " " * indent, " " * indent)
 
     def difference(self, lines: Sequence[str], indent: int) -> Iterator[str]:
-        """A unified difference: in colours, with what changed within a line marked."""
+        """A unified difference in colours, with the changed parts of lines marked."""
         changed = dict(_changed_parts(lines))
         for at, line in enumerate(lines):
             text = Text(line, style=_STYLES.get(line[:1], ""))
@@ -54,7 +54,7 @@ class Drawing:
             yield from self._folded(text, " " * indent, " " * (indent + 2))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-        """Rows under a header; cells fold where the terminal is too narrow, so nothing is lost."""
+        """Rows under a header. Cells fold if the terminal is too narrow, so that nothing is lost."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for name in head:
             table.add_column(Text(name), overflow="fold")
@@ -76,7 +76,7 @@ class Drawing:
 
 
 def _changed_parts(lines: Sequence[str]) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Where as many lines were added as removed just before: the part of each line in which it differs from its partner."""
+    """The changed part of each line, where a block of removed lines is followed by as many added ones."""
     at = 0
     for mark, group in itertools.groupby(line[:1] for line in lines):
         size = len(list(group))
@@ -85,14 +85,14 @@ def _changed_parts(lines: Sequence[str]) -> Iterator[tuple[int, tuple[int, int]]
             if after == len(lines) or (after < len(lines) and lines[after][:1] != "+"):
                 for one in range(at, at + size):
                     start, end, other_end = _differing(lines[one], lines[one + size])
-                    if start > 1 or end < len(lines[one]):  # else all of it differs
+                    if start > 1 or end < len(lines[one]):  # otherwise the whole line differs
                         yield one, (start, end)
                         yield one + size, (start, other_end)
         at += size
 
 
 def _differing(one: str, other: str) -> tuple[int, int, int]:
-    """The start of the differing part of two lines, after their marks, and its end in each."""
+    """Where two lines start to differ after their marks, and where the difference ends in each."""
     start, most = 1, min(len(one), len(other))
     while start < most and one[start] == other[start]:
         start += 1

@@ -1,4 +1,4 @@
-"""Renders journal events for people: number, time, action, what happened. `--json` has every event with every field."""
+"""Renders journal events for people: number, time, action, and what happened. `--json` has all events with all fields."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _INTERNAL: Final = frozenset(
         *("posture", "telemetry", "workspace", "component"),
     }
 )
-"""Fields that serve programs."""
+"""Fields that are only for programs."""
 
 
 def as_builtins(event: e.Event | e.Unknown) -> dict[str, Any]:
-    """An event as the journal stores it."""
+    """An event in the form stored in the journal."""
     if isinstance(event, e.Unknown):
         return {"kind": event.kind, "seq": event.seq, **event.fields}
     value = msgspec.to_builtins(event)
@@ -60,18 +60,16 @@ def as_builtins(event: e.Event | e.Unknown) -> dict[str, Any]:
 
 
 class EventLines:
-    """Turns the events of a run, in their order, into lines. Readings of the machine, and a decision that is made again, have
-    none.
-    """
+    """Renders the events of a run, in order, as lines. Measurements of the machine and repeated decisions have no line."""
 
     def __init__(self, out: Output) -> None:
-        """Before the first event."""
+        """Start before the first event."""
         self._out = out
         self._calls = Calls()
         self._decided: dict[tuple[str | None, str | None], tuple[Any, ...]] = {}
 
     def lines(self, event: e.Event | e.Unknown) -> Iterable[str]:
-        """The line of an event, or none."""
+        """The line of an event, if it has one."""
         if isinstance(event, e.MachineSampled) or self._repeats(event):
             return []
         if isinstance(event, e.Unknown):
@@ -109,7 +107,7 @@ def _time(moment: Any) -> str:
 
 
 def _value(kept: e.Kept | None) -> str:
-    """The redacted view of a stored value, or its size if it has none."""
+    """The redacted view of a stored value; its size if it has no view."""
     if kept is None:
         return ""
     return brief(kept.view, 100) if kept.view is not None or kept.bytes <= len("null") else f"({kept.bytes} bytes)"
@@ -143,7 +141,7 @@ def _spent(event: e.ActionSucceeded | e.ActionFailed) -> str:
 def _failed(event: e.ActionFailed) -> str:
     view = None if event.output is None else event.output.view
     wrote = last_lines(view)[-1:] or ([] if isinstance(view, dict) and "exit_code" in view else [_value(event.output)])
-    again = None if event.final else "it is tried again"
+    again = None if event.final else "it is retried"
     return _joined(f"{event.reason}: {event.error}", *wrote, _spent(event), again)
 
 
@@ -172,7 +170,7 @@ def _undone(event: e.UndoDone) -> str:
 
 def _opened(event: e.LayerOpened) -> str:
     if event.absent:
-        return f"none, and the proposal works on the files themselves: {event.how}"
+        return f"none; the proposal works on the files themselves: {event.how}"
     return event.how + (" (again)" if event.again else "")
 
 
@@ -220,7 +218,7 @@ _WORDS: Final[dict[type[e.Event], Callable[[Any], str]]] = {
     e.ProcessStarted: lambda v: f"{v.handle}, until the {v.until} ends",
     e.ProcessEnded: lambda v: _joined(f"{v.handle}: {v.why}", _ended(v)),
     e.StateChanged: lambda v: f"{v.key} removed" if v.deleted else f"{v.key} = {_value(v.value)}",
-    e.EffectDivergence: lambda v: f"{v.key} is not as the agent claimed",
+    e.EffectDivergence: lambda v: f"{v.key} does not match the agent's claim",
     e.UndoIntent: lambda v: _joined(v.how, v.detail, v.of),
     e.UndoDone: _undone,
     e.StateRolledBack: lambda _: "",
@@ -236,7 +234,7 @@ _WORDS: Final[dict[type[e.Event], Callable[[Any], str]]] = {
     ),
     e.CommandFinished: lambda v: _joined(_ended(v), "timed out" if v.timed_out else None),
 }  # fmt: skip
-"""What is said of an event of these kinds; of others, each field that has not its default."""
+"""The text for events of these kinds. For other kinds, the fields that differ from their defaults are shown."""
 
 
 def _of_defaults(event: e.Event) -> str:

@@ -1,4 +1,4 @@
-"""`interlock exec --agent NAME`: the command as an action of that agent, through the gate."""
+"""`interlock exec --agent NAME`: runs the command as an action of that agent, through the gate."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.running import run_at_terminal
 
 OWN_ONLY: Final = ("run_id", "platform", "shim", "clean", "profile", "network", "recorder", "timeout", "spec_file")
-"""Parameters of the command that are for a person's own command alone: rules and settings decide about an agent's."""
+"""Options for a person's own command only. For an agent's command, rules and settings decide."""
 
 
 def refuse_own(given: Sequence[str]) -> None:
-    """Raises: UsageError if an option is given that does not go with `--agent`."""
+    """Raises: UsageError if an option is given that cannot be combined with `--agent`."""
     for name in OWN_ONLY:
         if name in given:
             option = {"shim": "agent-shim", "clean": "env-clean", "spec_file": "spec"}.get(name, name.replace("_", "-"))
             raise UsageError(
-                f"`--{option}` does not go with `--agent`: the rules and `[isolation]` decide about an agent's command",
-                hint=f"leave out `--{option}`, or `--agent`",
+                f"`--{option}` cannot be combined with `--agent`: the rules and `[isolation]` apply to an agent's command",
+                hint=f"remove `--{option}` or `--agent`",
             )
 
 
 def exec_as_agent(out: Output, agent: str, command: Sequence[str], env: Mapping[str, str]) -> CallResult:
-    """Run a command as the tool `exec` of an agent. Its output is printed at its end.
+    """Run a command as the tool `exec` of an agent. Its output is printed when it ends.
 
-    Raises: HeldError if no one has answered in time; ConfigurationError; UsageError; StoreError.
+    Raises: HeldError if no one answered in time; ConfigurationError; UsageError; StoreError.
     """
     parameters: dict[str, Any] = {"argv": list(command), "check": False}
     if env:
@@ -46,12 +46,12 @@ def exec_as_agent(out: Output, agent: str, command: Sequence[str], env: Mapping[
         stream.buffer.write(data)
         stream.buffer.flush()
     if output.get("truncated"):
-        out.warn("the output was longer than is kept: a part of it is missing")
+        out.warn("the output exceeded the limit: part of it is missing")
     return result
 
 
 def status_of(result: CallResult) -> int | None:
-    """The command's exit status as a shell has it; None if it did not run to its end."""
+    """The command's exit status in the shell's convention; None if it did not complete."""
     output = result.output if isinstance(result.output, dict) else {}
     if isinstance(output.get("exit_code"), int):
         return int(output["exit_code"])
@@ -63,7 +63,7 @@ def status_of(result: CallResult) -> int | None:
 
 
 def problem_of(result: CallResult) -> InterlockError | None:
-    """Why the command did not run, or not to its end."""
+    """Why the command did not run, or did not complete; None if it did."""
     if result.ok:
         return None
     message = clean(f"{result.error or result.status} (run `{result.run_id}`)")
@@ -72,7 +72,7 @@ def problem_of(result: CallResult) -> InterlockError | None:
 
 
 def held_hint(error: HeldError) -> None:
-    """Say how to continue, in commands."""
+    """Set the hint to the commands that continue."""
     error.hint = f"`interlock approvals approve {error.approval}`, then `interlock resume {error.run_id}`"
 
 

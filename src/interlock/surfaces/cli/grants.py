@@ -34,8 +34,8 @@ def grants() -> None:
 
 
 @grants.command("list")
-@click.option("--agent", metavar="NAME", help="Only those of this agent and its groups.")
-@click.option("--all", "everything", is_flag=True, help="Include revoked ones.")
+@click.option("--agent", metavar="NAME", help="Only grants of this agent and its groups.")
+@click.option("--all", "everything", is_flag=True, help="Include revoked grants.")
 @click.pass_obj
 def list_grants(out: Output, agent: str | None, everything: bool) -> None:
     """List grants and standing answers, oldest first."""
@@ -60,12 +60,12 @@ def show_grant(out: Output, grant_id: str) -> None:
 @grants.command("issue")
 @click.argument("agent")
 @click.option("--tool", "tools", multiple=True, metavar="GLOB", help="Tools, such as `fs.*` or `tag:read_only`.")
-@click.option("--deny-tool", "deny_tools", multiple=True, metavar="GLOB", help="Tools to exclude from these.")
+@click.option("--deny-tool", "deny_tools", multiple=True, metavar="GLOB", help="Exceptions from --tool.")
 @click.option("--read", multiple=True, metavar="GLOB", help="Paths that may be read.")
 @click.option("--write", multiple=True, metavar="GLOB", help="Paths that may be written.")
 @click.option("--host", "hosts", multiple=True, metavar="NAME:PORT", help="Hosts that may be reached.")
 @click.option("--state-key", "state_keys", multiple=True, metavar="GLOB", help="State keys.")
-@click.option("--unscoped", multiple=True, metavar="GLOB", help="Tools to allow although they mark no paths or hosts.")
+@click.option("--unscoped", multiple=True, metavar="GLOB", help="Tools allowed although they mark no paths or hosts.")
 @click.option("--actions-max", type=click.IntRange(1, 1_000_000_000), help="Maximum number of actions in one proposal.")
 @click.option("--uses", type=click.IntRange(1, 1_000_000_000), help="Maximum number of uses.")
 @click.option("--ttl", metavar="DURATION", help="How long it is valid, such as `2h`.")
@@ -76,7 +76,7 @@ def show_grant(out: Output, grant_id: str) -> None:
 def issue(
     out: Output, /, agent: str, token_file: Path | None, approver: str | None, ttl: str | None, **limits: Any
 ) -> None:
-    """Give AGENT, or the agents of a group (`group:NAME`), a grant. What is not named is not granted."""
+    """Issue a grant to AGENT, or to the agents of a group (`group:NAME`). It grants only what the options name."""
     ttl_ms = ttl_ms_of(ttl)
     with open_desk(Path(), os.environ) as desk:
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
@@ -86,7 +86,7 @@ def issue(
 
 @grants.command("token")
 @click.argument("grant_id", metavar="GRANT")
-@click.option("--agent", metavar="NAME", help="Of which member, if the grant is one of a group.")
+@click.option("--agent", metavar="NAME", help="The member, if it is the grant of a group.")
 @restricting
 @proving
 @click.pass_obj
@@ -94,10 +94,10 @@ def token(
     out: Output, /, grant_id: str, agent: str | None, file: Path | None, ttl: str | None, token_file: Path | None,
     approver: str | None, **limits: Any,
 ) -> None:  # fmt: skip
-    """Issue a token for GRANT: its holder can use the grant, or less of it, from another machine too.
+    """Issue a token for GRANT. Its holder can use the grant, or a part of it, from another machine too.
 
-    It is a secret. The holder presents it with `interlock run --grant-token FILE`, and can narrow it with
-    `interlock grants attenuate` before handing it on. `interlock grants revoke` revokes it by its id.
+    It is a secret. The holder presents it with `interlock run --grant-token FILE`, and can narrow it with `interlock
+    grants attenuate` before handing it on. `interlock grants revoke` revokes it by its id.
     """
     ttl_ms = ttl_ms_of(ttl)
     with runtime(out) as opened:
@@ -115,8 +115,8 @@ def token(
 @restricting
 @click.pass_obj
 def attenuate(out: Output, /, source: Path, file: Path | None, ttl: str | None, **limits: Any) -> None:
-    """Make a narrower token from the one in FILE. Needs no project and no connection; FILE stays as it is."""
-    from interlock.engine.people.grant_tokens import attenuate_token  # noqa: PLC0415 - start-up: it brings cryptography
+    """Create a narrower token from the one in FILE. Needs no project and no connection; FILE stays unchanged."""
+    from interlock.engine.people.grant_tokens import attenuate_token  # noqa: PLC0415 - start-up: imports cryptography
 
     ttl_ms = ttl_ms_of(ttl)
     ends = None if ttl_ms is None else SystemClock().now_us() + ttl_ms * 1000
@@ -128,7 +128,7 @@ def attenuate(out: Output, /, source: Path, file: Path | None, ttl: str | None, 
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.pass_obj
 def inspect(out: Output, source: Path) -> None:
-    """Say what the token in FILE is for, without its secret. That it is whole is checked; who issued it is not."""
+    """Describe the token in FILE without its secret. Checks that it is complete, but not who issued it."""
     shown = description(read_grant_token(source))
     out.emit(shown, lambda: _token_lines(shown))
 
@@ -138,7 +138,7 @@ def inspect(out: Output, source: Path) -> None:
 @proving
 @click.pass_obj
 def revoke(out: Output, grant_id: str, token_file: Path | None, approver: str | None) -> None:
-    """Revoke a grant (and its children) or a standing answer, effective at once."""
+    """Revoke a grant (with its children) or a standing answer, effective immediately."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         revoked = granting.revoke(desk, grant_id, by=who.id)

@@ -1,4 +1,4 @@
-"""Renders a question for people: who asks for what and why, what it would change, and all that it consists of."""
+"""Renders a hold for people: the agent, the call and the reasons, the changes it would make, and all its parameters."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.results import when
 
 _WIDTH: Final = 2_000
-"""A parameter, or a line of a difference, longer than this is cut, unless the question is shown in full."""
+"""A longer parameter or difference line is cut, unless the hold is shown in full."""
 _LINES: Final = 200
-"""The number of lines of a difference that are shown, unless the question is shown in full."""
+"""The number of difference lines shown, unless the hold is shown in full."""
 _FILES: Final = 16
-"""More files than this are only counted, unless the question is shown in full. All of them are still checked for changes."""
+"""More files are only counted, unless the hold is shown in full. All of them are still checked for changes."""
 _HIDDEN: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
 _IN_DIFFERENCE: Final = {"fs.write": ("content",), "fs.edit": ("old", "new", "edits")}
-"""Parameters that a difference shows better, by tool."""
+"""Parameters, by tool, that are shown as a difference instead."""
 _STYLES: Final = {"program": "bold", "redirection": "yellow", "assignment": "magenta", "operator": "cyan"}
-"""Of the parts of a command line."""
+"""Styles of the parts of a command line."""
 _STEP_WIDTH: Final = 200
-"""A step of a skill longer than this is cut, unless the question is shown in full."""
+"""A longer step of a skill is cut, unless the hold is shown in full."""
 
 
 def is_cut(hold: Hold) -> bool:
-    """True if `hold_lines` shortens the question unless asked for all of it."""
+    """True if `hold_lines` shortens the hold unless asked for all of it."""
     return (
         len(hold.files) > _FILES
         or any(_is_cut_change(change) for change in hold.changes)
@@ -39,19 +39,19 @@ def is_cut(hold: Hold) -> bool:
 
 
 def _steps(hold: Hold) -> list[str]:
-    """The actions that the call represents (a skill's), one each."""
+    """The actions that the call represents (those of a skill)."""
     steps = hold.context.get("steps", ()) if isinstance(hold.context, dict) else ()
     return [clean(f"{step['id']} {step['tool']} {msgspec.json.encode(step['parameters']).decode()}") for step in steps]
 
 
 def hidden(hold: Hold) -> int:
-    """How many values of the question are redacted."""
+    """How many values of the hold are redacted."""
     return sum(len(_HIDDEN.findall(f"{name} {text}")) for name, text in _parameters(hold, full=True))
 
 
 def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | None = None) -> Iterator[str]:
-    """The question, for `stream` (standard output): who wants to do what, why and until when one is asked, what it would
-    change, and every parameter.
+    """The hold as text for `stream` (standard output): the agent, the call, the reasons and the deadline, the changes
+    it would make, and every parameter.
     """
     stream = sys.stdout if stream is None else stream
     title = f"{clean(hold.agent)} asks: {brief(hold.summary, 200)}"
@@ -66,12 +66,12 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | 
     yield f"  run:    {clean(hold.run)}  action {clean(hold.action)}{session}"
     yield from _parameter_lines(out, hold, stream, full=full)
     if undone_by := hold.context.get("compensation") if isinstance(hold.context, dict) else None:
-        yield f"  undo:   by `{clean(str(undone_by))}`, which is approved with it"
+        yield f"  undo:   by `{clean(str(undone_by))}`, which the approval covers too"
     yield from (f"  step:   {step if full else brief(step, _STEP_WIDTH)}" for step in _steps(hold))
     for file in hold.files if full else hold.files[:_FILES]:
-        yield f"  file:   {clean(file.path)} ({'there already; asked again if it changes' if file.there else 'not there yet'})"
+        yield f"  file:   {clean(file.path)} ({'exists; held again if it changes' if file.there else 'does not exist yet'})"
     if not full and len(hold.files) > _FILES:
-        yield f"  file:   and {len(hold.files) - _FILES} more (`show` shows it all)"
+        yield f"  file:   and {len(hold.files) - _FILES} more (`show` shows all)"
     if full:
         yield f"  tool:   {clean(hold.tool)} {clean(hold.tool_version)}"
         yield f"  digest: {clean(hold.digest)}"
@@ -82,10 +82,10 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | 
     for change in hold.changes:
         yield from _change_lines(out, change, stream, full=full)
     if hold.edits:
-        yield "  edited: an approver has changed the parameters above; no difference of files is shown of an edited call"
+        yield "  edited: an approver has changed the parameters above; file differences are not shown for an edited call"
     if not full and is_cut(hold):
         yield (
-            out.paint("  NOT ALL of this question is shown", "yellow", stream)
+            out.paint("  NOT ALL of this call is shown", "yellow", stream)
             + "; see all of it (`show`) before you approve"
         )
     for vote in hold.votes:
@@ -97,7 +97,7 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | 
 
 
 def _parameters(hold: Hold, *, full: bool) -> Iterator[tuple[str, str]]:
-    """The parameters as text; unless in full, without those that a difference shows."""
+    """The parameters as text; unless in full, without those shown as a difference."""
     parameters = hold.parameters if isinstance(hold.parameters, dict) else {"parameters": hold.parameters}
     left_out = () if full else _shown_elsewhere(hold)
     for name, value in parameters.items():
@@ -112,7 +112,7 @@ def _shown_elsewhere(hold: Hold) -> tuple[str, ...]:
 
 def _parameter_lines(out: Output, hold: Hold, stream: TextIO, *, full: bool) -> Iterator[str]:
     for name, text in _parameters(hold, full=full):
-        cut = f"... ({len(text)} characters; `show` shows it all)"
+        cut = f"... ({len(text)} characters; `show` shows all)"
         shown = text if full or len(text) <= _WIDTH else text[:_WIDTH] + cut
         value = hold.parameters.get(name) if isinstance(hold.parameters, dict) else None
         if name == "command" and isinstance(value, str):
@@ -126,7 +126,7 @@ def _parameter_lines(out: Output, hold: Hold, stream: TextIO, *, full: bool) -> 
 
 
 def _command_lines(out: Output, shown: str, command: str, stream: TextIO) -> Iterator[str]:
-    """A command line with its parts marked, and the simple commands that it is made of."""
+    """A command line with its parts marked, and the simple commands in it."""
     from interlock.detect.command_marks import mark_command, plain_redactions  # noqa: PLC0415 - start-up
     from interlock.detect.commands import parse_shell  # noqa: PLC0415 - start-up
 
@@ -141,11 +141,11 @@ def _command_lines(out: Output, shown: str, command: str, stream: TextIO) -> Ite
     if len(parts) > 1 or not line.clear or any(not part.plain for part in parts):
         yield from (f"  runs:   {_part(part)}" for part in parts)
     if not line.clear:
-        yield "  runs:   what else cannot be said in advance: the shell decides"
+        yield "  runs:   possibly more, which only the shell can determine"
 
 
 def _spans(text: str, marks: Iterable[Any]) -> list[tuple[str, str]]:
-    """The text in pieces with the style of each; where marks overlap, the inner one holds."""
+    """The text in pieces with the style of each. Where marks overlap, the inner one applies."""
     styles = [""] * len(text)
     for mark in marks:
         styles[mark.start : mark.end] = [_STYLES[mark.part]] * (min(mark.end, len(text)) - mark.start)
@@ -159,7 +159,7 @@ def _spans(text: str, marks: Iterable[Any]) -> list[tuple[str, str]]:
 
 
 def _started(argv: list[Any]) -> Iterator[str]:
-    """What a program with these arguments starts, where that is another program: behind `env`, `sudo`, `sh -c` ..."""
+    """The programs that these arguments start through another program: `env`, `sudo`, `sh -c` ..."""
     from interlock.detect.commands import parse_words  # noqa: PLC0415 - start-up
 
     if not all(isinstance(word, str) for word in argv):
@@ -168,7 +168,7 @@ def _started(argv: list[Any]) -> Iterator[str]:
     if [list(part.words) for part in line.commands] != [argv]:
         yield from (f"  runs:   {_part(part)}" for part in line.commands)
     if not line.clear:
-        yield "  runs:   what else cannot be said in advance"
+        yield "  runs:   possibly more, which cannot be determined in advance"
 
 
 def _part(part: Any) -> str:
@@ -177,7 +177,7 @@ def _part(part: Any) -> str:
     if part.assignments:
         shown.append(f"(sets {clean(', '.join(part.assignments))})")
     if not part.literal:
-        shown.append("(not certain: the shell decides what some words are)")
+        shown.append("(not certain: only the shell can determine some words)")
     return "  ".join(shown)
 
 
@@ -206,7 +206,7 @@ def _change_lines(out: Output, change: ChangeShown, stream: TextIO, *, full: boo
 
 
 def difference_lines(out: Output, change: ChangeShown, stream: TextIO) -> Iterator[str]:
-    """All of a difference without the name of its file, indented."""
+    """A whole difference without the name of its file, indented."""
     for note in (change.note, change.permissions):
         if note:
             yield f"    {clean(note)}"

@@ -1,4 +1,4 @@
-"""Ids as people type them: a run or a question by its id, by any unambiguous prefix of it, or as `last`."""
+"""Ids as people type them: the full id of a run or hold, any unambiguous prefix of it, or `last`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class RunId(click.ParamType[str]):
     name = "run"
 
     def __init__(self, statuses: tuple[str, ...] = ()) -> None:
-        """`statuses` of the runs that completion offers; all without."""
+        """`statuses` limits the runs that completion offers; by default all."""
         self._statuses = statuses
 
     def convert(self, value: str, _parameter: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The whole id."""
+        """The full id."""
         if ctx is not None and ctx.resilient_parsing:
             return value
         _require_text(self, value)
@@ -55,12 +55,12 @@ class RunId(click.ParamType[str]):
 
 
 class HoldId(click.ParamType[str]):
-    """The id of a question. Raises: UsageError `not_found`, `ambiguous_id`."""
+    """The id of a hold. Raises: UsageError `not_found`, `ambiguous_id`."""
 
     name = "approval"
 
     def convert(self, value: str, _parameter: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The whole id."""
+        """The full id."""
         if ctx is not None and ctx.resilient_parsing:
             return value
         _require_text(self, value)
@@ -72,7 +72,7 @@ class HoldId(click.ParamType[str]):
     def shell_complete(
         self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str
     ) -> list[shell_completion.CompletionItem]:
-        """The open questions whose id has this prefix."""
+        """The open holds whose id has this prefix."""
         from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
         try:
@@ -105,7 +105,7 @@ class ToolName(click.ParamType[str]):
 
 
 def _newest(incomplete: str, what: str, *, any_there: bool) -> list[shell_completion.CompletionItem]:
-    """The word that names the newest, once it is begun: of two kinds of names the ids are what is looked for."""
+    """The completion `last`, once it is begun. Where there are two kinds of names, people look for ids."""
     begun = any_there and incomplete and _LAST.startswith(incomplete)
     return [shell_completion.CompletionItem(_LAST, help=f"the newest {what}")] if begun else []
 
@@ -114,7 +114,7 @@ def _require_text(kind: click.ParamType[str], value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        kind.fail("this is not UTF-8")
+        kind.fail("the argument is not UTF-8")
 
 
 RUN = RunId()

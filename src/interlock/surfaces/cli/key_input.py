@@ -1,7 +1,7 @@
-"""Reads single keys from the terminal, without Enter, and lines where a text is wanted.
+"""Reads single keys from the terminal, without Enter, and lines where text is needed.
 
-A key answers a question, so what cannot be one key that a person pressed is none: pasted text, and what was typed before the
-question could be read. The terminal's own settings are restored whenever nothing is being asked, and at every exit.
+A key answers a hold, so input that cannot be a single key press does not count: pasted text, and keys typed before the
+hold could be read. The terminal's settings are restored whenever nothing is being asked, and at every exit.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 ENDED: Final = "ended"
-"""Instead of a key: the input has ended."""
+"""Returned instead of a key: the input has ended."""
 PASTED: Final = "pasted"
-"""Instead of a key: several came at once."""
+"""Returned instead of a key: several arrived at once."""
 NOTHING: Final = ""
-"""Instead of a key: none came in time."""
+"""Returned instead of a key: none arrived in time."""
 _LOOK_S: Final = 0.5
 _TOGETHER_S: Final = 0.02
 """Keys that follow each other faster than this were not pressed one by one."""
 _QUIET_S: Final = 0.25
-"""So long nothing is typed before a question is asked: a key that is held down answers only one."""
+"""Silence required before a hold is shown, so that a key held down answers only one."""
 _QUIET_LOOKS: Final = 40
 _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 _END_OF_INPUT: Final = b"\x04"
@@ -38,7 +38,7 @@ class KeyInput:
     """The keys of the terminal that is standard input."""
 
     def __init__(self) -> None:
-        """Changes nothing yet."""
+        """Store the terminal's settings; nothing is changed yet."""
         self._fd = sys.stdin.fileno()
         self._before: list[Any] | None = None
         self._lock = threading.RLock()
@@ -46,7 +46,7 @@ class KeyInput:
 
     @contextlib.contextmanager
     def keys(self) -> Iterator[None]:
-        """Within the block, keys come one by one and are not echoed. Ctrl-C stays what it is."""
+        """Within the block, keys arrive one by one and are not echoed. Ctrl-C keeps its meaning."""
         self._begin()
         try:
             yield
@@ -55,7 +55,7 @@ class KeyInput:
 
     @contextlib.contextmanager
     def lines(self) -> Iterator[None]:
-        """Within the block (inside `keys`), the terminal is as it was before: for a line, a PIN, a program."""
+        """Within the block (inside `keys`), the terminal has its original settings: for a line, a PIN, or a program."""
         self.restore()
         try:
             yield
@@ -80,7 +80,7 @@ class KeyInput:
                     _say(_PASTE_OFF)
 
     def settle(self) -> None:
-        """Discard what has been typed so far, and wait until nothing more comes, at most ten seconds."""
+        """Discard everything typed so far, and wait until nothing more arrives, for at most ten seconds."""
         for _ in range(_QUIET_LOOKS):
             with contextlib.suppress(termios.error):
                 termios.tcflush(self._fd, termios.TCIFLUSH)
@@ -99,11 +99,11 @@ class KeyInput:
             data += more
         text = data.decode(errors="replace")
         if len(text.rstrip("\r\n")) > 1:
-            return NOTHING if text.startswith("\x1b") and "\x1b[200~" not in text else PASTED  # an arrow key, say
+            return NOTHING if text.startswith("\x1b") and "\x1b[200~" not in text else PASTED  # such as an arrow key
         return text[:1].replace("\r", "\n")
 
     def line(self, prompt: str, wanted: Callable[[], bool]) -> str | None:
-        """A typed line without its end; None if the input has ended, or if no answer is `wanted` any more."""
+        """A typed line without its end; None if the input has ended, or an answer is no longer `wanted`."""
         _say(prompt)
         data = b""
         with self.lines():
@@ -130,7 +130,7 @@ class KeyInput:
                 _say(_PASTE_ON)
 
     def _keep(self) -> None:
-        """After a stop (Ctrl-Z) the shell has given the terminal its own settings."""
+        """Set the mode again: after a stop (Ctrl-Z), the shell has restored its own settings."""
         with self._lock, contextlib.suppress(termios.error, OSError):
             if self._before is not None and os.tcgetpgrp(self._fd) == os.getpgrp():
                 self._set()

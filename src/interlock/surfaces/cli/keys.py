@@ -1,4 +1,4 @@
-"""`interlock keys`: the keys that sign the heads of journals and archives."""
+"""`interlock keys`: the keys that sign journal heads and archives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMATS: Final[dict[str, Callable[[ShownKey], str]]] = {
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Make, list and export the signing keys of this state directory. Private halves never leave their files."""
+    """Create, list and export the signing keys of this state directory. Private keys never leave their files."""
 
 
 @keys.command("show")
@@ -43,7 +43,7 @@ def show(out: Output) -> None:
 @click.argument("name")
 @click.pass_obj
 def make(out: Output, name: str) -> None:
-    """Make a key, to sign archives with `evidence export --key NAME`. None is ever replaced."""
+    """Create a key, for `evidence export --key NAME`. An existing key is never replaced."""
     key = make_key(Path(), os.environ, name)
     out.emit(key, lambda: [f"made {clean(key.name)}: {key.keyid}"])
 
@@ -59,12 +59,12 @@ def list_command(out: Output) -> None:
 @keys.command("export")
 @click.argument("name", default=DEFAULT_NAME)
 @click.option(
-    "--format", "form", type=click.Choice(list(_FORMATS)), default="pem", show_default=True, help="How it is written."
+    "--format", "form", type=click.Choice(list(_FORMATS)), default="pem", show_default=True, help="The format."
 )
-@click.option("--to", "-o", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write it into a new file.")
+@click.option("--to", "-o", "target", type=click.Path(path_type=Path), metavar="FILE", help="Write it to a new file.")
 @click.pass_obj
 def export(out: Output, name: str, form: str, target: Path | None) -> None:
-    """Print the public half of a key, or write it into a file, for those who verify."""
+    """Print the public half of a key for verifiers, or write it to a file."""
     key = find_key(Path(), os.environ, name)
     text = _FORMATS[form](key)
     if target is None:
@@ -85,7 +85,7 @@ def export(out: Output, name: str, form: str, target: Path | None) -> None:
 
 
 def _securesystemslib(key: ShownKey) -> dict[str, Any]:
-    """What `securesystemslib.signer.SSlibKey.from_dict` reads, once its `keyid` is taken out."""
+    """The input of `securesystemslib.signer.SSlibKey.from_dict`, which takes `keyid` separately."""
     public = key.keyid.partition(":")[2]
     return {"keyid": key.keyid, "keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": public}}
 

@@ -1,4 +1,4 @@
-"""`interlock diff`, `commit` and `discard`: what a person does with the layer that a run has kept."""
+"""`interlock diff`, `commit` and `discard`: review and settle the kept layer of a run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _WHY: Final = {
     "conflict": "conflict: changed outside the layer since",
     "protected": "never committed: Interlock's loader reads it, or its name is one of Interlock's temporary files",
     "runs_later": "held: a program may run it later; commit it by name",
-    "denied": "never committed: outside of the grant",
-    "unsupported": "never committed: not a file, a directory or a link that can be read",
+    "denied": "never committed: not covered by the grant",
+    "unsupported": "never committed: not a readable file, directory or link",
 }
 
 
@@ -36,17 +36,18 @@ _WHY: Final = {
 @click.option("--content", is_flag=True, help="Show the differences of files, line by line.")
 @click.pass_obj
 def diff(out: Output, run_id: str, paths: tuple[str, ...], content: bool) -> int:
-    """Show what the kept layer of a run would change in the workspace, or what is at or beneath each PATH. Changes nothing.
+    """Show what the kept layer of a run would change in the workspace, or only at or beneath each PATH. Changes
+    nothing.
 
-    The signs: + added, ~ changed, - deleted, m permissions, a attributes or access control lists, t time of the last change.
-    With --content, a value that can be nothing but a secret is hidden, as in a question.
+    The signs: + added, ~ changed, - deleted, m permissions, a attributes or access control lists, t modification time.
+    With --content, values that are certainly secrets are hidden, as in a hold.
     """
     with undoing_runtime(out) as opened:
         found = opened.runs.diff(run_id, [_name(path) for path in paths], content=content)
         at_work = opened.runs.get(run_id).status == "running"
     out.emit(found, lambda: content_lines(out, found) if content else diff_lines(found))
     if at_work:
-        out.note(f"run {run_id} is not over: this is what its ended proposals have kept so far")
+        out.note(f"run {run_id} has not ended: these are the changes that its ended proposals have kept so far")
     return 0
 
 
@@ -55,12 +56,12 @@ def diff(out: Output, run_id: str, paths: tuple[str, ...], content: bool) -> int
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path())
 @click.pass_obj
 def commit(out: Output, run_id: str, paths: tuple[str, ...]) -> int:
-    """Commit the kept layer of a run, or what is at or beneath each PATH of it.
+    """Commit the kept layer of a run, or only what is at or beneath each PATH.
 
-    PATH may be written as `interlock diff` shows it. Files that run later (hooks, CI, editor and shell start-up files) are
-    committed only where a PATH names them. `interlock undo` takes a commit back.
+    PATH may be written as `interlock diff` shows it. Files that run later (hooks, CI, editor and shell start-up files)
+    are committed only if a PATH names them. `interlock undo` undoes a commit.
 
-    Exit code: 0 if everything that was asked for was committed, 1 if some of it stays in the layer.
+    Exit code: 0 if everything requested was committed, 1 if some of it stays in the layer.
     """
     with undoing_runtime(out) as opened:
         report = asyncio.run(opened.runs.commit(run_id, [_name(path) for path in paths]))
@@ -74,7 +75,7 @@ def commit(out: Output, run_id: str, paths: tuple[str, ...]) -> int:
 @click.argument("run_id", metavar="RUN", type=RUN)
 @click.pass_obj
 def discard(out: Output, run_id: str) -> int:
-    """Drop the kept layer of a run with everything in it. This cannot be undone."""
+    """Discard the kept layer of a run with everything in it. This cannot be undone."""
     with undoing_runtime(out) as opened:
         report = opened.runs.discard(run_id)
     out.emit(report, lambda: [f"discarded {report.discarded} {'layer' if report.discarded == 1 else 'layers'}"])
@@ -85,7 +86,7 @@ def discard(out: Output, run_id: str) -> int:
 
 
 def _name(path: str) -> NameJson:
-    """An argument, which may hold bytes that are not UTF-8, as other surfaces give paths."""
+    """A path argument in the form of other surfaces. It may contain bytes that are not UTF-8."""
     raw = os.fsencode(path)
     try:
         return raw.decode("utf-8")
@@ -98,12 +99,12 @@ def _shown(path: NameJson) -> str:
 
 
 def diff_lines(found: list[LayerChange]) -> list[str]:
-    """One line a path, for people."""
-    return [_line(one) for one in found] or ["nothing differs from the workspace"]
+    """One line per path, for people."""
+    return [_line(one) for one in found] or ["no differences from the workspace"]
 
 
 def content_lines(out: Output, found: list[LayerChange]) -> Iterator[str]:
-    """The same with the difference of each text beneath its line."""
+    """The same lines, each followed by the difference of its text."""
     from interlock.surfaces.cli.holds import difference_lines  # noqa: PLC0415 - start-up
 
     for one in found:
@@ -111,13 +112,13 @@ def content_lines(out: Output, found: list[LayerChange]) -> Iterator[str]:
         if one.content is not None:
             yield from difference_lines(out, one.content, sys.stdout)
     if not found:
-        yield "nothing differs from the workspace"
+        yield "no differences from the workspace"
 
 
 def _line(one: LayerChange) -> str:
     notes = [] if one.blocked is None else [_WHY[one.blocked]]
     if one.leaves_workspace:
-        notes.append("a link that leads out of the workspace")
+        notes.append("a link to outside the workspace")
     kind = "" if one.what == "file" else f" ({one.what})"
     return f"{_SIGNS[one.kind]} {_shown(one.path)}{kind}{'  # ' if notes else ''}{'; '.join(notes)}"
 

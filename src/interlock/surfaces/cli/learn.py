@@ -1,4 +1,4 @@
-"""`interlock learn`: the smallest rules and grants that the last days needed, as a change of the configuration to read."""
+"""`interlock learn`: proposes the smallest rules and grants that recent calls needed, as a change of the configuration."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _REFUSED_SHOWN = 20
 
 @click.command(cls=Command)
 @click.option(
-    "--since", metavar="WHEN", default="7d", show_default=True, help="As of `interlock log`: 12h (ago), 2d, 2026-11-26."
+    "--since", metavar="WHEN", default="7d", show_default=True, help="Calls since then: 12h (ago), 2d, 2026-11-26."
 )
 @click.option("--agent", metavar="NAME", help="Only this agent's grant.")
-@click.option("--diff", "only_diff", is_flag=True, help="Print the change alone, for `git apply`.")
+@click.option("--diff", "only_diff", is_flag=True, help="Print only the change, for `git apply`.")
 @click.pass_obj
 def learn(out: Output, since: str, agent: str | None, only_diff: bool) -> None:
-    """Propose the smallest rules and grants that the last days needed, and say what they would have refused.
+    """Propose the smallest rules and grants that recent calls needed, and show which calls they would have refused.
 
-    Nothing is changed: the proposal is a change of `interlock.toml` to read. It only narrows what is allowed now.
+    Nothing is changed: the proposal is a change of `interlock.toml` for review. It only narrows what is allowed now.
     """
     from interlock.engine.inspect.needed import read_needed  # noqa: PLC0415 - start-up
     from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up
@@ -53,7 +53,7 @@ def learn(out: Output, since: str, agent: str | None, only_diff: bool) -> None:
 
 
 def _change(path: Path, found: Needed) -> str:
-    """The difference between the file and what is proposed, as `git apply` takes it."""
+    """The proposed change of the file, as a patch for `git apply`."""
     import tomllib  # noqa: PLC0415 - start-up, as below
 
     import tomlkit  # noqa: PLC0415
@@ -69,7 +69,7 @@ def _change(path: Path, found: Needed) -> str:
 
 
 def _put(document: Any, wanted: dict[str, Any]) -> None:
-    """Edit a TOML document so that it holds what is wanted; comments and layout stay where nothing changes."""
+    """Edit a TOML document so that it has the wanted values. Comments and layout are kept where nothing changes."""
     import tomlkit  # noqa: PLC0415 - start-up
 
     for name, value in wanted.items():
@@ -85,7 +85,7 @@ def _put(document: Any, wanted: dict[str, Any]) -> None:
 
 def _lines(out: Output, found: Needed, change: str) -> Iterable[str]:
     if not found.calls:
-        yield "no call succeeded in this time, so nothing is proposed"
+        yield "no call succeeded in this period, so nothing is proposed"
         return
     rows = [
         (
@@ -100,20 +100,20 @@ def _lines(out: Output, found: Needed, change: str) -> Iterable[str]:
     ]
     yield from out.table(("AGENT", "TOOL", "CALLS", "ASKED", "ALLOWED BY", "SUCH AS"), rows)
     yield from (f"not used: {clean(one)}" for one in found.unused)
-    yield from (f"left as it is: {clean(one)}" for one in found.notes)
+    yield from (f"unchanged: {clean(one)}" for one in found.notes)
     yield ""
     if change:
         yield from (clean(line) for line in change.splitlines())
     else:
-        yield "the configuration allows no more than these days needed"
+        yield "the configuration allows no more than was needed"
     yield ""
-    yield f"of {found.replayed} calls that are kept it would have refused {len(found.refused)}"
+    yield f"of {found.replayed} stored calls it would have refused {len(found.refused)}"
     if found.refused:
         yield from out.table(
             ("RUN", "ACTION", "AGENT", "TOOL", "WAS", "WOULD BE"),
             ((r.run, r.action, r.agent, r.tool, r.was, r.would_be) for r in found.refused[:_REFUSED_SHOWN]),
         )
     if len(found.refused) > _REFUSED_SHOWN:
-        yield f"and {len(found.refused) - _REFUSED_SHOWN} more (`--json` has all)"
+        yield f"and {len(found.refused) - _REFUSED_SHOWN} more (`--json` shows all)"
     if any(one.needed for one in found.refused):
-        yield out.paint("among them calls of this time: the proposal is not sufficient as it is", "red")
+        yield out.paint("some of them are from this period: the proposal alone is not sufficient", "red")

@@ -1,4 +1,4 @@
-"""`interlock log`: what happened across all runs, one line per action."""
+"""`interlock log`: the actions of all runs, one line each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from interlock.journal import Tail
 
 _POLL_SECONDS: Final = 0.5
-"""How often `--follow` looks whether journals have grown: a writer in another process sends no notification."""
+"""Poll interval of `--follow`: a writer in another process sends no notification."""
 
 
 @click.command(cls=Command)
 @choosing
 @click.option("--session", metavar="NAME", help="Only runs of this session.")
-@click.option("--follow", "-f", is_flag=True, help="Go on, and show each action when it ends, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continue, and show each action when it ends, until Ctrl-C.")
 @click.pass_obj
 def log(
     out: Output,
@@ -37,7 +37,7 @@ def log(
     session: str | None,
     follow: bool,
 ) -> int:
-    """Show what was done, across all runs: one line per action, oldest first, with what was undone since.
+    """Show the actions of all runs, one line each, oldest first, and whether they were undone.
 
     With --json: one list, or with --follow one document per line. Exit code: 4 if a journal is damaged.
     """
@@ -45,7 +45,8 @@ def log(
     width = line_width()
     problems: list[InterlockError] = []
     with history() as past:
-        rows = past.runs(session=session, since_us=chosen.since_us)  # not by agent: an action has its own
+        # not filtered by agent, because an action has its own
+        rows = past.runs(session=session, since_us=chosen.since_us)
         over = [row for row in rows if not follow or row.finished_us is not None]
         lines = past_lines(past, over[::-1], problems)
         if follow:
@@ -65,7 +66,7 @@ def log(
 
 
 def past_lines(past: History, rows: list[RunRow], problems: list[InterlockError]) -> Iterator[ActionLine]:
-    """The actions of runs (oldest first) in the order of time, with what was undone since; damage goes to `problems`."""
+    """The actions of runs (oldest first) by time, and whether they were undone. Damage is added to `problems`."""
     from interlock.engine.inspect.actions import merge_by_time, run_lines  # noqa: PLC0415 - start-up
     from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
 
@@ -76,7 +77,7 @@ def past_lines(past: History, rows: list[RunRow], problems: list[InterlockError]
             for line in run_lines(past.place.runs / row.run_id, row):
                 yield undos.mark(line)
         except InterlockError as error:
-            if error.code != "not_found":  # a run with `durability = "off"` has no journal, and so nothing to show
+            if error.code != "not_found":  # a run with `durability = "off"` has no journal, so it has nothing to show
                 problems.append(error)
 
     return merge_by_time((row, of(row)) for row in rows)
@@ -89,7 +90,7 @@ def _and_new(
     session: str | None,
     problems: list[InterlockError],
 ) -> Iterator[ActionLine]:
-    """What there is, and then, without an end, what comes: a line when an action ends, waits, or is undone with its proposal."""
+    """The existing lines, and then new ones without an end: whenever an action ends, waits, or is undone with its proposal."""
     yield from lines
     over = {row.run_id for row in rows if row.finished_us is not None}
     followed: dict[str, _Followed] = {}
@@ -109,7 +110,7 @@ def _and_new(
                     continue
                 run.over = True
                 problems.append(error)
-            if run.over:  # what the index says was read before the journal was
+            if run.over:  # the index was read before the journal, so the run's end is in it
                 del followed[run_id]
                 over.add(run_id)
         time.sleep(_POLL_SECONDS)
@@ -118,7 +119,7 @@ def _and_new(
 
 
 class _Followed:
-    """A run whose journal still grows."""
+    """A run whose journal is still growing."""
 
     def __init__(self, past: History, row: RunRow) -> None:
         from interlock.engine.inspect.actions import RunLines  # noqa: PLC0415 - start-up
@@ -130,6 +131,6 @@ class _Followed:
         self._lines: RunLines = RunLines(row, directory, live=True)
 
     def read_new(self) -> Iterator[ActionLine]:
-        """The lines since the last time. Raises as `Tail.read_new`."""
+        """The new lines since the previous call. Raises as `Tail.read_new`."""
         for event in self._tail.read_new():
             yield from self._lines.take(event)

@@ -1,4 +1,4 @@
-"""What the commands that look back share: the options that choose actions, and an action as one line."""
+"""Shared by the commands that show past runs: options that select actions, and an action as one line."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from interlock.engine.inspect.actions import ActionLine
 
 LINE_WIDTH: Final = 100
-"""Columns of a line where the output is not a terminal."""
+"""Columns of a line if the output is not a terminal."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _AGENT_WIDTH: Final = 8
 SHORT_ID: Final = 12
-"""Enough of a run's id to name it."""
+"""Characters of a run's id that suffice to identify it."""
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which actions are wanted; None wants all."""
+    """Which actions to show; None selects all."""
 
     since_us: int | None = None
     agent: str | None = None
@@ -44,11 +44,11 @@ class Choice(msgspec.Struct, frozen=True):
 
     @property
     def needs_actions(self) -> bool:
-        """True if runs must be read to know whether they are wanted."""
+        """True if runs must be read to decide whether they are selected."""
         return self.tool is not None or self.pattern is not None
 
     def wants(self, line: ActionLine) -> bool:
-        """True if an action is one of them."""
+        """True if an action is selected."""
         if self.since_us is not None and line.at_us < self.since_us:
             return False
         if self.agent is not None and line.agent != self.agent:
@@ -58,7 +58,7 @@ class Choice(msgspec.Struct, frozen=True):
         return self.pattern is None or self.pattern.search(_searched(line)) is not None
 
     def title(self, session: str | None) -> str:
-        """What was asked for, as the title of a page."""
+        """The selection as the title of a page."""
         since = (
             None if self.since_us is None else dt.datetime.fromtimestamp(self.since_us / 1e6, tz=dt.UTC).astimezone()
         )
@@ -75,17 +75,17 @@ class Choice(msgspec.Struct, frozen=True):
 def choosing(command: _F) -> _F:
     """The options `--since`, `--agent`, `--tool` and `--grep`, which `choice` takes."""
     for option in (
-        click.option("--grep", metavar="PATTERN", help="Only actions in whose tool, parameters or error this is found."),
-        click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool; `git.*` are all of git."),
+        click.option("--grep", metavar="PATTERN", help="Only actions whose tool, parameters or error match."),
+        click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool or pattern, such as `git.*`."),
         click.option("--agent", metavar="NAME", help="Only runs of this agent."),
-        click.option("--since", metavar="WHEN", help="Not before: 12h (ago), 2d, 2026-11-26, 2026-11-26T22:00."),
+        click.option("--since", metavar="WHEN", help="Only since then: 12h (ago), 2d, 2026-11-26, 2026-11-26T22:00."),
     ):  # fmt: skip
         command = option(command)
     return command
 
 
 def choice(since: str | None, agent: str | None, tool: str | None, grep: str | None) -> Choice:
-    """What the options ask for. Raises: UsageError."""
+    """The selection by the options. Raises: UsageError."""
     try:
         pattern = None if grep is None else re.compile(grep, re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
@@ -110,19 +110,19 @@ def _moment(text: str) -> int:
 
 
 def _searched(line: ActionLine) -> str:
-    """The text that `--grep` searches: redacted, as everything that is shown."""
+    """The text that `--grep` searches; redacted, like everything that is shown."""
     parameters = "" if line.parameters is None else msgspec.json.encode(line.parameters).decode()
     parts = (line.tool, line.action_id, line.about, parameters, line.reason, line.error)
     return "\n".join(part for part in parts if part)
 
 
 def line_width() -> int:
-    """Columns that a line may have: those of the terminal, and 100 where there is none."""
+    """The maximum length of a line: the terminal's width, or 100 without one."""
     return shutil.get_terminal_size((LINE_WIDTH, 24)).columns if sys.stdout.isatty() else LINE_WIDTH
 
 
 def action_line(out: Output, line: ActionLine, *, width: int, run: bool = True, date: bool = True) -> str:
-    """An action on one line: time, run, agent, status, tool, what it was about, and why it did not succeed."""
+    """An action on one line: time, run, agent, status, tool, subject, and why it did not succeed."""
     word, color = MARKS.get(line.shown_status, (line.shown_status, "dim"))
     moment = dt.datetime.fromtimestamp(line.at_us / 1e6, tz=dt.UTC).astimezone()
     head = f"{moment:%m-%d %H:%M:%S} " if date else f"{moment:%H:%M:%S} "

@@ -1,4 +1,4 @@
-"""`interlock doctor` and `interlock telemetry`: this machine, and the gaps around Interlock."""
+"""`interlock doctor` and `interlock telemetry`: the state of this machine, and the gaps around Interlock."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _MARKS = {
     "absent": ("absent", "dim"),
 }
 _HEADINGS = {
-    "problem": "no proposal runs until this is repaired",
+    "problem": "no proposal runs until this is fixed",
     "warning": "warnings, and what to do about them",
     "ok": "in order",
-    "limit": "what this version leaves open on every machine",
+    "limit": "limits of this version on every machine",
 }
 _INDENT = 11
 """Columns before the text of a fact."""
 
 
 @click.command(cls=Command)
-@click.option("--config", is_flag=True, help="Print each setting with its value and where it came from.")
+@click.option("--config", is_flag=True, help="Print each setting with its value and source.")
 @click.option(
-    "--attack", is_flag=True, help="Try some ninety escapes from the walls, without harm, and print what came of them."
+    "--attack", is_flag=True, help="Try some ninety escapes from the walls, harmlessly, and print the results."
 )
 @click.option(
     "--clients",
     is_flag=True,
-    help="Start the coding agents that are installed, with a scripted model, and try their doors.",
+    help="Start the installed coding agents with a scripted model, and try their doors.",
 )
 @click.pass_obj
 def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
-    """Say what keeps runs from starting, which gaps there are around Interlock, and what this machine offers, with remedies.
+    """Show what prevents runs, the gaps around Interlock, and what this machine offers, with remedies.
 
     Exit code: 1 if a problem prevents runs from starting, or an attack succeeded, else 0.
     """
@@ -71,11 +71,11 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
         settings = engine.settings(Path(), os.environ)
         out.emit(settings, lambda: _settings(out, settings))
         return 0
-    # Another surface, which this one only names.
+    # loaded by name: surfaces do not import each other
     doors = import_module("interlock.surfaces.clients.doors")
     facts = [*engine.examine(Path(), os.environ), *doors.examine_clients(Path(), os.environ, run=clients)]
     if clients and not any(fact.section == "clients" for fact in facts):
-        out.note("no coding agent that Interlock knows is installed or set up here, so none was tried")
+        out.note("none of the coding agents that Interlock knows is installed or set up here")
     out.emit({"ok": all(f.status != "problem" for f in facts), "facts": facts}, lambda: _facts(out, facts))
     return FAILED if any(fact.status == "problem" for fact in facts) else 0
 
@@ -91,7 +91,7 @@ def telemetry(out: Output) -> None:
 
 
 def _attacks(out: Output, rows: list[Any]) -> Iterable[str]:
-    """One line an attack, with its result in each profile."""
+    """One line per attack, with its result in each profile."""
     legs = list(dict.fromkeys(row.leg for row in rows))
     width = max(len(row.attack) for row in rows)
     yield f"  {'attack':{width}} {'layer':12} " + " ".join(f"{leg:24}" for leg in legs)
@@ -102,7 +102,7 @@ def _attacks(out: Output, rows: list[Any]) -> Iterable[str]:
     bad = sum(not row.ok for row in rows)
     yield f"{len(rows)} tried, {bad} escaped; void: does not even succeed here without walls"
     if any(row.native is None for row in rows):
-        yield "none was shown to succeed without walls: that takes namespaces, where it can do no harm"
+        yield "none was shown to succeed without walls, because that needs namespaces in which it is harmless"
     for leg in {"ns", "nons"} - set(legs):
         yield f"`{leg}` was not tried: this machine does not allow it (`interlock doctor` says why)"
 
@@ -112,7 +112,7 @@ def _settings(out: Output, settings: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def _facts(out: Output, facts: list[Fact]) -> Iterable[str]:
-    """What matters most comes first, each with its remedy; what this version or machine does not have takes one line."""
+    """Sorted by importance, each with its remedy. What this version or machine lacks is on one line."""
     by_status = {status: [fact for fact in facts if _mark(fact) == status] for status in _MARKS}
     for status, heading in _HEADINGS.items():
         if by_status[status]:
@@ -121,7 +121,7 @@ def _facts(out: Output, facts: list[Fact]) -> Iterable[str]:
                 yield from _fact(out, fact)
     if by_status["absent"]:
         names = ", ".join(fact.name for fact in by_status["absent"])
-        yield from _marked(out, "absent", f"{names}  (`interlock doctor --json` says what each is)")
+        yield from _marked(out, "absent", f"{names}  (`interlock doctor --json` describes each)")
 
 
 def _mark(fact: Fact) -> str:

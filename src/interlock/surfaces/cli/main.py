@@ -1,4 +1,4 @@
-"""The entry point of `interlock`. Kept small, because `interlock --version` must not wait for imports that it does not need."""
+"""The entry point of `interlock`. Kept small, so that `interlock --version` does not wait for needless imports."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def main(argv: list[str] | None = None) -> None:
     if argv == ["--version"]:
         sys.stdout.write(f"interlock {__version__}\n")
         return
-    from interlock.surfaces.cli.app import run  # noqa: PLC0415 - start-up: importing click alone takes too long for this command
+    from interlock.surfaces.cli.app import run  # noqa: PLC0415 - start-up: importing click alone takes too long
 
     sys.exit(run(argv))
 
 
 def _open_closed_streams() -> None:
-    """Open /dev/null on any closed standard stream, or the next file opened (a journal!) would become our output."""
+    """Open /dev/null for each closed standard stream. Otherwise the next opened file (a journal!) would become our output."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))

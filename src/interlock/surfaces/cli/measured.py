@@ -1,4 +1,4 @@
-"""`interlock exec`: run a command as a measured run, with the terminal, behind walls or only on record."""
+"""`interlock exec`: runs a command as a measured run at the terminal, recorded and (unless `--profile none`) behind walls."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from interlock.engine.measured.spec import RunSpec
 
 OWN_FAILURE: Final = 125
-"""Exit code of everything that is Interlock's own, so that it is not taken for the command's."""
+"""Exit code of Interlock's own failures, to tell them from the command's."""
 _DEFAULT: Final = click.core.ParameterSource.DEFAULT
 _SPEC_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
 class _ExecCommand(Command):
-    """Everything that is wrong before the command starts has the exit code 125."""
+    """A command whose errors before the start have exit code 125."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -34,16 +34,16 @@ class _ExecCommand(Command):
             raise _own(UsageError(" ".join(error.format_message().split()).rstrip("."), hint=_HELP)) from None
 
 
-_HELP: Final = "`interlock exec --help` shows how it is used"
+_HELP: Final = "`interlock exec --help` shows the usage"
 
 
 @click.command("exec", cls=_ExecCommand, context_settings={"ignore_unknown_options": False})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--run-id", metavar="ID", help="The run's id. [default: a new one]")
 @click.option(
-    "--spec", "spec_file", type=click.Path(path_type=Path), help="A run spec in JSON; options come before it."
+    "--spec", "spec_file", type=click.Path(path_type=Path), help="A run spec in JSON; options take precedence."
 )
-@click.option("--platform", metavar="NAME", help="The platform that is recorded. [default: this one's]")
+@click.option("--platform", metavar="NAME", help="The platform to record. [default: this one]")
 @click.option(
     "--agent-shim",
     "shim",
@@ -51,7 +51,7 @@ _HELP: Final = "`interlock exec --help` shows how it is used"
     help="Report the tool calls of an agent's SDK: openai-agents, gemini-google-genai, claude-agent-sdk. [default: none]",
 )
 @click.option("--env", "env", multiple=True, metavar="KEY=VALUE", help="Set a variable; only its name is recorded.")
-@click.option("--env-clean", "clean", is_flag=True, help="Hand on no environment of yours, and an empty HOME.")
+@click.option("--env-clean", "clean", is_flag=True, help="Do not pass on your environment; use an empty HOME.")
 @click.option(
     "--profile",
     type=click.Choice(["ns", "nons", "none"]),
@@ -64,19 +64,19 @@ _HELP: Final = "`interlock exec --help` shows how it is used"
     type=click.Choice(["none", "machine"]),
     default="none",
     show_default=True,
-    help="Behind walls: no network, or this machine's.",
+    help="Behind walls: no network, or that of this machine.",
 )
 @click.option(
     "--recorder",
     type=click.Choice(["none", "notify"]),
     default="none",
     show_default=True,
-    help="Record, from the kernel, the files, programs and hosts that it touches; `interlock runs show` lists them.",
+    help="Record the files, programs and hosts that it touches, in the kernel; `interlock runs show` lists them.",
 )
 @click.option(
-    "--agent", metavar="NAME", help="Run it as an action of this agent instead: through the gate, as the tool `exec`."
+    "--agent", metavar="NAME", help="Run it as an action of this agent: through the gate, as the tool `exec`."
 )
-@click.option("--timeout", metavar="DURATION", help="End the command after this long, such as 10m. [default: never]")
+@click.option("--timeout", metavar="DURATION", help="Kill the command after this time, such as 10m. [default: never]")
 @click.option("--json-to", "json_to", type=click.Path(path_type=Path), help="Write the result, or the error, here.")
 @click.pass_obj
 def exec_command(
@@ -95,28 +95,28 @@ def exec_command(
     timeout: str | None,
     json_to: Path | None,
 ) -> int:
-    """Run COMMAND as a measured run: on record, and behind walls unless `--profile none`. Write `--` before it.
+    """Run COMMAND as a measured run: recorded, and behind walls unless `--profile none`. Write `--` before it.
 
-    The command has your terminal, directory, environment and HOME. Behind walls it changes the project, HOME and a /tmp of
-    its own, and nothing else; it sees neither other processes nor Interlock's state, and reaches the network only with
+    The command has your terminal, directory, environment and HOME. Behind walls it can change only the project, HOME
+    and its own /tmp; it sees neither other processes nor Interlock's state, and reaches the network only with
     `--network machine`.
 
-    With --agent, rules and grants decide, a person may be asked, and walls and layer are those of that agent's actions. The
-    output comes at the end.
+    With --agent, rules and grants decide, it may be held for approval, and walls and layer are those of the agent's
+    actions. The output is printed at the end.
 
-    Exit code: the command's own; 128 + n if signal n ended it; 127 if it was not found, 126 if it cannot be executed, 125 for all
-    that is Interlock's own.
+    Exit code: the command's own; 128 + n if signal n ended it; 127 if it was not found, 126 if it cannot be executed,
+    125 for Interlock's own failures.
     """
     from interlock.engine.measured.run import Options, exit_status, measure_command, problem_of  # noqa: PLC0415 - start-up
 
     try:
         if out.json:
-            raise UsageError("standard output is the command's own", hint="use `--json-to FILE` instead of `--json`")
+            raise UsageError("standard output belongs to the command", hint="use `--json-to FILE` instead of `--json`")
         if agent is not None:
             return _as_agent(out, agent, command, env, json_to)
         spec = _spec(command, spec_file, {"run_id": run_id, "platform": platform, "agent_shim": shim}, env)
         options = Options(
-            profile=profile,  # type: ignore[arg-type] # one of the choices
+            profile=profile,  # one of the choices
             network=network,  # type: ignore[arg-type]
             recorder=recorder,  # type: ignore[arg-type]
             clean=clean,
@@ -173,7 +173,7 @@ def _own(error: InterlockError) -> InterlockError:
 def _spec(
     command: tuple[str, ...], spec_file: Path | None, given: dict[str, str | None], env: tuple[str, ...]
 ) -> RunSpec:
-    """The run spec of a file and of options. Raises: UsageError."""
+    """The run spec from a file and options. Raises: UsageError."""
     from interlock.engine.measured.spec import RunSpec  # noqa: PLC0415 - start-up
 
     spec = RunSpec(command=()) if spec_file is None else RunSpec.from_json(_read(spec_file))
@@ -231,15 +231,15 @@ def _end_line(result: CommandResult) -> str:
     elif result.signal is not None:
         how = f"ended by {signal_name(result.signal)}"
     else:
-        how = "no end is known" if result.lost else "not started"
+        how = "its end is unknown" if result.lost else "not started"
     late = ", at its time-out" if result.timed_out else ""
-    recorded = "no observer recorded its effects"
+    recorded = "its effects were not recorded"
     if result.recorded_calls is not None:
-        part = "" if result.record_whole else ", and the record is not whole"
+        part = "" if result.record_whole else "; the record is incomplete"
         recorded = f"{result.recorded_calls} calls recorded{part}: `interlock runs show {clean(result.run_id)}`"
     if result.shim_hooked is not None:
         hooked = (
-            f"{result.reported_lines} lines from the agent's SDK" if result.shim_hooked else "no SDK reported anything"
+            f"{result.reported_lines} lines from the agent's SDK" if result.shim_hooked else "no SDK reported any calls"
         )
         recorded = f"{recorded}; {hooked}"
     return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; {recorded}"

@@ -1,4 +1,4 @@
-"""`interlock memory`: what agents noted, for the person, who sees all of it, corrects it, and has the last word."""
+"""`interlock memory`: agents' notes, for a person to read, correct and delete."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def _store() -> Iterator[FactStore]:
 
 @click.group(cls=Group)
 def memory() -> None:
-    """Look at what agents noted, correct it, and make it forgotten. Needs no trusted configuration."""
+    """Read, correct and delete agents' notes. Needs no trusted configuration."""
 
 
 @memory.command("list")
-@click.option("--scope", metavar="SCOPE", help="Only of `agent:NAME`, `group:NAME` or `workspace`.")
-@click.option("--all", "everything", is_flag=True, help="Include what was replaced, withdrawn or has expired.")
+@click.option("--scope", metavar="SCOPE", help="Only facts of `agent:NAME`, `group:NAME` or `workspace`.")
+@click.option("--all", "everything", is_flag=True, help="Include replaced, withdrawn and expired facts.")
 @click.pass_obj
 def list_facts(out: Output, scope: str | None, everything: bool) -> None:
-    """List the facts that hold, newest first."""
+    """List the current facts, newest first."""
     with _store() as store:
         found = store.facts(store.scopes() if scope is None else [scope], everything=everything)
     out.emit(found, lambda: _table(out, found))
@@ -49,10 +49,10 @@ def list_facts(out: Output, scope: str | None, everything: bool) -> None:
 
 @memory.command("search")
 @click.argument("query")
-@click.option("--scope", metavar="SCOPE", help="Only of `agent:NAME`, `group:NAME` or `workspace`.")
+@click.option("--scope", metavar="SCOPE", help="Only facts of `agent:NAME`, `group:NAME` or `workspace`.")
 @click.pass_obj
 def search(out: Output, query: str, scope: str | None) -> None:
-    """Show the facts that fit QUERY, best first."""
+    """Show the facts that match QUERY, best first."""
     with _store() as store:
         found = store.search(query, store.scopes() if scope is None else [scope], limit=50)
     out.emit(found, lambda: _table(out, [one.fact for one in found]))
@@ -62,7 +62,7 @@ def search(out: Output, query: str, scope: str | None) -> None:
 @click.argument("fact", metavar="FACT")
 @click.pass_obj
 def show(out: Output, fact: str) -> None:
-    """Show a fact in full: who noted it, and in which action."""
+    """Show a fact in full, with the agent and the action that noted it."""
     from interlock.learning.context import flags_of  # noqa: PLC0415 - start-up
 
     with _store() as store:
@@ -78,19 +78,19 @@ def show(out: Output, fact: str) -> None:
 @proving
 @click.pass_obj
 def correct(out: Output, fact: str, value: str, token_file: Path | None, approver: str | None) -> None:
-    """Say what FACT is: VALUE as JSON, or else as text. It holds from now on, whatever agents note."""
+    """Correct FACT to VALUE (JSON, or else text). The correction overrides agents' notes from now on."""
     from interlock.engine.local.clock import SystemIds  # noqa: PLC0415 - start-up
 
     by = _person(out, token_file, approver)
     with _store() as store:
         made = store.correct(store.find(fact), _value(value), by=by, new_id=SystemIds().new("mem"))
-    out.emit(made, lambda: [f"corrected: {clean(made.id)} holds from now on"])
+    out.emit(made, lambda: [f"corrected: {clean(made.id)} is valid from now on"])
 
 
 @memory.command("forget")
 @click.argument("facts", metavar="[FACT]...", nargs=-1)
-@click.option("--scope", metavar="SCOPE", help="Everything of `agent:NAME`, `group:NAME` or `workspace`.")
-@click.option("--run", "run_id", metavar="RUN", help="Everything that a run noted.")
+@click.option("--scope", metavar="SCOPE", help="All facts of `agent:NAME`, `group:NAME` or `workspace`.")
+@click.option("--run", "run_id", metavar="RUN", help="All facts that a run noted.")
 @proving
 @click.pass_obj
 def forget(
@@ -99,7 +99,7 @@ def forget(
 ) -> None:  # fmt: skip
     """Delete facts permanently. Where FACT was a correction, what agents noted holds again."""
     if not facts and scope is None and run_id is None:
-        raise UsageError("nothing to forget is named", hint="name facts, or use `--scope` or `--run`")
+        raise UsageError("no facts are named", hint="name facts, or use `--scope` or `--run`")
     _person(out, token_file, approver)
     with _store() as store:
         gone = store.forget(ids=[store.find(one) for one in facts], scope=scope, run=run_id)
@@ -107,7 +107,7 @@ def forget(
 
 
 def _person(out: Output, token_file: Path | None, approver: str | None) -> str:
-    """Who says so. Raises: AccessError."""
+    """The name of the person who makes the change. Raises: AccessError."""
     from interlock.engine.people.identity import identify, open_desk  # noqa: PLC0415 - start-up
 
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
@@ -136,7 +136,7 @@ def _table(out: Output, found: list[Fact]) -> Iterable[str]:
         for one in found
     )
     head = ("FACT", "SCOPE", "SUBJECT", "PREDICATE", "VALUE", "BY", "WHEN", "STATE")
-    return out.table(head, rows) if found else ["nothing was noted"]
+    return out.table(head, rows) if found else ["no facts"]
 
 
 def _state(fact: Fact) -> str:

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def history() -> History:
-    """The runs of this project; needs no trusted configuration."""
+    """The runs of this project. Needs no trusted configuration."""
     return History.open(Path(), os.environ)
 
 
 @contextmanager
 def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust: bool = False) -> Iterator[Runtime]:
-    """The runtime of this project. Warns about what the configuration asks for and is missing.
+    """The runtime of this project. Warns about configured features that are missing.
 
     With `offer_trust`, an untrusted configuration is shown at a terminal, and trusted if the person agrees.
     """
-    from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up: it imports every tool
+    from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up: imports every tool
 
     try:
         opened = Runtime.open(flags=flags)
     except ConfigurationError as error:
         if error.code != "untrusted_configuration" or not offer_trust or not at_terminal():
             raise
-        from interlock.surfaces.cli.project import ask_to_trust  # noqa: PLC0415 - only then
+        from interlock.surfaces.cli.project import ask_to_trust  # noqa: PLC0415 - needed only here
 
         if not ask_to_trust(out):
             raise
@@ -47,7 +47,7 @@ def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust:
 
 @contextmanager
 def undoing_runtime(out: Output) -> Iterator[Runtime]:
-    """The runtime of this project for undo: works without a usable configuration, and warns about what is wrong with it."""
+    """The runtime of this project for undo. Works without a usable configuration, and warns about its problems."""
     from interlock.engine.runtime import Runtime  # noqa: PLC0415 - as above
 
     with Runtime.open_for_undo() as opened:
@@ -56,7 +56,7 @@ def undoing_runtime(out: Output) -> Iterator[Runtime]:
 
 
 def prepare(out: Output, opened: Runtime) -> None:
-    """Load the tool modules. Undo and the like continue without them if that is not possible, and say so."""
+    """Load the tool modules. If that fails, undo and similar commands continue without them and print a warning."""
     try:
         opened.prepare_sync()
     except ConfigurationError as error:
@@ -70,5 +70,5 @@ def _warn(out: Output, opened: Runtime) -> None:
 
 
 def at_terminal() -> bool:
-    """True if a person can be asked: questions go to standard error, answers come from standard input."""
+    """True if a person can be asked: prompts go to standard error, answers come from standard input."""
     return sys.stdin.isatty() and sys.stderr.isatty()

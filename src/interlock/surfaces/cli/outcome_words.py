@@ -1,4 +1,6 @@
-"""What came of a call, in words: `wrote 12 lines to a.txt`, `exit 0`, `3 matches`. Tools of one's own keep their JSON."""
+"""Describes outcomes of calls in words: `wrote 12 lines to a.txt`, `exit 0`, `3 matches`. Outputs of the user's own
+tools stay JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,20 @@ Output = dict[str, Any]
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What is known of a call besides its output."""
+    """The known facts of a call besides its output."""
 
     tool: str
     about: str = ""
-    """The parameter that says most, redacted."""
+    """The most informative parameter, redacted."""
     lines: int | None = None
-    """Of the text that it writes."""
+    """The number of lines in the text that it writes."""
 
 
 class Calls:
-    """The calls of a run, as its events tell them."""
+    """The calls of a run, collected from its events."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Start with no calls."""
         self._calls: dict[tuple[str, str], Call] = {}
 
     def on_event(self, _run_id: str, event: Event) -> None:
@@ -45,21 +47,21 @@ class Calls:
             and event.parameters is not None
             and event.parameters.view is not None
         ):
-            # Only then are they others than proposed: references were filled in, or an approver has edited them.
+            # Recorded only if they differ from the proposal: references were resolved, or an approver edited them.
             self._calls[proposal, event.action or ""] = described(event.tool, _value(event.parameters.view))
 
     def of(self, proposal_id: str, action_id: str) -> Call | None:
-        """The call of an action; None if it is none, or never began."""
+        """The call of an action; None if it has none or never started."""
         return self._calls.get((proposal_id, action_id))
 
 
 def _value(view: Any) -> Any:
-    """A view of an event as it is recorded: already encoded."""
+    """A view in an event while it is recorded, which is already encoded."""
     return msgspec.json.decode(view) if isinstance(view, msgspec.Raw) else view
 
 
 def described(tool: str, parameters: Any) -> Call:
-    """A call by its tool and its parameters as the journal shows them."""
+    """A call, from its tool and its redacted parameters."""
     if not isinstance(parameters, dict):
         return Call(tool)
     content = parameters.get("content")
@@ -68,13 +70,13 @@ def described(tool: str, parameters: Any) -> Call:
 
 
 def outcome(call: Call | None, output: Any) -> str | None:
-    """The outcome of a successful call on one line; None if there are no words for it."""
+    """The outcome of a successful call on one line; None if there is no description."""
     say = None if call is None else _WORDS.get(call.tool)
     if say is None or call is None or not isinstance(output, dict):
         return None
     try:
         return say(call, output)
-    except (KeyError, TypeError, AttributeError):  # the output of another version, or a tool of the user's own
+    except (KeyError, TypeError, AttributeError):  # the output of another version, or of a tool of the user's own
         return None
 
 
@@ -90,7 +92,7 @@ def _count(number: int, what: str, more: bool = False) -> str:
 
 
 def _read(call: Call, output: Output) -> str:
-    whole = "" if not output["truncated"] else f", a part of its {_count(output['size'], 'byte')}"
+    whole = "" if not output["truncated"] else f", part of its {_count(output['size'], 'byte')}"
     content = output["content"]
     if output["encoding"] == "base64":
         return f"read {call.about}: not text{whole or ', ' + _count(output['size'], 'byte')}"
@@ -105,7 +107,7 @@ def _write(call: Call, output: Output) -> str:
 def _process(_call: Call, output: Output) -> str:
     how = f"signal {output['signal']}" if output.get("signal") else f"exit {output['exit_code']}"
     if output.get("stdout_encoding", "utf-8") != "utf-8":
-        return f"{how}; the output is not text"
+        return f"{how}; its output is not text"
     lines = [line for line in output["stdout"].split("\n") if line.strip()]
     if not lines:
         return how
@@ -139,7 +141,7 @@ def _moved(_call: Call, output: Output) -> str:
 
 
 def _hooks(output: Output) -> str:
-    """The git hooks that were not run: a person expects them to have checked what was committed."""
+    """The git hooks that were not run, because a person expects them to have checked the commit."""
     names = output.get("hooks_not_run") or []
     verb = "was" if len(names) == 1 else "were"
     return f"; {', '.join(names)} {verb} not run (`[git] hooks`)" if names else ""

@@ -1,6 +1,7 @@
-"""What the commands print: exactly one JSON document with `--json`, else text for people, free of terminal control characters.
+"""Prints the output of commands: exactly one JSON document with `--json`, else text for people without control
+characters.
 
-Standard output carries the answer, standard error everything else (errors, notes, progress, questions).
+Standard output carries the answer, standard error everything else (errors, notes, progress, prompts).
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ _FAULTS: Final[dict[Fault, str]] = {
 
 
 _PROSE_MIN: Final = 20
-"""Columns that prose has at least."""
+"""Minimum columns for prose."""
 
 
 class LongObject(NamedTuple):
-    """A JSON object that is printed while it is made: the fields of `head`, the list `name`, and what is known at the end."""
+    """A JSON object that is printed while it is generated: the fields of `head`, the list `name`, and fields known at the end."""
 
     head: dict[str, Any]
     name: str
     items: Iterable[Any]
-    """Documents, or objects like this one."""
+    """Documents, or further objects of this class."""
     tail: Callable[[], dict[str, Any]] = dict
 
 
@@ -53,14 +54,14 @@ class Output:
     """The output of one command. The command-line options set its fields."""
 
     def __init__(self) -> None:
-        """Text for people, in colours at a terminal."""
+        """Default: text for people, in colours at a terminal."""
         self.json = False
         self.quiet = False
         self.unread = False
-        """True once the reader of the output went away."""
+        """True once the reader of the output has closed it."""
         self._unsaid: list[Callable[[], Iterable[str]]] = []
         self.dumb = os.environ.get("TERM") == "dumb"
-        """True for a terminal on which nothing can be drawn."""
+        """True for a terminal that cannot be drawn on."""
         self.no_color = bool(os.environ.get("NO_COLOR")) or self.dumb
         for stream in (sys.stdout, sys.stderr):
             # Do not fail on characters that the terminal's encoding lacks.
@@ -80,7 +81,9 @@ class Output:
                 self.write(sys.stdout, line)
 
     def emit_list(self, documents: Iterable[Any], text: Callable[[Any], str], *, lines: bool = False) -> None:
-        """Print an answer of any length, item by item: a line each, with `--json` a list (or `lines` of documents)."""
+        """Print an answer of any length item by item: a line each, or with `--json` a list (with `lines` one document
+        per line).
+        """
         first = True
         for document in documents:
             if self.json:
@@ -96,7 +99,7 @@ class Output:
             self.write(sys.stdout, "[]" if first else "]")
 
     def emit_object(self, document: LongObject, text: Callable[[], Iterable[str]]) -> None:
-        """Print an answer of any length as `emit` does; with `--quiet` it is read and not printed."""
+        """Print an answer of any length as `emit` does. With `--quiet` it is consumed but not printed."""
         if self.json:
             for piece in _pieces(document):
                 if not self.unread:
@@ -107,14 +110,14 @@ class Output:
                 self.write(sys.stdout, line)
 
     def explain_failure(self) -> None:
-        """After a failure, print to standard error the part of the answer that `--quiet` left out: it says why."""
+        """After a failure, print to standard error what `--quiet` suppressed, because it explains the failure."""
         for text in self._unsaid:
             for line in text():
                 self.write(sys.stderr, line)
         self._unsaid.clear()
 
     def as_json(self, document: Any) -> str:
-        """The document as JSON for people."""
+        """The document as JSON, formatted for people."""
         return _as_json(document, indent=True)
 
     def raw(self, text: str) -> None:
@@ -124,12 +127,12 @@ class Output:
     # -- beside the answer
 
     def note(self, text: str) -> None:
-        """Tell people something on standard error; silent with `--quiet`."""
+        """Print a note for people to standard error; silent with `--quiet`."""
         if not self.quiet:
             self.write(sys.stderr, text)
 
     def warn(self, text: str) -> None:
-        """A note marked as a warning."""
+        """Print a note marked as a warning."""
         self.note(self.paint("warning: ", "yellow", sys.stderr) + clean(text))
 
     def error(self, error: InterlockError) -> None:
@@ -153,10 +156,10 @@ class Output:
         return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
     def drawing(self, stream: TextIO | None = None) -> Drawing | None:
-        """What draws on the stream; None unless it is a terminal that can be drawn on."""
+        """The drawing for a stream; None unless it is a terminal that can be drawn on."""
         if self.dumb or self.json or not (sys.stdout if stream is None else stream).isatty():
             return None
-        from interlock.surfaces.cli.drawing import Drawing  # noqa: PLC0415 - start-up: `rich` is for terminals only
+        from interlock.surfaces.cli.drawing import Drawing  # noqa: PLC0415 - start-up: `rich` is only for terminals
 
         return Drawing(color=not self.no_color)
 
@@ -167,8 +170,8 @@ class Output:
         return aligned(head, cells) if drawing is None else drawing.table(head, cells)
 
     def folded(self, text: str, indent: int, hanging: int = 0) -> list[str]:
-        """Prose for standard output in lines that fit beside `indent` columns, the later ones `hanging` further in; one line
-        where that is not a terminal.
+        """Prose for standard output, wrapped beside `indent` columns, with later lines `hanging` further in; one line
+        if it is not a terminal.
         """
         if not sys.stdout.isatty():
             return [text]
@@ -199,7 +202,7 @@ def clean(text: str, *, lines: bool = False) -> str:
         return text
     from interlock.detect import find_unseen  # noqa: PLC0415 - start-up: most text is plain
 
-    # Python calls fillers and variation selectors printable, but they are invisible.
+    # Python considers fillers and variation selectors printable, but they are invisible.
     unseen = {i for found in find_unseen(text) for i in range(found.start, found.end)}
     return "".join(
         c if (lines and c in "\n\t") or (c.isprintable() and i not in unseen) else _escape(c)
@@ -208,7 +211,7 @@ def clean(text: str, *, lines: bool = False) -> str:
 
 
 def brief(value: Any, width: int = 100) -> str:
-    """A value on one line, cut to a width."""
+    """A value on one line, truncated to a width."""
     text = value if isinstance(value, str) else _as_json(value, indent=False)
     text = clean(text)
     return text if len(text) <= width else text[: width - 3] + "..."
@@ -230,7 +233,7 @@ def _as_json(document: Any, *, indent: bool) -> str:
     try:
         data = msgspec.json.encode(document)
         text = (msgspec.json.format(data, indent=2) if indent else data).decode()
-    except UnicodeEncodeError:  # a lone surrogate: JSON can express it only as an escape
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can express only as an escape
         text = json.dumps(msgspec.to_builtins(document), indent=2 if indent else None)
     return _printable(text) if indent else text
 
@@ -251,10 +254,10 @@ def _pieces(document: LongObject) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """JSON with everything that could steer a terminal as an escape."""
+    """JSON in which every character that could control a terminal is escaped."""
     return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
 
 
 def _json_escape(character: str) -> str:
-    """A JSON document is ASCII outside strings, so this character is inside one."""
+    """Escape a character. It must be inside a string, because JSON is ASCII elsewhere."""
     return json.dumps(character)[1:-1]

@@ -1,4 +1,4 @@
-"""Reading a proposal: a file or `-` for standard input, JSON or YAML by its file name, else by its first characters."""
+"""Reads a proposal from a file or standard input (`-`): JSON or YAML by the file name, else by the first characters."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _read(name: str) -> bytes:
             hint="name a file with a proposal in JSON or YAML, or `-` for standard input",
         ) from None
     except ValueError:
-        raise UsageError("this is not a possible file name", path=name) from None
+        raise UsageError("the file name is not valid", path=name) from None
 
 
 def _detect_format(data: bytes) -> Literal["json", "yaml"]:

@@ -54,11 +54,12 @@ def simulate(out: Output, plan: str) -> int:
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
-@click.option("--agent", metavar="NAME", help="Explain it as if this agent had proposed it.")
+@click.option("--agent", metavar="NAME", help="Explain it as a proposal of this agent.")
 @click.option("--session", metavar="NAME", help="Explain it as part of this session.")
 @click.pass_obj
 def explain(out: Output, plan: str, agent: str | None, session: str | None) -> int:
-    """Show how steps 2 to 7 of the gate would decide each action, and which policies apply. Asks no one.
+    """Show how steps 2 to 7 of the gate would decide each action, and which policies apply. Nobody is asked for
+    approval.
 
     Exit code: 0 if nothing would be rejected, 1 if an action would be, 3 if an action would need approval.
     """
@@ -96,7 +97,7 @@ def _simulation(out: Output, found: engine.Simulation) -> Iterable[str]:
 
 
 def _explanation(out: Output, found: list[engine.ActionExplanation]) -> Iterable[str]:
-    """Each action with the answer, and the rules that lead to it; `--json` has every policy and what became of it."""
+    """Each action with the decision and the rules that lead to it; `--json` has the result of every policy."""
     for one in found:
         reason = f"  {one.reason}" if one.reason and one.answer == "reject" else ""
         answer = out.paint(f"{one.answer:8}", _ANSWERS[one.answer])
@@ -108,7 +109,7 @@ def _explanation(out: Output, found: list[engine.ActionExplanation]) -> Iterable
 
 
 def _reasons(one: engine.ActionExplanation) -> Iterator[str]:
-    """The policies that decided, and those that would have permitted an action which none permits."""
+    """The policies that decided; if none permits the action, those that could have."""
     policies = () if one.policy is None else one.policy.policies
     if one.answer == "allow":
         yield from (f"allowed by {_named(policy)}" for policy in policies if policy.id in one.policies)

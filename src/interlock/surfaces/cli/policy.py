@@ -1,4 +1,4 @@
-"""`interlock policy`: what the policies are, whether they are valid, and what they decide."""
+"""`interlock policy`: shows the policies, checks them, and explains what they decide."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check(out: Output) -> None:
         "trusted": found.trusted,
     }  # fmt: skip
     for pattern in found.unmatched:
-        out.warn(f"no file matches `{clean(pattern)}` of `policy.files`")
+        out.warn(f"no file matches the pattern `{clean(pattern)}` in `policy.files`")
     for warning in found.judge.warnings:
         out.warn(clean(str(warning)))
     text = f"valid: {document['policies']} policies, checked against {found.tools} tools"
@@ -92,7 +92,7 @@ def test(out: Output, cases: Path) -> int:
 
 @policy.command("explain")
 @click.argument("action", type=TOOL)
-@click.option("--agent", metavar="NAME", help="The agent that asks; by default the configuration's `agent`.")
+@click.option("--agent", metavar="NAME", help="The calling agent; by default the configuration's `agent`.")
 @click.option("--parameters", default="{}", metavar="JSON", help="The call's parameters.")
 @click.option("--resource", metavar="NAME", help="The key or host, for a built-in action such as state_write.")
 @click.option("--session", metavar="NAME", help="The session.")
@@ -113,7 +113,7 @@ def explain(
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...", type=RUN)
 @click.pass_obj
 def replay(out: Output, run_ids: tuple[str, ...]) -> None:
-    """Judge the calls of past runs again, and show which the current policies would have decided differently."""
+    """Judge the calls of past runs again, and show which ones the current policies would have decided differently."""
     from interlock.engine.inspect.policy_check import replay_runs  # noqa: PLC0415 - start-up
 
     found = _policies(out)
@@ -123,12 +123,12 @@ def replay(out: Output, run_ids: tuple[str, ...]) -> None:
 
 
 def _policies(out: Output) -> Policies:
-    from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up: it imports every tool
+    from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up: imports every tool
 
     found = read_policies(Path(), os.environ)
     if found.left_out:
         names = ", ".join(map(clean, found.left_out))
-        out.warn(f"tools of {names} are left out: their code is not trusted, so it does not run")
+        out.warn(f"tools of {names} are left out, because their code is not trusted")
     return found
 
 

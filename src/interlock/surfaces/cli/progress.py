@@ -1,4 +1,4 @@
-"""Progress while a run works: one line on standard error that is redrawn in place, at a terminal only."""
+"""Shows progress while a run works: one line on standard error, redrawn in place; only at a terminal."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _ERASE: Final = "\r\x1b[K"
 
 
 class Progress:
-    """Counts a run's events. A prompt hides it while it asks a question."""
+    """Counts a run's events. A prompt hides the line while it asks."""
 
     def __init__(self, out: Output) -> None:
-        """Draws nothing unless standard error is a terminal."""
+        """Nothing is drawn unless standard error is a terminal."""
         self._active = sys.stderr.isatty() and not out.quiet
         self._clock = SystemClock()
         self._began = self._clock.mono_ns()
@@ -61,7 +61,7 @@ class Progress:
             case UndoIntent():
                 self._now[action] = "undo"
             case ActionHeld():
-                self._now[action] = "waiting for an answer"
+                self._now[action] = "waiting for an approval"
             case ActionFailed(final=True):
                 self._ended(action)
             case _ if isinstance(event, _ENDS):
@@ -70,7 +70,7 @@ class Progress:
                 pass
 
     def on_progress(self, action: str, done: float, total: float | None) -> None:
-        """The engine's progress listener: what a tool reports."""
+        """The engine's progress listener, for progress that tools report."""
         share = f"{done:g}" if not total else f"{100 * done / total:.0f} %"
         self._now[action] = f"{self._now.get(action, '').partition(': ')[0]}: {share}"
 

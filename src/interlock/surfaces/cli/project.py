@@ -22,14 +22,14 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.command(cls=Command)
-@click.option("--agent", metavar="NAME", help="The agent's name for proposals that give none.  [default: agent]")
-@click.option("--remove", is_flag=True, help="Remove what `init` made here, as far as nobody has changed it.")
+@click.option("--agent", metavar="NAME", help="The agent of proposals that do not name one.  [default: agent]")
+@click.option("--remove", is_flag=True, help="Remove what `init` created here, except files that were changed.")
 @click.option(
     "--state",
     is_flag=True,
-    help="With --remove: also what Interlock keeps of this project. Nothing can be undone then.",
+    help="With --remove: also delete the project's runs and backups. Then nothing can be undone.",
 )
-@click.option("--yes", "-y", is_flag=True, help="With --state: do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="With --state: do not ask for confirmation.")
 @proving
 @click.pass_obj
 def init(
@@ -37,30 +37,30 @@ def init(
 ) -> int:
     """Write a commented interlock.toml for this project, and trust it. With --remove: remove it again.
 
-    Read-only tools may run; what changes something asks first; what is hard to undo is denied.
+    Read-only tools may run; tools that change something need approval; tools whose effects are hard to undo are denied.
 
-    --remove never removes a file that was changed since; exit code 1 if it left one. Runs, state and backups stay in the state
-    directory unless --state is given.
+    --remove never removes a file that was changed; exit code 1 if it left one. Runs, state and backups stay in the
+    state directory unless --state is given.
     """
     if remove:
         if agent is not None:
-            raise UsageError("`--agent` is for the file that `init` writes, and `--remove` removes it")
+            raise UsageError("`--agent` cannot be combined with `--remove`")
         return _remove(out, proving_by=(token_file, approver), state=state, yes=yes)
     if state or yes:
-        raise UsageError("`--state` and `--yes` go with `--remove`")
+        raise UsageError("`--state` and `--yes` require `--remove`")
     proved = proof(token_file, approver, needed=project_files.needs_proof(Path(), os.environ))
     path = project_files.init(Path(), os.environ, agent=agent or "agent", proof=proved)
     steps = ["interlock doctor", "interlock run PLAN"]
     schema = path.parent / PLACE
-    beside = [f"wrote {clean(str(schema))}, by which editors complete and check it"] if schema.is_file() else []
+    beside = [f"wrote {clean(str(schema))}, with which editors complete and check it"] if schema.is_file() else []
     out.emit(
         {"written": str(path.resolve()), "trusted": True, "next": steps},
         lambda: [
             f"wrote {clean(str(path))}, and trusted it",
             *beside,
             "next:",
-            "  interlock doctor      what is wrong or open to attack here",
-            "  interlock run PLAN    carry out a proposal",
+            "  interlock doctor      show what is wrong or open to attack here",
+            "  interlock run PLAN    run a proposal",
         ],
     )
     return 0
@@ -69,7 +69,7 @@ def init(
 def _remove(out: Output, proving_by: tuple[Path | None, str | None], *, state: bool, yes: bool) -> int:
     removal = project_files.Removal(Path(), os.environ)
     if state and not yes:
-        confirm(f"Remove {removal.state} for good, with every run and backup of this project?")
+        confirm(f"Delete {removal.state} permanently, with every run and backup of this project?")
     done = removal.remove(proof(*proving_by, needed=removal.pin), state=state)
     here = Path.cwd()
 
@@ -100,13 +100,13 @@ def _short(path: Path, here: Path) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--yes", "-y", is_flag=True, help="Trust it without asking.")
+@click.option("--yes", "-y", is_flag=True, help="Trust it without asking for confirmation.")
 @proving
 @click.pass_obj
 def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None) -> int:
     """Show what changed in the configuration since it was trusted, and trust it.
 
-    Covers interlock.toml and everything else that Interlock loads. Until it is trusted, nothing runs.
+    Covers interlock.toml and every other file that Interlock loads. Nothing runs until they are trusted.
     """
     reviewed = project.review(Path(), os.environ)
     document = {
@@ -133,7 +133,9 @@ def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None)
 
 
 def ask_to_trust(out: Output) -> bool:
-    """At a terminal, before a run: show the difference and ask. True if it is trusted now."""
+    """Before a run at a terminal, show the differences and ask whether to trust them. Returns True if the configuration
+    is trusted.
+    """
     reviewed = project.review(Path(), os.environ)
     out.write(sys.stderr, "The current configuration is not trusted. The differences:")
     show(out, reviewed)

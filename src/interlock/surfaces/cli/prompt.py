@@ -1,4 +1,4 @@
-"""Questions at the terminal that started the run, one after the other, on a thread of its own: the run continues meanwhile."""
+"""Shows holds at the terminal that started the run, one after the other, on a separate thread while the run continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from interlock.surfaces.cli.progress import Progress
 
 
 class Prompt:
-    """Asks the desk's questions. `close` it when the run is over, or the terminal stays without echo."""
+    """Asks about the desk's holds. `close` it when the run is over, or the terminal stays without echo."""
 
     def __init__(self, out: Output, desk: Desk, progress: Progress) -> None:
         """Start to listen to the desk."""
@@ -45,7 +45,7 @@ class Prompt:
             self._progress.hide()
             try:
                 if self._dialogue.ask(hold.id) == "ended":
-                    return  # standard input has ended, so no one can answer here
+                    return  # standard input has ended, so nobody can answer here
             except InterlockError as error:
                 self._out.error(error)
             finally:
@@ -53,7 +53,7 @@ class Prompt:
 
 
 class _OwnTerminal:
-    """Answers as the person who started the run, at its terminal: that needs no proof."""
+    """Answers as the person who started the run, at their terminal, which needs no proof."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk

@@ -1,4 +1,4 @@
-"""How a caller proves who they are: a token from a file or the environment, or a PIN typed at a terminal."""
+"""How callers prove their identity: a token from a file or the environment, or a PIN typed at a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN_VARIABLE = "INTERLOCK_APPROVER_TOKEN"  # noqa: S105 - the name of a variab
 
 
 def proving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `--token-file` and `--approver`, for commands that an approver must authorize."""
+    """Add the options `--token-file` and `--approver`, for commands that an approver must authorize."""
     command = click.option(
         "--approver",
         metavar="NAME",
@@ -42,7 +42,7 @@ def proof(token_file: Path | None, approver: str | None, *, needed: bool) -> Pro
     if token:
         return Proof(token=token.strip())
     if needed and sys.stdin.isatty():
-        import getpass  # noqa: PLC0415 - start-up: only where a PIN is asked
+        import getpass  # noqa: PLC0415 - start-up: only where a PIN is required
 
         return Proof(name=approver, pin=getpass.getpass(f"PIN{f' of {approver}' if approver else ''}: "))
     return Proof()

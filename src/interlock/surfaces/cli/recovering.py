@@ -1,4 +1,4 @@
-"""`interlock recover`: unfinished runs, and unknown outcomes that only a person can settle."""
+"""`interlock recover`: recovers unfinished runs, and settles unknown outcomes that only a person can know."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     type=click.Choice(["again", "succeeded", "failed", "undo"]),
     help="How to settle it: run it again, count it as succeeded or failed, or undo the proposal.",
 )
-@click.option("--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for approvals; exit with code 3.")
 @proving
 @click.pass_obj
 def recover(
@@ -48,14 +48,15 @@ def recover(
 ) -> int:
     """Recover the journals of unfinished runs, and show what each run needs.
 
-    With RUN, --action and --as: settle an outcome that only a person can know (this needs the same proof as an approval), and
-    continue that run.
+    With RUN, --action and --as: settle an unknown outcome (this needs the same proof as an approval), and continue that
+    run.
     """
     if run_id is not None and action is not None and answer is not None:
         return _settle(out, run_id, action, answer, token_file, approver, no_wait=no_wait)
     if action is not None or answer is not None:
         raise UsageError(
-            "RUN, `--action` and `--as` belong together", hint="`interlock recover RUN --action a2 --as succeeded`"
+            "RUN, `--action` and `--as` must be given together",
+            hint="`interlock recover RUN --action a2 --as succeeded`",
         )
     from interlock.engine.runs.recover import recover_all  # noqa: PLC0415 - start-up
 
@@ -72,7 +73,7 @@ def recover(
 
 @contextmanager
 def _desk() -> Iterator[Desk | None]:
-    """The desk that asks about unknown outcomes; None if the configuration, which says who may answer, is unusable."""
+    """The desk for holds about unknown outcomes; None if the configuration, which names the approvers, is unusable."""
     from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
     with ExitStack() as stack:

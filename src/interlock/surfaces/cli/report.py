@@ -1,4 +1,4 @@
-"""`interlock runs report`: one run, or those that are asked for, as one HTML page."""
+"""`interlock runs report`: one run, or a selection of runs, as one HTML page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "-o",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write it; else RUN.html or runs.html, here.",
+    help="The file to write.  [default: RUN.html or runs.html]",
 )
 @click.pass_obj
 def report(
@@ -43,17 +43,18 @@ def report(
     tool: str | None,
     grep: str | None,
 ) -> int:
-    """Write one HTML page about a run: time line, actions, questions and answers, differences of files. It loads nothing.
+    """Write one HTML page about a run: time line, actions, approvals, differences of files. The page loads nothing.
 
-    Without RUN, and with --since, --session, --agent, --tool or --grep: one page about all runs with such actions, the oldest
-    first.
+    Without RUN, and with --since, --session, --agent, --tool or --grep: one page about all runs with such actions,
+    oldest first.
 
-    Values are redacted. A file that exists is never overwritten. Exit code: 4 if a record is damaged; the page says so too.
+    Values are redacted. An existing file is never overwritten. Exit code: 4 if a record is damaged; the page also says
+    so.
     """
     chosen = choice(since, agent, tool, grep)
     if (run_id is None) == (chosen == Choice() and session is None):
         raise UsageError(
-            "give either a run, or which runs: `--since`, `--session`, `--agent`, `--tool` or `--grep`",
+            "give either a run or options that select runs: `--since`, `--session`, `--agent`, `--tool` or `--grep`",
             hint="such as `interlock runs report last` or `interlock runs report --since 12h`",
         )
     target = Path(f"{run_id or 'runs'}.html") if output is None else output
@@ -69,7 +70,7 @@ def report(
 
 
 class _Pages:
-    """Makes a page, and keeps what there is to say about it besides."""
+    """Generates a page, and collects its notes and problems."""
 
     def __init__(self, past: History, chosen: Choice) -> None:
         self._past = past
@@ -79,7 +80,7 @@ class _Pages:
         self.counted = ""
 
     def of_run(self, run_id: str) -> Iterator[str]:
-        """About one run. Raises: UsageError `not_found`; StoreError."""
+        """The page about one run. Raises: UsageError `not_found`; StoreError."""
         from interlock.engine.inspect.report import read_reports  # noqa: PLC0415 - start-up
         from interlock.surfaces.cli.report_html import page  # noqa: PLC0415 - start-up
 
@@ -87,12 +88,13 @@ class _Pages:
         return page(found)
 
     def of_runs(self, session: str | None) -> Iterator[str]:
-        """About all runs that have an action that is asked for."""
+        """The page about all runs with a selected action."""
         from interlock.engine.inspect.report import RUNS_MAX, read_reports, runs_with_actions  # noqa: PLC0415 - start-up
         from interlock.surfaces.cli.report_html import page_of_runs  # noqa: PLC0415 - start-up
 
         wants = self._chosen.wants
-        rows = self._past.runs(session=session, since_us=self._chosen.since_us)  # not by agent: an action has its own
+        # not filtered by agent, because an action has its own
+        rows = self._past.runs(session=session, since_us=self._chosen.since_us)
         found = list(runs_with_actions(self._past, reversed(rows), wants))
         shown = found[-RUNS_MAX:]
         self.runs = [row.run_id for row in shown]

@@ -18,7 +18,7 @@ from interlock.surfaces.cli.output import clean
 from interlock.surfaces.cli.results import MARKS, when
 
 _CHARS_MAX: Final = 20_000
-"""Of one output."""
+"""Maximum characters of one output."""
 _FOOT: Final = (
     "<p><small>Values are redacted as the journal has them. Written by Interlock.</small></p></body></html>\n"
 )
@@ -51,15 +51,16 @@ def page(report: Report) -> Iterator[str]:
 
 
 def page_of_runs(title: str, rows: list[RunRow], reports: Iterator[Report], left_out: int) -> Iterator[str]:
-    """One page about several runs, piece by piece: a table of contents, and a section for each of `rows`, in that order.
+    """One page about several runs, piece by piece: a table of contents, and a section for each of `rows`, in that
+    order.
 
-    `left_out` is the number of runs for which the page has no room.
+    `left_out` is the number of runs that did not fit on the page.
     """
     yield _head(_text(title))
     counted = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    yield f"<p>{counted}, the oldest first. Written {when(SystemClock().now_us())}.</p>\n"
+    yield f"<p>{counted}, oldest first. Written {when(SystemClock().now_us())}.</p>\n"
     if left_out:
-        yield f'<p class="yellow">{left_out} older runs are not on this page; <code>interlock runs list</code> has them.</p>\n'
+        yield f'<p class="yellow">{left_out} older runs are not on this page; <code>interlock runs list</code> shows them.</p>\n'
     yield "<ol>"
     for row in rows:
         yield (
@@ -85,7 +86,7 @@ def _head(title: str) -> str:
 
 
 def _run(report: Report) -> Iterator[str]:
-    """What the page has about a run."""
+    """The section about one run."""
     row = report.run
     undone = f", undone by run {report.undone_by}" if report.undone_by else ""
     facts = {
@@ -98,19 +99,19 @@ def _run(report: Report) -> Iterator[str]:
     if report.problem is not None:
         yield f'<p class="red">The record could not be read to its end: {_text(report.problem)}</p>\n'
     if report.cut:
-        yield '<p class="yellow">This run has more than this page shows; <code>interlock runs show</code> has all of it.</p>\n'
+        yield '<p class="yellow">This run has more than this page shows; <code>interlock runs show</code> shows all of it.</p>\n'
     yield "<h2>Time line</h2>\n<ol>"
     yield from _time_line(report.actions)
     yield "</ol>\n<h2>Actions</h2>\n"
     for line in report.actions:
         yield _action(line, None if line.seq is None else report.outputs.get(line.seq))
-    yield "<h2>Questions and answers</h2>\n"
+    yield "<h2>Held calls and answers</h2>\n"
     lines = {(line.proposal_id, line.action_id): line for line in report.actions}
     yield from (_question(one, lines.get((one.proposal_id, one.action_id))) for one in report.questions)
-    yield "" if report.questions else "<p>Nothing was asked.</p>\n"
+    yield "" if report.questions else "<p>No call was held.</p>\n"
     yield "<h2>Files</h2>\n"
     yield from map(_difference, report.differences)
-    yield "" if report.differences else "<p>No change of a file was recorded.</p>\n"
+    yield "" if report.differences else "<p>No file changes were recorded.</p>\n"
 
 
 def _counted(row: RunRow) -> str:
@@ -201,5 +202,5 @@ def _color(line: ActionLine) -> str:
 
 
 def _text(value: str) -> str:
-    """Escaped, with what cannot be seen made visible."""
+    """The text escaped, with invisible characters made visible."""
     return escape(clean(value, lines=True))

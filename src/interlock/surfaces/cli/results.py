@@ -32,9 +32,9 @@ MARKS = {
 _LAST_LINES = 3
 _PATHS_MAX = 5  # in one line, or one per line
 WAIT_SHOWN_MS = 1000
-"""A shorter wait is in the row, and not worth a line."""
+"""Shorter waits are in the row, but do not get a line."""
 UNDONE_SHOWN = 1000
-"""How many of each kind of undone things are named."""
+"""Maximum number of undone items of each kind that are named."""
 EXIT_CODES = {"succeeded": 0, "held": 3}
 """Exit code by proposal status; 1 for every other status."""
 
@@ -51,8 +51,9 @@ def proposal_lines(
 ) -> Iterator[str]:
     """The lines of a proposal: its actions, what could not be undone, and the status.
 
-    `described` gives for actions, by id, what they were about and what became of them since; `calls` what they called. Without
-    `outputs` those are left out; `rows` are those to show, if not all; `more` gives further lines of an action, by its id.
+    `described` has, by action id, what each action was about and what happened to it since; `calls` has the calls.
+    Without `outputs`, outputs are left out; `rows` are those to show (default: all); `more` returns further lines for
+    an action id.
     """
     for row in result.results if rows is None else rows:
         line = (described or {}).get(row.action_id)
@@ -68,13 +69,13 @@ def proposal_lines(
 
 
 def layer_lines(result: ProposalResult) -> Iterator[str]:
-    """What of the proposal's layer waits for a commit and why, and how to commit or discard it."""
+    """The part of the proposal's layer that waits for a commit and why, and how to commit or discard it."""
     layer, run_id = result.workspace, result.run_id
     if layer is None or layer.status != "kept":
         return
     for path, why in list(layer.not_taken_back.items())[:_PATHS_MAX]:
-        left = f"`{clean(path)}` may be as the commit left it: {clean(why)}"
-        yield f"{left}; look at it: `interlock undo {run_id}` leaves what others changed"
+        left = f"`{clean(path)}` may still have the committed state: {clean(why)}"
+        yield f"{left}; check it: `interlock undo {run_id}` leaves what others changed"
     names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:_PATHS_MAX])
     waits = "1 change waits" if layer.changes == 1 else f"{layer.changes} changes wait"
     if layer.reason is not None:
@@ -121,15 +122,15 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             listed = done.get(kind, ())  # undos of earlier versions do not say what was learnt
             yield from map(line, listed[:UNDONE_SHOWN])
             if (more := len(listed) - UNDONE_SHOWN) > 0:
-                yield f"and {more} more: `interlock runs show {clean(result.run_id)} --action undo` has all of them"
+                yield f"and {more} more: `interlock runs show {clean(result.run_id)} --action undo` shows all"
         yield from _kept_lines(done)
         if not any(done.get(kind) for kind in said):
-            yield "there was nothing left to undo; the run has ended"
+            yield "nothing was left to undo; the run has ended"
     yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
 
 
 def _kept_lines(done: dict[str, Any]) -> Iterator[str]:
-    """What processes had left, and undo removed or overwrote: its content is kept, in one place."""
+    """Files of processes that undo removed or overwrote. Their content is kept in one place."""
     kept = [one["kept"] for one in done["restored"] if one.get("kept")]
     if kept:
         files = "1 file" if len(kept) == 1 else f"{len(kept)} files"
@@ -137,12 +138,12 @@ def _kept_lines(done: dict[str, Any]) -> Iterator[str]:
 
 
 def undo_exit_code(result: ProposalResult) -> int:
-    """0 only if everything was undone: what could not be undone is not a success, even where it never can be."""
+    """The exit code: 0 only if everything was undone. What could not be undone is not a success, even if it never can be."""
     return 1 if result.not_undone else EXIT_CODES.get(result.status, 1)
 
 
 def _undo_summary(out: Output, result: ProposalResult) -> str:
-    """The status of an undo that came to its end; what it left is not `ok`."""
+    """The status of a completed undo. It is not `ok` if something could not be undone."""
     if not result.not_undone:
         return _summary(out, result)
     left = len(result.not_undone)
@@ -153,13 +154,13 @@ def _undo_summary(out: Output, result: ProposalResult) -> str:
 
 
 def _path(path: Any) -> str:
-    """A path of an output; a name that is not UTF-8 is an object, `{"b64": ...}`."""
+    """A path in an output; a name that is not UTF-8 is an object, `{"b64": ...}`."""
     return clean(path) if isinstance(path, str) else clean(show(stored(path)))
 
 
 def undo_outputs(result: ProposalResult) -> list[dict[str, Any]]:
-    """The outputs of the tool `undo`: `restored`, `compensated`, `state`, `not_undone`. A failed undo that did something has
-    them too.
+    """The outputs of the tool `undo`: `restored`, `compensated`, `state`, `not_undone`; also of a failed undo that did
+    something.
     """
     return [row.output for row in result.results if isinstance(row.output, dict) and "restored" in row.output]
 
@@ -213,7 +214,7 @@ def _row(
 
 
 def host_lines(out: Output, row: ActionResult) -> Iterator[str]:
-    """The hosts that processes were refused, by name, and those that they connected to."""
+    """The hosts to which processes connected, and those that they were refused, by name."""
     for use in row.hosts or ():
         if use.outcome == "connected":
             sizes = f"{use.sent_bytes} bytes sent, {use.received_bytes} received"
@@ -225,12 +226,12 @@ def host_lines(out: Output, row: ActionResult) -> Iterator[str]:
 
 
 def with_path(error: str, about: str) -> str:
-    """An error of a file tool with the path that it is about: results leave it out, because it is in the parameters."""
+    """The error of a file tool with its path, which results leave out because it is in the parameters."""
     return f"{about}: {error.removeprefix('path: ')}" if about and error.startswith("path: ") else error
 
 
 def last_lines(output: Any) -> list[str]:
-    """The last lines that a failed process wrote: they usually say why."""
+    """The last lines that a failed process wrote, because they usually explain the failure."""
     if not isinstance(output, dict):
         return []
     for name in ("stderr", "stdout"):

@@ -1,4 +1,4 @@
-"""Runs as `runs list`, `runs show` and `undo` present them: with what each action was about and what became of it since."""
+"""Runs as `runs list`, `runs show` and `undo` present them: with what each action was about and what happened to it since."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from interlock.engine.inspect.touched import Touched
 
 _COMMAND: Final = ("", "command")
-"""Proposal and action that the records of a measured run name."""
+"""The proposal and action that the records of a measured run name."""
 _EXEC: Final = "exec"
 """The source of measured runs."""
 _FIRST_WIDTH: Final = 24
-"""Columns that the first action of a run has at least."""
+"""Minimum columns for the first action of a run."""
 _FIRST_CHARS: Final = 200
-"""Characters of it at a terminal, where it can take several lines."""
+"""Maximum characters of it at a terminal, where it can take several lines."""
 
 
 class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,12 +41,12 @@ class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     run: RunRow
     first: ActionLine | None = None
-    """Its first action, or the first one that was asked for."""
+    """Its first action, or its first selected one."""
     undone_by: str | None = None
     """The run that undid it as a whole."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As one JSON object, the run's own fields first."""
+        """The run as one JSON object, its own fields first."""
         first = self.first
         return {
             **msgspec.to_builtins(self.run),
@@ -57,7 +57,7 @@ class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def described_runs(past: History, rows: list[RunRow], chosen: Choice) -> Iterator[ListedRun]:
-    """Runs with their first action (of those that are chosen); without one that is chosen, they are left out."""
+    """Runs with their first selected action. Runs without a selected action are left out."""
     from interlock.engine.inspect.actions import first_action, run_lines  # noqa: PLC0415 - start-up
     from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
 
@@ -72,7 +72,7 @@ def described_runs(past: History, rows: list[RunRow], chosen: Choice) -> Iterato
             else:
                 first = first_action(directory, row)
         except InterlockError:
-            pass  # the list shows what the index has; `runs check` says what is wrong with a journal
+            pass  # the list shows what the index has; `runs check` reports problems of a journal
         if first is not None or not chosen.needs_actions:
             yield ListedRun(run=row, first=first, undone_by=undos.of_run(row.run_id))
 
@@ -108,12 +108,12 @@ def _first(line: ActionLine | None, room: int) -> str:
 
 
 def _counted(row: RunRow) -> str:
-    """Succeeded actions out of all; empty until the first proposal has ended, when they are counted."""
+    """Succeeded actions out of all; empty until the first proposal has ended, because they are counted then."""
     return f"{row.succeeded}/{row.actions}" if row.actions or row.status not in ("running", "interrupted") else ""
 
 
 def lines_of(past: History, run: RunRow) -> dict[tuple[str, str], ActionLine]:
-    """The actions of a run, with what was undone since. What cannot be read is left out."""
+    """The actions of a run, and whether they were undone. Unreadable ones are left out."""
     from interlock.engine.inspect.actions import run_lines  # noqa: PLC0415 - start-up
     from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
 
@@ -123,35 +123,35 @@ def lines_of(past: History, run: RunRow) -> dict[tuple[str, str], ActionLine]:
         for line in run_lines(past.place.runs / run.run_id, run):
             found[line.proposal_id, line.action_id] = undos.mark(line)
     except InterlockError:
-        pass  # the caller looks for problems separately
+        pass  # the caller checks for problems separately
     return found
 
 
 class ShownRun:
-    """A run as `runs show` presents it, as it is read: all of it, or the actions that were asked for."""
+    """A run as `runs show` presents it while reading it: all of it, or the selected actions."""
 
     def __init__(self, past: History, run: RunRow, action: str | None, chosen: Choice, limit: int | None) -> None:
-        """Reads nothing yet. At most `limit` rows are shown."""
+        """Nothing is read yet. At most `limit` rows are shown."""
         self._past = past
         self._run = run
         self._action = action
         self._chosen = chosen
         self._limit = limit
         self.left_out: str | None = None
-        """What the limit left out, once all is shown."""
+        """What the limit left out, known once everything was shown."""
         self.problem: InterlockError | None = None
-        """What kept the journal, or the record of what was touched, from being read to its end."""
+        """What prevented reading the journal, or the kernel layer, to the end."""
         self._touched: dict[tuple[str, str], Touched] = {}
 
     def proposals(self) -> Iterator[Chosen]:
-        """The proposals that have an action that is shown (without a choice: all); sets `problem` at the end."""
+        """The proposals with a selected action (without a selection: all). Sets `problem` at the end."""
         filtered = self._action is not None or self._chosen.needs_actions
         damage: InterlockError | None = None
         try:
             self._touched = self._past.touched(self._run.run_id, self._action)
         except InterlockError as error:
             damage = error
-        # What is chosen by its content has to be looked at before it can be counted.
+        # If actions are selected by content, they must be read before they can be counted.
         within = None if self._chosen.needs_actions else self._limit
         found = self._past.proposals(self._run.run_id, action=self._action, limit=within)
         count = 0
@@ -178,7 +178,7 @@ class ShownRun:
         return self._chosen.wants(line) if line is not None else not self._chosen.needs_actions
 
     def as_object(self, proposals: Iterator[Chosen]) -> LongObject:
-        """As one JSON object, the run's own fields first."""
+        """The run as one JSON object, its own fields first."""
         command = self._command()
         shown = {} if command is None else {"command": command}
         return LongObject(
@@ -192,7 +192,7 @@ class ShownRun:
         return touched | cut | ({} if self.problem is None else {"problem": self.problem.as_dict()})
 
     def text(self, out: Output, proposals: Iterator[Chosen]) -> Iterator[str]:
-        """As lines for people."""
+        """The run as lines for people."""
         yield from self._head_lines(out)
         for one in proposals:
             yield from self._lines(out, one)
@@ -202,7 +202,7 @@ class ShownRun:
         yield from self.tail_lines(out)
 
     def _head_lines(self, out: Output) -> Iterator[str]:
-        """The run itself, for people."""
+        """The lines about the run itself."""
         row = self._run
         source = "" if row.source == "unknown" else f", from {clean(row.source)}"
         yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}{source}"
@@ -214,19 +214,19 @@ class ShownRun:
             yield f"command {clean(command)}"
 
     def _command(self) -> str | None:
-        """The command of a measured run, redacted; None of other runs, and where the journal cannot be read."""
+        """The command of a measured run, redacted; None for other runs, and if the journal cannot be read."""
         from interlock.engine.inspect.actions import first_action  # noqa: PLC0415 - start-up
 
         if self._run.source != _EXEC:
             return None
         try:
             first = first_action(self._past.place.runs / self._run.run_id, self._run)
-        except InterlockError:  # `proposals` says so
+        except InterlockError:  # `proposals` reports it
             return None
         return None if first is None else first.about
 
     def _lines(self, out: Output, chosen: Chosen) -> Iterator[str]:
-        """A proposal, for people."""
+        """The lines of a proposal."""
         one, lines = chosen.proposal, chosen.proposal.lines
         yield ""
         yield clean(one.result.proposal_id)
@@ -251,20 +251,20 @@ class ShownRun:
         return lines
 
     def tail_lines(self, out: Output) -> Iterator[str]:
-        """What went wrong, for people."""
+        """The lines about problems."""
         if self.problem is not None:
             yield out.paint("damaged: ", "red") + clean(self.problem.message)
 
 
 class Chosen(NamedTuple):
-    """A proposal, and those of its rows that are shown."""
+    """A proposal, with the rows that are shown."""
 
     proposal: ShownProposal
     rows: list[ActionResult]
     touched: dict[tuple[str, str], Touched]
 
     def as_object(self) -> LongObject:
-        """As one JSON object: each row with `tool`, `about`, `parameters`, `undone`, `undone_by`, `touched`."""
+        """The proposal as one JSON object: each row with `tool`, `about`, `parameters`, `undone`, `undone_by`, `touched`."""
         head = msgspec.structs.asdict(self.proposal.result)
         del head["results"]
         return LongObject(head, "results", map(self._row, self.rows))
@@ -277,7 +277,7 @@ class Chosen(NamedTuple):
 
 
 def _full(out: Output, row: ActionResult, line: ActionLine | None) -> Iterator[str]:
-    """The parameters and the whole output; text stays as it is, line for line."""
+    """The parameters and the whole output; text is printed line by line."""
     if line is not None and line.parameters is not None:
         yield from _value(out, "parameters", line.parameters)
     if row.output is not None:

@@ -47,33 +47,33 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WAIT_SAID_MS: Final = 1000
-"""Waits that can be longer than this get a line of their own."""
+"""Waits that can be longer than this get a separate line."""
 
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
-@click.option("--dry-run", is_flag=True, help="Steps 1 to 7 only: nothing runs, no one is asked, no budget is spent.")
+@click.option("--dry-run", is_flag=True, help="Only steps 1 to 7: nothing runs, nobody is asked, no budget is spent.")
 @click.option("--session", metavar="NAME", help="The session that the run belongs to.")
-@click.option("--agent", metavar="NAME", help="The agent that proposes this; overrides the plan.")
+@click.option("--agent", metavar="NAME", help="The proposing agent; overrides the plan.")
 @click.option(
     "--grant-token",
     "token_file",
     type=click.Path(path_type=Path),
-    help="A file with a grant token: the run has what the token allows, and nothing else.",
+    help="A file with a grant token, which limits the run to what it allows.",
 )
 @click.option(
-    "--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3. `interlock resume` continues."
+    "--no-wait", is_flag=True, help="Do not wait for approvals; exit with code 3. `interlock resume` continues."
 )
 @click.option(
     "--commit",
     "how",
     type=click.Choice(["ask", "never"]),
-    help="Keep the layer of a success for `interlock diff`, `commit` or `discard`; `ask` shows what differs.",
+    help="After success, keep the layer for `interlock diff`, `commit` or `discard`; `ask` also shows the differences.",
 )
 @click.option(
     "--recorder",
     type=click.Choice(["notify", "none"]),
-    help="Record, from the kernel, the files, programs and hosts that each action's processes touch; `runs show` shows them.",
+    help="Record the files, programs and hosts that processes touch, in the kernel; `runs show` lists them.",
 )
 @click.option(
     "--set",
@@ -98,7 +98,7 @@ def run(
     """Run a proposal through the gate. PLAN is a file in JSON or YAML, or - for standard input.
 
     Exit code: 0 if every action succeeded, 1 if one did not, 2 if the proposal or the configuration is invalid, 3 if an
-    action waits for an answer.
+    action waits for an approval.
     """
     flags = _flags(settings)
     if how is not None:
@@ -126,10 +126,10 @@ def run(
 
 @click.command(cls=Command)
 @click.argument("run_id", metavar="RUN", type=RUN)
-@click.option("--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for approvals; exit with code 3.")
 @click.pass_obj
 def resume(out: Output, run_id: str, no_wait: bool) -> int:
-    """Finish a run that was interrupted, or that waited for an answer. Finished actions never run again."""
+    """Finish a run that was interrupted, or that waited for an approval. Finished actions are not run again."""
     with runtime(out, offer_trust=True) as opened:
         results, calls = resume_run(out, opened, run_id, {}, no_wait=no_wait)
     return show_resumed(out, run_id, results, calls)
@@ -138,20 +138,24 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 @click.command(cls=Command)
 @click.argument("run_id", metavar="[RUN]", required=False, type=RUN)
 @click.option("--action", metavar="ID", help="Undo only this action of the run.")
-@click.option("--force", is_flag=True, help="Also overwrite files that were changed since; their content is kept.")
-@click.option("--skip-changed", is_flag=True, help="Leave what was changed since as it is, and undo the rest.")
+@click.option("--force", is_flag=True, help="Also overwrite files that were changed since; their content is backed up.")
+@click.option("--skip-changed", is_flag=True, help="Skip files that were changed since, and undo the rest.")
 @click.pass_obj
 def undo(out: Output, run_id: str | None, action: str | None, force: bool, skip_changed: bool) -> int:
-    """Undo what a run did: files, state, and actions with a compensation. An undo is itself a run, and can be undone.
+    """Undo the effects of a run: files, state, and actions with a compensation. An undo is itself a run, and can be
+    undone.
 
-    Without RUN, at a terminal: shows what undoing the newest run that is not undone would change, and asks.
+    Without RUN, at a terminal: shows what undoing the newest run that is not undone would change, and asks for
+    confirmation.
 
     Exit code: 0 if everything was undone, 1 if something was not: it cannot be undone, or was changed since.
     """
     if force and skip_changed:
-        raise UsageError("`--force` overwrites what was changed since, `--skip-changed` leaves it: give one of them")
+        raise UsageError(
+            "`--force` and `--skip-changed` cannot be combined: one overwrites changed files, the other skips them"
+        )
     if run_id is None:
-        from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - only then
+        from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - needed only here
 
         run_id = choose_run(out, action)
         if run_id is None:
@@ -165,8 +169,8 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool, skip_
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
-        others = "" if skip_changed else "`--skip-changed` undoes the rest and leaves what was changed since; "
-        out.note(f"{others}`--force` overwrites it but keeps its content, so that undo can be undone too")
+        others = "" if skip_changed else "`--skip-changed` skips what was changed since and undoes the rest; "
+        out.note(f"{others}`--force` overwrites it with a backup, so that the undo can be undone")
     return undo_exit_code(result)
 
 
@@ -176,7 +180,7 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool, skip_
 def resume_run(
     out: Output, opened: Runtime, run_id: str, answers: Mapping[str, Answer], *, no_wait: bool, by: str = ""
 ) -> tuple[list[ProposalResult], Calls]:
-    """Resume a run, with answers to unknown outcomes. Returns the results, and what was called."""
+    """Resume a run, with answers to unknown outcomes. Returns the results, and the calls."""
     calls = Calls()
     opened.subscribe(events=calls.on_event)
     results = run_at_terminal(
@@ -186,7 +190,7 @@ def resume_run(
 
 
 def show_resumed(out: Output, run_id: str, results: list[ProposalResult], calls: Calls) -> int:
-    """Print the results of a resumed run; returns the exit code."""
+    """Print the results of a resumed run. Returns the exit code."""
     statuses = [result.status for result in results]
     status = next((s for s in statuses if s != "succeeded"), "succeeded")
     if "held" in statuses:
@@ -196,7 +200,7 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult], calls:
         {"run_id": run_id, "status": status, "proposals": results},
         lambda: (
             [line for result in results for line in proposal_lines(out, result, calls=calls)]
-            or ["there was nothing left to do"]
+            or ["nothing was left to do"]
         ),
     )
     _note_held(out, results)
@@ -204,13 +208,13 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult], calls:
     return EXIT_CODES.get(status, FAILED)
 
 
-# -- inside
+# -- internals
 
 
 def run_at_terminal(
     out: Output, opened: Runtime, work: Callable[[], Awaitable[T]], *, no_wait: bool = False, run_id: str | None = None
 ) -> T:
-    """Run with progress, questions at the terminal, and Ctrl-C handling."""
+    """Run with progress, prompts at the terminal, and Ctrl-C handling."""
     from interlock.surfaces.cli.progress import Progress  # noqa: PLC0415 - start-up
 
     progress = Progress(out)
@@ -242,7 +246,7 @@ def run_at_terminal(
 
 
 def _ask_here(out: Output, opened: Runtime, progress: Progress, *, no_wait: bool) -> Callable[[], None]:
-    """Ask questions at the terminal, or say that one waits. Returns what ends that."""
+    """Show holds at the terminal, or print a note for each. Returns a function that stops this."""
     desk = opened.approvals.desk
     desk.wait = not no_wait
     if no_wait:
@@ -262,7 +266,7 @@ def _note_question(out: Output, hold: Hold) -> None:
 
 
 def _note_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:
-    """Print a line for a long wait. The prompt covers questions, and the progress line covers short waits."""
+    """Print a line for a long wait. The prompt covers holds, and the progress line covers short waits."""
     progress.on_waiting(waiting)
     if waiting.cause != "approval" and waiting.wait_max_ms >= WAIT_SAID_MS:
         who = "" if waiting.action_id is None else f"`{waiting.action_id}` "
@@ -283,7 +287,7 @@ def _flags(settings: Sequence[str]) -> dict[str, str]:
 
 
 def _note_unfinished(out: Output, opened: Runtime) -> None:
-    """Recover the journals of dead runs before a new run, and say in one line that they are there."""
+    """Recover the journals of dead runs before a new run, and print one line about them."""
     unfinished = [one for one in opened.runs.recover() if one.need != "nothing"]
     if len(unfinished) == 1:
         (one,) = unfinished
@@ -292,7 +296,7 @@ def _note_unfinished(out: Output, opened: Runtime) -> None:
     elif unfinished:
         counts = Counter(one.status for one in unfinished)
         parts = ", ".join(f"{number} {clean(status)}" for status, number in counts.items())
-        out.note(f"unfinished: {len(unfinished)} runs ({parts}); `interlock recover` says what each needs")
+        out.note(f"unfinished: {len(unfinished)} runs ({parts}); `interlock recover` shows what each needs")
 
 
 def _note_layers(out: Output, results: Iterable[ProposalResult]) -> None:
@@ -307,7 +311,7 @@ def _note_held(out: Output, results: list[ProposalResult]) -> None:
             row.status == "succeeded" and (row.posture or {}).get("layer", "").startswith("active")
             for row in result.results
         ):
-            out.note("what is `ok` so far is in the proposal's layer, and committed when the run has ended well")
+            out.note("changes so far are in the proposal's layer, and are committed when the run succeeds")
         for row in result.results:
             if row.status != "held":
                 continue

@@ -23,7 +23,7 @@ from interlock.surfaces.cli.report import report
 from interlock.surfaces.cli.run_views import ShownRun, described_runs, run_table
 
 SHOWN: Final = 1000
-"""Actions that `show` prints for people unless they ask for more."""
+"""Maximum number of actions that `show` prints for people by default."""
 
 
 @click.group(cls=Group)
@@ -49,7 +49,7 @@ def list_runs(
     grep: str | None,
     limit: int,
 ) -> None:
-    """List runs, newest first, each with its first action. With --tool or --grep: those that have such an action."""
+    """List runs, newest first, each with its first action. With --tool or --grep: only runs with such an action."""
     chosen = choice(since, agent, tool, grep)
     with history() as past:
         rows = past.runs(
@@ -65,8 +65,8 @@ def list_runs(
 @runs.command("show")
 @click.argument("run_id", metavar="RUN", type=RUN)
 @click.option("--action", metavar="ID", help="Only this action, with its parameters and all of its output.")
-@click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool; `git.*` are all of git.")
-@click.option("--grep", metavar="PATTERN", help="Only actions in whose tool, parameters or error this is found.")
+@click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool or pattern, such as `git.*`.")
+@click.option("--grep", metavar="PATTERN", help="Only actions whose tool, parameters or error match.")
 @click.option(
     "--limit", type=click.IntRange(1), help=f"Maximum number of actions to show.  [default: {SHOWN}; with --json all]"
 )
@@ -74,9 +74,9 @@ def list_runs(
 def show_run(
     out: Output, run_id: str, action: str | None, tool: str | None, grep: str | None, limit: int | None
 ) -> int:
-    """Show what a run did: each proposal with the result of each action, and what was undone since.
+    """Show a run: each proposal with the result of each action, and whether it was undone.
 
-    Parameters are shown as the journal has them, which is redacted; outputs as they were, while their originals are kept.
+    Parameters are redacted, as in the journal; outputs are shown unredacted while the originals are kept.
     """
     chosen = choice(None, None, tool, grep)
     with history() as past:
@@ -108,7 +108,7 @@ def show_run(
 def log(out: Output, run_id: str, start: int) -> int:
     """Show the events of a run's journal, in order, and what recorded actions touched.
 
-    With --json: one list of all events with all their fields. Without it, what serves programs is left out.
+    With --json: one list of all events with all fields. Otherwise without fields that are only for programs.
     """
     from interlock.surfaces.cli.events import EventLines, as_builtins  # noqa: PLC0415 - start-up
     from interlock.surfaces.cli.touched_lines import RecordedActions  # noqa: PLC0415 - start-up
@@ -160,8 +160,8 @@ def head(out: Output, run_id: str) -> None:
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write."
 )
-@click.option("--metadata", "notes", multiple=True, metavar="KEY=TEXT", help="Save this with it; `restore` shows it.")
-@click.option("--events", is_flag=True, help="Save the run's journal in it too, redacted as it is.")
+@click.option("--metadata", "notes", multiple=True, metavar="KEY=TEXT", help="Metadata to save; `restore` shows it.")
+@click.option("--events", is_flag=True, help="Include the run's journal, with its redacted values.")
 @click.pass_obj
 def checkpoint(out: Output, run_id: str, output: Path, notes: tuple[str, ...], events: bool) -> None:
     """Save the state, the tools and the head of a run's journal. The file holds unredacted values (mode 0600)."""
@@ -177,13 +177,13 @@ def checkpoint(out: Output, run_id: str, output: Path, notes: tuple[str, ...], e
 @runs.command("restore")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Keep state keys that the checkpoint lacks.")
-@click.option("--accept-tools", is_flag=True, help="Restore although tools are missing or have another definition.")
+@click.option("--accept-tools", is_flag=True, help="Restore even if tools are missing or have another definition.")
 @click.pass_obj
 def restore(out: Output, file: Path, merge: bool, accept_tools: bool) -> None:
     """Restore the state of a checkpoint, exactly or merged. The restore is itself a run.
 
-    Refused if tools that the checkpoint names are missing or have another definition: the state may mean something else to
-    others.
+    Refused if tools that the checkpoint names are missing or have another definition, because the state may have
+    another meaning for them.
     """
     with undoing_runtime(out) as opened:
         prepare(out, opened)
@@ -201,11 +201,11 @@ def restore(out: Output, file: Path, merge: bool, accept_tools: bool) -> None:
 
 @runs.command("prune")
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...", type=RUN)
-@click.option("--older-than", metavar="DURATION", help="Remove every run that ended longer ago than this, such as 30d.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--older-than", metavar="DURATION", help="Delete every run that ended longer ago than this, such as 30d.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.pass_obj
 def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bool) -> None:
-    """Remove runs entirely: journal, originals, backups. They can no longer be shown or undone."""
+    """Delete runs entirely: journal, originals, backups. They can no longer be shown or undone."""
     from interlock.engine.local.clock import SystemClock  # noqa: PLC0415 - start-up
     from interlock.model.units import duration_ms  # noqa: PLC0415 - start-up
 
@@ -231,7 +231,7 @@ def _check(out: Output, found: Check) -> Iterable[str]:
     word = out.paint("whole", "green") if found.ok else out.paint("damaged", "red")
     yield f"{word}: {found.events} events under {found.seals} seals, {found.bytes} bytes"
     if found.torn_bytes:
-        yield f"  {found.torn_bytes} bytes after the last seal, left by a process that died; run `interlock recover`"
+        yield f"  {found.torn_bytes} bytes after the last seal, left by a dead process; run `interlock recover`"
     if found.signed_up_to is not None:
         yield f"  signed up to event {found.signed_up_to} by {clean(found.signed_by or '')}"
     for problem in found.problems:

@@ -1,4 +1,4 @@
-"""`interlock sessions`: runs that belong together."""
+"""`interlock sessions`: groups of runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from interlock.surfaces.cli.run_views import described_runs, run_table
 
 @click.group(cls=Group)
 def sessions() -> None:
-    """List and show sessions: runs that belong together."""
+    """List and show sessions, which group runs."""
 
 
 @sessions.command("list")
 @click.pass_obj
 def list_sessions(out: Output) -> None:
-    """List sessions, the one with the newest run first."""
+    """List sessions, most recently used first."""
     with history() as past:
         rows = past.sessions()
     out.emit(
@@ -40,7 +40,7 @@ def list_sessions(out: Output) -> None:
 @click.argument("name")
 @click.pass_obj
 def show_session(out: Output, name: str) -> None:
-    """Show the runs of a session, newest first; failed ones too."""
+    """Show the runs of a session, newest first, including failed ones."""
     with history() as past:
         rows = list(described_runs(past, past.session(name), Choice()))
     out.emit({"session": name, "runs": [row.as_dict() for row in rows]}, lambda: run_table(out, rows))

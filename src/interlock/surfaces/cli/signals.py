@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a run: the first stops it cleanly, so that it can be resumed; the second exits at once.
+"""Ctrl-C, SIGTERM and SIGHUP during a run: the first stops it cleanly, so that it can be resumed; the second exits at
+once.
 
 SIGHUP arrives when the terminal closes, often twice (from the kernel and the shell), so it never counts as the second.
 Under `nohup`, where it is ignored, it stays ignored.
@@ -31,7 +32,7 @@ class InterruptedRunError(UsageError):
 
 
 def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on a loop of its own. Raises: CancelledError after the first signal, once everything has stopped."""
+    """Run a coroutine on a new event loop. Raises: CancelledError after the first signal, once everything has stopped."""
 
     async def watched() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -64,5 +65,5 @@ def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
 
 
 def interrupted(run_id: str) -> InterruptedRunError:
-    """The error that says how to resume the run."""
+    """The error that shows how to resume the run."""
     return InterruptedRunError(f"run `{run_id}` was stopped", hint=f"`interlock resume {run_id}` continues it")

@@ -1,4 +1,4 @@
-"""`interlock skills`: what was learnt from proposals that worked, for a person to read, test, approve and retire."""
+"""`interlock skills`: skills learnt from successful proposals, for a person to read, test, approve and retire."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _WAITING = {"workspace.mode": "layer", "workspace.commit": "never"}
 
 @click.group(cls=Group)
 def skills() -> None:
-    """Read, test, approve and retire skills: parametrised proposals that were seen to work."""
+    """Read, test, approve and retire skills: parametrised proposals that have succeeded."""
 
 
 @skills.command("list")
-@click.option("--all", "everything", is_flag=True, help="Include retired ones.")
+@click.option("--all", "everything", is_flag=True, help="Include retired skills.")
 @click.pass_obj
 def list_skills(out: Output, everything: bool) -> None:
-    """List the skills, with how their last uses went."""
+    """List the skills, with the results of their last uses."""
     with runtime(out) as opened:
         found = [one for one in opened.skills.list() if everything or one.state != "retired"]
         documents = [_document(opened, one) for one in found]
@@ -55,10 +55,10 @@ def list_skills(out: Output, everything: bool) -> None:
 
 @skills.command("show")
 @click.argument("name")
-@click.option("--version", type=click.IntRange(1), help="Which version; the one in use unless given, else the newest.")
+@click.option("--version", type=click.IntRange(1), help="The version; by default the one in use, else the newest.")
 @click.pass_obj
 def show(out: Output, name: str, version: int | None) -> None:
-    """Show a skill as the proposal that it is, with its tools, hosts and parameters: what `approve` lets be used."""
+    """Show a skill as a proposal, with its tools, hosts and parameters: this is what `approve` approves."""
     with runtime(out) as opened:
         prepare(out, opened)
         document = _document(opened, opened.skills.get(name, version))
@@ -67,14 +67,14 @@ def show(out: Output, name: str, version: int | None) -> None:
 
 @skills.command("test")
 @click.argument("name")
-@click.option("--version", type=click.IntRange(1), help="Which version; the newest candidate unless given.")
+@click.option("--version", type=click.IntRange(1), help="The version; by default the newest candidate.")
 @click.option(
     "--parameters", metavar="JSON", help="Arguments; by default those of the newest proposal that it was learnt from."
 )
-@click.option("--agent", metavar="NAME", help="With whose rights; by default the configuration's `agent`.")
+@click.option("--agent", metavar="NAME", help="The agent whose rights apply; by default the configuration's `agent`.")
 @click.pass_obj
 def test(out: Output, name: str, version: int | None, parameters: str | None, agent: str | None) -> int:
-    """Replay a skill in a layer that is dropped. Nothing is committed, but programs reach the hosts that the grant names."""
+    """Run a skill in a layer that is discarded. Nothing is committed, but programs can reach the hosts of the grant."""
     arguments = None if parameters is None else _arguments(parameters)
     with runtime(out, _WAITING) as opened:
         prepare(out, opened)
@@ -86,17 +86,17 @@ def test(out: Output, name: str, version: int | None, parameters: str | None, ag
 
 @skills.command("approve")
 @click.argument("name")
-@click.option("--version", type=click.IntRange(1), help="Which version; the newest candidate unless given.")
-@click.option("--digest", metavar="DIGEST", help="The digest that `show` printed: refuse if it was changed since.")
-@click.option("--untested", is_flag=True, help="Although it has not passed a test.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--version", type=click.IntRange(1), help="The version; by default the newest candidate.")
+@click.option("--digest", metavar="DIGEST", help="The digest that `show` printed; refuses a changed skill.")
+@click.option("--untested", is_flag=True, help="Approve it even if it has not passed a test.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @proving
 @click.pass_obj
 def approve(
     out: Output, name: str, version: int | None, digest: str | None, untested: bool, yes: bool,
     token_file: Path | None, approver: str | None,
 ) -> None:  # fmt: skip
-    """Let a version of a skill be used, after showing it. It gives no rights: each use is judged as any proposal."""
+    """Approve a version of a skill, after showing it. Approval gives no rights: each use is judged like any proposal."""
     with runtime(out) as opened:
         prepare(out, opened)
         skill = _candidate(opened, name, version)
@@ -109,7 +109,7 @@ def approve(
                 )
             for line in _lines(document):
                 out.write(sys.stderr, line)
-            if not click.confirm("Let this be used?", err=True):
+            if not click.confirm("Approve this skill?", err=True):
                 raise UsageError("not approved")
         by = _person(opened, token_file, approver)
         made = opened.skills.approve(
@@ -125,12 +125,12 @@ def approve(
 @click.argument("name")
 @click.pass_obj
 def repair(out: Output, name: str) -> None:
-    """Make a candidate of a skill's safe repairs: steps retried that failed for a reason that passes, tools as they are now."""
+    """Create a candidate with a skill's safe repairs: retries for transient failures, and the tools' present definitions."""
     with runtime(out) as opened:
         prepare(out, opened)
         found = opened.skills.repair(name)
         document = None if found is None else {"changes": list(found.changes), **_document(opened, found.skill)}
-    nothing = ["nothing can be repaired safely, or a candidate waits already"]
+    nothing = ["nothing can be repaired safely, or there is a candidate already"]
     out.emit(document, lambda: nothing if document is None else [*map(clean, document["changes"]), *_lines(document)])
 
 
@@ -139,7 +139,7 @@ def repair(out: Output, name: str) -> None:
 @proving
 @click.pass_obj
 def retire(out: Output, name: str, token_file: Path | None, approver: str | None) -> None:
-    """Let no version of a skill be used any more, nor be learnt again."""
+    """Retire a skill: no version is used any more, and it is not learnt again."""
     with runtime(out) as opened:
         found = opened.skills.retire(name, by=_person(opened, token_file, approver))
     out.emit(
@@ -150,10 +150,10 @@ def retire(out: Output, name: str, token_file: Path | None, approver: str | None
 
 @skills.command("export")
 @click.argument("name")
-@click.option("--version", type=click.IntRange(1), help="Which version; the one in use unless given, else the newest.")
+@click.option("--version", type=click.IntRange(1), help="The version; by default the one in use, else the newest.")
 @click.pass_obj
 def export(out: Output, name: str, version: int | None) -> None:
-    """Print a skill as a JSON document for elsewhere: without its evidence, its state and any rights."""
+    """Print a skill as a JSON document for use elsewhere, without its evidence, its state and any rights."""
     with runtime(out) as opened:
         data = opened.skills.export(opened.skills.get(name, version))
     out.raw(data.decode())
@@ -163,7 +163,7 @@ def export(out: Output, name: str, version: int | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.pass_obj
 def import_skill(out: Output, file: Path) -> None:
-    """Import a skill from FILE as a candidate, and show its tools and hosts. It is used only once a person approves it."""
+    """Import a skill from FILE as a candidate, and show its tools and hosts. It can be used only after a person approves it."""
     with runtime(out) as opened:
         prepare(out, opened)
         document = _document(opened, opened.skills.load(file.read_bytes()))
@@ -175,10 +175,10 @@ def import_skill(out: Output, file: Path) -> None:
 @skills.command("run")
 @click.argument("name")
 @click.argument("parameters", metavar="[JSON]", default="{}")
-@click.option("--agent", metavar="NAME", help="Who uses it; by default the configuration's `agent`.")
+@click.option("--agent", metavar="NAME", help="The agent that uses it; by default the configuration's `agent`.")
 @click.pass_obj
 def run(out: Output, name: str, parameters: str, agent: str | None) -> int:
-    """Use a skill with the arguments in JSON: one call for all of its actions, each judged with the caller's rights."""
+    """Use a skill with JSON arguments: one call for all its actions, each judged with the caller's rights."""
     with runtime(out) as opened:
         prepare(out, opened)
         result = asyncio.run(opened.skills.run(name, _arguments(parameters), agent=agent))
@@ -210,7 +210,7 @@ def _arguments(text: str) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise UsageError(f"the arguments are not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UsageError("the arguments are a JSON object")
+        raise UsageError("the arguments must be a JSON object")
     return value
 
 

@@ -1,4 +1,4 @@
-"""`interlock state`: the keys and values that the runs of a project share, as they are and as they were."""
+"""`interlock state`: the keys and values that the runs of a project share, and their history."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class _Key(click.ParamType[str]):
 
 @click.group(cls=Group)
 def state() -> None:
-    """Look at the state of this project. Needs no trusted configuration. To change it, propose a `state_write`."""
+    """Inspect the state of this project. Needs no trusted configuration. To change it, propose a `state_write`."""
 
 
 @state.command("list")
 @click.argument("pattern", metavar="[GLOB]", default="*")
 @click.pass_obj
 def list_keys(out: Output, pattern: str) -> None:
-    """List the keys with their versions and values; with GLOB only those that match, such as `build.*`."""
+    """List the keys with their versions and values; with GLOB only matching ones, such as `build.*`."""
     from interlock.model.globs import name_matcher  # noqa: PLC0415 - start-up
 
     matches = name_matcher([pattern])
@@ -74,7 +74,7 @@ def list_keys(out: Output, pattern: str) -> None:
 @click.argument("key", type=_Key())
 @click.pass_obj
 def get(out: Output, key: str) -> None:
-    """Print the value of a key as JSON; with --json with its version."""
+    """Print the value of a key as JSON; with --json also its version."""
     with _store() as store:
         found = store.get(key)
     if found is None:

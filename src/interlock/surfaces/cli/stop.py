@@ -1,4 +1,4 @@
-"""`interlock stop`: the emergency brake. Stops runs from any terminal."""
+"""`interlock stop`: the emergency stop for runs, from any terminal."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ class _Seconds(click.ParamType[float]):
 
 @click.command(cls=Command)
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1, type=ACTIVE_RUN)
-@click.option(
-    "--all", "everything", is_flag=True, help="All runs of this project that do something or wait for an answer."
-)
-@click.option("--reason", default="", metavar="TEXT", help="Why; the rows of the run and its journal say so.")
+@click.option("--all", "everything", is_flag=True, help="All runs of this project that work or wait for an approval.")
+@click.option("--reason", default="", metavar="TEXT", help="The reason, for the rows of the run and its journal.")
 @click.option(
     "--wait",
     "wait_s",
@@ -44,22 +42,22 @@ class _Seconds(click.ParamType[float]):
     metavar="TIME",
     help="How long to wait for the processes.  [default: 10s]",
 )
-@click.option("--kill", is_flag=True, help="Then kill a process that has not stopped its run (SIGKILL).")
+@click.option("--kill", is_flag=True, help="Kill processes that have not stopped their runs by then (SIGKILL).")
 @click.pass_obj
 def stop(out: Output, run_ids: Sequence[str], everything: bool, reason: str, wait_s: float, kill: bool) -> int:
-    """Stop what runs now, in any process: actions, their processes, waits, questions.
+    """Stop runs in any process: their actions, processes and waits, and the calls they hold.
 
-    What is done stays done; `interlock undo RUN` undoes it. A stopped run is over: it is not resumed, and no further proposal
+    Effects so far remain; `interlock undo RUN` undoes them. A stopped run has ended: it is not resumed, and no further proposal
     starts in it. Needs no trusted configuration.
 
-    Exit code: 0 if what ran is stopped, 1 if something could not be stopped, 2 if a run that you name is over or unknown.
+    Exit code: 0 if the runs were stopped, 1 if something could not be stopped, 2 if a named run has ended or is unknown.
     """  # fmt: skip
     if everything == bool(run_ids):
         raise UsageError("name the runs to stop, or `--all`", hint="`interlock runs list --status running` shows them")
     reports = _stop(out, list(dict.fromkeys(run_ids)), reason, wait_s, kill=kill)
     out.emit(reports, lambda: [_line(out, one) for one in reports] or ["nothing is running"])
     if any(one.outcome in ("stopped", "no_process", "killed") for one in reports):
-        out.note("`interlock undo RUN` undoes what it had done")
+        out.note("`interlock undo RUN` undoes its effects")
     return 0 if all(one.ok for one in reports) else FAILED
 
 

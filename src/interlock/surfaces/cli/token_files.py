@@ -1,4 +1,4 @@
-"""Grant tokens at the command line: the options that narrow one, and the files that they come from and go to."""
+"""Grant tokens at the command line: the options that narrow a token, and the files for reading and writing one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from interlock.surfaces.cli.results import when
 
 _FILE_BYTES_MAX: Final = 128 * 1024
 _WHOLE: Final = ("tools", "read", "write", "hosts", "state-keys", "unscoped")
-"""What a token can be narrowed to none of."""
+"""Parts of a token that `--no` can remove entirely."""
 
 
 def restricting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options by which a grant token is narrowed. What is left out stays as it was."""
+    """Add the options that narrow a grant token. Omitted options narrow nothing."""
     options = [
         click.option("--tool", "tools", multiple=True, metavar="GLOB", help="Only these tools."),
         click.option("--deny-tool", "deny_tools", multiple=True, metavar="GLOB", help="Not these tools."),
@@ -31,19 +31,24 @@ def restricting(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--host", "hosts", multiple=True, metavar="NAME:PORT", help="Only these hosts."),
         click.option("--state-key", "state_keys", multiple=True, metavar="GLOB", help="Only these state keys."),
         click.option(
-            "--unscoped", multiple=True, metavar="GLOB", help="Of tools that mark no paths or hosts only these."
+            "--unscoped",
+            multiple=True,
+            metavar="GLOB",
+            help="Of the tools whose schemas mark no paths or hosts, only these.",
         ),
-        click.option("--no", "nothing", multiple=True, type=click.Choice(_WHOLE), help="Nothing of this kind at all."),
+        click.option("--no", "nothing", multiple=True, type=click.Choice(_WHOLE), help="Nothing of this kind."),
         click.option(
             "--actions-max", type=click.IntRange(1, 1_000_000_000), help="Maximum number of actions in one proposal."
         ),
         click.option("--uses", "uses_max", type=click.IntRange(1, 1_000_000_000), help="Maximum number of uses."),
-        click.option("--ttl", metavar="DURATION", help="How long it holds, such as `10m`; else an hour, or as before."),
+        click.option(
+            "--ttl", metavar="DURATION", help="How long it is valid, such as `10m`.  [default: 1h, or as before]"
+        ),
         click.option(
             "--out",
             "file",
             type=click.Path(path_type=Path),
-            help="Write it to this new file (0600), not to the screen.",
+            help="Write it to this new file (0600) instead of the screen.",
         ),
     ]
     for option in reversed(options):
@@ -70,20 +75,20 @@ def ttl_ms_of(ttl: str | None) -> int | None:
 
 
 def restriction_of(limits: dict[str, Any], expires_at_us: int | None = None) -> Restriction:
-    """What was said, as a block: an option that was left out narrows nothing, `--no` leaves nothing."""
+    """The options as a block: an omitted option narrows nothing, `--no` removes everything of a kind."""
     nothing = {name.replace("-", "_") for name in limits.pop("nothing")}
     for name in (name.replace("-", "_") for name in _WHOLE):
         if name in nothing and limits[name]:
-            raise UsageError(f"`--no {name.replace('_', '-')}` leaves none of them", hint="name some, or none")
+            raise UsageError(f"`--no {name.replace('_', '-')}` leaves none of them", hint="remove one of the options")
         limits[name] = limits[name] or (() if name in nothing else None)
     if not all(glob for globs in limits.values() if isinstance(globs, tuple) for glob in globs):
-        raise UsageError("an empty glob matches nothing", hint="leave the option out, or name what is meant")
+        raise UsageError("an empty glob matches nothing", hint="omit the option, or give a glob")
     return Restriction(**limits, expires_at_us=expires_at_us)
 
 
 def description(text: str) -> dict[str, Any]:
-    """The claims of a token, without its secret. Raises: UsageError `bad_grant_token` if it is not whole."""
-    from interlock.capability.tokens import read_token  # noqa: PLC0415 - start-up: it brings cryptography
+    """The claims of a token, without its secret. Raises: UsageError `bad_grant_token` if it is incomplete."""
+    from interlock.capability.tokens import read_token  # noqa: PLC0415 - start-up: imports cryptography
 
     found = read_token(text)
     root = found.root
@@ -99,7 +104,7 @@ def description(text: str) -> dict[str, Any]:
 
 
 def hand_over(out: Output, text: str, file: Path | None) -> None:
-    """Put the token into a new file, with its description on the screen; or, without a file, itself on the screen."""
+    """Write the token to a new file and print its description; without a file, print the token."""
     about = description(text)
     if file is None:
         out.emit({**about, "token": text}, lambda: [text])

@@ -1,4 +1,4 @@
-"""`interlock tools`: the tools that can be called, and the lock of those that MCP servers define."""
+"""`interlock tools`: lists the available tools, and locks those that MCP servers define."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 @click.group(cls=Group)
 def tools() -> None:
-    """List the tools, and pin what MCP servers say of theirs."""
+    """List the tools, and pin the definitions of MCP servers' tools."""
 
 
 @tools.command("list")
@@ -37,7 +37,7 @@ def list_tools(out: Output) -> None:
 @click.argument("servers", nargs=-1, metavar="[SERVER]...")
 @click.pass_obj
 def diff_tools(out: Output, servers: Sequence[str]) -> int:
-    """Start MCP servers, and show how their tools differ from interlock.lock. Exit code 1 if they do."""
+    """Start MCP servers, and show how their tools differ from interlock.lock. Exit code 1 if they differ."""
     with runtime(out) as opened:
         found = asyncio.run(opened.servers.compare(servers))
     out.emit(_document(found), lambda: _lines(out, found))
@@ -48,10 +48,10 @@ def diff_tools(out: Output, servers: Sequence[str]) -> int:
 @click.argument("servers", nargs=-1, metavar="[SERVER]...")
 @click.pass_obj
 def lock_tools(out: Output, servers: Sequence[str]) -> int:
-    """Start MCP servers, show how their tools differ from interlock.lock, and write it. Agents are offered what it holds.
+    """Start MCP servers, show how their tools differ from interlock.lock, and update it. Agents see only locked tools.
 
-    A tool that cannot be shown as it is (invisible characters, a schema that cannot be used) is left out. The lock is part of the
-    configuration: it counts once it is trusted.
+    A tool that cannot be shown faithfully (invisible characters, an unusable schema) is left out. The lock is part of
+    the configuration, so it takes effect once trusted.
     """
     with runtime(out) as opened:
         found = asyncio.run(opened.servers.compare(servers))
@@ -75,14 +75,14 @@ def _document(found: Sequence[Difference]) -> dict[str, object]:
 
 
 def _lines(out: Output, found: Sequence[Difference]) -> Iterable[str]:
-    """For people. What a server wrote is shown escaped."""
+    """The differences for people. Text from a server is escaped."""
     for one in found:
         if one.unreachable is not None:
             yield f"{one.server}: {clean(one.unreachable)}"
             if one.hint:
                 yield f"  hint: {clean(one.hint)}"
             continue
-        yield f"{one.server}: " + ("as it is locked" if not one.differs else "differs from the lock")
+        yield f"{one.server}: " + ("matches the lock" if not one.differs else "differs from the lock")
         for tool, why in one.problems.items():
             yield f"  {clean(tool)}: cannot be locked: {clean(why)}"
         for tool, parts in one.remarks.items():

@@ -1,4 +1,4 @@
-"""Renders what an action touched, as its kernel recorder saw it: one line in an overview, lists for a single action."""
+"""Renders what the kernel recorder saw of an action: one line in an overview, lists for a single action."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from interlock.engine.inspect.touched import Touched
 
 _NAMED: Final = 4
-"""Entries of each kind that an overview names."""
+"""Maximum entries of each kind that an overview names."""
 _LINE_CHARS: Final = 300
 
 
 class RecordedActions:
-    """The actions of a run that were recorded, for a reader of its journal."""
+    """The recorded actions of a run, for a reader of its journal."""
 
     def __init__(self, past: History, run_id: str) -> None:
-        """Reads nothing yet."""
+        """Nothing is read yet."""
         self._past = past
         self._run_id = run_id
         self._found: dict[tuple[str, str], Touched] | None = None
 
     def lines(self, out: Output, event: Event | Unknown) -> Iterator[str]:
-        """What the action touched whose recorder has ended with this event. Raises: IntegrityError `kernel_layer_damaged`."""
+        """What an action touched, if its recorder ended with this event. Raises: IntegrityError `kernel_layer_damaged`."""
         if not isinstance(event, ActionRecorded) or event.proposal is None or event.action is None:
             return
         if self._found is None:
@@ -40,7 +40,7 @@ class RecordedActions:
 
 
 def overview(out: Output, found: Touched, root: Path) -> Iterator[str]:
-    """An overview, and a warning if the record is not whole. `root` is the workspace: paths in it are shown relative."""
+    """An overview, and a warning if the record is incomplete. Paths in the workspace `root` are shown relative to it."""
     names = list(dict.fromkeys(program.path.rpartition("/")[2] for program in found.programs))
     parts = [
         _part(names, "program", "programs"),
@@ -56,10 +56,8 @@ def overview(out: Output, found: Touched, root: Path) -> Iterator[str]:
 
 
 def full_lists(out: Output, found: Touched, root: Path) -> Iterator[str]:
-    """Everything that was recorded of an action, by kind."""
-    yield out.paint(
-        f"recorded by the kernel ({found.calls} calls; attempts: whether each succeeded was not seen):", "bold"
-    )
+    """Everything recorded of an action, by kind."""
+    yield out.paint(f"recorded by the kernel ({found.calls} calls; these are attempts, which may have failed):", "bold")
     commands = (shlex.join(program.argv) if program.argv else program.path for program in found.programs)
     paths = (program.path for program in found.programs)
     yield from _list("programs", (f"{path}: {command}" for path, command in zip(paths, commands, strict=True)))
@@ -75,11 +73,11 @@ def full_lists(out: Output, found: Touched, root: Path) -> Iterator[str]:
 def _warnings(out: Output, found: Touched) -> Iterator[str]:
     notes = []
     if found.lost:
-        notes.append("its recorder was killed, and the program with it: the end may be missing")
+        notes.append("the recorder was killed, and the program with it: the end may be missing")
     if found.unfinished:
-        notes.append("the record has no end: the action still runs, or the process that wrote it was killed")
+        notes.append("the record has no end: the action is still running, or the process that wrote it was killed")
     if found.dropped:
-        notes.append(f"{found.dropped} of {found.calls} calls are not in the record, whose size is bounded")
+        notes.append(f"{found.dropped} of {found.calls} calls are not in the record, because of its size limit")
     if found.refused:
         notes.append(f"{found.refused} calls were refused because their arguments could not be read")
     if found.unlisted:
@@ -102,7 +100,7 @@ def _list(title: str, entries: Iterable[str]) -> Iterator[str]:
 
 
 def _short(paths: Sequence[str], root: Path) -> list[str]:
-    """Paths, those in the workspace relative to it and first."""
+    """Paths, with those in the workspace first and relative to it."""
     top = f"{root}/"
     inside = [path.removeprefix(top) for path in paths if path.startswith(top)]
     return [*inside, *(path for path in paths if not path.startswith(top))]

@@ -1,4 +1,4 @@
-"""What bare `interlock undo` would undo, and the question whether to do so."""
+"""Shows what `interlock undo` without a run would undo, and asks for confirmation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from interlock.workspace.undo import plan_by_action
 _HINT = "such as `interlock undo last`; `interlock runs list` shows them"
 _FILES_SHOWN: Final = 10
 _MAY_HAVE_ACTED = frozenset({"succeeded", "failed", "not_undone", "unknown_outcome", "cancelled", "running"})
-"""Statuses of actions that an undo looks at."""
+"""Statuses of actions that undo considers."""
 
 
 def choose_run(out: Output, action: str | None) -> str | None:
-    """The newest run that is neither an undo nor undone, once it was shown and a person said yes; None for a no.
+    """The newest run that is neither an undo nor undone, after it was shown and a person agreed; None if they declined.
 
-    Raises: UsageError without a terminal, or such a run.
+    Raises: UsageError without a terminal, or if there is no such run.
     """
     if out.json or not at_terminal():
         raise UsageError("name the run to undo", hint=_HINT)
@@ -43,12 +43,12 @@ def choose_run(out: Output, action: str | None) -> str | None:
         try:
             deque(past.proposals(run_id), maxlen=0)
         except InterlockError as error:
-            hint = f"`interlock undo {run_id}` tries it"
+            hint = f"`interlock undo {run_id}` tries anyway"
             raise IntegrityError(error.message, code=error.code, hint=hint) from error
         chosen = [line for line in shown if action in (None, line.action_id)]
         if not any(_can_act(line) for line in chosen):
             raise UsageError(
-                f"the newest run that is not undone, `{run_id}`, has nothing that could be undone",
+                f"the newest run that is not undone, `{run_id}`, has nothing that can be undone",
                 code="nothing_to_undo",
                 hint="name an earlier one: `interlock runs list` shows them",
             )
@@ -63,13 +63,13 @@ def choose_run(out: Output, action: str | None) -> str | None:
             raise UsageError(
                 f"run `{run_id}` continued, or was undone, since it was shown",
                 code="run_unfinished",
-                hint="look again: `interlock undo`",
+                hint="run `interlock undo` again",
             )
     return run_id
 
 
 def _find_not_undone(past: History, action: str | None) -> RunRow:
-    """The run that is offered. Raises: UsageError `nothing_to_undo`."""
+    """The run to offer. Raises: UsageError `nothing_to_undo`."""
     for row in past.runs():
         if row.source == UNDO_TOOL:
             continue
@@ -84,7 +84,7 @@ def _find_not_undone(past: History, action: str | None) -> RunRow:
 
 
 def _files_of(past: History, run_id: str) -> dict[tuple[str, str], list[str]]:
-    """The files that each action changed, by its proposal and id; none if that cannot be read, which the undo itself says."""
+    """The files that each action changed, by proposal and id; empty if they cannot be read, which the undo itself reports."""
     try:
         by_action = plan_by_action(past.directory(run_id))
     except InterlockError:
@@ -117,4 +117,4 @@ def _preview(
     for line, note in notes:
         yield out.paint("cannot be undone: ", "red") + brief(f"{line.action_id}: {note}", 120)
     if row.finished_us is None:
-        yield "this run is not over: it ends with its undo"
+        yield "this run has not ended: undoing it also ends it"

@@ -1,4 +1,4 @@
-"""`interlock approvals watch`: questions of all runs as they are asked, and at a terminal their answers."""
+"""`interlock approvals watch`: shows the holds of all runs as they arrive, and at a terminal reads the answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 
 def show_questions(out: Output, count: int | None) -> None:
-    """Print questions as they are asked, `count` at most; with `--json` as one list at the end."""
+    """Print holds as they arrive, `count` at most; with `--json` as one list at the end."""
     seen: list[Hold] = []
     try:
         for hold in _questions(count):
@@ -38,11 +38,11 @@ def show_questions(out: Output, count: int | None) -> None:
 
 
 def answer_questions(out: Output, count: int | None, prove: Callable[[bool], Proof]) -> None:
-    """Ask the questions at this terminal, one after the other. `prove` gives a proof, which may be `needed`, for each answer."""
+    """Show holds at this terminal, one after the other. `prove` returns a proof for each answer, if `needed`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that the terminal is restored
     keys = KeyInput()
     dialogue = Dialogue(out, _AnyTerminal(out, prove), keys)
-    out.note("waiting for questions; Ctrl-C ends this")
+    out.note("waiting for held calls; stop with Ctrl-C")
     try:
         for hold in _questions(count):
             if dialogue.ask(hold.id) == "ended":
@@ -54,7 +54,7 @@ def answer_questions(out: Output, count: int | None, prove: Callable[[bool], Pro
 
 
 def _questions(count: int | None) -> Iterator[Hold]:
-    """Open questions in the order in which they were asked, as they come; those that are answered by then are left out."""
+    """Open holds in order as they arrive, without those that are already answered."""
     after = given = 0
     with open_desk(Path(), os.environ, trusted=False) as desk:
         answering, changes = Answering(desk, "cli"), watch_questions(desk)
@@ -80,7 +80,7 @@ def wait_for_change(changes: int | None) -> None:
 
 
 class _AnyTerminal:
-    """Answers from a terminal that started none of the runs: each answer needs the proof that `approvals approve` needs.
+    """Answers from a terminal that started none of the runs. Each answer needs the same proof as `approvals approve`.
 
     The desk is opened again for each, so that approvers and groups are current.
     """
