@@ -202,7 +202,7 @@ def test_doctor_tries_the_gateway_by_starting_it(place):
     place.install("replace")
     name = "claude-code: replace mode, project: gateway"
     tried = place.facts()[name]
-    assert (tried.status, tried.detail.startswith("started, it offers ")) == ("ok", True), tried
+    assert (tried.status, tried.detail.startswith("it starts, and offers ")) == ("ok", True), tried
     place.install("replace", agent="stranger")
     tried = place.facts()[name]
     assert (tried.status, "`stranger`" in tried.detail, "[grants.NAME]" in tried.hint) == ("warning", True, True)

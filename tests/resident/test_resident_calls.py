@@ -43,7 +43,7 @@ def test_what_is_refused_and_why(project, tmp_path):
         ("WebFetch", {"url": "https://example.org", "prompt": "x"}, "capability_denied"),
         ("NotebookEdit", {"notebook_path": "n.ipynb"}, "does not know"),
         ("mcp__other__tool", {}, "not behind"),
-        ("Bash", {"cmd": "ls"}, "`command` is not a text"),
+        ("Bash", {"cmd": "ls"}, "`command` is not a string"),
         ("Write", {"file_path": "a\0b", "content": "x"}, "NUL"),
         ("Monitor", {"ws": {"url": "wss://example.org"}}, "web socket"),
     ]

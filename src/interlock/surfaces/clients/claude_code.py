@@ -1,6 +1,8 @@
-"""Claude Code: in replace mode its own tools are denied and the gateway is started; in guard mode its hooks ask the gate.
+"""Claude Code: in replace mode its own tools are denied and the gateway is started; in guard mode its hooks ask the
+gate.
 
-Tested with version 2.1.332. Sources: its documentation of settings, permissions, hooks and MCP, and tries with the program.
+Tested with version 2.1.332. Sources: its documentation of settings, permissions, hooks and MCP, and trials with the
+program.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ NATIVE: Final = (
     "Bash", "BashOutput", "KillShell", "Monitor", "Write", "Edit", "MultiEdit", "NotebookEdit", "Read", "Glob", "Grep", "LS",
     "WebFetch", "EnterWorktree", "ExitWorktree",
 )  # fmt: skip
-"""Its own tools that run commands, touch files or fetch pages. Denied, they are not offered to the model, nor to sub-agents."""
+"""Its own tools that run commands, access files or fetch pages. If denied, they are not offered to the model or to sub-agents."""
 _SETTINGS: Final[dict[Scope, str]] = {
     "project": ".claude/settings.json",
     "user": ".claude/settings.json",
     "managed": "managed-settings.json",
 }
 _BLOCKING: Final = ("PreToolUse", "PermissionRequest", "PreSkillShellCommand", "ConfigChange")
-"""Events whose hooks are set to block when they fail in any way."""
+"""Events whose hooks are configured to block if they fail in any way."""
 
 
 def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
@@ -59,7 +61,7 @@ def _hooks(setup: Setup) -> tuple[Entry, ...]:
         if event in _BLOCKING:
             hook["onFailure"] = "block"
         entries.append(Entry(("hooks", event), {"matcher": "*", "hooks": [hook]}, listed=True))
-    if setup.scope == "managed":  # else a project's or the user's own hooks could answer too
+    if setup.scope == "managed":  # in other scopes, a project's or the user's own hooks could also answer
         entries.append(Entry(("allowManagedHooksOnly",), value=True))
     return tuple(entries)
 
@@ -80,12 +82,12 @@ CLIENT: Final = Client(
     open_doors={
         "guard": (
             "a project's or user's settings with `disableAllHooks`, and `--bare` or `--setting-sources`, start it without hooks",
-            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
-            "what its own search and listing find is not held against the grants, file by file",
+            "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
+            "results of its own search and listing are not checked against the grants file by file",
         ),
         "replace": (
-            "the person or program that starts it can give other settings: `--bare`, `--setting-sources`",
-            "what it does without tools of its own machine (web search, scheduled prompts) is not seen",
+            "whoever starts it can pass other settings: `--bare`, `--setting-sources`",
+            "what it does without local tools (web search, scheduled prompts) is not seen",
         ),
     },
     probe={

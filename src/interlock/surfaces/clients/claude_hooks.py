@@ -1,6 +1,6 @@
-"""The hooks of Claude Code 2.1: its events, its own tools, and the form of its answers.
+"""The hooks of Claude Code 2.1: its events, its own tools, and the format of its answers.
 
-Codex reads and writes nearly the same. Sources: its documentation of hooks, `sdk-tools.d.ts` of the package, tries.
+Codex uses nearly the same format. Sources: its documentation of hooks, `sdk-tools.d.ts` of the package, trials.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ KINDS: Final[Mapping[str, Kind]] = {
     "ConfigChange": "settings",
 }
 GATEWAY_PREFIX: Final = "mcp__interlock__"
-"""Calls of the gateway's tools go through the gate there, with all that they say: not a second time here."""
+"""The prefix of the gateway's tools. The gateway itself checks their calls, with all parameters, so hooks do not."""
 HARMLESS: Final = frozenset(
     {
         "Agent", "Task", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate", "TaskOutput", "TaskStop", "BashOutput", "KillShell",
         "TodoWrite", "ToolSearch", "Skill", "EnterPlanMode", "SendMessage", "ReportFindings", "ReadNotifications",
     }
 )  # fmt: skip
-"""What only the client itself and its own processes hear of. The calls of sub-agents come to the hooks themselves."""
+"""Tools that affect only the client itself and its own processes. Sub-agents' calls reach the hooks separately."""
 FOR_ITS_USER: Final = frozenset({"AskUserQuestion", "ExitPlanMode"})
-"""Dialogues of the client with its user: not ours to answer."""
+"""Dialogues between the client and its user, which Interlock must not answer."""
 
 Translate = Callable[[Mapping[str, Any], str], "NativeCall | Verdict"]
 
@@ -78,7 +78,7 @@ NATIVE: Final[Mapping[str, Translate]] = {
 
 
 class ClaudeHooks:
-    """The dialect. Another client with the same one gives its own tools."""
+    """The dialect. Clients with the same protocol pass their own tools."""
 
     def __init__(
         self,
@@ -117,10 +117,10 @@ class ClaudeHooks:
         """See `Dialect`."""
         if event.tool in self._native:
             if event.tool == "Monitor" and event.input.get("ws") is not None:
-                return deny("`Monitor` of a web socket is not supported here: use a command.")
+                return deny("`Monitor` of a web socket is not supported: use a command.")
             return self._native[event.tool](event.input, event.cwd)
         if event.tool.startswith(GATEWAY_PREFIX) or event.tool in self._harmless:
-            return Verdict("allow", "Interlock: not a call that it has to check here")
+            return Verdict("allow", "Interlock: not a call that it has to check")
         if event.tool in self._for_its_user:
             return Verdict("ask")
         if event.tool.startswith("mcp__"):

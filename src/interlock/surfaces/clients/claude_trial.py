@@ -13,7 +13,7 @@ HOME_FILES: Final = (".claude/settings.json", ".claude/settings.local.json")
 
 
 def trial(place: Place) -> list[Tried]:
-    """Let the model call both, with the client's own permission to do so."""
+    """Let the model call both, with the client's own permission."""
     accepted = {"projects": {str(place.work): {"hasTrustDialogAccepted": True}}}
     (place.home / ".claude.json").write_text(json.dumps(accepted))
     marks = {"shell": place.work / "shell-ran", "editor": place.work / "editor-ran"}

@@ -1,4 +1,4 @@
-"""What is known about one client: its files, its versions, its hooks, and what stays open. Each client's file makes one."""
+"""The description of a client: its files, its versions, its hooks, and what stays open. Each client's file creates one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from interlock.surfaces.clients.trial import Place, Tried
 Mode = Literal["guard", "replace"]
 """`replace`: the client's own tools are off, and Interlock's are offered. `guard`: hooks check the client's own tools."""
 Scope = Literal["project", "user", "managed"]
-"""Whose settings: this project's, this user's in all projects, or the machine's, which an agent and its user cannot lift."""
+"""Whose settings to change: the project's, the user's for all projects, or the machine's, which the user and agent
+cannot override.
+"""
 
 SERVER: Final = "interlock"
 STATE_VARIABLE: Final = "INTERLOCK_STATE_DIR"
@@ -25,61 +27,61 @@ _HERE: Final = str(Path(interlock.__file__).parent / "surfaces" / "clients")
 HOOK_PROGRAM: Final = (
     sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({_HERE!r}); import hook_program; hook_program.run()",
 )  # fmt: skip
-"""Starts `hook_program.py`: imported, not run by its path, so that it is not compiled for each call."""
+"""Starts `hook_program.py`. It is imported instead of run by its path, so that it is not compiled for each call."""
 HOOK_SECONDS: Final = 100
-"""How long a hook works at most. The client's own limit has to be greater: many let a call pass when it is reached."""
+"""Time limit of a hook. The client's own limit must be greater, because many clients let a call pass when it is reached."""
 CLIENT_HOOK_SECONDS: Final = 130
 
 
 class Setup(NamedTuple):
-    """How a client is to be set up."""
+    """The parameters for setting up a client."""
 
     mode: Mode
     scope: Scope
     agent: str | None
     root: Path
-    """The project's."""
+    """The project's root."""
     env: Mapping[str, str]
 
     @property
     def project(self) -> Path | None:
-        """The project to which the hooks are bound; None in the scopes of all projects."""
+        """The project to which the hooks are bound; None in scopes that cover all projects."""
         return self.root if self.scope == "project" else None
 
 
 class Client(NamedTuple):
-    """One client. To add one: write such a file, and name it in `known.py`."""
+    """One client. To add one, write a file that creates it, and list it in `known.py`."""
 
     name: str
     program: str
     """The command that starts it."""
     tested: tuple[str, ...]
-    """The versions with which the doors were tried."""
+    """The versions with which the doors were tested."""
     modes: tuple[Mode, ...]
-    """The first is the default."""
+    """The supported modes; the first is the default."""
     scopes: Mapping[tuple[Mode, Scope], Callable[[Setup], Path]]
-    """What can be set up, and the directory in which its files are."""
+    """The supported combinations of mode and scope, with the directory of the files."""
     files: Callable[[Setup], dict[str, tuple[Entry, ...]]]
-    """What has to be in which file, by the file's path in the scope's directory, or its whole path."""
+    """The entries for each file, by the file's path in the scope's directory, or its absolute path."""
     more: Callable[[Setup, Mapping[Path, bytes | None]], dict[str, tuple[Entry, ...]]] | None = None
-    """What else has to be there, where that depends on what the files above will hold. Raises: UsageError."""
+    """Further entries that depend on the content of the files above. Raises: UsageError."""
     comments: bool = False
     """True if it reads JSON with comments."""
     dialect: Dialect | None = None
-    """How its hooks speak; None if it has none."""
+    """The protocol of its hooks; None if it has none."""
     open_doors: Mapping[Mode, tuple[str, ...]] = {}
-    """What stays open in each mode except for managed settings, in sentences for people. Each is tied to a test."""
+    """What stays open in each mode except for managed settings, in sentences for people. Each has a test."""
     probe: Mapping[str, Any] = {}
-    """An event before a call of a tool that does not exist: a hook that works refuses it."""
+    """An event before a call of a tool that does not exist. A working hook refuses it."""
     trial: Callable[[Place], list[Tried]] | None = None
     """Tries the client's own tools in a real run; None if that is not possible."""
     trial_files: tuple[str, ...] = ()
     """The files of a project that a trial needs."""
     trial_home_files: tuple[str, ...] = ()
-    """Those of the user's home."""
+    """The files of the user's home that a trial needs."""
 
     def left_open(self, mode: Mode, scope: Scope) -> tuple[str, ...]:
-        """What stays open in that mode and scope."""
+        """What stays open in this mode and scope."""
         return () if scope == "managed" else self.open_doors.get(mode, ())
 
 
@@ -94,23 +96,23 @@ def gateway_entry(setup: Setup) -> dict[str, Any]:
         "command": program(),
         "args": ["gateway", *([] if setup.agent is None else ["--agent", setup.agent])],
     }
-    if STATE_VARIABLE in setup.env:  # else the gateway would look for the questions elsewhere than the terminal
+    if STATE_VARIABLE in setup.env:  # otherwise the gateway would store holds where the terminal does not find them
         server["env"] = {STATE_VARIABLE: setup.env[STATE_VARIABLE]}
     return server
 
 
 def program() -> str:
-    """The command that this process runs as, by its whole path: the client may have another PATH."""
+    """The absolute path of the command that this process runs as, because the client may have another PATH."""
     beside = Path(sys.executable).with_name("interlock")
     return str(beside) if os.access(beside, os.X_OK) else str(Path(sys.argv[0]).resolve())
 
 
 def hook_command(client: str, setup: Setup, *, event: str = "") -> str:
-    """The hook as a command for a shell. Whatever keeps the hook program from answering ends with exit code 2 and a reason.
+    """The hook as a shell command. If the hook program cannot answer, it exits with code 2 and a reason.
 
-    The interpreter is named by its whole path, and reads neither site packages nor the environment: so it starts in a fraction
-    of the time, and nothing that an agent could write takes part in it. In replace mode the gate refuses the client's own tools:
-    for clients that have no setting which takes them away.
+    The interpreter is named by its absolute path, and ignores site packages and the environment. So it starts in a
+    fraction of the time, and nothing that an agent could write takes part in it. In replace mode the gate refuses the
+    client's own tools, for clients without a setting that removes them.
     """
     named = {
         "event": event,

@@ -1,9 +1,9 @@
-"""Codex: in replace mode its shell is off and its editor can write nothing, and the gateway is started; in guard mode its hooks
+"""Codex: in replace mode its shell is off, its editor is read-only and the gateway is started; in guard mode its hooks
 ask the gate.
 
-Tested with version 0.171.0. It reads a project's `.codex` only if the user trusts the project, and runs only hooks whose hash
-is in the user's `config.toml`: both are written there. Sources: its documentation of settings, hooks and MCP, and tries with the
-program.
+Tested with version 0.171.0. It reads a project's `.codex` only if the user trusts the project, and runs only hooks
+whose hash is in the user's `config.toml`; both are written there. Sources: its documentation of settings, hooks and
+MCP, and trials with the program.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from interlock.surfaces.clients.entries import Entry
 
 TESTED: Final = "0.171.0"
 GATEWAY_SECONDS: Final = 120
-"""How long it waits for a call of the gateway: longer than a held call is waited for."""
+"""How long it waits for a call of the gateway: longer than the gateway waits for an approval."""
 _END_SECONDS: Final = 3
-"""What it gives the hook at the end of a session at most."""
+"""The maximum time that it gives the hook at the end of a session."""
 
 
 def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
@@ -40,8 +40,8 @@ def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
     if setup.mode == "replace":
         return {
             ".codex/config.toml": (
-                Entry(("sandbox_mode",), "read-only"),  # its editor cannot be taken out: so it can write nothing
-                Entry(("approval_policy",), "never"),  # and does not ask to
+                Entry(("sandbox_mode",), "read-only"),  # its editor cannot be removed, so make it read-only
+                Entry(("approval_policy",), "never"),  # and do not let it ask to write
                 Entry(("web_search",), "disabled"),
                 *(Entry(("features", name), value=False) for name in ("shell_tool", "view_image", "multi_agent")),
                 Entry(
@@ -58,13 +58,14 @@ def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
         }
     return {
         str(_hook_file(setup)): tuple(Entry(("hooks", event), _hook(event, setup), listed=True) for event in KINDS),
-        # Without a terminal a command's standard input is closed, so `write_stdin`, which no hook sees, reaches no shell.
+        # Without a terminal, a command's standard input is closed, so `write_stdin`, which no hook sees, cannot reach a
+        # shell.
         user: (Entry(("features", "unified_exec_tty"), value=False), *((trusted,) if setup.project else ())),
     }
 
 
 def trust(setup: Setup, planned: Mapping[Path, bytes | None]) -> dict[str, tuple[Entry, ...]]:
-    """See `Client.more`: the hashes of the hooks, by which Codex runs them."""
+    """See `Client.more`: the hashes of the hooks, without which Codex does not run them."""
     if setup.mode == "replace":
         return {}
     path = _hook_file(setup)
@@ -110,12 +111,12 @@ CLIENT: Final = Client(
             "a hook that is too slow, or is killed together with its shell, lets the call pass",
             "`features.hooks = false`, and a change of the hook file, switch hooks off in the next session",
             "with `-c features.unified_exec_tty=true` it writes to a running shell with `write_stdin`, which no hook sees",
-            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
+            "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
             "its web search is not seen",
         ),
         "replace": (
-            "the person or program that starts it can give other settings: `-c`, `--sandbox`, `--dangerously-bypass-...`",
-            "its editor is offered still; the sandbox lets it write nothing",
+            "whoever starts it can pass other settings: `-c`, `--sandbox`, `--dangerously-bypass-...`",
+            "its editor is still offered, but the sandbox does not let it write",
         ),
     },
     probe={

@@ -1,7 +1,7 @@
-"""The hooks of Codex 0.171: Claude Code's events and answers, with tools of its own. Sources: its documentation, tries.
+"""The hooks of Codex 0.171: Claude Code's events and answers, with its own tools. Sources: its documentation, trials.
 
-An event's directory is that in which the command is to run. That a call has failed is not said: a patch that does not fit is not
-reported at all, and a command without its exit code.
+An event's directory is the one in which the command will run. Failures are not reported: a patch that does not apply
+has no event at all, and a command's event has no exit code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CodexHooks(ClaudeHooks):
     """The dialect."""
 
     def __init__(self) -> None:
-        """With Codex's events and tools."""
+        """Use Codex's events and tools."""
         super().__init__(
             NATIVE,
             kinds=KINDS,

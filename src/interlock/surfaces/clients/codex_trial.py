@@ -19,7 +19,7 @@ def _text(path: Path) -> str:
 def trial(place: Place) -> list[Tried]:
     """Let the model call both."""
     config = place.home / ".codex" / "config.toml"
-    if config.is_file():  # what it says of the project and of hook files is by their paths
+    if config.is_file():  # its entries about the project and hook files refer to their paths
         text = config.read_text()
         for old, new in ((place.root, place.work), (place.own_home / ".codex", place.home / ".codex")):
             text = text.replace(f'"{old}"', f'"{new}"').replace(f'"{old}/', f'"{new}/')
@@ -38,7 +38,7 @@ def trial(place: Place) -> list[Tried]:
         }
         if "[mcp_servers.interlock]" in _text(place.work / FILES[0]):
             settings["mcp_servers.interlock.required"] = (
-                "false"  # the gateway does not start here: this is not a project
+                "false"  # the gateway does not start here, because this is not a project
             )
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         done = place.run(["exec", "--json", "--skip-git-repo-check", *given, "try"], PROBE_KEY="none")

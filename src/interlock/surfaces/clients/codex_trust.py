@@ -1,7 +1,7 @@
-"""Asks Codex for the hashes by which it knows hooks: it runs none that its user has not trusted, and says nothing about it.
+"""Gets the hashes by which Codex identifies hooks. It silently skips hooks that its user has not trusted.
 
-`codex app-server` is asked in a throw-away home that holds the hooks as they are to be. Who sets Codex up with
-`interlock install` trusts what it writes, and only that: hooks of others stay as they are.
+`codex app-server` computes them in a temporary home that contains the new hooks. Setting up Codex with `interlock
+install` trusts the hooks that it writes, and only those; other hooks stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SUFFIX: Final = "hooks.json"
 def hook_hashes(hooks: bytes, ours: str, env: Mapping[str, str]) -> dict[str, str]:
     """The hash of each hook that starts `ours`, by its place in a hook file (`:pre_tool_use:0:0`).
 
-    Raises: UsageError `client_program` if Codex is not there, or does not say.
+    Raises: UsageError `client_program` if Codex is not installed, or does not answer.
     """
     found = shutil.which("codex", path=env.get("PATH"))
     if found is None:
@@ -76,7 +76,7 @@ def _ask(program: str, home: Path, env: Mapping[str, str]) -> list[dict[str, Any
 
 
 def _hooks(lines: Any) -> Iterator[dict[str, Any]]:
-    """Those of the answer to the second request."""
+    """The hooks in the answer to the second request."""
     for line in lines:
         try:
             message = json.loads(line)
@@ -90,7 +90,7 @@ def _hooks(lines: Any) -> Iterator[dict[str, Any]]:
 
 def _silent(why: str) -> UsageError:
     return UsageError(
-        f"Codex runs only hooks whose hash it has in its settings, and it alone says the hash: {why}",
+        f"Codex runs only hooks whose hash is in its settings, and only Codex can compute the hash: {why}",
         code="client_program",
         hint="install it first, or use --mode replace, which needs no hooks",
     )

@@ -21,7 +21,7 @@ from interlock.workspace.registry import state_directory
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print the answer and warnings."""
+    """The output functions that the command line passes in."""
 
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
         """Print the answer: one document with `--json`, else lines."""
@@ -33,7 +33,9 @@ class Speaks(Protocol):
 @click.command("install")
 @click.argument("client", metavar="CLIENT")
 @click.option(
-    "--mode", type=click.Choice(["replace", "guard"]), help="Its own tools off, or checked by hooks. [default: replace]"
+    "--mode",
+    type=click.Choice(["replace", "guard"]),
+    help="Turn its own tools off, or check them with hooks. [default: replace]",
 )
 @click.option(
     "--scope",
@@ -42,18 +44,18 @@ class Speaks(Protocol):
     show_default=True,
     help="Whose settings: this project's, yours, or the machine's.",
 )
-@click.option("--agent", metavar="NAME", help="The agent that the client is. [default: the configuration's]")
-@click.option("--dry-run", is_flag=True, help="Show the differences, and write nothing.")
-@click.option("--remove", is_flag=True, help="Take it out again.")
+@click.option("--agent", metavar="NAME", help="The client's agent name. [default: the configuration's]")
+@click.option("--dry-run", is_flag=True, help="Show the differences without writing.")
+@click.option("--remove", is_flag=True, help="Remove Interlock from the client.")
 @click.pass_obj
 def install(
     out: Speaks, client: str, mode: str | None, scope: str, agent: str | None, *, dry_run: bool, remove: bool
 ) -> None:
-    """Let a coding agent work through Interlock.
+    """Set up a coding agent to work through Interlock.
 
     CLIENT is claude-code, codex, copilot, cursor, gemini, opencode or vscode. In replace mode its own tools are off and
-    Interlock's are offered; in guard mode hooks check its own tools. Its files are edited, and --remove gives back the bytes
-    that they had.
+    Interlock's are offered; in guard mode hooks check its own tools. Its files are edited, and --remove restores their
+    previous bytes.
     """
     known = find_client(client)
     installation = Installation(client, Path(), os.environ, cast("Scope", scope))
@@ -80,13 +82,13 @@ def install(
 
 
 def _project_warnings(mode: Mode) -> Iterator[str]:
-    """What of this project's configuration is not as a user of the client may expect."""
+    """Properties of this project's configuration that may surprise a user of the client."""
     trust = TrustStore(state_directory(os.environ, disk := Disk()), disk)
     try:
         loaded = load(Path(), env=os.environ, flags={}, trust=trust, direct=True)
     except ConfigurationError as error:
         todo = f"; {error.hint}" if error.hint else ""
-        yield f"Interlock refuses to work for the client until this is mended: {error.message}{todo}"
+        yield f"Interlock refuses the client's calls until this is fixed: {error.message}{todo}"
         return
     if mode == "replace" and loaded.settings.workspace.mode == "direct":
         yield (

@@ -1,8 +1,8 @@
 """Copilot CLI: its hooks ask the gate; in replace mode they refuse its own tools, and the gateway is started.
 
-Tested with version 1.0.102. It has no setting that takes its own tools away, only an option at its start. It reads a project's
-`.github` only if the user trusts the directory, so that is written too. Sources: its documentation and help, and tries with the
-program.
+Tested with version 1.0.102. It has no setting that removes its own tools, only a command-line option. It reads a
+project's `.github` only if the user trusts the directory, so that is configured too. Sources: its documentation and
+help, and trials with the program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interlock.surfaces.clients.entries import Entry
 TESTED: Final = "1.0.102"
 _HOOK_FILE: Final = "hooks/interlock-copilot.json"
 _VERSION: Final = 1
-"""Of the format of its hook files; a file without it is not read."""
+"""Version of the format of its hook files; a file without it is not read."""
 
 
 def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
@@ -71,13 +71,13 @@ CLIENT: Final = Client(
         "guard": (
             "a hook that is too slow lets the call pass; `disableAllHooks` in settings of the project or user switches hooks off",
             "in a directory that its user does not trust it runs no hooks of the project; take the scope `user`",
-            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
-            "what its own search and listing find is not held against the grants, file by file",
+            "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
+            "results of its own search and listing are not checked against the grants file by file",
         ),
         "replace": (
             "a hook that is too slow lets the call pass; `disableAllHooks` in settings of the project or user switches hooks off",
             "in a directory that its user does not trust it runs no hooks of the project, and not the gateway",
-            "its own tools are offered still, and refused by the hook",
+            "its own tools are still offered, but the hook refuses them",
         ),
     },
     probe={

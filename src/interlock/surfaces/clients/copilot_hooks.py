@@ -1,8 +1,9 @@
-"""The hooks of Copilot CLI 1.0: its events, its own tools, and the form of its answers. Sources: its documentation, tries.
+"""The hooks of Copilot CLI 1.0: its events, its own tools, and the format of its answers. Sources: its documentation,
+trials.
 
-The names of the events are written in the form of VS Code's. Then an event has the fields of Claude Code's, and its names for
-most tools, but with inputs of Copilot's own. It has no id of the call, so one is made of the tool and its input. Copilot CLI also
-runs the hooks of Claude Code's settings and of VS Code, with events of this form.
+Event names are written in VS Code's form. Then an event has the fields of Claude Code's, and its names for most tools,
+but with Copilot's own inputs. It has no id of the call, so one is derived from the tool and its input. Copilot CLI also
+runs the hooks in the settings of Claude Code and VS Code, with events of this form.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ HARMLESS: Final = frozenset(
         "list_bash", "stop_bash", "read_agent", "list_agents", "write_agent", "fetch_copilot_cli_documentation",
     }
 )  # fmt: skip
-"""What changes nothing but its own lists and processes, or asks its user. Calls of its sub-agents come to the hooks as well."""
+"""Tools that change only its own lists and processes, or ask its user. Sub-agents' calls reach the hooks separately."""
 GATEWAY_PREFIX: Final = "interlock-"
 _PATCH: Final = "patch"
-"""The name that the input of an editor gets here which takes a text: a patch."""
+"""The parameter name that is used here for the input of an editor that takes a text: a patch."""
 _EXIT_CODE: Final = re.compile(r"<shellId: \S+ completed with exit code (-?\d+)>\s*\Z")
 
 
@@ -83,7 +84,7 @@ class CopilotHooks:
     def read(self, data: bytes, named: str = "") -> HookEvent:
         """See `Dialect`."""
         given = event_fields(data)
-        if "hookName" in given:  # its own permissions, about a call that was allowed here: nothing to say
+        if "hookName" in given:  # its own permission event, about a call that was already allowed: no answer needed
             return HookEvent(name=text_of(given, "hookName"), kind="other")
         name = named or text_of(given, "hook_event_name")
         kind, output = KINDS.get(name, "other"), given.get("tool_result", given.get("error"))
@@ -110,11 +111,11 @@ class CopilotHooks:
         if event.tool.startswith(GATEWAY_PREFIX):
             return Verdict("allow", "Interlock: the gateway checks it")
         if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check here")
+            return Verdict("allow", "Interlock: not a call that it has to check")
         return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
-        """See `Dialect`. It never says `ask`: a person would then decide at the client's terminal, past the record."""
+        """See `Dialect`. It never returns `ask`, because a person would then decide at the client's terminal, unrecorded."""
         document: dict[str, Any] = {}
         if event.kind == "before":
             decision = "allow" if verdict.decision == "allow" else "deny"
@@ -125,7 +126,7 @@ class CopilotHooks:
 
 
 def _has_failed(result: Any) -> bool:
-    """True for a command whose exit code is not 0: it stands in the text for the model, behind the command's output."""
+    """True for a command with a non-zero exit code, which is in the text for the model, after the command's output."""
     text = result.get("text_result_for_llm") if isinstance(result, dict) else None
     found = _EXIT_CODE.search(text[-_TAIL:]) if isinstance(text, str) else None
     return found is not None and int(found[1]) != 0

@@ -29,7 +29,7 @@ def offline(url: str, own_home: Path) -> dict[str, str]:
 
 
 def trial(place: Place) -> list[Tried]:
-    """Let the model call both, with the client's own permission to do so, as if the user trusted the project."""
+    """Let the model call both, with the client's own permission, as if the user trusted the project."""
     marks = {"shell": place.work / "shell-ran", "editor": place.work / "editor-ran"}
     model = ScriptedModel(
         [

@@ -1,7 +1,7 @@
 """Cursor: its hooks ask the gate; in replace mode they refuse its own tools, and the gateway is started.
 
-Set up from its documentation (hooks, MCP) and published events of version 3.9; the program was not tried. It has no setting that
-takes its own tools away.
+Set up from its documentation (hooks, MCP) and published events of version 3.9; the program was not tried. It has no
+setting that removes its own tools.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HOOKS: Final[dict[Scope, str]] = {
     "managed": "hooks.json",
 }
 _VERSION: Final = 1
-"""Of the format of its hook file; a file without it is not read."""
+"""Version of the format of its hook file; a file without it is not read."""
 
 
 def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
@@ -62,15 +62,15 @@ CLIENT: Final = Client(
     dialect=CursorHooks(),
     open_doors={
         "guard": (
-            "it was not tried with the real program: whether each of its programs runs hooks before each tool is not known",
+            "it was not tested with the real program: whether each of its programs runs hooks before each tool is unknown",
             "in a project that its user does not trust it runs no hooks of the project; take the scope `user`",
-            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
+            "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
             "its completions (Tab) read and write without these hooks",
         ),
         "replace": (
-            "it was not tried with the real program: whether each of its programs runs hooks before each tool is not known",
+            "it was not tested with the real program: whether each of its programs runs hooks before each tool is unknown",
             "in a project that its user does not trust it runs no hooks of the project",
-            "its own tools are offered still, and refused by the hook; its completions (Tab) write without hooks",
+            "its own tools are still offered, but the hook refuses them; its completions (Tab) write without hooks",
         ),
     },
     probe={

@@ -1,10 +1,10 @@
-"""The hooks of Cursor: its events, its own tools, and the form of its answers.
+"""The hooks of Cursor: its events, its own tools, and the format of its answers.
 
-Sources: its documentation of hooks, and events of version 3.9 that others have recorded and published. The program was not tried.
+Sources: its documentation of hooks, and published recordings of events of version 3.9. The program was not tried.
 
-Each tool call comes to `preToolUse`; a command and a call of an MCP server then come to an event of their own too. The first is
-where a call is judged. The second says which server an MCP tool belongs to, and is the only one that some of Cursor's programs
-fire for a command: there it passes only what was allowed before.
+Each tool call reaches `preToolUse`. A command or a call of an MCP server also has its own event afterwards. Calls are
+judged in the first. The second names the server of an MCP tool, and is the only event that some of Cursor's programs
+fire for a command; there only previously allowed calls pass.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "sessionEnd": "end",
 }
 HARMLESS: Final = frozenset({"Task", "TodoWrite", "AskQuestion", "ReadLints", "SwitchMode", "CreatePlan"})
-"""What changes nothing but its own lists, or asks its user. The calls of its sub-agents come to the hooks themselves."""
+"""Tools that change only its own lists, or ask its user. Sub-agents' calls reach the hooks separately."""
 _MCP_PREFIX: Final = "MCP:"
 
 
@@ -62,7 +62,7 @@ def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
 
 
 def _where(given: Mapping[str, Any]) -> str:
-    """The directory that is searched; the whole project if none is named."""
+    """The directory to search; the whole project if none is given."""
     for name in ("path", "file_path", "target_directory"):
         if given.get(name):
             return text_of(given, name)
@@ -109,7 +109,7 @@ class CursorHooks:
         }
         if name == "beforeShellExecution":
             fields |= {"tool": "Shell", "input": {"command": given.get("command")}}
-        elif name == "beforeMCPExecution":  # its input is text; which server it is, is what counts
+        elif name == "beforeMCPExecution":  # its input is text; only the server matters
             fields["tool"] = _MCP_PREFIX + ("interlock" if _starts_gateway(given.get("command")) else "other")
             fields["input"] = {}
         elif fields["kind"] == "after" and _exit_code(fields["output"]) not in (None, 0):
@@ -123,17 +123,17 @@ class CursorHooks:
         if event.name == "beforeMCPExecution" and event.tool == f"{_MCP_PREFIX}interlock":
             return Verdict("allow", "Interlock: the gateway checks it")
         if event.name == "beforeMCPExecution":
-            return deny("it is a tool of an MCP server that is not behind `interlock gateway`.")
+            return deny("the tool belongs to an MCP server that is not behind `interlock gateway`.")
         if event.tool.startswith(_MCP_PREFIX):
             return Verdict("allow", "Interlock: judged by its server, in the event that names it")
         if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check here")
+            return Verdict("allow", "Interlock: not a call that it has to check")
         return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
-        """See `Dialect`. Always a decision: a hook that is to fail closed blocks also when it says nothing."""
+        """See `Dialect`. Always a decision, because a hook that fails closed also blocks without an answer."""
         document: dict[str, Any] = {}
-        if event.kind == "permission":  # `ask`: what was allowed a moment ago
+        if event.kind == "permission":  # `ask`: the call that was allowed a moment ago
             document = {"permission": "deny" if verdict.decision == "deny" else "allow"}
         elif event.kind == "before":
             document = {"permission": "allow" if verdict.decision == "allow" else "deny"}
@@ -145,7 +145,7 @@ class CursorHooks:
 
 
 def _starts_gateway(command: Any) -> bool:
-    """True if a server's command is this Interlock's gateway: it may be given without its arguments."""
+    """True if a server's command is this Interlock's gateway. The arguments may be missing."""
     if not isinstance(command, str):
         return False
     with contextlib.suppress(ValueError):
@@ -155,7 +155,7 @@ def _starts_gateway(command: Any) -> bool:
 
 
 def _exit_code(output: Any) -> Any:
-    """That of a command, in the text that Cursor has for the result of a tool."""
+    """The exit code of a command, from Cursor's text for the result of a tool."""
     with contextlib.suppress(TypeError, ValueError, AttributeError):
         return json.loads(output).get("exitCode")
     return None

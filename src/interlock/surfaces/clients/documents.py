@@ -1,7 +1,7 @@
-"""Configuration files of clients as text: JSON, JSON with comments, TOML. Comments and layout stay where nothing is changed.
+"""Edits clients' configuration files as text: JSON, JSON with comments, TOML. Comments and layout stay where nothing
+changes.
 
-What a file is to hold is worked out on plain values (`entries.py`). Here the text is edited until it holds that, and read again
-to see that it does.
+The new content is computed on plain values (`entries.py`). Here the text is edited to match, and read again as a check.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def read_document(data: bytes, path: Path, *, comments: bool = False) -> dict[st
         value = parse_json((_without_comments(text) if comments else text).encode()) if text.strip() else {}
     except ProposalError as error:
         raise unusable(path, f"{error.message}{f' ({error.path})' if error.path else ''}") from None
-    except ValueError as error:  # not UTF-8, or not TOML
+    except ValueError as error:  # not UTF-8, or not valid TOML
         raise unusable(path, str(error)) from None
     if not isinstance(value, dict):
-        raise unusable(path, "it does not hold a JSON object")
+        raise unusable(path, "it does not contain a JSON object")
     return value
 
 
 def rewrite_document(data: bytes | None, wanted: dict[str, Any], path: Path, *, comments: bool = False) -> bytes:
-    """The file's bytes, changed where they have to be so that it holds what is `wanted`. Raises: UsageError `client_file`."""
+    """Edit the file's bytes so that it holds what is `wanted`. Raises: UsageError `client_file`."""
     old = {} if data is None else read_document(data, path, comments=comments)
     if data is not None and _same(old, wanted):
         return data
@@ -51,17 +51,17 @@ def rewrite_document(data: bytes | None, wanted: dict[str, Any], path: Path, *, 
         text = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
     written = text.encode()
     if not _same(read_document(written, path, comments=comments), wanted):
-        raise unusable(path, "its layout is one that Interlock cannot edit without changing more")
+        raise unusable(path, "Interlock cannot edit its layout without changing more")
     return written
 
 
 def unusable(path: Path, why: str) -> UsageError:
-    """A client's file that is left as it is."""
+    """The error for a client's file that cannot be edited."""
     return UsageError(
         f"`{path.name}` cannot be edited: {why}",
         code="client_file",
         path=str(path),
-        hint="mend the file, or move it away; nothing was changed",
+        hint="fix the file, or move it away; nothing was changed",
     )
 
 
@@ -75,7 +75,7 @@ def _rewrite_toml(text: str, wanted: dict[str, Any], path: Path) -> str:
 
 
 def _fill(place: Any, wanted: dict[str, Any]) -> None:
-    """Make a table hold what is wanted, and leave what it holds already."""
+    """Make a table hold what is wanted, without touching what it already has."""
     for key in list(place):
         if key not in wanted:
             del place[key]
@@ -89,13 +89,13 @@ def _fill(place: Any, wanted: dict[str, Any]) -> None:
 
 
 class _Node(NamedTuple):
-    """A value in the text, and where it is."""
+    """A value in the text, and its position."""
 
     start: int
     end: int
     value: Any
     members: tuple[tuple[int, str, _Node], ...] = ()
-    """Those of an object: where the key begins, the key, the value; those of a list, with its index as the key."""
+    """For an object: the start of each key, the key, and the value; for a list, the index is the key."""
 
 
 class _Edit(NamedTuple):
@@ -105,7 +105,7 @@ class _Edit(NamedTuple):
 
 
 def _rewrite_json(text: str, wanted: dict[str, Any]) -> str:
-    """One change after the other, each in the text as the last one has left it."""
+    """Make one change after the other, each in the text that the previous one produced."""
     while True:
         blank = _without_comments(text)
         edits = next(_changes(_parse(blank, _skip(blank, 0)), wanted, text, 0), None)
@@ -116,7 +116,7 @@ def _rewrite_json(text: str, wanted: dict[str, Any]) -> str:
 
 
 def _changes(node: _Node, wanted: Any, text: str, depth: int) -> Iterator[tuple[_Edit, ...]]:
-    """The changes that lead to what is wanted; only the first is good for this text. Its edits are in order."""
+    """The changes that lead to what is wanted. Only the first applies to this text. Its edits are in order."""
     if _same(node.value, wanted):
         return
     if isinstance(node.value, dict) and isinstance(wanted, dict):
@@ -139,13 +139,13 @@ def _changes(node: _Node, wanted: Any, text: str, depth: int) -> Iterator[tuple[
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Equal as JSON: `1` is not `true`."""
-    first, second = (json.dumps(each, sort_keys=True, default=repr) for each in (left, right))  # repr: dates of TOML
+    """True if equal as JSON: `1` is not `true`."""
+    first, second = (json.dumps(each, sort_keys=True, default=repr) for each in (left, right))  # repr: dates in TOML
     return first == second
 
 
 def _kept(old: list[Any], wanted: list[Any]) -> list[int] | None:
-    """Which of a list's values stay; None if the list that is wanted is not those with others behind them."""
+    """The indices of a list's values that stay; None unless the wanted list is these values followed by new ones."""
     left, right = ([json.dumps(value, sort_keys=True) for value in values] for values in (old, wanted))
     blocks = difflib.SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks()
     indexes = [block.a + step for block in blocks for step in range(block.size)]
@@ -153,13 +153,13 @@ def _kept(old: list[Any], wanted: list[Any]) -> list[int] | None:
 
 
 def _addition(node: _Node, added: str, text: str, depth: int) -> tuple[_Edit, ...]:
-    """A member behind the last one."""
+    """A member after the last one."""
     inside = text[node.start + 1 : node.end - 1]
     if not node.members:
         line, end = "\n" + _INDENT * (depth + 1), "\n" + _INDENT * depth
         if not inside.strip():
             return (_Edit(node.start + 1, node.end - 1, f"{line}{added}{end}"),)
-        at = node.start + 1 + len(inside.rstrip())  # behind a comment
+        at = node.start + 1 + len(inside.rstrip())  # after a comment
         return (_Edit(at, node.end - 1, f"{line}{added}{end}"),)
     last = node.members[-1][2].end
     comma = _comma_after(text, last)
@@ -169,14 +169,14 @@ def _addition(node: _Node, added: str, text: str, depth: int) -> tuple[_Edit, ..
 
 
 def _line_end(text: str, at: int, limit: int) -> int:
-    """Behind a comment that follows in the same line."""
+    """The position after a comment that follows on the same line."""
     newline = text.find("\n", at, limit)
     rest = text[at : newline if newline >= 0 else at]
     return at + len(rest.rstrip()) if rest.strip().startswith("//") else at
 
 
 def _removal(node: _Node, member: tuple[int, str, _Node], text: str) -> _Edit:
-    """A member with the comma that parts it from its neighbours, and the space before it."""
+    """A member with the comma that separates it from its neighbours, and the white space before it."""
     blank = _blanked(text)
     begin, end = member[0], member[2].end
     while begin > node.start + 1 and text[begin - 1] in " \t\r\n":
@@ -191,7 +191,7 @@ def _removal(node: _Node, member: tuple[int, str, _Node], text: str) -> _Edit:
     before = begin
     while before > node.start + 1 and blank[before - 1] in " \t\r\n":
         before -= 1
-    if blank[before - 1] == ",":  # it is the last: the comma before it goes too, what is between stays
+    if blank[before - 1] == ",":  # it is the last member: the comma before it goes too, but what is between stays
         return _Edit(before - 1, end, text[before:begin] + left)
     return _Edit(begin, end, left)
 
@@ -207,7 +207,7 @@ def _text(value: Any, depth: int = 0) -> str:
 
 
 def _blanked(text: str) -> str:
-    """The text with spaces in place of comments: what is in it stays where it is."""
+    """The text with comments replaced by spaces, so that positions stay the same."""
     parts, at = [], 0
     while at < len(text):
         if text[at] == '"':
@@ -228,7 +228,7 @@ def _blanked(text: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """As `_blanked`, and without the commas before a closing bracket."""
+    """As `_blanked`, but also without commas before a closing bracket."""
     found = list(_blanked(text))
     inside, last = False, None
     at = 0
@@ -259,7 +259,7 @@ _DECODER: Final = json.JSONDecoder()
 
 
 def _parse(text: str, at: int) -> _Node:
-    """The value at a place of a text that is JSON."""
+    """The value at a position of a JSON text."""
     if text[at] not in "{[":
         value, end = _DECODER.raw_decode(text, at)
         return _Node(at, end, value)

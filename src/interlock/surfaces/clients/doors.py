@@ -1,4 +1,4 @@
-"""What `interlock doctor` reports about the clients: their versions, what is set up, and (by trying it) which doors are open."""
+"""What `interlock doctor` reports about the clients: their versions, their set-up, and (by trying) which doors are open."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _COMMAND: Final = re.compile(r'^const COMMAND = (".*")$', re.MULTILINE)
 
 
 def examine_clients(start: Path, env: Mapping[str, str], *, run: bool) -> list[Fact]:
-    """Facts about the clients that are installed or set up. With `run` each client is started, against a scripted model."""
-    gate = _gate(env)  # before the hooks are tried, which start it
+    """Facts about the clients that are installed or set up. With `run`, each client is started with a scripted model."""
+    gate = _gate(env)  # before the hooks are tried, because they start it
     facts = [fact for client in CLIENTS.values() for fact in _examine(client, start, env, run=run)]
     return [gate, *facts] if facts else []
 
 
 def _gate(env: Mapping[str, str]) -> Fact:
-    """Whether the resident gate is there: asked, not looked for."""
+    """Whether the resident gate answers a request."""
     name, state = "resident gate", state_directory(env, Disk())
     try:
         answer = Gate(str(state), time.monotonic() + _SECONDS).ask_once(b"interlock 1 status\n" + bytes(16))
     except Failure as error:
-        return Fact(section=_SECTION, name=name, status="problem", detail=str(error), hint=f"look at {state}/gate/log")
-    detail = "not running: a hook starts it when it is needed" if answer is None else "running, and it answers"
+        return Fact(section=_SECTION, name=name, status="problem", detail=str(error), hint=f"see {state}/gate/log")
+    detail = "not running: a hook starts it when it is needed" if answer is None else "running"
     return Fact(section=_SECTION, name=name, status="ok", detail=detail)
 
 
@@ -60,7 +60,7 @@ def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) 
             installation = Installation(client.name, start, env, scope)
             record = installation.record
         except InterlockError:
-            continue  # no project here, or a record that `interlock install` names
+            continue  # no project here, or a record that `interlock install` reports
         if record is not None:
             found.append((scope, installation, record))
     if version is None and not found:
@@ -71,15 +71,13 @@ def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) 
             section=_SECTION,
             name=client.name,
             status="warning",
-            detail="not set up: what it does with its own tools is not seen",
+            detail="not set up: Interlock does not see what it does with its own tools",
             hint=f"interlock install {client.name}",
         )
     for scope, _, record in found:
         yield from _setup(client, scope, record, start, env)
     if run and client.trial is None:
-        yield _fact(
-            client, "own tools", "warning", "not tried with the real program here: set up from its documentation"
-        )
+        yield _fact(client, "own tools", "warning", "not tested with the real program: set up from its documentation")
     elif run and version is not None:
         yield from _tried(client, start, env)
 
@@ -90,25 +88,25 @@ def _version(client: Client, version: str | None) -> Fact:
     untried = untested(client, version)
     if untried is None:
         return _fact(client, "version", "ok", version)
-    detail = f"{untried}; its hooks and settings may work otherwise"
+    detail = f"{untried}; its hooks and settings may work differently"
     return _fact(client, "version", "warning", detail, "interlock doctor --clients" if client.trial else None)
 
 
 def _setup(client: Client, scope: Scope, record: Record, start: Path, env: Mapping[str, str]) -> Iterator[Fact]:
-    """What was put into its files is there, and works."""
+    """Whether the entries are still in its files, and work."""
     where = f"{record.mode} mode, {scope}"
     lost = [saved.path for saved in record.files if not _is_there(client, saved.path, saved.entries)]
     again = f"interlock install {client.name} --mode {record.mode} --scope {scope}"
     if lost:
         yield _fact(
-            client, where, "warning", f"`{lost[0]}` no longer has what was put in: its own tools may be open", again
+            client, where, "warning", f"`{lost[0]}` no longer has Interlock's entries: its own tools may be open", again
         )
     entries = [entry for saved in record.files for entry in saved.entries]
     hooks = tuple(dict.fromkeys(each for entry in entries for each in _hooks(entry)))
     for command in hooks:
         problem = _try_hook(client, command, env)
         if problem is None:
-            yield _fact(client, f"{where}: hook", "ok", "tried: it refuses what is not known")
+            yield _fact(client, f"{where}: hook", "ok", "tested: it refuses unknown tools")
         else:
             yield _fact(client, f"{where}: hook", "problem", problem, f"interlock gate start, then {again}")
     for gateway in dict.fromkeys(find_starts([entry.value for saved in record.files for entry in saved.entries])):
@@ -148,7 +146,7 @@ def _hooks(entry: Entry) -> Iterator[str]:
 
 
 def _try_hook(client: Client, command: str, env: Mapping[str, str]) -> str | None:
-    """None if the hook refuses a tool that does not exist; else what is wrong."""
+    """Try the hook with a tool that does not exist. Returns None if it refuses, else the problem."""
     try:
         done = subprocess.run(
             ["/bin/sh", "-c", command],
@@ -165,7 +163,9 @@ def _try_hook(client: Client, command: str, env: Mapping[str, str]) -> str | Non
         return None
     printed = done.stderr.decode(errors="replace").strip()
     return (
-        f"it allows nothing: {printed}" if done.returncode == 2 else f"it did not refuse: exit code {done.returncode}"
+        f"it refuses every call: {printed}"
+        if done.returncode == 2
+        else f"it did not refuse: exit code {done.returncode}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Entries in a file that belongs to a client: adds them, and takes out exactly what was added.
+"""Entries in a file that belongs to a client: adds them, and removes exactly what was added.
 
-All of it on plain values; `documents.py` has the text.
+All of it works on plain values; `documents.py` handles the text.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from interlock.surfaces.clients.documents import unusable
 
 
 class Entry(NamedTuple):
-    """One thing that a file must hold: at these keys a value, or, with `listed`, the value among those of a list.
+    """One entry of a file: a value at these keys, or, with `listed`, a value in the list at these keys.
 
-    Without keys it is the whole file, as text: one that is Interlock's alone.
+    Without keys it is the whole file as text, which then belongs to Interlock alone.
     """
 
     keys: tuple[str, ...]
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 
 def add(document: dict[str, Any], entries: tuple[Entry, ...], path: Path) -> dict[str, Any]:
-    """A copy of the document with the entries. Raises: UsageError `client_file` where one does not fit what is there."""
+    """A copy of the document with the entries. Raises: UsageError `client_file` if one does not fit the existing content."""
     found = copy.deepcopy(document)
     for entry in entries:
         place = found
@@ -45,7 +45,7 @@ def add(document: dict[str, Any], entries: tuple[Entry, ...], path: Path) -> dic
 
 
 def take_out(document: dict[str, Any], entries: tuple[Entry, ...], before: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the document without the entries, except for what it held `before` they were added."""
+    """A copy of the document without the entries, except for those that it had `before`."""
     found = copy.deepcopy(document)
     for entry in entries:
         *above, last = entry.keys
@@ -69,7 +69,7 @@ def take_out(document: dict[str, Any], entries: tuple[Entry, ...], before: dict[
                 del place[last]
             else:
                 place[last] = old
-        for depth in range(len(above), 0, -1):  # what was made for the entry and is empty now
+        for depth in range(len(above), 0, -1):  # created for the entry, and empty now
             if (
                 not places[depth]
                 and places[depth - 1].get(above[depth - 1]) == {}

@@ -1,4 +1,4 @@
-"""Tries a gateway by starting it as a client would: it must start where the client does, answer, and offer tools."""
+"""Tries a gateway by starting it as a client would: it must start in the client's directory, answer, and offer tools."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GatewayStart(NamedTuple):
 
 
 class GatewayTrial(NamedTuple):
-    """What came of it."""
+    """The result of the trial."""
 
     status: Literal["ok", "warning", "problem"]
     detail: str
@@ -32,7 +32,7 @@ class GatewayTrial(NamedTuple):
 
 
 def find_starts(value: Any) -> Iterator[GatewayStart]:
-    """The starts of a gateway among the entries of a client's settings, in each form that clients have for a server."""
+    """The gateway starts in a client's settings, in each form that clients use for a server."""
     if isinstance(value, dict):
         command, more = value.get("command"), value.get("args", [])
         words = [command, *more] if isinstance(command, str) and isinstance(more, list | tuple) else command
@@ -46,7 +46,7 @@ def find_starts(value: Any) -> Iterator[GatewayStart]:
 
 
 def try_gateway(start: GatewayStart, directory: Path, env: Mapping[str, str]) -> GatewayTrial:
-    """Start it in a directory, ask it for its tools, and let it end."""
+    """Start the gateway in a directory, list its tools, and stop it."""
     client = {"protocolVersion": _REVISION, "capabilities": {}, "clientInfo": {"name": "doctor", "version": "1"}}
     frames = (
         json_rpc.request(1, "initialize", client),
@@ -70,14 +70,16 @@ def try_gateway(start: GatewayStart, directory: Path, env: Mapping[str, str]) ->
     tools = _tools(done.stdout.splitlines())
     printed = " ".join(done.stderr.decode(errors="replace").split())[:_PRINTED_CHARS_MAX]
     if tools is None:
-        return GatewayTrial("problem", f"started, it ended with exit code {done.returncode}: {printed}", _LOOK)
+        return GatewayTrial("problem", f"it exited with code {done.returncode} after its start: {printed}", _LOOK)
     if not tools:
-        return GatewayTrial("warning", f"started, it offers no tools: {printed}", "`[grants.NAME]` in interlock.toml")
-    return GatewayTrial("ok", f"started, it offers {tools} tools")
+        return GatewayTrial(
+            "warning", f"it starts, but offers no tools: {printed}", "`[grants.NAME]` in interlock.toml"
+        )
+    return GatewayTrial("ok", f"it starts, and offers {tools} tools")
 
 
 _AGAIN: Final = "the client cannot start it either: set the client up again with `interlock install`"
-_LOOK: Final = "the client gets no tools until that is mended"
+_LOOK: Final = "the client gets no tools until that is fixed"
 
 
 def _tools(lines: Sequence[bytes]) -> int | None:

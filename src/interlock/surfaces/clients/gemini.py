@@ -1,7 +1,8 @@
-"""Gemini CLI: in replace mode its own tools are excluded and the gateway is started; in guard mode its hooks ask the gate.
+"""Gemini CLI: in replace mode its own tools are excluded and the gateway is started; in guard mode its hooks ask the
+gate.
 
-Tested with version 0.61.0. It reads a project's `.gemini` only if the user trusts the directory, so that is written too. Sources:
-its documentation of settings, hooks and MCP, and tries with the program.
+Tested with version 0.61.0. It reads a project's `.gemini` only if the user trusts the directory, so that is configured
+too. Sources: its documentation of settings, hooks and MCP, and trials with the program.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ NATIVE: Final = (
     "run_shell_command", "write_file", "replace", "read_file", "read_many_files", "glob", "grep_search",
     "search_file_content", "list_directory", "web_fetch", "google_web_search", "save_memory",
 )  # fmt: skip
-"""Its own tools that run commands, touch files or reach the network. Excluded, they are not offered to the model."""
+"""Its own tools that run commands, access files or reach the network. If excluded, they are not offered to the model."""
 GATEWAY_MS: Final = 120_000
-"""How long it waits for a call of the gateway: longer than a held call is waited for."""
+"""How long it waits for a call of the gateway: longer than the gateway waits for an approval."""
 _SETTINGS: Final = ".gemini/settings.json"
 _TRUSTED: Final = ".gemini/trustedFolders.json"
 
@@ -70,15 +71,15 @@ CLIENT: Final = Client(
     open_doors={
         "guard": (
             "a hook that is too slow, or is killed together with its shell, lets the call pass",
-            "it starts hooks with the first `bash` on the PATH: another program of that name in front of it lets all calls pass",
+            "it starts hooks with the first `bash` on the PATH: another program of that name before it lets all calls pass",
             "a project's `hooksConfig.enabled = false` switches hooks off in the next session",
-            "in a directory that its user does not trust it reads no settings of the project; without a person it then ends",
-            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
-            "what its own search and listing find is not held against the grants, file by file",
+            "in a directory that its user does not trust it reads no settings of the project; without a person it then exits",
+            "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
+            "results of its own search and listing are not checked against the grants file by file",
         ),
         "replace": (
-            "in a directory that its user does not trust it reads no settings of the project; without a person it then ends",
-            "its skills and sub-agents are offered still; they have no tools but those that are left",
+            "in a directory that its user does not trust it reads no settings of the project; without a person it then exits",
+            "its skills and sub-agents are still offered; they have only the remaining tools",
         ),
     },
     probe={

@@ -1,7 +1,8 @@
-"""The hooks of Gemini CLI 0.61: its events, its own tools, and the form of its answers. Sources: its documentation, tries.
+"""The hooks of Gemini CLI 0.61: its events, its own tools, and the format of its answers. Sources: its documentation,
+trials.
 
-An event gives the call no id, so one is made of the tool and what it is to do. The event after a call has inputs that the model
-did not give (defaults), so only the inputs that `translate` looks at are part of the id.
+An event has no id of the call, so one is derived from the tool and its inputs. The event after a call also has inputs
+that the model did not give (defaults), so only the inputs that `translate` uses are part of the id.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ HARMLESS: Final = frozenset(
         "exit_plan_mode", "invoke_agent", "complete_task", "activate_skill", "ask_user", "get_internal_docs",
     }
 )  # fmt: skip
-"""What changes nothing but its own lists, or asks its user. The calls of its sub-agents come to the hooks themselves."""
+"""Tools that change only its own lists, or ask its user. Sub-agents' calls reach the hooks separately."""
 MCP_PREFIX: Final = "mcp_"
 GATEWAY_PREFIX: Final = "mcp_interlock_"
 
@@ -78,7 +79,7 @@ NATIVE: Final[Mapping[str, tuple[Translate, tuple[str, ...]]]] = {
     ),
     "list_directory": (lambda given, _: list_call(text_of(given, "dir_path")), ("dir_path",)),
 }
-"""How each tool's input is translated, and which inputs say what it does."""
+"""How each tool's input is translated, and which inputs identify the call."""
 
 
 class GeminiHooks:
@@ -96,7 +97,7 @@ class GeminiHooks:
             kind, response = "failed", response["error"]
         server = (given.get("mcp_context") or {}).get("server_name", "interlock")
         if isinstance(tool, str) and tool.startswith(GATEWAY_PREFIX) and server != "interlock":
-            tool = f"{MCP_PREFIX}{server}"  # a server whose name begins so, and not the gateway
+            tool = f"{MCP_PREFIX}{server}"  # a server whose name has the same prefix, but not the gateway
         fields = {
             "name": name,
             "kind": kind,
@@ -119,13 +120,13 @@ class GeminiHooks:
         if event.tool.startswith(GATEWAY_PREFIX):
             return Verdict("allow", "Interlock: the gateway checks it")
         if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check here")
+            return Verdict("allow", "Interlock: not a call that it has to check")
         if event.tool.startswith(MCP_PREFIX):
             return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
         return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
-        """See `Dialect`. It never says `ask`: Gemini CLI would let the call pass, or hang, where no person is there."""
+        """See `Dialect`. It never returns `ask`: without a person, Gemini CLI would let the call pass, or hang."""
         document: dict[str, Any] = {}
         if event.kind == "before":
             decision = "allow" if verdict.decision == "allow" else "deny"

@@ -15,7 +15,7 @@ HOME_FILES: Final = FILES
 
 
 def trial(place: Place) -> list[Tried]:
-    """Let the model call both, with the client's own permission to do so, as if the user trusted the project."""
+    """Let the model call both, with the client's own permission, as if the user trusted the project."""
     for settings in (place.home / FILES[0], place.work / FILES[0]):
         _log_in(settings)
     marks = {"shell": place.work / "shell-ran", "editor": place.work / "editor-ran"}
@@ -36,7 +36,7 @@ def trial(place: Place) -> list[Tried]:
 
 
 def _log_in(settings: Path) -> None:
-    """Settings that say by the scripted model's key, and not by its user's account, who is logged in. All else in them stays."""
+    """Change the settings so that the scripted model's key, and not the user's account, is used to log in."""
     found = read_document(settings.read_bytes(), settings, comments=True) if settings.is_file() else {}
     found["security"] = {**(found.get("security") or {}), "auth": {"selectedType": "gemini-api-key"}}
     settings.parent.mkdir(exist_ok=True)

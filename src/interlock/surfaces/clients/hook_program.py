@@ -1,16 +1,18 @@
-"""The program that a client runs as a hook: passes the event to the resident gate, and what the gate says back to the client.
+"""The program that a client runs as a hook: passes the event to the resident gate, and the gate's answer back to the
+client.
 
-Run with `-I -S` and as the only import, without any of Interlock's or of the larger standard modules: it is started for every
-tool call, so its start is what a hook costs. (Run by its path it works too; then it is compiled each time.) Any failure
-ends with exit code 2 and a reason on standard error, which every client takes as a refusal. It decides nothing.
+Run with `-I -S` and as the only import, without any of Interlock's or of the larger standard modules: it is started for
+every tool call, so its start is the cost of a hook. (It also works when run by its path, but is then compiled each
+time.) Any failure ends with exit code 2 and a reason on standard error, which every client takes as a refusal. It
+decides nothing.
 
     hook_program.py CLIENT [event=NAME] [project=DIRECTORY] [agent=NAME] [mode=replace] [state=DIRECTORY] [seconds=N] [wait=N]
 
-Wire format, version 1. Request: a line `interlock 1 hook`, the lengths of two parts, 8 bytes each, big-endian, and the parts:
-`name=value` pairs that end with NUL, and the event as the client gave it. Answer: an exit code (1 byte), two lengths of 8 bytes,
-standard output and standard error. A connection that ends without an answer was cut by a gate that went away: the event is sent
-again, to the next gate. Then the program closes the connection; before that it sends `N` if the client was gone by then, and
-nothing was allowed. While it waits it ends with the client.
+Wire format, version 1. Request: a line `interlock 1 hook`, the lengths of two parts, 8 bytes each, big-endian, and the
+parts: NUL-terminated `name=value` pairs, and the event from the client. Answer: an exit code (1 byte), two lengths of 8
+bytes, standard output and standard error. If the connection ends without an answer, the gate has exited, and the event
+is sent again, to the next gate. Then the program closes the connection; if the client is gone by then, so that nothing
+was allowed, it sends `N` before. While it waits, it exits if the client does.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -31,7 +33,7 @@ _PAUSE_SECONDS = 0.02
 _ENVIRONMENT = ("INTERLOCK_", "CLAUDE_PROJECT_DIR", "CURSOR_PROJECT_DIR", "GEMINI_PROJECT_DIR")
 
 
-class Failure(Exception):  # noqa: N818, D101 - this program has no other
+class Failure(Exception):  # noqa: N818, D101 - the only exception of this program
     pass
 
 
@@ -39,13 +41,13 @@ class Gate:
     """The resident gate of this user."""
 
     def __init__(self, state: str, until: float) -> None:
-        """`state` is the state directory, `until` when to give up, on the clock of `time.monotonic`."""
+        """`state` is the state directory, `until` the deadline in terms of `time.monotonic`."""
         self._home = os.path.join(state, "gate")
         self._until = until
         self._started = False
 
     def ask_once(self, request: bytes) -> "bytes | None":
-        """The answer of the gate that is there; None if there is none. Raises: Failure."""
+        """The answer of the running gate; None if there is none. Raises: Failure."""
         try:
             connection = self._connected()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
@@ -53,14 +55,14 @@ class Gate:
         return self._exchange(connection, request)
 
     def ask(self, request: bytes, deliver: "Callable[[bytes], None] | None" = None) -> bytes:
-        """The gate's answer; it is started if it is not there. `deliver` passes it on, and raises BrokenPipeError if the client
-        is gone. Raises: Failure.
+        """The gate's answer. Starts a gate if none is running. `deliver` passes the answer on, and raises
+        BrokenPipeError if the client is gone. Raises: Failure.
         """
         while time.monotonic() < self._until:
             answer = self._exchange(self._connect(), request, deliver)
             if answer is not None:
                 return answer
-            self._started = False  # it went away, and another one may have to be started
+            self._started = False  # the gate exited, and another one may have to be started
             time.sleep(_PAUSE_SECONDS)
         raise Failure("the gate did not answer in time")
 
@@ -89,7 +91,7 @@ class Gate:
         return answer
 
     def _wait(self, connection: _socket.socket) -> None:
-        """Wait until the gate says something, for as long as the client reads standard output."""
+        """Wait until the gate answers, as long as the client reads standard output."""
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
         poll.register(1, 0)
@@ -107,7 +109,7 @@ class Gate:
                 self._started = True
                 self._start()
             if time.monotonic() > self._until:
-                raise Failure(f"no gate could be started; `{self._home}/log` may say why")
+                raise Failure(f"no gate could be started; `{self._home}/log` may show the reason")
             time.sleep(_PAUSE_SECONDS)
 
     def _connected(self) -> _socket.socket:
@@ -119,7 +121,7 @@ class Gate:
             connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 connection.settimeout(5)
-                # By the descriptor: a socket's path is limited to 107 bytes.
+                # Connect through the descriptor, because a socket's path is limited to 107 bytes.
                 connection.connect(f"/proc/self/fd/{directory}/socket")
             except BaseException:
                 connection.close()
@@ -133,7 +135,7 @@ class Gate:
             os.close(directory)
 
     def _start(self) -> None:
-        """Start a gate that lives on. Of several that are started at once, one stays."""
+        """Start a gate that outlives this program. Of several started at once, one stays."""
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -189,13 +191,13 @@ def _request(given: dict[str, str], data: bytes) -> bytes:
     try:
         given["cwd"] = os.getcwd()
     except FileNotFoundError:
-        given["cwd"] = ""  # it was deleted; the event names one, and the project is known otherwise
+        given["cwd"] = ""  # the directory was deleted; the event names one, and the project is known otherwise
     head = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in given.items())
     return b"interlock 1 hook\n" + len(head).to_bytes(8, "big") + len(data).to_bytes(8, "big") + head + data
 
 
 def _state_directory(named: str) -> str:
-    """As `workspace.registry.state_directory` has it."""
+    """The same directory as from `workspace.registry.state_directory`."""
     named = named or os.environ.get("INTERLOCK_STATE_DIR", "")
     if named:
         return named
@@ -204,7 +206,7 @@ def _state_directory(named: str) -> str:
 
 
 def _version() -> str:
-    """The text that holds the version of the code beside this program."""
+    """The version of the code beside this program, as text."""
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "_version.py"), "rb") as file:
         return file.read(4096).decode()
 
@@ -214,7 +216,7 @@ def _overdue(_number: int, _frame: object) -> None:
 
 
 def main() -> int:
-    """Ask the gate, and pass its answer on."""
+    """Send the event to the gate, and pass on its answer."""
     client, *pairs = sys.argv[1:]
     given = {"client": client, **dict(pair.split("=", 1) for pair in pairs)}
     seconds = int(given.pop("seconds", "100"))
@@ -238,10 +240,10 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def run() -> None:
-    """Do it, and end the process: without what an interpreter does at its end."""
+    """Run the program, and exit without the interpreter's clean-up."""
     try:
         code = main()
-    except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may run
+    except BaseException as error:  # noqa: BLE001 - whatever the error, nothing may run
         reason = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
         try:
             os.write(2, f"Interlock: nothing is allowed: {reason}\n".encode(errors="replace"))

@@ -1,7 +1,7 @@
-"""What the hooks of all clients have in common: an event, the call that it is about, and the answer.
+"""Shared by the hooks of all clients: an event, the call that it is about, and the answer.
 
-A client's own file (`claude_hooks.py`, ...) is a `Dialect`: it reads that client's events, says which of Interlock's calls a
-native tool comes to, and writes the answer as the client wants it. It decides nothing.
+A client's own file (`claude_hooks.py`, ...) is a `Dialect`: it reads that client's events, translates native tool calls
+to Interlock's calls, and formats the answer for the client. It decides nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 from interlock.model.values import parse_json
 
 Kind = Literal["before", "permission", "after", "failed", "start", "end", "settings", "other"]
-"""`before` a tool call; `permission`: the client would ask the person at its own terminal; `after` a call that ended, or that
-`failed`; `start` and `end` of a session; `settings`: the client's settings were changed; `other` asks for nothing.
+"""`before` a tool call; `permission`: the client would ask the person at its own terminal; `after` a completed call, or
+a `failed` one; `start` and `end` of a session; `settings`: the client's settings were changed; `other` needs no answer.
 """
 
 
@@ -30,18 +30,20 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     session: str = ""
     call_id: str = ""
-    """The client's id of the tool call; the events before and after a call have the same, and no other call of the session
-    has it. Where the client gives none, a dialect makes one of what the call does (`made_id`)."""
+    """The client's id of the tool call. The events before and after a call have the same id, and no other call of the
+    session has it. If the client gives none, the dialect derives one from what the call does (`made_id`).
+    """
     moment: str = ""
-    """Where the id was made: the time of the event, which all hooks of one event are given. Another event with the same id is
-    about another call."""
+    """The time of the event, for derived ids; all hooks of one event get the same. Another event with the same id is
+    about another call.
+    """
     tool: str = ""
     """The client's name of the tool."""
     input: dict[str, Any] = {}
     output: Any = None
-    """What came of the call, in the client's words."""
+    """The result of the call in the client's format."""
     cwd: str = ""
-    """Where the client works now; absolute."""
+    """The client's present directory; absolute."""
     sub_agent: str | None = None
 
 
@@ -51,20 +53,20 @@ class NativeCall(NamedTuple):
     tool: str
     parameters: dict[str, Any]
     paths: tuple[str, ...] = ("path",)
-    """The parameters that are paths: absolute, or relative to where the client works."""
+    """The parameters that are paths: absolute, or relative to the client's directory."""
     writes: str | None = None
-    """The parameter that names the one file that the call changes, where it changes no other: undo can put it back."""
+    """The parameter that names the file to change, if it is the only one, so that undo can restore it."""
 
 
 class Verdict(NamedTuple):
-    """The answer to an event. `ask` leaves it to the client's own dialogue with its user: never for a tool's effect."""
+    """The answer to an event. `ask` leaves it to the client's own dialogue with its user; never for a tool's effect."""
 
     decision: Literal["allow", "deny", "ask"]
     reason: str = ""
 
 
 class Reply(NamedTuple):
-    """What the hook program does: exit code and output."""
+    """The result of the hook program: exit code and output."""
 
     exit_code: int
     stdout: bytes = b""
@@ -72,20 +74,21 @@ class Reply(NamedTuple):
 
 
 class Dialect(Protocol):
-    """One client's way of speaking to hooks. Nothing here changes anything."""
+    """The protocol between one client and its hooks. Nothing here changes anything."""
 
     project_variable: str | None
-    """The environment variable in which the client names its project to a hook."""
+    """The environment variable in which the client passes the project to a hook."""
 
     def read(self, data: bytes, named: str) -> HookEvent:
-        """The event in a hook's standard input; `named` is the event's name where the installation gives it.
+        """Decode the event from a hook's standard input. `named` is the event's name if the installation passes it.
 
-        Raises: ValueError, msgspec.ValidationError (which is one) or ProposalError for what it does not understand.
+        Raises: ValueError, msgspec.ValidationError (which is one) or ProposalError for input that it does not
+        understand.
         """
         ...
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
-        """What a tool call comes to; a `Verdict` where there is nothing to decide. What is not known is denied."""
+        """Translate a tool call; a `Verdict` if there is nothing to decide. Unknown tools are denied."""
         ...
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
@@ -99,14 +102,14 @@ def deny(reason: str) -> Verdict:
 
 
 def failure(reason: str) -> Reply:
-    """The answer of last resort, which every client takes as a refusal: exit code 2 with a reason."""
+    """The answer after a failure, which every client takes as a refusal: exit code 2 with a reason."""
     return Reply(2, b"", f"Interlock: {reason}\n".encode())
 
 
 def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
     """The call with its paths relative to the workspace `root` (a real path), and without links.
 
-    A client follows links with its own tools, so where they lead is what is judged.
+    A client's own tools follow links, so the targets are judged.
     """
     parameters = dict(call.parameters)
     for name in call.paths:
@@ -127,7 +130,7 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
             return deny(f"{name}: `{given[:_SHOWN]!r}` is not UTF-8")
         parameters[name] = relative
     if call.tool == "shell" and parameters.get("cwd") == ".":
-        del parameters["cwd"]  # where it would run anyway
+        del parameters["cwd"]  # it would run there anyway
     return NativeCall(call.tool, parameters, call.paths, call.writes)
 
 
@@ -138,42 +141,42 @@ def event_fields(data: bytes) -> dict[str, Any]:
     """The fields of an event that is a JSON object. Raises: ValueError, ProposalError."""
     given = parse_json(data)
     if not isinstance(given, dict):
-        raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+        raise ValueError("the input is not a JSON object")  # noqa: TRY004 - the client's input
     return given
 
 
 def text_of(given: Mapping[str, Any], name: str) -> str:
-    """A required text. Raises: ValueError."""
+    """A required string. Raises: ValueError."""
     value = given.get(name)
     if not isinstance(value, str):
-        raise ValueError(f"`{name}` is not a text")  # noqa: TRY004 - what the client sent, not our type
+        raise ValueError(f"`{name}` is not a string")  # noqa: TRY004 - the client's input
     return value
 
 
 def optional_text(given: Mapping[str, Any], name: str) -> str | None:
-    """A text that may be left out. Raises: ValueError."""
+    """An optional string. Raises: ValueError."""
     return None if given.get(name) is None else text_of(given, name)
 
 
 def made_id(tool: str, given: Mapping[str, Any], inputs: tuple[str, ...] = ()) -> str:
-    """An id for a call of a client that gives none: of the tool and its input, or of those of the `inputs` that are named."""
+    """A derived id for a call of a client that gives none, from the tool and its input, or from the named `inputs`."""
     inputs_given = {name: given.get(name) for name in inputs or given}
     data = msgspec.json.encode([tool, inputs_given], order="sorted")
     return hashlib.sha256(data).hexdigest()[:32]
 
 
 def shell_call(command: str, cwd: str) -> NativeCall:
-    """A command for a shell."""
+    """The call for a shell command."""
     return NativeCall("shell", {"command": command, "cwd": cwd}, ("cwd",))
 
 
 def write_call(path: str, content: str) -> NativeCall:
-    """A file that is made or replaced."""
+    """The call that creates or replaces a file."""
     return NativeCall("fs.write", {"path": path, "content": content}, writes="path")
 
 
 def edit_call(path: str, old: str, new: str, *, everywhere: bool = False, cwd: str = "") -> NativeCall:
-    """A text in a file that is replaced: once, or `everywhere` it occurs. Without an old text the file is made."""
+    """The call that replaces a text in a file: once, or `everywhere` it occurs. Without an old text it creates the file."""
     if not old:
         return write_call(path, new)
     parameters: dict[str, Any] = {"path": path, "old": old, "new": new}
@@ -183,7 +186,7 @@ def edit_call(path: str, old: str, new: str, *, everywhere: bool = False, cwd: s
 
 
 def _times(path: Path, old: str) -> int:
-    """How often the text occurs in the file, so that what is asked about is what will happen; 1 if it cannot be read."""
+    """How often the text occurs in the file, so that the call describes what will happen; 1 if the file cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return max(1, file.read(_READ_MAX).replace("\r\n", "\n").count(old))
@@ -195,20 +198,20 @@ _READ_MAX: Final = 16 * 1024 * 1024
 
 
 def read_call(path: str) -> NativeCall:
-    """A file that is read."""
+    """The call that reads a file."""
     return NativeCall("fs.read", {"path": path})
 
 
 def list_call(path: str, glob: str | None = None) -> NativeCall:
-    """Names that are looked for beneath a directory."""
+    """The call that lists names beneath a directory."""
     return NativeCall("fs.list", {"path": path or ".", "recursive": True} | ({} if glob is None else {"glob": glob}))
 
 
 def search_call(pattern: str, path: str, glob: str | None = None) -> NativeCall:
-    """A text that is looked for in files."""
+    """The call that searches for a text in files."""
     return NativeCall("fs.search", {"pattern": pattern, "path": path or "."} | ({} if glob is None else {"glob": glob}))
 
 
 def fetch_call(url: str) -> NativeCall:
-    """A page that is fetched."""
+    """The call that fetches a page."""
     return NativeCall("http.fetch", {"url": url}, ())

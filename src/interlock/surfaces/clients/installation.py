@@ -1,6 +1,6 @@
-"""Writes a client's files, with a record of how they were; undoes it from the record.
+"""Writes a client's files, with a record of their previous content, and undoes the changes from the record.
 
-The record is in the state directory, where no agent writes, and on disk before any file is changed.
+The record is in the state directory, where no agent can write, and is on disk before any file is changed.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from interlock.surfaces.clients.known import find_client
 from interlock.workspace.registry import state_directory
 
 Outcome = Literal["changed", "unchanged", "restored", "edited"]
-"""`edited`: the file was edited since, so only our entries were taken out."""
+"""`edited`: the file was edited since, so only our entries were removed."""
 
 
 class FileChange(NamedTuple):
-    """What is done to a file. `data` is its new content, None to delete it."""
+    """A change of a file. `data` is its new content; None deletes it."""
 
     path: Path
     old: bytes | None
     data: bytes | None
     outcome: Outcome
     entries: tuple[Entry, ...] = ()
-    """What was put in."""
+    """The added entries."""
 
     def difference(self) -> tuple[str, ...]:
         """The unified difference, line by line."""
@@ -52,17 +52,17 @@ class _Saved(msgspec.Struct, frozen=True):
     after_sha256: str
     entries: tuple[Entry, ...] = ()
     directories: int = 0
-    """How many of the directories above the file were not there before."""
+    """How many of the directories above the file did not exist before."""
 
     @property
     def text(self) -> str | None:
-        """The whole file, where it is Interlock's alone."""
+        """The whole file, if it belongs to Interlock alone."""
         return _whole(self.entries)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was set up. Version history: 1: first; 2: absolute paths, entries, mode, version of the client; 3: directories are
-    counted, whole files.
+    """What was set up. Version history: 1: first; 2: absolute paths, entries, mode, version of the client; 3: counts
+    directories, whole files.
     """
 
     version: int
@@ -70,11 +70,11 @@ class Record(msgspec.Struct, frozen=True):
     mode: Mode = "replace"
     agent: str | None = None
     client_version: str | None = None
-    """The version of the client when it was set up; None if it was not found."""
+    """The client's version at set-up; None if it was not found."""
 
 
 class Installation:
-    """One client in one scope; a project's is that of the directory `start`."""
+    """One client in one scope; for the scope `project`, that of the directory `start`."""
 
     def __init__(self, client: str, start: Path, env: Mapping[str, str], scope: Scope = "project") -> None:
         """Raises: UsageError `client_unknown`; ConfigurationError if there is no project; StoreError."""
@@ -92,7 +92,7 @@ class Installation:
 
     @property
     def record(self) -> Record | None:
-        """What was set up; None if nothing was. Raises: StoreError."""
+        """The record of the set-up; None if there is none. Raises: StoreError."""
         try:
             data = self._record_path.read_bytes()
         except FileNotFoundError:
@@ -103,13 +103,13 @@ class Installation:
             return typed.decode(data, Record)
         except msgspec.DecodeError:
             raise UsageError(
-                f"the record of what was set up, `{self._record_path}`, is damaged",
+                f"the set-up record `{self._record_path}` is damaged",
                 code="client_file",
-                hint="take Interlock's entries out of the client's files by hand, and delete the record",
+                hint="remove Interlock's entries from the client's files by hand, and delete the record",
             ) from None
 
     def plan_install(self, mode: Mode | None, agent: str | None) -> list[FileChange]:
-        """What `apply` would write. Raises: UsageError `client_file`, `client_mode`."""
+        """The changes for `apply`. Raises: UsageError `client_file`, `client_mode`."""
         setup = self._setup(mode or self._client.modes[0], agent)
         base = self._client.scopes[setup.mode, self._scope](setup)
         wanted = {base / name: entries for name, entries in self._client.files(setup).items()}
@@ -119,24 +119,26 @@ class Installation:
             for name, entries in self._client.more(setup, planned).items():
                 wanted[base / name] = (*wanted.get(base / name, ()), *entries)
         changes = [self._adding(path, entries, saved.get(path)) for path, entries in wanted.items()]
-        # What another mode had put elsewhere goes.
+        # Entries of another mode in other files are removed.
         return changes + [self._removing(path, each) for path, each in saved.items() if path not in wanted]
 
     def plan_remove(self) -> list[FileChange]:
-        """What `apply_removal` would write to take the client out again. Raises: UsageError `not_found`, `client_file`."""
+        """The changes for `apply_removal`, which remove Interlock from the client. Raises: UsageError `not_found`,
+        `client_file`.
+        """
         record = self.record
         if record is None:
             raise UsageError(f"`{self._client.name}` is not set up here", code="not_found")
         return [self._removing(self._path(saved), saved) for saved in record.files]
 
     def apply(self, changes: list[FileChange], mode: Mode | None, agent: str | None, version: str | None) -> None:
-        """Write the files, the record first. `version` is the client's. Raises: StoreError."""
+        """Write the record, then the files. `version` is the client's. Raises: StoreError."""
         self._save(changes, mode or self._client.modes[0], agent, version)
         for change in changes:
             self._write(change)
 
     def apply_removal(self, changes: list[FileChange]) -> None:
-        """Write the files, and drop the record last. Raises: StoreError."""
+        """Write the files, then delete the record. Raises: StoreError."""
         record = self.record
         for change in changes:
             self._write(change)
@@ -157,7 +159,7 @@ class Installation:
         return Setup(mode, self._scope, agent, self._root, self._env)
 
     def _path(self, saved: _Saved) -> Path:
-        return self._root / saved.path  # version 1 had relative ones
+        return self._root / saved.path  # version 1 has relative paths
 
     def _adding(self, path: Path, entries: tuple[Entry, ...], saved: _Saved | None) -> FileChange:
         old = _read(path)
@@ -195,9 +197,9 @@ class Installation:
         files = []
         for change in changes:
             if not change.entries:
-                continue  # taken out
+                continue  # removed
             saved = known.get(change.path)
-            # What we wrote ourselves is not how it was before.
+            # Content that we wrote ourselves is not the previous content.
             before = change.old if saved is None else self._removing(change.path, saved).data
             if _whole(change.entries) is not None:
                 before = None
@@ -223,14 +225,14 @@ class Installation:
 
 
 def _read(path: Path) -> bytes | None:
-    """The content, None if there is no file. Raises: UsageError `client_file` for a link, or anything that is not a file."""
+    """The content; None if there is no file. Raises: UsageError `client_file` for a link, or anything that is not a file."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return None
     except NotADirectoryError:
         raise UsageError(
-            f"`{path.parent.name}` is a file, where the client has a directory",
+            f"`{path.parent.name}` is a file, but the client needs a directory",
             code="client_file",
             path=str(path.parent),
             hint="move it away; nothing was changed",
@@ -242,21 +244,21 @@ def _read(path: Path) -> bytes | None:
             f"`{path.name}` is a link, or not a file",
             code="client_file",
             path=str(path),
-            hint="put the entries into the file that it leads to by hand: `--dry-run` in a fresh directory shows them",
+            hint="add the entries to the target of the link by hand: `--dry-run` in a new directory shows them",
         )
     return path.read_bytes()
 
 
 def _whole(entries: tuple[Entry, ...]) -> str | None:
-    """The text of a file that is Interlock's alone; None for entries in someone else's."""
+    """The text of a file that belongs to Interlock alone; None for entries in someone else's file."""
     return str(entries[0].value) if entries and not entries[0].keys else None
 
 
 def _check_own(path: Path, data: bytes | None, text: str, saved: _Saved | None) -> None:
-    """Raises: UsageError `client_file` if a person has written the file, or has edited what Interlock had written."""
+    """Raises: UsageError `client_file` if a person wrote the file, or edited what Interlock had written."""
     written = data is None or data == text.encode() or (saved is not None and _sha256(data) == saved.after_sha256)
     if not written:
-        raise unusable(path, "it is not as Interlock writes it, and Interlock changes no other")
+        raise unusable(path, "Interlock did not write its present content, and does not overwrite it")
 
 
 def _sha256(data: bytes) -> str:

@@ -15,32 +15,32 @@ CLIENTS: Final[dict[str, Client]] = {
     module.CLIENT.name: module.CLIENT for module in (claude_code, codex, copilot, cursor, gemini, opencode, vscode)
 }
 _SHARED: Final = frozenset({"claude-code", "copilot", "vscode"})
-"""Clients that read each other's hook files: VS Code reads those of both others, Copilot CLI those of both others."""
+"""Clients that read each other's hook files: VS Code and Copilot CLI both read those of the other two."""
 
 
 def find_client(name: str) -> Client:
-    """The client of that name. Raises: UsageError `client_unknown`."""
+    """The client with this name. Raises: UsageError `client_unknown`."""
     if name not in CLIENTS:
         raise UsageError(
             f"`{name}` is not a client that can be set up here",
             code="client_unknown",
-            hint=f"one of {', '.join(CLIENTS)}; any other MCP client can start `interlock gateway` by itself",
+            hint=f"one of {', '.join(CLIENTS)}; other MCP clients can start `interlock gateway` themselves",
         )
     return CLIENTS[name]
 
 
 def find_speaker(named: str, data: bytes) -> Client | None:
-    """The client that an event comes from; None if there is none of that name.
+    """The client that an event comes from; None if the name is unknown.
 
-    It is not always the one that the hook was set up for: the field that names the event tells programs apart that read each
-    other's files. So one call is one call, whichever hooks are asked about it.
+    It may differ from the client for which the hook was set up: the name of the event distinguishes programs that read
+    each other's files. So a call counts once, whichever hooks are run for it.
     """
     name = named
     if named in _SHARED:
         try:
             shape = typed.decode(data, _Shape)
         except msgspec.DecodeError:
-            shape = _Shape()  # refused by the dialect, which says why
+            shape = _Shape()  # refused by the dialect, with a reason
         if shape.camel is not None:
             name = "vscode"
         elif shape.permission is not None or shape.is_dated:
@@ -49,7 +49,7 @@ def find_speaker(named: str, data: bytes) -> Client | None:
 
 
 class _Shape(msgspec.Struct):
-    """Fields that tell programs apart: VS Code has names of its own; Copilot CLI says when, and Claude Code which call."""
+    """Fields that distinguish programs: VS Code has its own event names; Copilot CLI sends a time, Claude Code the call's id."""
 
     permission: Any = msgspec.field(default=None, name="hookName")
     camel: Any = msgspec.field(default=None, name="hookEventName")

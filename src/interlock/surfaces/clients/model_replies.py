@@ -1,6 +1,8 @@
-"""How the models' services answer: a text or one tool call, streamed, in the shapes of four APIs. For `scripted_model.py`.
+"""Answers in the formats of model services: a text or one tool call, streamed, for four APIs. Used by
+`scripted_model.py`.
 
-Sources: the documentation of Anthropic's Messages, OpenAI's Responses and chat completions, and Gemini's `generateContent`.
+Sources: the documentation of Anthropic's Messages, OpenAI's Responses and chat completions, and Gemini's
+`generateContent`.
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ from typing import Any, NamedTuple
 
 
 class Turn(NamedTuple):
-    """What the model says: a text, or one call."""
+    """The model's answer: a text, or one call."""
 
     text: str = ""
     call_id: str = ""
     tool: str = ""
     input: Any = None
-    """The parameters; for a tool without a schema a text."""
+    """The parameters; a text for a tool without a schema."""
     namespace: str | None = None
-    """In which group of tools the tool is, where the API has groups."""
+    """The tool's group, if the API groups tools."""
 
 
 def anthropic(turn: Turn) -> bytes:

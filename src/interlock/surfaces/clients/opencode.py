@@ -1,7 +1,7 @@
 """opencode: in replace mode its own tools are denied and the gateway is started; in guard mode a plug-in asks the gate.
 
-Tested with version 1.18.33. It has no hooks that are commands, so the plug-in starts the hook program; a call is blocked by an
-exception of the plug-in. Sources: its documentation of settings and plug-ins, and tries with the program.
+Tested with version 1.18.33. It has no command hooks, so the plug-in starts the hook program; a call is blocked by an
+exception of the plug-in. Sources: its documentation of settings and plug-ins, and trials with the program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TESTED: Final = "1.18.33"
 NATIVE: Final = (
     "bash", "edit", "read", "glob", "grep", "list", "webfetch", "websearch", "codesearch", "lsp", "external_directory",
 )  # fmt: skip
-"""Permissions of its own tools; `edit` is that of all which change files. Denied, the tools are not offered to the model."""
+"""Permissions of its own tools; `edit` covers all that change files. If denied, the tools are not offered to the model."""
 GATEWAY_MS: Final = 120_000
 _PLUGIN: Final = """// Written by `interlock install opencode`; `interlock install opencode --remove` takes it out.
 // Before each tool call it asks Interlock's gate. Whatever keeps the answer from coming blocks the call.
@@ -100,7 +100,7 @@ def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
 
 
 def plugin(setup: Setup) -> str:
-    """The plug-in's text."""
+    """The plug-in's source."""
     command = json.dumps(hook_command("opencode", setup))
     return _PLUGIN.replace("@LIMIT@", str((HOOK_SECONDS + 10) * 1000)).replace("@COMMAND@", command)
 
@@ -126,11 +126,11 @@ CLIENT: Final = Client(
     open_doors={
         "guard": (
             "a plug-in that does not load lets all calls pass: `--pure`, `OPENCODE_PURE`, `OPENCODE_DISABLE_PROJECT_CONFIG`",
-            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
-            "what its own search and listing find is not held against the grants, file by file",
+            "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
+            "results of its own search and listing are not checked against the grants file by file",
         ),
         "replace": (
-            "agents with permissions of their own, and settings in the environment (`OPENCODE_PERMISSION`), open its tools again",
+            "agents with their own permissions, and settings in the environment (`OPENCODE_PERMISSION`), open its tools again",
         ),
     },
     probe={

@@ -1,4 +1,4 @@
-"""The events that Interlock's plug-in for opencode sends (`opencode.py`), and its own tools. Sources: tries with the program."""
+"""The events that Interlock's plug-in for opencode sends (`opencode.py`), and its own tools. Sources: trials with the program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from interlock.surfaces.clients.patches import patch_call
 
 KINDS: Final[Mapping[str, Kind]] = {"before": "before", "after": "after", "end": "end"}
 HARMLESS: Final = frozenset({"todowrite", "todoread", "task", "skill", "invalid", "question", "plan_exit"})
-"""What changes nothing but its own lists. The calls of its sub-agents come to the plug-in themselves."""
+"""Tools that change only its own lists. Sub-agents' calls reach the plug-in separately."""
 GATEWAY_PREFIX: Final = "interlock_"
 
 
@@ -83,7 +83,7 @@ class OpencodeHooks:
         if event.tool.startswith(GATEWAY_PREFIX) and event.tool != "interlock_probe":
             return Verdict("allow", "Interlock: the gateway checks it")
         if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check here")
+            return Verdict("allow", "Interlock: not a call that it has to check")
         return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:  # noqa: ARG002 - one form for all events

@@ -23,7 +23,7 @@ OFFLINE: Final = {
 
 
 def skip_install(settings: Path) -> None:
-    """Keep it from installing the types of plug-ins from npm into a directory of its settings, for which it waits."""
+    """Prevent it from installing the types of plug-ins from npm into its settings directory, which would delay the start."""
     (settings / "node_modules").mkdir(parents=True, exist_ok=True)
     lock = {"packages": {"": {"dependencies": {"@opencode-ai/plugin": "*"}}}}
     (settings / "package-lock.json").write_text(json.dumps(lock))

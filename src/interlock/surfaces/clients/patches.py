@@ -1,7 +1,7 @@
-"""The patch format of `apply_patch`, as Codex and others speak it: which of Interlock's calls a patch comes to.
+"""The patch format of `apply_patch`, which Codex and others use: translates a patch to one of Interlock's calls.
 
-A patch of one file is one call. One that changes several files is refused, because a rule, a question and an undo are about one
-call: the model is told to make a patch for each. Nothing is read here; the client applies the patch.
+A patch of one file is one call. A patch of several files is refused, because rules, approvals and undo apply to single
+calls: the model is told to make one patch per file. Nothing is read here; the client applies the patch.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _SEVERAL: Final = deny("a patch that changes several files is not supported: mak
 
 
 def patch_call(patch: str) -> NativeCall | Verdict:
-    """The call; a refusal for a patch of several files, or one that moves a file. Raises: ValueError for anything else."""
+    """The call; a refusal for a patch of several files, or one that moves a file. Raises: ValueError for other text."""
     lines = patch.strip().split("\n")
     if len(lines) < 3 or lines[0].strip() != _BEGIN or lines[-1].strip() != _END:
-        raise ValueError("it is not a patch between `*** Begin Patch` and `*** End Patch`")
+        raise ValueError("the text is not a patch between `*** Begin Patch` and `*** End Patch`")
     head, body = lines[1].strip(), lines[2:-1]
     if head.startswith(_ADD):
         if any(line[:1] != "+" for line in body):
@@ -33,14 +33,14 @@ def patch_call(patch: str) -> NativeCall | Verdict:
     if head.startswith(_DELETE):
         return _SEVERAL if body else NativeCall("fs.delete", {"path": head.removeprefix(_DELETE)}, writes="path")
     if not head.startswith(_UPDATE):
-        raise ValueError(f"`{head[:80]}` does not begin the patch of a file")
+        raise ValueError(f"`{head[:80]}` does not start the patch of a file")
     if body and body[0].startswith(_MOVE):
-        return deny("a patch that moves a file is not supported: make the new file, and delete the old one.")
+        return deny("a patch that moves a file is not supported: create the new file, and delete the old one.")
     return _update_call(head.removeprefix(_UPDATE), body)
 
 
 def _update_call(path: str, body: list[str]) -> NativeCall | Verdict:
-    """Each part of the patch is a text that is replaced by another one."""
+    """The call for an update: each part of the patch replaces one text by another."""
     parts: list[tuple[list[str], list[str]]] = []
     for line in body:
         if line.startswith("@@") or not parts:
@@ -60,6 +60,6 @@ def _update_call(path: str, body: list[str]) -> NativeCall | Verdict:
             new.append(line[1:])
     edits: list[dict[str, Any]] = [{"old": "\n".join(old), "new": "\n".join(new)} for old, new in parts]
     if not edits or any(not edit["old"] for edit in edits):
-        return deny("each part of a patch has to show a line of the file that it changes: add the lines around it.")
+        return deny("each part of a patch must show a line of the file that it changes: add the lines around it.")
     parameters = edits[0] if len(edits) == 1 else {"edits": edits}
     return NativeCall("fs.edit", {"path": path, **parameters}, writes="path")

@@ -1,6 +1,7 @@
-"""A model on loopback that makes the calls of a script, so that `interlock doctor --clients` can try a real client offline.
+"""A model on loopback that makes scripted calls, so that `interlock doctor --clients` can try a real client offline.
 
-It speaks the APIs of Anthropic, OpenAI and Gemini, streamed. Which call is due is read from the conversation, so nothing is kept.
+It speaks the APIs of Anthropic, OpenAI and Gemini, streamed. The next call is derived from the conversation, so it has
+no state.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from interlock.surfaces.clients import model_replies
 from interlock.surfaces.clients.model_replies import Turn
 
 Call = tuple[str, Any]
-"""A tool's name (`NAMESPACE/NAME` where the API groups tools) and its input."""
+"""A tool's name (`NAMESPACE/NAME` if the API groups tools) and its input."""
 _CHOICE: Final = json.dumps(
     {
         "model_choice": "flash",
@@ -28,7 +29,9 @@ _CHOICE: Final = json.dumps(
         "next_speaker": "user",
     }
 )
-"""What Gemini CLI asks before each turn, as JSON: the model to use, and who speaks next. Otherwise it asks again for minutes."""
+"""The JSON answer to Gemini CLI's requests before each turn: the model to use, and who speaks next. Without it, it
+retries for minutes.
+"""
 _SHAPES: Final = (
     ("/messages", model_replies.anthropic),
     ("/responses", model_replies.responses),
@@ -39,21 +42,21 @@ _SHAPES: Final = (
 
 
 class ScriptedModel:
-    """Makes one call after the other. Not for more than one client at once."""
+    """Makes one call after the other. Only for one client at a time."""
 
     def __init__(self, calls: Sequence[Call], name: str = "probe") -> None:
-        """`calls` are made in this order, whatever comes of them. `name` is part of their ids."""
+        """`calls` are made in this order, whatever their results. `name` is part of their ids."""
         self._calls = calls
         self._id = f"call_{name}_"
         self.offered: set[str] = set()
         """The names of the tools that the client has offered."""
         self.results: dict[int, str] = {}
-        """What the client said came of each call, as JSON text."""
+        """The client's result of each call, as JSON text."""
         self.url = ""
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Serve on a free port of loopback, for the block; `url` says where."""
+        """Serve on a free loopback port within the block; `url` is the address."""
         with ThreadingHTTPServer(("127.0.0.1", 0), _handler(self)) as server:
             thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
@@ -65,11 +68,11 @@ class ScriptedModel:
                 thread.join()
 
     def turn(self, request: dict[str, Any]) -> Turn:
-        """What is said next."""
+        """The next answer."""
         if not request.get("tools"):
             return Turn(
                 _CHOICE if "responseMimeType" in (request.get("generationConfig") or {}) else "ok"
-            )  # a title, a probe
+            )  # a request for a title, or a probe
         self.offered |= set(_names(request["tools"]))
         messages = [*request.get("messages", ()), *request.get("input", ()), *request.get("contents", ())]
         results = list(_results(messages, self._id))
@@ -83,7 +86,7 @@ class ScriptedModel:
 
 
 def _names(tools: Any) -> Iterator[str]:
-    """Of tools as each API writes them, with those of a group as `NAMESPACE/NAME`."""
+    """The names of tools in the format of each API; tools of a group as `NAMESPACE/NAME`."""
     for tool in tools:
         for inner in tool.get("functionDeclarations", ()):
             yield str(inner.get("name"))
@@ -93,7 +96,7 @@ def _names(tools: Any) -> Iterator[str]:
 
 
 def _results(value: Any, mark: str) -> Iterator[tuple[int, str]]:
-    """The results of calls whose ids begin with `mark`, wherever they are in a conversation."""
+    """The results of calls whose ids begin with `mark`, anywhere in a conversation."""
     if isinstance(value, list):
         for inner in value:
             yield from _results(inner, mark)
@@ -118,7 +121,7 @@ def _handler(model: ScriptedModel) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
         def do_HEAD(self) -> None:
             self._send(b"", "application/json")

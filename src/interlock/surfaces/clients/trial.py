@@ -1,7 +1,7 @@
 """Tries a real client: does one of its own tools work although Interlock should stop it?
 
-The client runs in a throw-away directory and home, with copies of its settings, against a scripted model on loopback. Each call
-that is tried is one that must not be allowed: it works outside of the project. So a file that it leaves is an open door.
+The client runs in a temporary directory and home, with copies of its settings, with a scripted model on loopback. Each
+call in a trial must not be allowed, because it works outside of the project. So a file that it leaves is an open door.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _PASSED_ON: Final = ("PATH", "LANG", "TERM", "USER", "LOGNAME", "INTERLOCK_STATE
 
 
 class Tried(NamedTuple):
-    """What came of one door."""
+    """The result for one door."""
 
     door: str
     is_open: bool | None
-    """None where it could not be tried."""
+    """None if it could not be tried."""
     detail: str
 
 
 class Place(NamedTuple):
-    """Where a client is tried."""
+    """The place in which a client is tried."""
 
     program: Path
     work: Path
@@ -37,9 +37,9 @@ class Place(NamedTuple):
     home: Path
     env: dict[str, str]
     root: Path
-    """The project that `work` stands for."""
+    """The project that `work` represents."""
     own_home: Path
-    """The user's, that `home` stands for."""
+    """The user's home, which `home` represents."""
 
     def run(self, arguments: Sequence[str], **env: str) -> subprocess.CompletedProcess[bytes]:
         """Run the client to its end. Raises: OSError, subprocess.TimeoutExpired."""
@@ -62,7 +62,7 @@ def try_client(
     files: Sequence[str],
     home_files: Sequence[str],
 ) -> list[Tried]:
-    """Try a client with copies of those of its files that are there: `files` of the project, `home_files` of the user."""
+    """Try a client with copies of its existing files: `files` of the project, `home_files` of the user."""
     found = shutil.which(program, path=env.get("PATH"))
     if found is None:
         return [Tried("native tools", None, f"`{program}` is not installed")]
@@ -75,19 +75,19 @@ def try_client(
         _copy(root, place.work, files)
         _copy(own_home, place.home, home_files)
         if "INTERLOCK_STATE_DIR" not in passed and "XDG_STATE_HOME" not in passed:
-            place.env["XDG_STATE_HOME"] = str(own_home / ".local" / "state")  # the gate is that of the user
+            place.env["XDG_STATE_HOME"] = str(own_home / ".local" / "state")  # use the user's own gate
         try:
             return trial(place)
-        except UsageError as error:  # settings that cannot be read
+        except UsageError as error:  # unreadable settings
             return [Tried("native tools", None, error.message)]
         except (OSError, subprocess.TimeoutExpired) as error:
             return [Tried("native tools", None, f"`{program}` could not be tried: {type(error).__name__}")]
 
 
 def tried(marks: Mapping[str, Path], results: int, done: subprocess.CompletedProcess[bytes]) -> list[Tried]:
-    """What came of calls of own tools that leave a file each; `results` is how many of them were answered."""
+    """The results of calls of own tools that each leave a file; `results` is how many of them were answered."""
     if results < len(marks):
-        return [Tried("native tools", None, f"it ended with exit code {done.returncode} before its tools were tried")]
+        return [Tried("native tools", None, f"it exited with code {done.returncode} before its tools were tried")]
     opened = "it ran a call that Interlock does not allow"
     return [Tried(f"own {name}", mark.exists(), opened if mark.exists() else "refused") for name, mark in marks.items()]
 

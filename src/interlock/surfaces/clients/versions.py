@@ -1,4 +1,4 @@
-"""Which version of a client is installed."""
+"""Finds the installed version of a client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(?:[-.+]\w+)*")
 
 
 def found_version(client: Client, env: Mapping[str, str]) -> str | None:
-    """The version of the program that the PATH leads to; None if there is none, or if it does not say."""
+    """The version of the program on the PATH; None if there is none, or it does not report one."""
     path = shutil.which(client.program, path=env.get("PATH"))
     if path is None:
         return None
@@ -35,11 +35,9 @@ def found_version(client: Client, env: Mapping[str, str]) -> str | None:
 
 
 def untested(client: Client, version: str) -> str | None:
-    """What to say of a version that was not tried with Interlock; None for one that was."""
+    """A warning about a version that was not tested with Interlock; None for a tested one."""
     if version in client.tested:
         return None
     if not client.tested:
-        return (
-            f"{client.name} {version} was not tried with Interlock, in no version: it is set up from its documentation"
-        )
+        return f"{client.name} {version} was never tested with Interlock: it is set up from its documentation"
     return f"{client.name} {version} was not tested with Interlock; {' and '.join(client.tested)} was"

@@ -1,7 +1,9 @@
-"""Visual Studio Code: hooks of its agents ask the gate; in replace mode they refuse its own tools, and the gateway is started.
+"""Visual Studio Code: hooks of its agents ask the gate; in replace mode they refuse its own tools, and the gateway is
+started.
 
-Set up from its documentation (hooks, MCP) and the published source of its chat extension; the program was not tried. It has no
-setting that takes its own tools away. Copilot CLI reads the same hook files, and VS Code those of Claude Code: see `known.py`.
+Set up from its documentation (hooks, MCP) and the published source of its chat extension; the program was not tried. It
+has no setting that removes its own tools. Copilot CLI reads the same hook files, and VS Code those of Claude Code: see
+`known.py`.
 """
 
 from __future__ import annotations
@@ -53,15 +55,15 @@ CLIENT: Final = Client(
     dialect=VsCodeHooks(),
     open_doors={
         "guard": (
-            "it was not tried with the real program, and hooks are a preview there: settings and policies switch them off",
+            "it was not tested with the real program, and its hooks are a preview: settings and policies switch them off",
             "a hook that is too slow lets the call pass",
             "its terminal runs without walls, and keeps its directory and variables from one command to the next",
             "other extensions and tasks of the editor work without these hooks",
         ),
         "replace": (
-            "it was not tried with the real program, and hooks are a preview there: settings and policies switch them off",
+            "it was not tested with the real program, and its hooks are a preview: settings and policies switch them off",
             "a hook that is too slow lets the call pass",
-            "its own tools are offered still, and refused by the hook; other extensions work without it",
+            "its own tools are still offered, but the hook refuses them; other extensions work without it",
         ),
     },
     probe={

@@ -1,8 +1,9 @@
-"""The hooks of Visual Studio Code's agents: their events, their tools, and the form of the answers.
+"""The hooks of Visual Studio Code's agents: their events, their tools, and the format of the answers.
 
-Sources: its documentation of hooks and tools, and the published source of its chat extension. The program was not tried.
+Sources: its documentation of hooks and tools, and the published source of its chat extension. The program was not
+tried.
 
-That a call has failed is not said: there is no event for it. A call without an event after it is given up when the turn ends.
+There is no event for a failed call. A call without an event after it is considered abandoned when the turn ends.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ HARMLESS: Final = frozenset(
         "vscode_askQuestions", "get_vscode_api", "get_project_setup_info",
     }
 )  # fmt: skip
-"""What changes nothing but its own lists, or asks its user. The calls of its sub-agents come to the hooks themselves."""
+"""Tools that change only its own lists, or ask its user. Sub-agents' calls reach the hooks separately."""
 GATEWAY_PREFIX: Final = "mcp_interlock_"
 MCP_PREFIX: Final = "mcp_"
 
@@ -58,14 +59,14 @@ def _replace(given: Mapping[str, Any]) -> NativeCall:
 def _replace_several(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
     replacements = given.get("replacements")
     if not isinstance(replacements, list) or len(replacements) != 1 or not isinstance(replacements[0], dict):
-        return deny("several replacements at once are not supported: call `replace_string_in_file` for each of them.")
+        return deny("several replacements at once are not supported: call `replace_string_in_file` for each.")
     return _replace(replacements[0])
 
 
 def _fetch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
     urls = given.get("urls")
     if not isinstance(urls, list) or len(urls) != 1 or not isinstance(urls[0], str):
-        return deny("several pages at once are not supported: call `fetch_webpage` for each of them.")
+        return deny("several pages at once are not supported: call `fetch_webpage` for each.")
     return fetch_call(urls[0])
 
 
@@ -114,13 +115,13 @@ class VsCodeHooks:
         if event.tool.startswith(GATEWAY_PREFIX):
             return Verdict("allow", "Interlock: the gateway checks it")
         if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check here")
+            return Verdict("allow", "Interlock: not a call that it has to check")
         if event.tool.startswith(MCP_PREFIX):
             return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
         return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
-        """See `Dialect`. It never says `ask`: a person would then decide at the client's terminal, past the record."""
+        """See `Dialect`. It never returns `ask`, because a person would then decide at the client's terminal, unrecorded."""
         output: dict[str, Any] = {}
         if event.kind == "before":
             decision = "allow" if verdict.decision == "allow" else "deny"
