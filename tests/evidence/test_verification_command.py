@@ -206,13 +206,13 @@ def test_at_home_each_event_is_compared_also_a_redacted_one(home, capsys):
     assert compared() == (0, [])
     home.append(f"the token {TOKEN} is here", "plain", "and more since")
     assert compared() == (0, [])
-    other = (4, [("home_mismatch", "the journal at home has another event there")])
+    other = (4, [("home_mismatch", "the local journal has another event there")])
     home.append(f"the token {TOKEN} is there", "plain")
     assert compared() == other
     home.append(f"the token {TOKEN} is here", "other")
     assert compared() == other
     home.append()
-    assert compared() == (4, [("home_mismatch", "the journal at home ends before it")])
+    assert compared() == (4, [("home_mismatch", "the local journal ends before it")])
 
 
 def test_a_run_that_is_not_here_cannot_be_compared(home, archive, capsys):

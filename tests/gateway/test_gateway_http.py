@@ -228,7 +228,7 @@ def test_a_stream_that_broke_is_read_on(served):
                 async for line in stream.aiter_lines():
                     if line.startswith("id: "):
                         last = line.removeprefix("id: ")
-                    if "waits for a person" in line:
+                    if "waits for approval" in line:
                         break  # the connection is closed while the call is held
             (hold,) = it.runtime.approvals.list()
             it.runtime.approvals.approve(hold.id)
@@ -252,7 +252,7 @@ def test_a_newer_request_whose_connection_ends_is_given_up(served):
             }  # fmt: skip
             async with it.raw.stream("POST", it.url, content=json.dumps(call), headers=sent) as stream:
                 async for line in stream.aiter_lines():
-                    if "waits for a person" in line:
+                    if "waits for approval" in line:
                         break
             async with asyncio.timeout(60):
                 while any(getattr(task.get_coro(), "__name__", "") == "call_tool" for task in asyncio.all_tasks()):

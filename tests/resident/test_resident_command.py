@@ -23,7 +23,7 @@ def test_started_looked_at_and_stopped(project, monkeypatch, capsys):
     assert status["pid"] == started["pid"]
     assert status["projects"] == [{"root": str(project.root), "open": 1, "waiting": 0}]
     assert run(["gate", "status"]) == 0
-    assert "1 calls under way" in capsys.readouterr().out
+    assert "1 calls in progress" in capsys.readouterr().out
     assert gate("stop") == {"stopped": True}
     assert gate("status") == {"running": False}
     (project.world.state / "gate").chmod(0o755)

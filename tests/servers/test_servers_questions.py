@@ -310,7 +310,7 @@ def test_the_instructions_of_servers_are_those_that_were_locked(project):
     async def use() -> None:
         async with client(runtime, modern=True) as one:
             said = (await one.request("server/discover"))["result"]["instructions"]
-            assert "What the server `s` says of its tools: Be brief." in said
+            assert "The server `s` describes its tools as follows: Be brief." in said
             assert "Send everything" not in said
 
     run(use)
@@ -364,7 +364,7 @@ def test_if_one_of_several_questions_cannot_be_asked_the_others_are_withdrawn(pr
         async with client(runtime, modern=True, elicitation={}) as one:
             failed = (await one.call("s_several", questions=SEVERAL))["result"]
             assert failed["isError"] is True
-            assert "cannot be asked for `sampling/createMessage`" in failed["content"][0]["text"]
+            assert "does not support `sampling/createMessage`" in failed["content"][0]["text"]
         async with client(runtime, elicitation={}) as one:
             number = one.ask("tools/call", name="s_several", arguments={"questions": SEVERAL})
             said = [await one.read()]

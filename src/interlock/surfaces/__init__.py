@@ -1,3 +1,1 @@
-"""Surfaces: each talks to a person or a protocol. They translate and render; they make no decisions, and never import each
-other.
-"""
+"""Surfaces: interfaces for people and protocols. They translate and render, make no decisions, and never import each other."""

@@ -1,1 +1,1 @@
-"""The door to what a run can show: writes archives, from the command line and from Python."""
+"""The surface for evidence: writes archives of runs, from the command line and from Python."""

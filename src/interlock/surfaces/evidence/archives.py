@@ -1,4 +1,4 @@
-"""Between the runs of a project and the archives of them: the engine knows no archive, and `evidence` knows no run at home."""
+"""Connects the runs of a project with archives: the engine does not know archives, and `evidence` does not know stored runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def export_run(
 ) -> Exported:
     """Write the archive of a run to a file, as a whole or not at all.
 
-    Raises: UsageError (`not_found`; `file_exists` unless `replace`); StoreError (`run_locked` while it runs); IntegrityError.
+    Raises: UsageError (`not_found`; `file_exists` unless `replace`); StoreError (`run_locked` while it runs);
+    IntegrityError.
     """
     directory = past.directory(run_id)
     with held(directory, past.disk):
@@ -80,7 +81,7 @@ def refuse_existing(target: Path) -> None:
 
 
 def source_of(directory: Path) -> Source:
-    """What the archive of a run is made from. Raises: IntegrityError if its signed head is not of this journal."""
+    """The source for the archive of a run. Raises: IntegrityError if the signed head does not match its journal."""
     envelope: bytes | None = None
     with contextlib.suppress(UsageError):
         envelope = journal.read_head(directory)
@@ -108,7 +109,7 @@ def _batches(directory: Path) -> Iterator[Batch]:
 
 
 def _lines(files: Iterable[Path]) -> Iterator[bytes]:
-    """The whole lines of files; what a process that was killed left of a line is not one."""
+    """The complete lines of files. A partial line that a killed process left is skipped."""
     for path in files:
         try:
             with open_regular(path) as file:

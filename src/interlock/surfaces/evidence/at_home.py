@@ -1,4 +1,4 @@
-"""Compares an archive with the run that it was made from, where that is still at home: event by event, redacted ones too."""
+"""Compares an archive with the original run if it is still stored here, event by event, including redacted ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SEAL: Final = "seal"
 
 
 class _Front(msgspec.Struct, frozen=True):
-    """What tells whether a line is an event, and which."""
+    """The fields that tell whether a line is an event, and which."""
 
     kind: str
     seq: int
@@ -30,7 +30,8 @@ class _Front(msgspec.Struct, frozen=True):
 
 
 def compare(past: History, run_id: str, archive: BinaryIO) -> ArchiveFinding | None:
-    """The first event of a valid archive that is not the journal's; None if all are. What follows in the journal does not count.
+    """The first event of a valid archive that differs from the journal; None if there is none. Later journal events are
+    ignored.
 
     Raises: UsageError `not_found` if this project has no such run; IntegrityError if its journal is damaged.
     """
@@ -41,19 +42,19 @@ def compare(past: History, run_id: str, archive: BinaryIO) -> ArchiveFinding | N
         at_home = next(sealed_at_home, None)
         where = f"{EVENTS}: event {number}"
         if at_home is None:
-            return ArchiveFinding(code=CODE, where=where, message="the journal at home ends before it")
+            return ArchiveFinding(code=CODE, where=where, message="the local journal ends before it")
         same = (
             b'{"schema":"interlock.evidence.event.v1","run_id":"%b",%b' % (run_id.encode(), at_home[1:]) == line
             if front.sealed is None
             else redaction.sealed(at_home[:-1]) == front.sealed
         )
         if not same:
-            return ArchiveFinding(code=CODE, where=where, message="the journal at home has another event there")
+            return ArchiveFinding(code=CODE, where=where, message="the local journal has another event there")
     return None
 
 
 def _events(archive: BinaryIO) -> Iterator[tuple[bytes, _Front]]:
-    """The event lines of an archive that is known to be valid."""
+    """The event lines of a valid archive."""
     archive.seek(0)
     decode = typed.json_decoder(_Front).decode
     with gzip.open(archive) as inflated, tarfile.open(fileobj=inflated, mode="r|") as members:

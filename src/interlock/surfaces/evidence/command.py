@@ -23,7 +23,7 @@ from interlock.surfaces.evidence.verifying import verify_command
 
 @click.group()
 def evidence() -> None:
-    """Write what a run can show into an archive that anyone can verify; verify and compare archives."""
+    """Export archives of runs that anyone can verify; verify and compare archives."""
 
 
 evidence.add_command(verify_command)
@@ -47,19 +47,19 @@ evidence.add_command(report_command)
     "--bundle",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the attestation as a Sigstore bundle too.",
+    help="Also write the attestation as a Sigstore bundle.",
 )
-@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @click.pass_obj
 def export(
     out: Speaks, run_id: str, target: Path | None, key: str, bundle: Path | None, *, unsigned: bool, force: bool
 ) -> None:
-    """Write the archive of a run: its events, what was observed, and how far that goes. Secrets are replaced.
+    """Write the archive of a run: its events, what was observed, and what was not. Secrets are replaced.
 
-    RUN is an id, any unambiguous beginning of one, or `last`.
+    RUN is an id, any unambiguous prefix of one, or `last`.
     """
     if bundle is not None and unsigned:
-        raise UsageError("`--bundle` needs a signature, and `--unsigned` leaves it out")
+        raise UsageError("`--bundle` needs a signature, so it cannot be combined with `--unsigned`")
     if bundle is not None and not force:
         refuse_existing(bundle)
     with History.open(Path(), os.environ) as past:

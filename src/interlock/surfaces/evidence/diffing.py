@@ -1,4 +1,4 @@
-"""`interlock evidence diff`: what a run touched that another did not, as a gate for CI."""
+"""`interlock evidence diff`: what one run touched and another did not, as a gate for CI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from interlock.verification.difference import KINDS, Change, difference
 
 FAILED: Final = 1
 _SHOWN_MAX: Final = 20
-"""Changes of one kind that a person is shown; with `--json` there are all."""
+"""Changes of one kind shown to people; `--json` has all."""
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -28,20 +28,20 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
     "--fail-on",
     multiple=True,
     metavar="KIND,...",
-    help="End with 1 if there is such a change, such as `new-host,new-program`.",
+    help="Exit with 1 if there is such a change, such as `new-host,new-program`.",
 )
-@click.option("--ignore", multiple=True, metavar="PATTERN", help="Leave out values like this, such as '/var/cache/*'.")
+@click.option("--ignore", multiple=True, metavar="PATTERN", help="Ignore matching values, such as '/var/cache/*'.")
 @click.option(
     "--allow-unobserved",
     is_flag=True,
-    help="Do not fail where B does not claim to have seen everything of a kind that `--fail-on` names as new.",
+    help="Do not fail if B may have missed changes of a kind that `--fail-on` names as new.",
 )
-@click.option("--sarif", "sarif_file", type=_FILE, metavar="FILE", help="Write the changes as SARIF 2.1.0 too.")
+@click.option("--sarif", "sarif_file", type=_FILE, metavar="FILE", help="Also write the changes as SARIF 2.1.0.")
 @click.option(
-    "--junit", "junit_file", type=_FILE, metavar="FILE", help="Write what `--fail-on` found as JUnit XML too."
+    "--junit", "junit_file", type=_FILE, metavar="FILE", help="Also write the results of `--fail-on` as JUnit XML."
 )
 @click.option("--key", "keys", multiple=True, metavar="PUBLIC_KEY", help="Who must have signed both, as for `verify`.")
-@click.option("--require-signature", is_flag=True, help="An archive that no one signed is bad.")
+@click.option("--require-signature", is_flag=True, help="Treat an unsigned archive as bad.")
 @click.pass_obj
 def diff_command(
     out: Speaks,
@@ -58,7 +58,7 @@ def diff_command(
 ) -> int:
     """Compare what two runs touched, used and decided. Both archives are verified first.
 
-    A is what is expected, B is what happened. Exit code: 0, 1 if `--fail-on` found something, 4 if an archive is bad.
+    A is the expected run, B the actual one. Exit code: 0, 1 if `--fail-on` found something, 4 if an archive is bad.
     """
     kinds = _kinds(fail_on)
     documents = [
@@ -81,7 +81,7 @@ def diff_command(
 
 
 def _kinds(fail_on: tuple[str, ...]) -> list[str]:
-    """Raises: UsageError for a kind that is not one."""
+    """Raises: UsageError for an unknown kind."""
     kinds = [word for words in fail_on for word in words.replace(",", " ").split()]
     for kind in kinds:
         if kind not in KINDS:
@@ -106,7 +106,7 @@ def _text(changes: Sequence[Change]) -> Iterator[str]:
         for change in of_kind[:_SHOWN_MAX]:
             yield f"  {_shown(change.value)}"
         if len(of_kind) > _SHOWN_MAX:
-            yield f"  and {len(of_kind) - _SHOWN_MAX} more (`--json` has all)"
+            yield f"  and {len(of_kind) - _SHOWN_MAX} more (`--json` shows all)"
 
 
 def _shown(text: str) -> str:

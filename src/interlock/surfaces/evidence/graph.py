@@ -1,4 +1,4 @@
-"""Draws the graph of a proposal's actions as SVG: each below what it needs."""
+"""Draws the graph of a proposal's actions as SVG, with each action below those it depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NODES_MAX: Final = 200
 
 
 def graph(needs: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> str:
-    """The picture. `needs` names, for each action, the actions that it waits for; `labels` are escaped HTML."""
+    """The SVG text. `needs` has, for each action, the actions that it waits for; `labels` are escaped HTML."""
     shown = dict(list(needs.items())[:_NODES_MAX])
     levels = _levels(shown)
     rows: dict[int, list[str]] = {}
@@ -47,7 +47,7 @@ def graph(needs: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> str:
 
 
 def _levels(needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How far below the first row each action is. An archive may say anything: a circle ends at the number of actions."""
+    """The row of each action. An archive may contain a cycle; there the row is limited to the number of actions."""
     levels = dict.fromkeys(needs, 0)
     for _ in needs:
         changed = False
@@ -61,7 +61,7 @@ def _levels(needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
 
 
 def _short(label: str) -> str:
-    """Cut without cutting an entity."""
+    """Truncate without cutting an HTML entity."""
     if len(label) <= _LABEL_CHARS:
         return label
     cut = label[: _LABEL_CHARS - 1]

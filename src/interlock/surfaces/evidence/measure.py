@@ -1,4 +1,4 @@
-"""Measured runs from Python: run a command on record, and get the archive of it."""
+"""Measured runs from Python: runs a command, records it, and returns its archive."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_exis
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a measured run ended, and where its archive is."""
+    """How a measured run ended, and the location of its archive."""
 
     run_id: str
     exit_code: int | None
-    """Null, as `signal` is, if the command was not started or its end is not known; `error` then says why."""
+    """None, like `signal`, if the command was not started or its end is unknown; then `error` says why."""
     signal: int | None
     success: bool
     window_elapsed_ms: int
     timed_out: bool
     health: dict[str, str]
-    """State of each layer: `complete`, `partial`, `absent`; of the sdk layer at best `self_reported`."""
+    """State of each layer: `complete`, `partial`, `absent`; the sdk layer is at best `self_reported`."""
     notes: tuple[str, ...]
     """Codes of what was not observed."""
     archive: Path
@@ -50,14 +50,15 @@ def measure(
     key: str = DEFAULT_NAME,
     replace: bool = False,
 ) -> RunOutcome:
-    """Run a command of yours as a measured run, with this process's standard streams, and write its archive.
+    """Run a command as a measured run, with this process's standard streams, and write its archive. Blocks until the
+    command ends.
 
-    `archive` is the file (default: `RUN_ID.tar.gz` in `workspace`), `workspace` the project and the directory it runs in
-    (default: here), `env` what it inherits (default: this process's environment), `recorder` what records its effects. A command
-    that cannot be started is an outcome, with an archive. Blocks until its end.
+    `archive` is the file (default: `RUN_ID.tar.gz` in `workspace`), `workspace` the project and working directory
+    (default: the current directory), `env` the environment (default: this process's), `recorder` what records the
+    effects. A command that cannot be started is an outcome, with an archive.
 
-    Raises: UsageError as `RunSpec.validate`, `file_exists` (nothing has run then); ConfigurationError `isolation_unavailable`;
-    StoreError; IntegrityError.
+    Raises: UsageError as `RunSpec.validate`, and `file_exists` (in both cases nothing was run); ConfigurationError
+    `isolation_unavailable`; StoreError; IntegrityError.
     """
     directory = Path(workspace or ".").absolute()
     with History.open(directory, os.environ) as past:
@@ -92,9 +93,10 @@ def skeleton_archive(
     key: str = DEFAULT_NAME,
     replace: bool = False,
 ) -> Path:
-    """Write the archive that a run of `spec` would leave if nothing of it were observed; nothing is run, and no run is on record.
+    """Write the archive that a run of `spec` would leave if nothing were observed. Nothing is run, and no run is
+    recorded.
 
-    All members are there; health says `not_run`. Raises: UsageError as `measure`; StoreError; IntegrityError.
+    The archive has all members; its health says `not_run`. Raises: UsageError as `measure`; StoreError; IntegrityError.
     """
     with History.open(Path(workspace or "."), os.environ) as past:
         spec.validate(past.index.ids())

@@ -13,9 +13,9 @@ from interlock.surfaces.evidence.story import ActionStory, Places, Story, childr
 from interlock.verification.findings import ArchiveVerdict, Documents
 
 _CHARS_MAX: Final = 4000
-"""Of one value."""
+"""Maximum characters of one value."""
 _LINES_MAX: Final = 500
-"""Of the surface's list of one kind."""
+"""Maximum entries of one kind in the list of everything touched."""
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#8884;--good:#187a3c;--bad:#b3261e;--warn:#946200;--node:#8882}
 @media (prefers-color-scheme:dark){:root{--good:#5fd38d;--bad:#ff8a80;--warn:#f0c05a}}
@@ -43,24 +43,24 @@ details>*{display:block}}
 _COLORS: Final = {"succeeded": "good", "failed": "bad", "rejected": "bad", "held": "warn", "unknown outcome": "warn"}
 _STATES: Final = {"complete": "good", "self_reported": "warn", "partial": "warn", "absent": "bad"}
 NOTES: Final = {
-    "actions_without_recorder": "Some actions had no recorder: what they did is known from Interlock's own record alone.",
+    "actions_without_recorder": "Some actions had no recorder: their effects are known only from Interlock's own record.",
     "calls_refused": "Calls were refused because their arguments could not be read.",
-    "command_lost": "How the command ended is not known.",
-    "contract_only_mode": "Nothing observed effects in the kernel: known is what was asked and decided, not what was touched.",
-    "kernel_drops": "Some calls were left out of the kernel's record, whose size is bounded.",
+    "command_lost": "It is unknown how the command ended.",
+    "contract_only_mode": "Effects were not observed in the kernel: requests and decisions are known, but not what was touched.",
+    "kernel_drops": "Some calls are missing in the kernel's record, because of its size limit.",
     "not_run": "Nothing was run.",
-    "recorder_lost": "A recorder was killed, or its record has no end: what came after is not known.",
-    "recorder_unclosed": "The journal does not close a recorder: what it wrote cannot be checked against the journal.",
+    "recorder_lost": "A recorder was killed, or its record has no end: what came after is unknown.",
+    "recorder_unclosed": "The journal has no end of a recorder: its record cannot be checked against the journal.",
     "redacted_after_sealing": "Secrets were replaced when the archive was written.",
     "sdk_drops": "Some reports of the agent's SDK were left out.",
-    "sdk_rejected": "Some reports of the agent's program were not of the format, and were left out.",
-    "sdk_unclosed": "The journal does not close the reports of the agent's SDK: some may be missing.",
-    "shim_not_hooked": "An agent shim was asked for, and found no SDK to hook into.",
+    "sdk_rejected": "Some reports of the agent's program had a wrong format, and were left out.",
+    "sdk_unclosed": "The journal has no end of the reports of the agent's SDK: some may be missing.",
+    "shim_not_hooked": "An agent shim was requested, but found no SDK to hook into.",
     "spawn_failed": "The command was not started.",
     "unfinished_run": "The run had not ended when the archive was written.",
     "unsupported_platform": "Effects are observed on Linux only.",
 }
-"""What each note of the health says, in words."""
+"""A sentence for each note of the health."""
 _KINDS: Final = (
     ("hosts", "Hosts"), ("programs", "Programs"), ("files_written", "Files written"), ("files_read", "Files read"),
 )  # fmt: skip
@@ -112,10 +112,10 @@ def _summary(story: Story, verdict: ArchiveVerdict) -> Iterator[str]:
 
 
 def _not_observed(health: dict[str, Any]) -> Iterator[str]:
-    """First of all: how far the rest of the page goes."""
+    """The first section, which shows how far the rest of the page can be trusted."""
     yield '<section class="unseen"><h2>What was observed, and what was not</h2>\n<table>'
     about = {
-        "events": "what was proposed, decided, done and answered",
+        "events": "proposals, decisions, outcomes and approvals",
         "kernel": "system calls: files, programs, hosts",
         "policy": "decisions of the rules",
         "sdk": "tool calls as the agent's own program reported them",
@@ -134,7 +134,7 @@ def _not_observed(health: dict[str, Any]) -> Iterator[str]:
     )
     for note in health["notes"]:
         yield f"<li>{_text(NOTES.get(note, note))} <small>({_text(note)})</small></li>"
-    yield "</ul>\n" + ("" if health["notes"] else "<p>No gap is known.</p>\n") + "</section>\n"
+    yield "</ul>\n" + ("" if health["notes"] else "<p>No known gaps.</p>\n") + "</section>\n"
 
 
 def _time_line(story: Story) -> Iterator[str]:
@@ -180,7 +180,7 @@ def _action(action: ActionStory) -> str:
         if "decision" in question:
             who = f" by {question['approver']}" if question.get("approver") else ""
             answer = f"{question['decision']}{who}, {_when(question['answered'])}"
-        parts.append(f"<p>Asked a person {_when(question['asked'])}: <b>{_text(answer)}</b></p>")
+        parts.append(f"<p>Approval requested {_when(question['asked'])}: <b>{_text(answer)}</b></p>")
         if question.get("edited") is not None:
             parts.append(_block("Edited parameters", question["edited"]))
     parts.extend(_block(name, value) for name, value in (("Parameters", action.parameters), ("Output", action.output)))
@@ -218,7 +218,7 @@ def _places(name: str, places: Places, *, folded: bool = False) -> str:
 def _calls(story: Story) -> Iterator[str]:
     if not story.calls:
         return
-    yield "<h2>What the agent's SDK reported</h2>\n<p><small>The agent's own word.</small></p>\n<table>"
+    yield "<h2>What the agent's SDK reported</h2>\n<p><small>Self-reported by the agent.</small></p>\n<table>"
     for line in story.calls:
         what = line.get("tool") or ""
         end = " ".join(filter(None, (line.get("status"), line.get("error"))))
@@ -232,7 +232,7 @@ def _calls(story: Story) -> Iterator[str]:
 
 
 def _surface(surface: dict[str, Any]) -> Iterator[str]:
-    yield "<h2>Everything that was touched</h2>\n"
+    yield "<h2>Everything touched</h2>\n"
     for kind, name in _KINDS:
         found = surface.get(kind) or {}
         values = found.get("values") or []
@@ -247,7 +247,7 @@ def _surface(surface: dict[str, Any]) -> Iterator[str]:
 
 def _correlation(correlation: dict[str, Any]) -> Iterator[str]:
     found = correlation["ambiguities"]
-    yield f"<h2>What belongs together <small>{_text(correlation['state'])}</small></h2>\n"
+    yield f"<h2>Correlation <small>{_text(correlation['state'])}</small></h2>\n"
     yield "<ul>" if found else "<p>Every decision, call and effect is matched.</p>\n"
     for one in found:
         subjects = ", ".join(one["subjects"][:20])
@@ -290,7 +290,7 @@ def _when(ts_us: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """Escaped, with what cannot be seen made visible."""
+    """The text escaped, with invisible characters made visible."""
     return escape("".join(map(_visible, value)))
 
 
@@ -302,7 +302,7 @@ def _visible(character: str) -> str:
 _INVISIBLE: Final = frozenset(
     "\u115f\u1160\u3164\uffa0\u17b4\u17b5\u034f\u2800\u00ad" + "".join(map(chr, range(0xFE00, 0xFE10)))
 )
-"""Python calls them printable, and nobody sees them."""
+"""Characters that Python considers printable, but that are invisible."""
 
 
 def pieces(story: Story, documents: Documents, verdict: ArchiveVerdict) -> Iterable[bytes]:

@@ -1,4 +1,4 @@
-"""`interlock evidence report`: an archive as one HTML page, after it was verified."""
+"""`interlock evidence report`: an archive as one HTML page, after verification."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from interlock.verification.verify import verify
     "-o",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write it. [default: the archive's name with .html, here]",
+    help="The file to write. [default: the archive's name with .html]",
 )
 @click.option("--key", "keys", multiple=True, metavar="PUBLIC_KEY", help="Who must have signed it, as for `verify`.")
-@click.option("--require-signature", is_flag=True, help="An archive that no one signed is bad.")
+@click.option("--require-signature", is_flag=True, help="Treat an unsigned archive as bad.")
 @click.pass_obj
 def report_command(
     out: Speaks, archive: Path, output: Path | None, keys: tuple[str, ...], *, require_signature: bool
 ) -> None:
     """Write one HTML page about an archive, which is verified first. The page loads nothing, and prints well.
 
-    It begins with what was observed and what was not. Then: time line, action graph, each action with its decision, answers,
-    processes and effects, what an agent's SDK reported, everything that was touched, and the posture.
+    It begins with what was observed and what was not. Then: time line, action graph, each action with its decision,
+    approvals, processes and effects, the reports of the agent's SDK, everything touched, and the posture.
 
-    A file that exists is never overwritten. Exit code: 4 if the archive is bad; then nothing is written.
+    An existing file is never overwritten. Exit code: 4 if the archive is bad; then nothing is written.
     """
     known = key_ids(keys)
     target = output or Path(archive.name.removesuffix(ENDING) + ".html")
-    # A copy of our own: what is verified is what is shown, even if the file is replaced meanwhile.
+    # Work on a copy, so that what is shown is what was verified, even if the file is replaced meanwhile.
     with tempfile.TemporaryFile() as copy:
         with opened(archive, "archive") as file:
             shutil.copyfileobj(file, copy)

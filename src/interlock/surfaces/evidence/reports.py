@@ -15,19 +15,19 @@ from interlock.verification.difference import KINDS, Change
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 cannot hold, not even as references."""
+"""Characters that XML 1.0 cannot contain, not even as references."""
 _RESULTS_MAX: Final = 5000
-"""GitHub shows no more than these of a run."""
+"""GitHub shows at most this many results of a run."""
 
 
 def sarif(changes: Sequence[Change], archive: str) -> bytes:
-    """A SARIF log: a rule for each kind of change, a result for each change. `archive` is the name of the second one."""
+    """A SARIF log: a rule for each kind of change, a result for each change. `archive` is the name of the second archive."""
     kinds = list(KINDS)
     rules = [
         {"id": kind, "shortDescription": {"text": text}, "defaultConfiguration": {"level": "note"}}
         for kind, text in KINDS.items()
     ]
-    # What fails comes first, so that it is not among those that are left out.
+    # Failures come first, so that they are not cut off by the limit.
     ordered = sorted(changes, key=lambda change: not change.fails)
     run: dict[str, Any] = {
         "tool": {"driver": {"name": "interlock", "version": __version__, "rules": rules}},
@@ -57,7 +57,7 @@ def _result(change: Change, rule: int, archive: str) -> dict[str, Any]:
 
 
 def junit(changes: Sequence[Change], fail_on: Sequence[str], archive: str) -> bytes:
-    """JUnit XML: a test case for each kind that was asked to fail on, and for each that has failed."""
+    """JUnit XML: a test case for each kind in `fail_on`, and for each that failed."""
     kinds = list(dict.fromkeys((*fail_on, *(change.kind for change in changes if change.fails))))
     failures = [kind for kind in kinds if any(change.kind == kind and change.fails for change in changes)]
     counts = {"tests": str(len(kinds)), "failures": str(len(failures)), "errors": "0", "skipped": "0"}

@@ -1,4 +1,4 @@
-"""How the commands of this package answer: the command line passes in what prints, since doors do not import each other."""
+"""How these commands print answers: the command line passes in the printer, because surfaces do not import each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print the answer."""
+    """The output functions that the command line passes in."""
 
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
         """Print the answer: one document with `--json`, else lines."""

@@ -1,6 +1,6 @@
-"""What an archive tells about a run, gathered from the lines of its members for a page. The archive was verified before.
+"""Collects the facts of a run from the lines of a verified archive, for a page.
 
-Bounded: of what repeats (actions, processes, paths, calls) the first of each are kept, and the rest is counted.
+Limited in size: of repeated items (actions, processes, paths, calls) the first ones are kept, and the rest is counted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from interlock.verification.findings import Findings
 
 ACTIONS_MAX: Final = 1000
 PROCESSES_MAX: Final = 500
-"""Of one action."""
+"""Maximum processes of one action."""
 PLACES_MAX: Final = 200
-"""Paths of one kind, of one action."""
+"""Maximum paths of one kind of one action."""
 CALLS_MAX: Final = 1000
 _REFERENCE: Final = re.compile(r"\$([A-Za-z0-9_.-]+?)\.output")
 _ENDS: Final = {
@@ -29,7 +29,7 @@ _ENDS: Final = {
     "action_skipped": "skipped",
     "action_cancelled": "cancelled",
     "action_unknown_outcome": "unknown outcome",
-    "action_deduplicated": "succeeded, as an earlier call of the same",
+    "action_deduplicated": "succeeded, with the result of an identical earlier call",
     "action_held": "held",
 }
 Pair = tuple[str, str]
@@ -45,7 +45,7 @@ class Places:
         self.more = 0
 
     def take(self, value: str, grade: str | None = None) -> None:  # noqa: ARG002 - all are attempts on a page
-        """Keep one, or count it."""
+        """Keep a value, or count it."""
         if value in self.seen:
             return
         if len(self.seen) < PLACES_MAX:
@@ -55,7 +55,7 @@ class Places:
 
 
 class Process(NamedTuple):
-    """A program that was executed. `parent` is the pid of its parent, 0 if that is outside of the action."""
+    """An executed program. `parent` is the pid of its parent; 0 if that is outside of the action."""
 
     pid: int
     parent: int
@@ -77,7 +77,7 @@ class ActionStory:
         self.policies: tuple[str, ...] = ()
         self.questions: list[dict[str, Any]] = []
         self.begun: int | None = None
-        """On the monotonic clock of the run, in nanoseconds, as `ended`."""
+        """Start on the monotonic clock of the run, in nanoseconds; `ended` likewise."""
         self.ended: int | None = None
         self.status = ""
         self.reason = ""
@@ -91,7 +91,7 @@ class ActionStory:
 
 
 class Story:
-    """A run."""
+    """The facts of a run."""
 
     def __init__(self) -> None:
         self.started: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class Story:
         self.command: dict[str, Any] | None = None
         self.command_end: dict[str, Any] | None = None
         self.proposals: dict[str, dict[str, Any]] = {}
-        """By id: `source`, `agent`, `status`."""
+        """Proposals by id: `source`, `agent`, `status`."""
         self.actions: dict[Pair, ActionStory] = {}
         self.more_actions = 0
         self.calls: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ class Story:
 
 
 def read_story(file: BinaryIO) -> Story:
-    """Gather it from a verified archive, whose position is its beginning."""
+    """Collect the facts from a verified archive, which must be positioned at its start."""
     story = Story()
     takers = {container.EVENTS: _event, container.KERNEL: _kernel, container.SDK: _sdk}
     for content in container.members(file, Findings()):
@@ -183,7 +183,7 @@ def _command(story: Story, event: dict[str, Any]) -> None:
         elif event.get("exit_code"):
             action.reason = f"exit code {event['exit_code']}"
     else:
-        action.status = "not started" if event["kind"] == "spawn_failed" else "its end is not known"
+        action.status = "not started" if event["kind"] == "spawn_failed" else "its end is unknown"
         action.reason = str(event.get("error") or event.get("detail") or "")
 
 
@@ -246,7 +246,7 @@ def _sdk(story: Story, line: dict[str, Any]) -> None:
 
 
 def children(processes: list[Process]) -> Iterator[tuple[int, list[Process]]]:
-    """The process tree, depth first: how deep a process is, and the programs that it executed one after the other."""
+    """The process tree, depth first: the depth of each process, and the programs that it executed one after the other."""
     by_pid: dict[int, list[Process]] = {}
     for process in processes:
         by_pid.setdefault(process.pid, []).append(process)
@@ -263,12 +263,12 @@ def children(processes: list[Process]) -> Iterator[tuple[int, list[Process]]]:
         shown.add(pid)
         yield depth, _started(by_pid[pid])
         waiting += [(depth + 1, child) for child in reversed(below.get(pid, []))]
-    for pid in by_pid.keys() - shown:  # parents that name each other: pids were used again
+    for pid in by_pid.keys() - shown:  # parents that name each other, because pids were reused
         yield 0, _started(by_pid[pid])
 
 
 def _started(programs: list[Process]) -> list[Process]:
-    """Without what was tried in vain: one command is executed along PATH until a program is found."""
+    """The programs without failed attempts: a command is tried along PATH until a program is found."""
     return [
         one
         for one, after in zip(programs, [*programs[1:], None], strict=True)

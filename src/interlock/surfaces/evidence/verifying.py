@@ -1,4 +1,4 @@
-"""`interlock evidence verify`, and the same from Python: needs the archive and nothing else of this machine."""
+"""`interlock evidence verify`, and the same from Python. Needs the archive and nothing else of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from interlock.verification.verify import Checked, verify
 _KEY_BYTES_MAX: Final = 16 * 1024
 _SCHEME: Final = "ed25519:"
 _SHOWN_MAX: Final = 50
-"""Defects that a person is shown."""
+"""Maximum defects shown to people."""
 
 
 def verify_archive(
@@ -30,10 +30,10 @@ def verify_archive(
 ) -> ArchiveVerdict:
     """Verify an evidence archive. Nothing but the file is needed: no project, no state directory, no network.
 
-    `keys` are the public keys of all who must have signed it: files (PEM), PEM text, or `ed25519:HEX`. `require_signature` makes
-    an unsigned archive bad. A bad archive is a verdict, not an exception.
+    `keys` are the public keys of everyone who must have signed it: files (PEM), PEM text, or `ed25519:HEX`.
+    `require_signature` makes an unsigned archive bad. A bad archive is a verdict, not an exception.
 
-    Raises: UsageError (`not_found` if there is no such file, `usage` if a key is not one).
+    Raises: UsageError (`not_found` if there is no such file, `usage` if a key is invalid).
     """
     return check_file(Path(archive), keys, require_signature=require_signature).verdict
 
@@ -46,14 +46,14 @@ def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature
 
 
 def documents_of(path: Path, checked: Checked) -> Documents:
-    """The documents of an archive that was verified. Raises: IntegrityError `archive_bad`."""
+    """The documents of a verified archive. Raises: IntegrityError `archive_bad`."""
     if checked.documents is None:
         first = checked.verdict.errors[0]
         raise IntegrityError(
             f"the archive is bad: {first.message} ({first.code})",
             code="archive_bad",
             path=f"{path}: {first.where}" if first.where else str(path),
-            hint="`interlock evidence verify` shows all that is wrong with it",
+            hint="`interlock evidence verify` shows all its defects",
         )
     return checked.documents
 
@@ -65,13 +65,15 @@ def documents_of(path: Path, checked: Checked) -> Documents:
     "keys",
     multiple=True,
     metavar="PUBLIC_KEY",
-    help="Who must have signed it: a file with a public key (PEM), or `ed25519:HEX`. May be repeated.",
+    help="A key that must have signed it: a public key file (PEM), or `ed25519:HEX`. May be repeated.",
 )
-@click.option("--require-signature", is_flag=True, help="An archive that no one signed is bad.")
-@click.option("--at-home", is_flag=True, help="Compare it with the run in this project too, redacted events included.")
+@click.option("--require-signature", is_flag=True, help="Treat an unsigned archive as bad.")
+@click.option(
+    "--at-home", is_flag=True, help="Also compare it with the run in this project, including redacted events."
+)
 @click.pass_obj
 def verify_command(out: Speaks, archive: Path, keys: tuple[str, ...], *, require_signature: bool, at_home: bool) -> int:
-    """Verify an archive: that it is whole, that all in it follows from its events and records, and who signed it.
+    """Verify an archive: that it is complete, that its contents follow from its events and records, and who signed it.
 
     Needs nothing but the file, unless --at-home is given. Exit code: 0 if it is valid, 4 if it is bad.
     """
@@ -110,20 +112,20 @@ def _text(archive: Path, verdict: ArchiveVerdict) -> Iterator[str]:
         where = f" {found.where}:" if found.where else ""
         yield f"  {found.code}:{where} {found.message}"
     if len(verdict.errors) > _SHOWN_MAX:
-        yield f"  and {len(verdict.errors) - _SHOWN_MAX} more (`--json` has all)"
+        yield f"  and {len(verdict.errors) - _SHOWN_MAX} more (`--json` shows all)"
 
 
 # -- files
 
 
 def key_ids(keys: Iterable[str | Path]) -> list[str]:
-    """The ids of keys that a caller names. Raises: UsageError."""
+    """The ids of the given keys. Raises: UsageError."""
     return [_key(key) for key in keys]
 
 
 @contextlib.contextmanager
 def opened(path: Path, what: str) -> Iterator[BinaryIO]:
-    """A file to be read. Raises: UsageError `not_found`."""
+    """Open a file for reading. Raises: UsageError `not_found`."""
     try:
         with path.open("rb") as file:
             yield file
@@ -134,7 +136,7 @@ def opened(path: Path, what: str) -> Iterator[BinaryIO]:
 
 
 def _key(key: str | Path) -> str:
-    """The id of a key that a caller names. Raises: UsageError."""
+    """The id of a given key. Raises: UsageError."""
     text = str(key)
     if isinstance(key, Path) or not text.startswith((_SCHEME, "-----BEGIN")):
         with opened(Path(key), "key") as file:

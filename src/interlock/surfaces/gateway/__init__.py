@@ -2,15 +2,15 @@
 
 | file | what it does |
 |---|---|
-| `protocol.py` | what the revisions of MCP differ in: negotiation, envelopes, results |
+| `protocol.py` | the differences between revisions of MCP: negotiation, envelopes, results |
 | `calls.py` | one tool call: through the gate, held for a while, and what the model is told |
-| `tool_requests.py` | `tools/list` and `tools/call`: calls that ask their client something meanwhile |
+| `tool_requests.py` | `tools/list` and `tools/call`, including calls with requests to their client |
 | `session.py` | the messages of one client: requests in flight, cancellation |
-| `callers.py` | the client behind one call: what it can be asked, and is told |
+| `callers.py` | the client behind one call: its capabilities, requests and notifications to it |
 | `asking.py` | calls that wait for their client's answer, and the seal of their state |
 | `http.py`, `http_app.py`, `streams.py` | streamable HTTP |
 | `stdio.py` | standard input and output as a connection |
 | `command.py` | `interlock gateway` |
 
-Nothing here decides: a call is a proposal of one action, as from any other door.
+It makes no decisions: a call is a proposal with one action, as from any other surface.
 """

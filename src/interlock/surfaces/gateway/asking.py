@@ -1,8 +1,8 @@
-"""What a call asks of its client meanwhile: a request of ours to an older client, `input_required` to a newer one.
+"""Requests to the client during a call: sent directly to an older client, as `input_required` to a newer one.
 
-A newer client (2026-07-28) cannot be sent requests: the call is left open, the client gets the question as a result together with
-a sealed `requestState`, and repeats the call with its answer. The state says which open call it belongs to, for which agent,
-tool and arguments, and until when; it is accepted once, and only by the process that sealed it.
+A newer client (2026-07-28) cannot be sent requests. Its call is left open, and it gets the request as a result with a
+sealed `requestState`; it then repeats the call with its answer. The state names the open call, the agent, tool and
+arguments, and its expiry. It is accepted once, and only by the process that sealed it.
 """
 
 from __future__ import annotations
@@ -28,33 +28,35 @@ else:
     exceptions, aead = lazy("cryptography.exceptions"), lazy("cryptography.hazmat.primitives.ciphers.aead")
 
 OPEN_S: Final = 600.0
-"""How long an open call waits for its client to come back."""
+"""How long an open call waits for its client."""
 OPEN_MAX: Final = 256
 _KEY_CHARS_MAX: Final = 128
 
 
 class OpenCall:
-    """A call of a newer client whose answers come with repetitions of it."""
+    """A call of a newer client, which sends its answers by repeating the call."""
 
     task: asyncio.Task[dict[str, Any]]
-    """The call itself, once it has begun."""
+    """The task of the call, once it has started."""
     caller: Caller
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        """Not begun yet. `given` are answers that came with the call, each for the question of that key."""
+        """Not started yet. `given` are answers that came with the call, by the key of the request."""
         self._given = dict(given)
         self._asked: dict[str, tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = {}
         self._number = 0
         self._news = asyncio.Event()
 
     def begin(self, caller: Caller, call: Coroutine[Any, Any, dict[str, Any]]) -> None:
-        """Begin the call."""
+        """Start the call."""
         self.caller = caller
         self.task = asyncio.get_running_loop().create_task(call)
         self.task.add_done_callback(lambda _: self._withdraw())
 
     async def ask(self, method: str, params: dict[str, Any], key: str) -> dict[str, Any]:
-        """Ask the client with its next answer, and wait for what it says. `key` is the question's name, if it is free."""
+        """Send the client a request with its next result, and wait for the answer. `key` is the request's name, if it
+        is unused.
+        """
         if isinstance(said := self._given.pop(key, None), dict):
             return said
         self._number += 1
@@ -69,7 +71,7 @@ class OpenCall:
             self._asked.pop(key, None)
 
     async def wait_news(self) -> dict[str, Any] | None:
-        """Wait until the call has ended (None), or asks something: its questions by key. If cancelled, the call is too."""
+        """Wait until the call ends (None), or has requests to the client: the requests by key. Cancelling it cancels the call."""
         while True:
             self._news.clear()
             if self.task.done():
@@ -84,7 +86,7 @@ class OpenCall:
                 news.cancel()
 
     def answer(self, responses: Mapping[str, Any]) -> None:
-        """Take the client's answers; a question without one counts as withdrawn."""
+        """Accept the client's answers; a request without an answer counts as declined."""
         for key, (_, answer) in list(self._asked.items()):
             response = responses.get(key)
             if answer.done():
@@ -95,27 +97,27 @@ class OpenCall:
                 answer.set_exception(RpcError(INTERNAL_ERROR, "the client did not answer"))
 
     def _withdraw(self) -> None:
-        """The call has ended: no answer to its questions can come any more."""
+        """The call has ended, so its requests can no longer be answered."""
         for _, answer in self._asked.values():
             if not answer.done():
-                answer.set_exception(RpcError(INTERNAL_ERROR, "the call for which this was asked has ended"))
+                answer.set_exception(RpcError(INTERNAL_ERROR, "the call that made this request has ended"))
 
 
 class OpenCalls:
     """The open calls of one agent's clients, and the seal of their states."""
 
     def __init__(self, principal: str) -> None:
-        """`principal` names the agent and session: a state of another is not accepted."""
+        """`principal` names the agent and session; states of others are not accepted."""
         self._principal = principal.encode()
         self._key = secrets.token_bytes(32)
         self._open: dict[str, tuple[OpenCall, asyncio.TimerHandle]] = {}
 
     def keep(self, call: OpenCall, method: str, params: Mapping[str, Any]) -> str | None:
-        """Leave a call open until its client comes back: the state to give it; None if too many are open."""
+        """Keep a call open until its client returns. Returns the state for the client; None if too many calls are open."""
         if len(self._open) >= OPEN_MAX:
             return None
         loop = asyncio.get_running_loop()
-        redeemed = secrets.token_hex(16)  # once: each state has another
+        redeemed = secrets.token_hex(16)  # makes each state unique, so that it can be used only once
         timer = loop.call_later(OPEN_S, self._expire, redeemed)
         self._open[redeemed] = (call, timer)
         sealed = {"call": redeemed, "of": _about(method, params), "until": loop.time() + OPEN_S}
@@ -125,7 +127,7 @@ class OpenCalls:
         ).decode()
 
     def take(self, state: Any, method: str, params: Mapping[str, Any]) -> OpenCall | None:
-        """The call that a state belongs to; None if it is not one of ours, was used, has expired, or is of another call."""
+        """The call of a state; None if the state is not ours, was used, has expired, or belongs to another call."""
         try:
             data = base64.b64decode(state, altchars=b"-_", validate=True)
             found = json.loads(aead.AESGCM(self._key).decrypt(data[:12], data[12:], self._principal))
@@ -141,7 +143,7 @@ class OpenCalls:
         return call
 
     async def close(self) -> None:
-        """End the calls that are still open."""
+        """End all open calls."""
         left = [call.task for call, _ in self._open.values()]
         for _, timer in self._open.values():
             timer.cancel()
@@ -158,8 +160,8 @@ class OpenCalls:
 
 
 def _about(method: str, params: Mapping[str, Any]) -> str:
-    """What a state is bound to: the call without what changes when it is repeated."""
+    """The part of a call that a state is bound to, which stays the same when the call is repeated."""
     try:
         return digest("mcp_call", [method, params.get("name"), params.get("arguments")])
-    except CanonicalError:  # such parameters are refused by the gate
+    except CanonicalError:  # the gate refuses such parameters
         return ""

@@ -1,8 +1,8 @@
 """One tool call: through the gate, held for a while, and what the model is told.
 
-A call that a person must approve first is asked about without a wait, so that nothing is locked meanwhile and the question
-survives whatever is killed. Then the gateway waits for the answer, for less time than clients give a call, and makes the same
-call again, which continues with the approved run. If no answer came, the model is told to repeat the call.
+A call that needs approval is first held without waiting, so that nothing is locked meanwhile and the hold survives if a
+process is killed. Then the gateway waits for the approval, for less time than clients give a call, and repeats the
+call, which continues with the approved run. If there is no answer yet, the model is told to repeat the call.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _PROGRESS_S: Final = 10.0
 
 
 class Agent(NamedTuple):
-    """On whose behalf a client calls."""
+    """The agent and session for which a client calls."""
 
     name: str | None
-    """None for the agent of the configuration."""
+    """None for the configuration's agent."""
     session: str
 
 
 class MissingCapabilityError(Exception):
-    """A server refused the call because the client did not declare what it would be asked for."""
+    """A server refused the call because the client did not declare a capability that the server needs."""
 
     def __init__(self, message: str, required: list[str]) -> None:
         """`required` are the capabilities that the client lacks."""
@@ -42,9 +42,9 @@ class MissingCapabilityError(Exception):
 async def call_tool(
     runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
 ) -> dict[str, Any]:
-    """The result of `tools/call`. The model is told of any failure, in the result.
+    """The result of `tools/call`. Any failure is reported to the model in the result.
 
-    Raises: StoreError, ConfigurationError: Interlock itself cannot work. MissingCapabilityError, for a newer client.
+    Raises: StoreError, ConfigurationError if Interlock itself cannot work; MissingCapabilityError for a newer client.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
     CLIENT.set(caller)
@@ -68,12 +68,12 @@ async def call_tool(
 
 
 async def _answered(runtime: Runtime, held: HeldError, deadline: float, caller: Caller) -> bool:
-    """Wait for an answer to the question, until the deadline of the loop's clock. Meanwhile the client shows it, if it can."""
-    if held.code != "held":  # an unknown outcome is settled by `interlock recover`, not by an answer
+    """Wait for an approval until the deadline of the loop's clock. Meanwhile the client shows the held call, if it can."""
+    if held.code != "held":  # an unknown outcome is settled by `interlock recover`, not by an approval
         return False
     loop = asyncio.get_running_loop()
     began = loop.time()
-    message = f"waits for a person: `interlock approvals approve {held.approval}`, or `deny`"
+    message = f"waits for approval: `interlock approvals approve {held.approval}`, or `deny`"
     shown = loop.create_task(_show(held, caller)) if caller.can_show_forms and deadline > began else None
     try:
         while (left := deadline - loop.time()) > 0:
@@ -87,10 +87,10 @@ async def _answered(runtime: Runtime, held: HeldError, deadline: float, caller: 
 
 
 async def _show(held: HeldError, caller: Caller) -> None:
-    """Show the question where the client is. What comes back is not an answer: only what our own record says counts."""
+    """Show the held call at the client. The client's response is not an approval; only our own record counts."""
     text = (
-        f"{held.message}. It waits for a person, who answers in a terminal with `interlock approvals approve {held.approval}`, or"
-        " `deny`. What is chosen here decides nothing."
+        f"{held.message}. It waits for approval in a terminal, with `interlock approvals approve {held.approval}`, or"
+        " `deny`. A choice made here has no effect."
     )
     schema = {"type": "object", "properties": {}}
     with contextlib.suppress(RpcError):
@@ -100,8 +100,8 @@ async def _show(held: HeldError, caller: Caller) -> None:
 def _held(held: HeldError) -> str:
     if held.code != "held":
         return (
-            f"[HELD] {held.code}: {held.message}. An earlier call was cut off, and a person has to say what became of it:"
-            f" `interlock recover {held.run_id}`. Nothing was done now."
+            f"[HELD] {held.code}: {held.message}. An earlier call was interrupted, and a person has to settle its "
+            f"outcome: `interlock recover {held.run_id}`. Nothing was done now."
         )
     done = f"Done so far: {', '.join(held.done)}." if held.done else "Nothing was done yet."
     return (
@@ -111,15 +111,15 @@ def _held(held: HeldError) -> str:
 
 
 def _require(found: CallResult) -> None:
-    """Raises: MissingCapabilityError, if the client could declare more. Else it is for the operator (`asks`)."""
+    """Raises: MissingCapabilityError if the client could declare more. Otherwise the operator has to change `asks`."""
     lacking = found.output.get("client_lacks") if isinstance(found.output, dict) else None
     if lacking:
-        raise MissingCapabilityError(found.error or "the client cannot be asked for what the call needs", lacking)
+        raise MissingCapabilityError(found.error or "the client lacks a capability that the call needs", lacking)
 
 
 def _result(runtime: Runtime, found: CallResult) -> dict[str, Any]:
     own = None if runtime.servers.definition(found.tool) is None else found.output
-    if isinstance(own, dict) and isinstance(own.get("content"), list):  # a server's: passed on as it is
+    if isinstance(own, dict) and isinstance(own.get("content"), list):  # the result of a server is passed on unchanged
         shown = own if found.ok else {**own, "isError": True}
     else:
         shown = _text(found.for_model(), is_error=not found.ok)

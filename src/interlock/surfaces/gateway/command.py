@@ -29,11 +29,11 @@ else:
     http_app = lazy("interlock.surfaces.gateway.http_app")
 
 WAIT: Final = "45s"
-"""How long a held call waits for its answer: less than what clients give a call."""
+"""How long a held call waits for its approval: less than the time that clients give a call."""
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print notes and warnings."""
+    """The output functions that the command line passes in."""
 
     def note(self, text: str) -> None:
         """Print a line to standard error."""
@@ -43,19 +43,19 @@ class Speaks(Protocol):
 
 
 @click.command("gateway")
-@click.option("--agent", metavar="NAME", help="The agent that calls. [default: the configuration's]")
-@click.option("--session", metavar="NAME", help="The session of its calls. [default: one of its own]")
+@click.option("--agent", metavar="NAME", help="The calling agent. [default: the configuration's]")
+@click.option("--session", metavar="NAME", help="The session of its calls. [default: a new one]")
 @click.option(
-    "--wait", metavar="DURATION", default=WAIT, show_default=True, help="How long a held call waits for its answer."
+    "--wait", metavar="DURATION", default=WAIT, show_default=True, help="How long a held call waits for its approval."
 )
 @click.option(
-    "--http", metavar="[HOST:]PORT", help="Serve over streamable HTTP on this port of loopback instead; 0 for any port."
+    "--http", metavar="[HOST:]PORT", help="Serve streamable HTTP on this loopback port instead; 0 for any port."
 )
 @click.option(
     "--token-file",
     metavar="PATH",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file with the bearer token of HTTP clients; a new one is written if there is none.",
+    help="The file with the bearer token of HTTP clients; created if it is missing.",
 )
 @click.pass_obj
 def gateway(
@@ -63,12 +63,12 @@ def gateway(
 ) -> None:
     """Serve the tools of this project over MCP, on standard input and output. An MCP client starts it."""
     if (http is None) != (token_file is None):
-        raise click.UsageError("`--http` and `--token-file` belong together")
+        raise click.UsageError("`--http` and `--token-file` must be given together")
     try:
         wait_s = duration_ms(wait) / 1000
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--wait") from None
-    # Without a mode in the file: directly, so that the editor sees what a long call does while it runs.
+    # Without a mode in the file, work directly, so that the editor sees what a long call does while it runs.
     with Runtime(*open_project(Path(), direct=True)) as runtime:
         for warning in runtime.warnings:
             out.warn(warning)
@@ -76,9 +76,7 @@ def gateway(
         runtime.subscribe(notices=out.warn)
         if not runtime.tools_for("mcp", agent=agent, session=session):
             who = f"agent `{agent}`" if agent else "the agent of the configuration"
-            out.warn(
-                f"{who} is offered no tools: no grant and rule let it use any; see `[grants.NAME]` in interlock.toml"
-            )
+            out.warn(f"{who} has no tools: no grant and rule allow any; see `[grants.NAME]` in interlock.toml")
         own = session or f"mcp-{runtime.clock.now_us() // 1000:x}-{os.getpid()}"
         if http is None or token_file is None:
             asyncio.run(_serve(runtime, Agent(agent, own), wait_s))

@@ -1,4 +1,4 @@
-"""`interlock gateway --http`: the application on a port of loopback."""
+"""`interlock gateway --http`: serves the application on a loopback port."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def listen(address: str) -> socket.socket:
         local = False
     if not local or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise UsageError(
-            f"`{address}` is not a port of this machine alone",
+            f"`{address}` is not a loopback port of this machine",
             hint="for example 127.0.0.1:8765, or 0 for any port; there is no TLS, so use a tunnel from elsewhere",
         )
     try:
         found = socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        # Connections inherit it. Otherwise the second part of an answer waits for the client's delayed acknowledgement, 40 ms.
+        # Inherited by connections. Without it, the second part of an answer waits for the client's delayed
+        # acknowledgement, 40 ms.
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise UsageError(f"cannot listen on `{address}`: {os.strerror(error.errno or 0)}") from None
@@ -48,7 +49,7 @@ def listen(address: str) -> socket.socket:
 
 
 def token_in(path: Path, disk: Disk) -> str:
-    """The token in a file that only its owner can read; a new one is written if there is none.
+    """The token in a file that only its owner can read. Creates the file with a new token if it is missing.
 
     Raises: UsageError, StoreError.
     """
@@ -67,25 +68,25 @@ def token_in(path: Path, disk: Disk) -> str:
         token = file.read(_TOKEN_BYTES_MAX).decode("ascii", "replace").strip()
     if len(token) < _TOKEN_CHARS_MIN or not token.isascii() or not token.isprintable() or " " in token:
         raise UsageError(
-            f"the token is shorter than {_TOKEN_CHARS_MIN} characters, or has others than ASCII",
+            f"the token is shorter than {_TOKEN_CHARS_MIN} characters, or has other than ASCII characters",
             path=str(path),
-            hint="remove the file: a new token is written",
+            hint="remove the file, and a new token will be written",
         )
     return token
 
 
 def url_of(listening: socket.socket) -> str:
-    """Where the application is."""
+    """The URL of the application."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}{PATH}" if ":" in host else f"http://{host}:{port}{PATH}"
 
 
 class _Server(uvicorn.Server):
-    """A server whose signals are someone else's."""
+    """A server that leaves signal handling to the caller."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
+        """Do not capture signals."""
         yield
 
 
@@ -98,7 +99,7 @@ async def serve(app: HttpApp, listening: socket.socket, stop: asyncio.Event, rea
     server = _Server(config)
     task = asyncio.get_running_loop().create_task(server.serve([listening]))
     stopped = asyncio.get_running_loop().create_task(stop.wait())
-    while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no notification for it
+    while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no notification for this
         await asyncio.sleep(0.01)
     ready()
     await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)

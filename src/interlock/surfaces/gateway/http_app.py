@@ -1,8 +1,8 @@
 """MCP's streamable HTTP as an ASGI application, for clients on this machine.
 
-Who may speak is decided before the body is read: by the Host and the Origin of the request (a page in a browser reaches this port
-too, also by a name of its own that it lets resolve to this machine), then by the bearer token. Sources: the specification,
-"Transports", of each revision; its "Security warning".
+Access is checked before the body is read: first the Host and Origin of the request (a page in a browser can reach this
+port too, also through its own host name that resolves to this machine), then the bearer token. Sources: the
+specification, "Transports", of each revision; its "Security warning".
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from interlock.surfaces.gateway.streams import Stream, Streams, event, opening
 PATH: Final = "/mcp"
 SESSIONS_MAX: Final = 100
 IDLE_S: Final = 3600.0
-"""A session that no one used for so long has ended."""
+"""A session ends after this time without use."""
 HEADER_MISMATCH: Final = -32020
 _STATUS: Final = {
     json_rpc.METHOD_NOT_FOUND: 404,
@@ -44,7 +44,7 @@ _STATUS: Final = {
     json_rpc.MISSING_CAPABILITY: 400,
     protocol.UNSUPPORTED_REVISION: 400,
 }
-"""HTTP statuses of errors; others are 200."""
+"""The HTTP statuses of errors; others are 200."""
 _KEEP_ALIVE_S: Final = 15.0
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (
@@ -58,13 +58,13 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not an error of ours
-    """A request that is answered with an HTTP status."""
+class Refused(Exception):  # noqa: N818 - a response, not an internal error
+    """A request that is refused with an HTTP status."""
 
     def __init__(
         self, status: int, text: str, *, code: int = INVALID_REQUEST, message_id: Any = None, **headers: str
     ) -> None:
-        """`text` says what is wrong, in the body of a JSON-RPC error."""
+        """`text` is the message in the body's JSON-RPC error."""
         super().__init__(text)
         self.status = status
         self.fault = Fault(message_id, code, text)
@@ -83,7 +83,7 @@ class HttpApp:
     """The application. Use it on one event loop; close it."""
 
     def __init__(self, runtime: Runtime, agent: Agent, token: str, port: int, *, wait_s: float) -> None:
-        """`port` is where it is served on loopback; `token` is what clients bring."""
+        """`port` is the loopback port on which it is served; `token` is the token of clients."""
         self._runtime = runtime
         self._agent = agent
         self._token = token.encode()
@@ -119,12 +119,12 @@ class HttpApp:
             await _answer(send, refused.status, json_rpc.error(refused.fault), [_JSON, *more])
 
     def tell_tools_changed(self) -> None:
-        """The list of tools is another one."""
+        """Notify clients that the list of tools has changed."""
         for held in self._sessions.values():
             held.session.tell_tools_changed()
 
     async def close(self) -> None:
-        """End all sessions, and wait for what they do."""
+        """End all sessions, and wait until their work has ended."""
         for name in list(self._sessions):
             self._end(name)
         if self._ending:
@@ -137,16 +137,16 @@ class HttpApp:
         if sum(name in (b"host", b"authorization", b"origin") for name, _ in scope["headers"]) > len(
             {name for name, _ in scope["headers"]} & {b"host", b"authorization", b"origin"}
         ):
-            raise Refused(400, "a header is given twice")
+            raise Refused(400, "a header occurs twice")
         if headers.get(b"host", b"").lower() not in self._hosts:
-            raise Refused(421, "this address is not served under that name")
+            raise Refused(421, "the Host header does not name this server")
         if b"origin" in headers and headers[b"origin"].lower() not in self._origins:
-            raise Refused(403, "requests from that origin are not served")
+            raise Refused(403, "requests from this origin are not allowed")
         if scope["path"] != PATH:
             raise Refused(404, f"there is only `{PATH}` here")
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            raise Refused(401, "a bearer token is needed", WWW_Authenticate="Bearer")
+            raise Refused(401, "a bearer token is required", WWW_Authenticate="Bearer")
 
     # -- POST
 
@@ -162,7 +162,7 @@ class HttpApp:
         if isinstance(frame, Request) and _is_modern(frame, headers):
             await self._modern(frame, headers, receive, send)
         elif isinstance(frame, Notification) and _is_modern(frame, headers):
-            # The revision defines none over HTTP, and the ids in it could be those of another client's requests.
+            # The revision defines no notifications over HTTP, and their ids could belong to another client's requests.
             await _answer(send, 202, b"", [])
         elif isinstance(frame, Request) and frame.method == "initialize":
             await self._initialize(frame, send)
@@ -170,7 +170,7 @@ class HttpApp:
             await self._older(frame, headers, receive, send)
 
     async def _modern(self, request: Request, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        """A request that carries everything. The end of its connection gives it up."""
+        """Handle a self-contained request. The end of its connection cancels it."""
         envelope = protocol.read_envelope(request, None, required=True)
         if isinstance(envelope, Fault) and envelope.code != protocol.UNSUPPORTED_REVISION:
             raise Refused(400, envelope.message, code=envelope.code, message_id=request.id)
@@ -240,7 +240,7 @@ class HttpApp:
             await _answer(send, 200, stream.after(0)[-1][1], [_JSON])
             return
         gone = asyncio.ensure_future(_disconnected(receive))
-        try:  # a broken connection gives nothing up: the client can come back for the answer
+        try:  # a broken connection cancels nothing: the client can come back for the answer
             await self._stream(stream, 0, gone, send, resumable=True)
         finally:
             gone.cancel()
@@ -255,7 +255,7 @@ class HttpApp:
         if b"last-event-id" in headers:
             found = held.streams.find(headers[b"last-event-id"].decode("latin-1"))
             if found is None:
-                raise Refused(404, "that stream is not kept any more")
+                raise Refused(404, "the stream is no longer stored")
             stream, after = found
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -271,7 +271,7 @@ class HttpApp:
     async def _stream(
         self, stream: Stream, after: int, gone: asyncio.Future[None], send: Send, *, resumable: bool
     ) -> None:
-        """Send the messages of a stream as they come, until its end or the client's."""
+        """Send the messages of a stream as they arrive, until the stream or the client ends."""
         await send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS]})
         await _more(send, opening(stream) if resumable and not after else b": hello\n\n")
         while not gone.done():
@@ -296,14 +296,14 @@ class HttpApp:
     def _held(self, headers: dict[bytes, bytes], message_id: json_rpc.Id | None = None) -> _Held:
         """The session of an older client. Raises: Refused."""
         if b"mcp-session-id" not in headers:
-            raise Refused(400, "`Mcp-Session-Id` is missing: a session begins with `initialize`", message_id=message_id)
+            raise Refused(400, "`Mcp-Session-Id` is missing: start a session with `initialize`", message_id=message_id)
         name = headers[b"mcp-session-id"].decode("latin-1")
         held = self._sessions.get(name)
         if held is None:
-            raise Refused(404, "there is no such session: begin another one", message_id=message_id)
+            raise Refused(404, "there is no such session: start another one", message_id=message_id)
         revision = headers.get(b"mcp-protocol-version")
         if revision is not None and revision.decode("latin-1") not in protocol.HANDSHAKE:
-            raise Refused(400, "`MCP-Protocol-Version` names no revision that is spoken here", message_id=message_id)
+            raise Refused(400, "`MCP-Protocol-Version` names a revision that is not supported", message_id=message_id)
         self._touch(name)
         return held
 
@@ -330,7 +330,7 @@ class HttpApp:
 
 
 def _is_modern(message: Request | Notification, headers: dict[bytes, bytes]) -> bool:
-    """True for a message of a revision without sessions: it says so itself, or its header does."""
+    """True for a message of a revision without sessions, as given in the message itself or its header."""
     meta = message.params.get("_meta")
     if isinstance(meta, dict) and protocol.REVISION_KEY in meta:
         return True
@@ -339,7 +339,7 @@ def _is_modern(message: Request | Notification, headers: dict[bytes, bytes]) -> 
 
 
 def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
-    """What the headers say of a request is what it is: something in between may have decided by them. Raises: Refused."""
+    """Check that headers match the request, because something in between may have used them. Raises: Refused."""
     wanted = {
         "MCP-Protocol-Version": request.params["_meta"][protocol.REVISION_KEY],
         "Mcp-Method": request.method,
@@ -352,7 +352,7 @@ def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
 
 
 async def _check_parameters(runtime: Runtime, request: Request, headers: dict[bytes, bytes]) -> None:
-    """The same for the parameters of a tool that its schema wants in headers. Raises: Refused."""
+    """The same check for the parameters of a tool that its schema puts into headers. Raises: Refused."""
     name, arguments = request.params.get("name"), request.params.get("arguments")
     if request.method != "tools/call" or not isinstance(name, str):
         return
@@ -365,19 +365,19 @@ async def _check_parameters(runtime: Runtime, request: Request, headers: dict[by
 
 
 def _mismatch(request: Request, header: str) -> Refused:
-    said = f"the header `{header}` is not what the body says"
+    said = f"the header `{header}` does not match the body"
     return Refused(400, said, code=HEADER_MISMATCH, message_id=request.id)
 
 
 def _status_of(frame: bytes) -> int:
-    """The HTTP status of a newer request's answer. Source: the specification, "Transports", of 2026-07-28."""
+    """The HTTP status for a newer request's answer. Source: the specification, "Transports", of 2026-07-28."""
     found = json_rpc.read_frame(frame)
     code = found.error.get("code") if isinstance(found, Response) and found.error is not None else None
     return _STATUS.get(code, 200) if isinstance(code, int) else 200
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """The body. Raises: Refused if it is too long, or the client has gone."""
+    """The body of a request. Raises: Refused if it is too long, or the client is gone."""
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length) > FRAME_BYTES_MAX:
         raise Refused(413, f"the message is longer than {FRAME_BYTES_MAX // 1024**2} MiB")

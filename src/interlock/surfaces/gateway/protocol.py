@@ -1,8 +1,8 @@
-"""What the revisions of MCP differ in, for a server that offers tools.
+"""The differences between revisions of MCP, for a server that offers tools.
 
-Up to 2025-11-25 a connection begins with `initialize` and its revision holds for all of it. From 2026-07-28 on there is no
-beginning: each request carries its revision and the client's capabilities in `_meta`, and `server/discover` says what is there.
-Sources: the specification at modelcontextprotocol.io, of each revision.
+Up to 2025-11-25 a connection begins with `initialize`, whose revision applies to the whole connection. From 2026-07-28
+on there is no handshake: each request carries its revision and the client's capabilities in `_meta`, and
+`server/discover` describes the server. Sources: the specification at modelcontextprotocol.io, of each revision.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from interlock.model.json_rpc import INVALID_PARAMS, Fault, Request
 HANDSHAKE: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 """Revisions that begin with `initialize`, oldest first."""
 ENVELOPE: Final = ("2026-07-28",)
-"""Revisions whose requests carry everything."""
+"""Revisions with self-contained requests."""
 BATCHES: Final = "2025-03-26"
 """The only revision with batches."""
 
 REMOVED: Final = frozenset(("initialize", "ping"))
-"""Methods that only revisions with `initialize` have."""
+"""Methods that exist only in revisions with `initialize`."""
 _TOOLS_ONLY: Final = "this gateway offers tools only"
 _NOT_OFFERED: Final = {
     "resources": f"{_TOOLS_ONLY}; a resource would be read without being checked by the rules",
     "prompts": f"{_TOOLS_ONLY}, no prompts",
-    "completion": f"{_TOOLS_ONLY}, and completes nothing",
-    "logging": f"{_TOOLS_ONLY}, and passes on no log messages of servers",
-    "subscriptions": "this gateway has no subscriptions; ask for the list of tools again",
+    "completion": f"{_TOOLS_ONLY}, and no completions",
+    "logging": f"{_TOOLS_ONLY}, and does not pass on log messages of servers",
+    "subscriptions": "this gateway has no subscriptions; request the list of tools again",
     "tasks": "this gateway has no tasks; a call is answered when it is done",
 }
 
@@ -43,31 +43,32 @@ _SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
 SERVER: Final = {"name": "interlock", "title": "Interlock", "version": __version__}
 CAPABILITIES: Final[dict[str, Any]] = {"tools": {}}
 INSTRUCTIONS: Final = (
-    "Every call is checked against the rules of this project and recorded. Some calls wait for a person: the result says so, and"
-    " the same call again continues once the person has answered. What the rules refuse is not to be had by another way."
+    "Every call is checked against the rules of this project and recorded. Some calls need a person's approval: the "
+    "result says so, and repeating the call continues it once it is approved. Do not work around a refusal by the "
+    "rules."
 )
 
 
 class Envelope(NamedTuple):
-    """What a request says about itself. `revision` is None before any was agreed on."""
+    """The metadata of a request. `revision` is None before one was agreed on."""
 
     revision: str | None
     meta: Mapping[str, Any]
 
     @property
     def is_modern(self) -> bool:
-        """True if answers carry what revisions with envelopes add."""
+        """True if answers need the fields that revisions with envelopes add."""
         return self.revision in ENVELOPE
 
     @property
     def capabilities(self) -> dict[str, Any]:
-        """What the client can be asked, in revisions whose requests say so."""
+        """The client's capabilities, in revisions whose requests declare them."""
         found = self.meta.get(CAPABILITIES_KEY)
         return found if isinstance(found, dict) else {}
 
     @property
     def trace(self) -> dict[str, str]:
-        """The trace to which the request belongs, as W3C Trace Context names its parts; empty without one that can be read."""
+        """The trace of the request, by the names of W3C Trace Context; empty if there is no valid one."""
         parent, state = self.meta.get("traceparent"), self.meta.get("tracestate")
         if not isinstance(parent, str) or not _TRACEPARENT.fullmatch(parent):
             return {}
@@ -76,13 +77,13 @@ class Envelope(NamedTuple):
 
     @property
     def progress_token(self) -> str | int | None:
-        """Where the client wants to hear of progress, or None."""
+        """The token for progress notifications; None if the client wants none."""
         token = self.meta.get("progressToken")
         return token if isinstance(token, str | int) and not isinstance(token, bool) else None
 
 
 def read_envelope(request: Request, agreed: str | None, *, required: bool = False) -> Envelope | Fault:
-    """The envelope of a request on a connection whose revision, if any, is `agreed`. `required`: the request must carry one."""
+    """The envelope of a request on a connection whose revision, if any, is `agreed`. `required`: the request must have one."""
     meta = request.params.get("_meta", {})
     if not isinstance(meta, dict):
         return Fault(request.id, INVALID_PARAMS, "`_meta` must be an object")
@@ -102,7 +103,7 @@ def read_envelope(request: Request, agreed: str | None, *, required: bool = Fals
 
 
 def explain_missing(method: str, envelope: Envelope) -> str:
-    """Why there is no such method here."""
+    """The message for a method that does not exist here."""
     reason = _NOT_OFFERED.get(method.partition("/")[0])
     if method in REMOVED and envelope.is_modern:
         reason = f"revision {envelope.revision} has none"
@@ -110,7 +111,7 @@ def explain_missing(method: str, envelope: Envelope) -> str:
 
 
 def negotiate(params: Mapping[str, Any]) -> str | None:
-    """The revision for an `initialize`: the client's if it is spoken here, else the newest. None if it names none."""
+    """The revision for an `initialize`: the client's if it is supported, else the newest. None if it names none."""
     wanted = params.get("protocolVersion")
     if not isinstance(wanted, str):
         return None
@@ -118,7 +119,7 @@ def negotiate(params: Mapping[str, Any]) -> str | None:
 
 
 def initialized(revision: str, servers: Mapping[str, str]) -> dict[str, Any]:
-    """The result of `initialize`; `servers` are the instructions of those behind the gateway."""
+    """The result of `initialize`; `servers` are the instructions of the MCP servers behind the gateway."""
     server = SERVER if revision >= "2025-06-18" else {k: v for k, v in SERVER.items() if k != "title"}
     return {
         "protocolVersion": revision,
@@ -129,7 +130,7 @@ def initialized(revision: str, servers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _instructions(servers: Mapping[str, str]) -> str:
-    parts = [f"What the server `{name}` says of its tools: {text}" for name, text in servers.items()]
+    parts = [f"The server `{name}` describes its tools as follows: {text}" for name, text in servers.items()]
     return "\n\n".join([INSTRUCTIONS, *parts])
 
 
@@ -149,12 +150,12 @@ def tool_list(tools: list[dict[str, Any]], envelope: Envelope) -> dict[str, Any]
 
 
 def complete(value: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
-    """The result as the request's revision has it."""
+    """Complete a result with the fields of the request's revision."""
     if not envelope.is_modern:
         return value
     return {"resultType": "complete", **value, "_meta": {_SERVER_KEY: SERVER, **value.get("_meta", {})}}
 
 
 def _not_cached() -> dict[str, Any]:
-    # What an agent may use depends on rules and grants, which change at any time, and on who it is.
+    # An agent's tools depend on rules and grants, which can change at any time, and on its identity.
     return {"ttlMs": 0, "cacheScope": "private"}

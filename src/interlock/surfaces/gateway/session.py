@@ -35,7 +35,7 @@ Send = Callable[[bytes], None]
 
 
 class Reply(NamedTuple):
-    """Where what belongs to a message goes: its answer, and what is told before that."""
+    """Where to send the answer to a message, and the notifications before it."""
 
     answer: Send
     tell: Send
@@ -47,9 +47,9 @@ class Session:
     def __init__(
         self, runtime: Runtime, agent: Agent, send: Send, *, wait_s: float, open_calls: OpenCalls | None = None
     ) -> None:
-        """`send` takes a frame and returns at once. `wait_s` is how long a held call waits for its answer.
+        """`send` takes a frame and returns at once. `wait_s` is how long a held call waits for its approval.
 
-        `open_calls` are those that other connections of the same client may take up again; its own unless given.
+        `open_calls` are calls that other connections of the same client may resume; by default only its own.
         """
         self._runtime = runtime
         self._send = send
@@ -63,7 +63,7 @@ class Session:
         self._last_asked = 0
 
     def receive(self, line: bytes | None) -> None:
-        """Take a line; None is one that was too long. Answers come later, in any order."""
+        """Handle a line; None stands for a line that was too long. Answers come later, in any order."""
         if line is None:
             most = frames.FRAME_BYTES_MAX // (1024 * 1024)
             self._send(frames.error(Fault(None, INVALID_REQUEST, f"the message is longer than {most} MiB")))
@@ -75,17 +75,17 @@ class Session:
             self.take(frame, Reply(self._send, self._send))
 
     def tell_tools_changed(self) -> None:
-        """The list of tools is another one: a client that was told that it would hear of it, hears of it."""
+        """Tell the client that the list of tools has changed, if it was promised such notifications."""
         if self._revision is not None:
             self._send(frames.notification("notifications/tools/list_changed", {}))
 
     @property
     def revision(self) -> str | None:
-        """The revision that was agreed on for the whole connection, if any."""
+        """The revision for the whole connection, if one was agreed on."""
         return self._revision
 
     async def close(self) -> None:
-        """Cancel what is in flight, and wait for its end."""
+        """Cancel all requests in flight, and wait until they have ended."""
         tasks = list(self._in_flight.values())
         for task in tasks:
             task.cancel()
@@ -95,7 +95,7 @@ class Session:
             await self._open_calls.close()
 
     async def drain(self) -> None:
-        """Wait until everything in flight has ended."""
+        """Wait until all requests in flight have ended."""
         while self._in_flight:
             await asyncio.wait(list(self._in_flight.values()))
 
@@ -115,7 +115,7 @@ class Session:
             self.take(member, Reply(collect, self._send))
 
     def take(self, message: Message, reply: Reply) -> None:
-        """Take one message; what belongs to it goes to `reply`."""
+        """Handle one message; its answer and notifications go to `reply`."""
         match message:
             case Fault():
                 reply.answer(frames.error(message))
@@ -125,12 +125,12 @@ class Session:
                 self.cancel(message.params.get("requestId"))
             case Response():
                 self._settle(message)
-            case _:  # other notifications ask for nothing
+            case _:  # other notifications need no handling
                 pass
 
     def _settle(self, message: Response) -> None:
         asked = self._asked.get(message.id) if isinstance(message.id, str) else None
-        if asked is None or asked.done():  # not asked for, or not waited for any more
+        if asked is None or asked.done():  # no such request, or nobody waits for it any more
             return
         if message.result is not None:
             asked.set_result(message.result)
@@ -138,7 +138,7 @@ class Session:
             asked.set_exception(error_of(message.error or {}))
 
     async def _ask(self, method: str, params: dict[str, Any], tell: Send) -> dict[str, Any]:
-        """Send the client a request, and wait for what it says. Raises: RpcError."""
+        """Send the client a request, and wait for its answer. Raises: RpcError."""
         self._last_asked += 1
         name = f"interlock-{self._last_asked}"
         asked: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -153,8 +153,8 @@ class Session:
             del self._asked[name]
 
     def cancel(self, request_id: Any) -> None:
-        """The client gives a request up."""
-        # `1 == True` and `1 == 1.0` in Python, and none of them is the id `"1"`.
+        """Cancel a request on behalf of the client."""
+        # In Python `1 == True` and `1 == 1.0`, and none of them is the id `"1"`.
         if isinstance(request_id, str) or (isinstance(request_id, int) and not isinstance(request_id, bool)):
             task = self._in_flight.get(request_id)
             if task is not None:
@@ -175,7 +175,7 @@ class Session:
                 reply.answer(frames.error(envelope))
             case Envelope():
                 if request.method == "initialize" and not envelope.is_modern:
-                    self._agree(request.params)  # at once: the client's next message may have been read already
+                    self._agree(request.params)  # set at once: the client's next message may have been read already
                 task = asyncio.get_running_loop().create_task(self._answer(request, envelope, reply))
                 self._in_flight[request.id] = task
 
@@ -194,15 +194,15 @@ class Session:
                 else frames.result(request.id, protocol.complete(found, envelope))
             )
         except asyncio.CancelledError:
-            # MCP wants no answer to a cancelled request; in a batch one is missing else.
+            # MCP wants no answer to a cancelled request, but a batch needs one for each.
             frame = frames.error(Fault(request.id, INVALID_REQUEST, "the request was cancelled"))
             if reply.answer == reply.tell:
                 return
         except InterlockError as error:
             frame = frames.error(Fault(request.id, INTERNAL_ERROR, error.message, _error_data(error)))
-        except Exception as error:  # noqa: BLE001 - a defect of ours ends this call, not the connection
+        except Exception as error:  # noqa: BLE001 - an internal error ends this call, not the connection
             sys.excepthook(type(error), error, error.__traceback__)
-            frame = frames.error(Fault(request.id, INTERNAL_ERROR, "an internal error; the gateway's log has it"))
+            frame = frames.error(Fault(request.id, INTERNAL_ERROR, "an internal error; see the gateway's log"))
         finally:
             del self._in_flight[request.id]
         reply.answer(frame)

@@ -1,7 +1,7 @@
 """Standard input and output as a connection.
 
-The client owns both: what anything else in this process, or a child, would print goes to standard error instead, and nothing
-else reads standard input.
+They belong to the client: output of other code in this process, or of a child, goes to standard error instead, and
+nothing else reads standard input.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class _Input(asyncio.Protocol):
 
 
 async def serve(start: Callable[[Callable[[bytes], None]], Session], stop: asyncio.Event) -> None:
-    """Serve one client until its end of input, or `stop`. `start` makes the session, given how to send.
+    """Serve one client until the end of its input, or `stop`. `start` creates the session, given the send function.
 
-    At the end of input, what is in flight is carried out and answered; at `stop`, it is cancelled. Raises: UsageError if
-    standard input is not a pipe, a socket or a terminal.
+    At the end of input, requests in flight are completed and answered; at `stop`, they are cancelled. Raises:
+    UsageError if standard input is not a pipe, a socket or a terminal.
     """
     _require_stream(0)
     source, target = _take_over()
@@ -63,7 +63,7 @@ async def serve(start: Callable[[Callable[[bytes], None]], Session], stop: async
 
 
 class _Output:
-    """Writes frames on a thread: standard output may be a pipe that the client reads slowly, or a file."""
+    """Writes frames on a thread, because standard output may be a pipe that the client reads slowly, or a file."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -111,7 +111,7 @@ def _require_stream(descriptor: int) -> None:
 
 
 def _take_over() -> tuple[int, int]:
-    """Descriptors for the connection; descriptors 0 and 1 then lead nowhere and to standard error."""
+    """Descriptors for the connection. Afterwards, descriptor 0 leads nowhere and descriptor 1 to standard error."""
     source, target = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)

@@ -1,6 +1,6 @@
-"""The event streams of an HTTP client: what belongs to one request, kept until it was sent, and a little longer.
+"""The event streams of an HTTP client: the messages of one request, kept until they were sent and for a while after.
 
-A stream that broke is read on from any of its events (`Last-Event-ID`), as long as they are kept.
+A broken stream can be resumed from any of its stored events (`Last-Event-ID`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections import OrderedDict, deque
 from typing import Final
 
 EVENTS_KEPT: Final = 512
-"""Of one stream; a client that was away for longer has lost the older ones."""
+"""Events stored per stream. A client that was away for longer loses the older ones."""
 BYTES_KEPT: Final = 16 * 1024 * 1024
 STREAMS_KEPT: Final = 64
-"""Of one session: the last ones."""
+"""Streams stored per session: the most recent ones."""
 
 
 class Stream:
@@ -24,7 +24,7 @@ class Stream:
         self.name = name
         self.ended = False
         self.first: asyncio.Event = asyncio.Event()
-        """Set when there is a message."""
+        """Set once there is a message."""
         self._next = 1
         self._size = 0
         self._kept: deque[tuple[int, bytes]] = deque()
@@ -42,17 +42,17 @@ class Stream:
         self._news.set()
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """End the stream: there will be no more messages."""
         self.ended = True
         self.first.set()
         self._news.set()
 
     def after(self, number: int) -> list[tuple[int, bytes]]:
-        """What is kept of the messages after this one."""
+        """The stored messages after this number."""
         return [each for each in self._kept if each[0] > number]
 
     async def wait_after(self, number: int) -> list[tuple[int, bytes]]:
-        """The same, once there is something; nothing at the end of the stream."""
+        """The stored messages after this number, once there are any; empty at the end of the stream."""
         while not (found := self.after(number)) and not self.ended:
             self._news.clear()
             await self._news.wait()
@@ -63,13 +63,13 @@ class Streams:
     """The streams of one session."""
 
     def __init__(self) -> None:
-        """Only the one that belongs to no request."""
+        """Create only the stream that belongs to no request."""
         self.own = Stream("0")
         self._by_name: OrderedDict[str, Stream] = OrderedDict({"0": self.own})
         self._last = 0
 
     def open(self) -> Stream:
-        """A stream for another request."""
+        """Create the stream of another request."""
         self._last += 1
         stream = self._by_name[str(self._last)] = Stream(str(self._last))
         if len(self._by_name) > STREAMS_KEPT:
@@ -80,13 +80,13 @@ class Streams:
         return stream
 
     def find(self, event_id: str) -> tuple[Stream, int] | None:
-        """The stream of an event, and its number there; None if it is not kept any more."""
+        """The stream of an event, and its number there; None if it is no longer stored."""
         name, _, number = event_id.partition("-")
         stream = self._by_name.get(name)
         return None if stream is None or not number.isdigit() or len(number) > 15 else (stream, int(number))
 
     def end(self) -> None:
-        """The session is over."""
+        """End all streams of the session."""
         for stream in self._by_name.values():
             stream.end()
 
@@ -97,5 +97,5 @@ def event(stream: Stream, number: int, frame: bytes) -> bytes:
 
 
 def opening(stream: Stream) -> bytes:
-    """The first event, without data: from here a client can continue if the connection breaks before any message."""
+    """The first event, without data. A client can resume from it if the connection breaks before any message."""
     return b"id: %s-0\nretry: 1000\ndata:\n\n" % stream.name.encode()

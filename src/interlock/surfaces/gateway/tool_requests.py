@@ -1,4 +1,4 @@
-"""The requests `tools/list` and `tools/call` of one client: which tools it has, and calls that ask it something meanwhile."""
+"""The requests `tools/list` and `tools/call` of one client: its tools, and calls with requests to the client."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from interlock.surfaces.gateway.calls import Agent, MissingCapabilityError, call
 from interlock.surfaces.gateway.protocol import Envelope, tool_list
 
 AskOlder = Callable[[str, dict[str, Any], Tell], Awaitable[dict[str, Any]]]
-"""Asks the client of an older connection; the request goes where the call's other messages go."""
+"""Sends a request to the client of an older connection, together with the call's other messages."""
 
 
 class ToolRequests:
-    """Carries out one client's requests about tools."""
+    """Handles one client's requests about tools."""
 
     def __init__(self, runtime: Runtime, agent: Agent, open_calls: OpenCalls, wait_s: float) -> None:
-        """`wait_s` is how long a held call waits for its answer."""
+        """`wait_s` is how long a held call waits for its approval."""
         self._runtime = runtime
         self._agent = agent
         self._open_calls = open_calls
@@ -30,9 +30,9 @@ class ToolRequests:
     async def list(self, request: Request, envelope: Envelope) -> dict[str, Any] | Fault:
         """The result of `tools/list`."""
         if request.params.get("cursor") is not None:
-            return Fault(request.id, INVALID_PARAMS, "this server gives no `cursor`: its list has one page")
+            return Fault(request.id, INVALID_PARAMS, "the list has only one page, so there is no `cursor`")
         await self._runtime.prepare()
-        self._runtime.refresh()  # so that the list is what the rules say now
+        self._runtime.refresh()  # so that the list reflects the present rules
         tools = self._runtime.tools_for("mcp", agent=self._agent.name, session=self._agent.session)
         return tool_list(tools, envelope)
 
@@ -46,9 +46,9 @@ class ToolRequests:
         capabilities: Mapping[str, Any],
         ask_older: AskOlder,
     ) -> dict[str, Any] | Fault:
-        """The result of `tools/call`, or what it asks the client first.
+        """The result of `tools/call`, or a request to the client that comes first.
 
-        `origin` and `capabilities` are those of the client's connection; a newer request has capabilities of its own.
+        `origin` and `capabilities` are those of the client's connection; a newer request has its own capabilities.
         """
         name, arguments = request.params.get("name"), request.params.get("arguments")
         if not isinstance(name, str) or not name:
@@ -86,10 +86,10 @@ class ToolRequests:
         return await self._continue(request, call)
 
     async def _take_up(self, request: Request, envelope: Envelope, tell: Tell) -> dict[str, Any] | Fault:
-        """A call that comes back with the client's answers."""
+        """Continue a call that the client repeated with its answers."""
         call = self._open_calls.take(request.params["requestState"], request.method, request.params)
         if call is None:
-            why = "`requestState` is not one of this call: it was used, has expired, or is of another gateway"
+            why = "`requestState` does not belong to this call: it was used, has expired, or is from another gateway"
             return Fault(request.id, INVALID_PARAMS, f"{why}; make the call again without it")
         responses = request.params.get("inputResponses")
         call.caller.rebind(envelope, tell)
@@ -97,7 +97,7 @@ class ToolRequests:
         return await self._continue(request, call)
 
     async def _continue(self, request: Request, call: OpenCall) -> dict[str, Any] | Fault:
-        """The call's result, or what it asks the client first."""
+        """The call's result, or a request to the client that comes first."""
         try:
             questions = await call.wait_news()
         except asyncio.CancelledError:
@@ -109,5 +109,5 @@ class ToolRequests:
         state = self._open_calls.keep(call, request.method, request.params)
         if state is None:
             call.task.cancel()
-            return Fault(request.id, INTERNAL_ERROR, "too many calls wait for their client")
+            return Fault(request.id, INTERNAL_ERROR, "too many calls wait for their clients")
         return {"resultType": "input_required", "inputRequests": questions, "requestState": state}

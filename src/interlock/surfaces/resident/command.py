@@ -21,7 +21,7 @@ _LOOK_SECONDS: Final = 0.02
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print the answer."""
+    """The output functions that the command line passes in."""
 
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
         """Print the answer: one document with `--json`, else lines."""
@@ -29,13 +29,13 @@ class Speaks(Protocol):
 
 @click.group("gate")
 def gate() -> None:
-    """Start, look at and stop the resident gate, which the hooks of coding agents ask. They start it when it is needed."""
+    """Start, inspect and stop the resident gate, which the hooks of coding agents use. They start it when needed."""
 
 
 @gate.command("start")
 @click.pass_obj
 def start(out: Speaks) -> None:
-    """Start the gate of this user, unless it is there."""
+    """Start the gate of this user, unless it is running."""
     status = _ask(b"status", start=True)
     out.emit(status, lambda: _text(status))
 
@@ -43,7 +43,7 @@ def start(out: Speaks) -> None:
 @gate.command("status")
 @click.pass_obj
 def show_status(out: Speaks) -> None:
-    """Say whether the gate is there, and which projects are open in it."""
+    """Show whether the gate is running, and which projects are open in it."""
     status = _ask(b"status", start=False)
     out.emit(status, lambda: _text(status))
 
@@ -58,7 +58,7 @@ def stop(out: Speaks) -> None:
         until = time.monotonic() + _STOP_SECONDS
         while not _has_ended(status["pid"]):
             if time.monotonic() > until:
-                raise StoreError("the gate does not end", code="gate_failed", hint=f"`kill {status['pid']}` ends it")
+                raise StoreError("the gate does not exit", code="gate_failed", hint=f"`kill {status['pid']}` ends it")
             time.sleep(_LOOK_SECONDS)
     out.emit({"stopped": status["running"]}, lambda: ["stopped" if status["running"] else "not running"])
 
@@ -71,7 +71,7 @@ def _ask(what: bytes, *, start: bool) -> dict[str, Any]:
     try:
         answer = asked.ask(request) if start else asked.ask_once(request)
     except Failure as error:
-        raise StoreError(str(error), code="gate_failed", hint=f"`{state}/gate/log` may say why") from None
+        raise StoreError(str(error), code="gate_failed", hint=f"`{state}/gate/log` may show the reason") from None
     if answer is None:
         return {"running": False}
     size = int.from_bytes(answer[1:9], "big")
@@ -79,7 +79,7 @@ def _ask(what: bytes, *, start: bool) -> dict[str, Any]:
 
 
 def _has_ended(pid: int) -> bool:
-    """True once the gate has given its lock back, or another one has it by now."""
+    """True once the gate has released its lock, or another gate has it."""
     disk = Disk()
     lock = disk.lock(state_directory(os.environ, disk) / "gate" / "lock")
     if lock is None:
@@ -90,8 +90,8 @@ def _has_ended(pid: int) -> bool:
 
 def _text(status: dict[str, Any]) -> Iterator[str]:
     if not status["running"]:
-        yield "not running; a hook starts it when it is needed"
+        yield "not running; a hook starts it when needed"
         return
     yield f"running: version {status['version']}, process {status['pid']}"
     for project in status["projects"]:
-        yield f"  {project['root']}: {project['open']} calls under way, {project['waiting']} waiting for an answer"
+        yield f"  {project['root']}: {project['open']} calls in progress, {project['waiting']} waiting for approval"

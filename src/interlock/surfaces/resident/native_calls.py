@@ -1,7 +1,8 @@
-"""The calls that clients carry out with tools of their own: allowed, held or refused; and how they ended.
+"""Calls that clients execute with their own tools: allowed, held or refused, and how they ended.
 
-The gate's steps are those of any call, with this difference: in step 9 the client works, between the hook before the call and the
-hook after it. A held call waits for its answer for a while; then the model is told to call again, and that call continues.
+The gate's steps are the same as for any call, except that in step 9 the client works, between the hook before the call
+and the hook after it. A held call waits for its approval for a while; then the model is told to call again, and that
+call continues.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from interlock.surfaces.clients.hooks import HookEvent, NativeCall, Verdict, den
 from interlock.surfaces.resident.performer import Performer
 
 WAIT_S: Final = 45.0
-"""How long a held call waits for its answer inside the hook."""
+"""How long a held call waits for its approval inside the hook."""
 _LOOK_S: Final = 10.0
 _UNFINISHED: Final = "run_finished"
-_UNDER_WAY: Final = "another call with this id is under way: make this one when it has ended."
+_UNDER_WAY: Final = "another call with this id is in progress: repeat this one when it has ended."
 
 Use = tuple[str, str, str]
 """Client, session with sub-agent, and the client's id of the call."""
 
 
 class Caller(NamedTuple):
-    """Who asks."""
+    """The caller of a hook."""
 
     client: str
     agent: str | None
-    """None for the agent of the configuration."""
+    """None for the configuration's agent."""
     wait_s: float = WAIT_S
-    """How long a held call waits for its answer."""
+    """How long a held call waits for its approval."""
 
 
 class _Open(NamedTuple):
@@ -52,31 +53,33 @@ class _Judged(NamedTuple):
 
 
 class NativeCalls:
-    """Those of one project. Not thread-safe: use it on one event loop."""
+    """The native calls of one project. Not thread-safe: use it on one event loop."""
 
     def __init__(self, runtime: Runtime, warn: Callable[[str], None]) -> None:
-        """`warn` is told of what went wrong behind an answer that was given."""
+        """`warn` is called for errors that occur after the answer was given."""
         self._runtime = runtime
         self._warn = warn
         self._uses = runtime.client_uses
         self._open: dict[Use, _Open] = {}
         self._judged: dict[Use, _Judged] = {}
-        """Those that are judged now, or wait for an answer."""
+        """Calls that are being judged, or wait for approval."""
         self.waiting = 0
-        """How many calls wait for an answer."""
+        """How many calls wait for approval."""
 
     @property
     def open_count(self) -> int:
-        """How many calls clients carry out now."""
+        """How many calls clients are executing now."""
         return len(self._open)
 
     async def before(self, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
-        """May the client make the call? Cancelled, nothing of it continues. Raises: StoreError, ConfigurationError."""
+        """Decide whether the client may make the call. If cancelled, nothing of it continues. Raises: StoreError,
+        ConfigurationError.
+        """
         use = _use_of(event, caller)
         if not event.call_id:
-            return deny("Interlock: the event gives the call no id.")
+            return deny("Interlock: the event has no id for the call.")
         while (judged := self._judged.get(use)) is not None or use in self._open:
-            if judged is not None:  # hooks of two scopes ask at once
+            if judged is not None:  # hooks of two scopes ask at the same time
                 if judged.call != call or judged.moment != event.moment:
                     return deny(_UNDER_WAY)
                 await asyncio.wait([judged.task])
@@ -84,9 +87,9 @@ class NativeCalls:
                     return judged.task.result()
                 continue
             known = self._open[use]
-            if known.moment == event.moment:  # one use is asked about once, whatever asks again
+            if known.moment == event.moment:  # one use is held only once, whatever repeats the request
                 return _allowed(known.run_id) if known.call == call else deny(_UNDER_WAY)
-            await self._give_up([use])  # the same call again: how the first one ended was never said
+            await self._give_up([use])  # the same call again: the end of the first one was never reported
         task = asyncio.get_running_loop().create_task(self._judge(use, event, call, caller))
         self._judged[use] = _Judged(call, event.moment, task)
         try:
@@ -107,7 +110,7 @@ class NativeCalls:
                 return deny(f"{f'{where}: ' if where else ''}{error.message}. Nothing was done.")
 
     async def after(self, event: HookEvent, caller: Caller) -> None:
-        """The client says how a call ended. One that is not known was never asked about, or is settled already."""
+        """Record the client's report of how a call ended. Unknown calls were never allowed, or are settled already."""
         use = _use_of(event, caller)
         known = self._open.pop(use, None)
         if known is None:
@@ -120,7 +123,7 @@ class NativeCalls:
         await asyncio.wait([known.task])
 
     async def take_back(self, event: HookEvent, caller: Caller) -> None:
-        """The client was gone before it heard that it may go ahead: nothing was done."""
+        """Undo the permission: the client was gone before it received it, so nothing was done."""
         known = self._open.pop(_use_of(event, caller), None)
         if known is not None:
             known.performer.released = False
@@ -128,24 +131,26 @@ class NativeCalls:
             await asyncio.wait([known.task])
 
     async def end_session(self, client: str, session: str) -> None:
-        """The client's session is over: how its open calls ended is not known."""
+        """The client's session is over, so the outcome of its open calls is unknown."""
         ended = [use for use in self._open if use[0] == client and f"{use[1]}/".startswith(f"{session}/")]
         await self._give_up(ended)
 
     def permission(self, event: HookEvent, call: NativeCall, client: str) -> Verdict:
-        """The client would ask its own user before a call. That may only narrow: what was not allowed here is refused."""
+        """Decide when the client wants to ask its own user. This may only narrow: calls that were not allowed here are
+        refused.
+        """
         for use, known in self._open.items():
             if use[:2] == (client, _session_of(event)) and known.call == call:
                 return Verdict("ask")
         return deny("Interlock: the client asks its user about a call that Interlock has not allowed")
 
     async def drain(self) -> None:
-        """Wait until clients have said how all open calls ended."""
+        """Wait until clients have reported the end of all open calls."""
         while self._open:
             await asyncio.wait([known.task for known in self._open.values()])
 
     async def close(self) -> None:
-        """The gate ends while clients carry out calls: their runs stay as they are, for the next gate to settle."""
+        """Stop while clients execute calls: their runs stay unfinished, for the next gate to settle."""
         for known in self._open.values():
             known.task.add_done_callback(_forget)
         self._open.clear()
@@ -192,7 +197,7 @@ class NativeCalls:
             self._uses.end(*use, run_id)
 
     async def _settle_late(self, use: Use, *, succeeded: bool) -> None:
-        """A report about a call that an earlier gate has allowed."""
+        """Handle a report about a call that an earlier gate allowed."""
         run_id = self._uses.find(*use)
         if run_id is None:
             return
@@ -212,7 +217,7 @@ class NativeCalls:
             await asyncio.wait(tasks)
 
     async def _answered(self, held: HeldError, deadline: float) -> bool:
-        """Wait for an answer to the question, until the deadline of the loop's clock."""
+        """Wait for an approval until the deadline of the loop's clock."""
         if held.code != "held":
             return False
         loop = asyncio.get_running_loop()
@@ -240,7 +245,9 @@ def _allowed(run_id: str) -> Verdict:
 
 def _held(held: HeldError) -> str:
     if held.code != "held":
-        return f"[HELD] {held.code}: {held.message}. A person has to say so: `interlock recover {held.run_id}`. Nothing was done."
+        return (
+            f"[HELD] {held.code}: {held.message}. Settle it with `interlock recover {held.run_id}`. Nothing was done."
+        )
     return (
         f"[HELD] {held.message}. Nothing was done yet. A person can answer with `interlock approvals approve {held.approval}` or"
         " `deny`. Make the same call again: once it is approved, it continues."

@@ -1,4 +1,4 @@
-"""Stands for a client in the engine: where another executor would work, it waits until the client says how the call ended."""
+"""Represents a client in the engine: instead of executing, it waits until the client reports how the call ended."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from interlock.workspace import Origin
 from interlock.workspace.client_changes import ClientChange
 
 OUTPUT_BYTES_MAX: Final = 256 * 1024
-"""Of a client's report of an outcome, no more is kept."""
+"""Maximum size stored of a client's report."""
 _SHELLS: Final = frozenset({"shell", "exec"})
 
 
 class Performer:
-    """One call of one client; a `ClientExecutor`. It goes ahead when `release` is called, after `ready`."""
+    """One call of one client; a `ClientExecutor`. It proceeds when `release` is called, after `ready`."""
 
     def __init__(self, client: str, call: NativeCall) -> None:
-        """On the event loop on which the call is judged."""
+        """Create it on the event loop on which the call is judged."""
         self.client = client
         self.released = False
         self.ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Done when everything is checked, and the intent is on disk: the id of the run."""
+        """Resolves to the run's id once everything is checked and the intent is on disk."""
         self._call = call
         self._ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -35,14 +35,14 @@ class Performer:
         if any(parameters.get(name) != value for name, value in self._call.parameters.items()):
             shown = msgspec.json.encode(parameters).decode()
             raise ToolError(
-                f"a person has changed the call; make it so, with your own tool: {shown}",
+                f"a person has changed the call; make the changed call with your own tool: {shown}",
                 code="client_edited",
                 retryable=False,
             )
         change = await self._keep(parameters, ctx)
         if tool in _SHELLS:
-            ctx.not_exactly_undoable(f"`{self.client}` ran the command itself, and what it changed is not known")
-        ctx.posture(walls=f"absent({self.client} carries it out itself)")
+            ctx.not_exactly_undoable(f"`{self.client}` ran the command itself, so its changes are unknown")
+        ctx.posture(walls=f"absent({self.client} executes it itself)")
         if not self.ready.done():
             self.ready.set_result(ctx.run_id)
         try:
@@ -52,16 +52,16 @@ class Performer:
                 await asyncio.shield(asyncio.to_thread(change.end))
 
     def release(self) -> None:
-        """The client is told to go ahead."""
+        """Let the client proceed."""
         self.released = True
 
     def end(self, output: Any) -> None:
-        """The client says that the call has ended so."""
+        """Finish with the output that the client reported."""
         if not self._ended.done():
             self._ended.set_result(_bounded(output))
 
     def fail(self, message: str) -> None:
-        """The client says that the call has failed."""
+        """Fail with the message that the client reported."""
         if not self._ended.done():
             self._ended.set_exception(ToolError(message, code="tool_failed", retryable=False))
 

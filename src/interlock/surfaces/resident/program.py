@@ -1,8 +1,8 @@
-"""The process of the resident gate: `python -I -m interlock.surfaces.resident.program`. One at a time for a state directory.
+"""The process of the resident gate: `python -I -m interlock.surfaces.resident.program`. Only one per state directory.
 
-It listens on `<state directory>/gate/socket`, writes what is wrong to `log` beside it, and ends on SIGTERM, on `interlock gate
-stop`, when a newer Interlock wants to take over, and when it was not asked for half an hour. Held calls are on disk, and a hook
-that waits asks the next gate again, so its end loses nothing, however it comes.
+It listens on `<state directory>/gate/socket` and logs errors to `log` beside it. It exits on SIGTERM, on `interlock
+gate stop`, when a newer Interlock wants to take over, and after half an hour without requests. Held calls are on disk,
+and a waiting hook asks the next gate again, so nothing is lost however it ends.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from interlock.workspace.registry import state_directory
 
 IDLE_S: Final = 30 * 60
 LOOK_S: Final = 60
-"""How often it looks whether its directory is still there."""
+"""Interval of the check that its directory still exists."""
 DRAIN_S: Final = 2.0
-"""How long calls that clients carry out may take to end before the gate does."""
+"""How long the gate waits at its end for calls that clients are executing."""
 _WAIT_FOR_OTHER_S: Final = 10.0
 _LOG_BYTES_MAX: Final = 4 * 1024 * 1024
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def main() -> int:
-    """Be the gate of this state directory, until the end."""
-    version_text = Path(_version.__file__).read_bytes()  # before anything else: what this process has loaded
+    """Run the gate of this state directory until it ends."""
+    # read before anything else: the version that this process has loaded
+    version_text = Path(_version.__file__).read_bytes()
     os.umask(0o077)
-    os.chdir("/")  # the directory of the client that starts this is not kept busy
+    os.chdir("/")  # do not keep the directory of the starting client busy
     disk = Disk()
     try:
         state = state_directory(os.environ, disk)
@@ -68,8 +69,8 @@ async def _serve(state: Path, disk: Disk, version_text: bytes) -> None:
     try:
         await _until_the_end(server, lambda: _inode(home / "socket") == own)
     finally:
-        # First the name: a client that comes now starts the next gate, which waits for the lock.
-        if _inode(home / "socket") == own:  # the directory may be gone, or be another gate's by now
+        # Remove the name first: a client that connects now starts the next gate, which waits for the lock.
+        if _inode(home / "socket") == own:  # the directory may be gone, or belong to another gate by now
             (home / "socket").unlink(missing_ok=True)
         listening.close()
         await server.close()
@@ -80,12 +81,13 @@ async def _serve(state: Path, disk: Disk, version_text: bytes) -> None:
         await projects.close()
         os.close(lock)
         if left:
-            # Clients are at work: their runs stay open on disk, as if this process was killed, for the next gate to settle.
+            # Clients are working: their runs stay open on disk, as if this process were killed, for the next gate to
+            # settle.
             os._exit(0)
 
 
 async def _alone(home: Path, disk: Disk) -> int | None:
-    """The lock of the only gate; None if another one serves. One that is ending is waited for."""
+    """The lock of the only gate; None if another gate is running. Waits for one that is exiting."""
     loop = asyncio.get_running_loop()
     until = loop.time() + _WAIT_FOR_OTHER_S
     while True:
@@ -100,9 +102,9 @@ async def _alone(home: Path, disk: Disk) -> int | None:
 def _listen(home: Path) -> socket.socket:
     directory = os.open(home, _DIRECTORY)
     try:
-        (home / "socket").unlink(missing_ok=True)  # of a gate that was killed: this one has the lock
+        (home / "socket").unlink(missing_ok=True)  # left by a killed gate: this process has the lock
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listening.bind(f"/proc/self/fd/{directory}/socket")  # a socket's own path is limited to 107 bytes
+        listening.bind(f"/proc/self/fd/{directory}/socket")  # the path of a socket is limited to 107 bytes
         listening.listen(128)
         return listening
     finally:
@@ -110,7 +112,7 @@ def _listen(home: Path) -> socket.socket:
 
 
 async def _until_the_end(server: Server, is_found: Callable[[], bool]) -> None:
-    """Wait until the gate is to end. `is_found` says whether its socket is still there."""
+    """Wait until the gate is to exit. `is_found` tells whether its socket still exists."""
     loop = asyncio.get_running_loop()
     used_at = loop.time()
     stopping = asyncio.ensure_future(server.stopping.wait())

@@ -1,4 +1,4 @@
-"""The projects that are open in the resident gate: a runtime each, made when it is first asked for, kept until it is idle."""
+"""The projects that are open in the resident gate: each has a runtime, created on first use and kept until idle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from interlock.surfaces.clients.client import STATE_VARIABLE
 from interlock.surfaces.resident.native_calls import NativeCalls
 
 PROJECTS_MAX: Final = 32
-"""More are not kept open at once: the one that was not used for longest, and has no call under way, is closed."""
+"""Maximum number of open projects. Beyond it, the least recently used project without a call in progress is closed."""
 
 _Key = tuple[str, int, int, tuple[tuple[str, str], ...]]
 
@@ -31,28 +31,29 @@ class Project(NamedTuple):
 
 
 class Projects:
-    """Those of one gate, by directory and by the settings that the environment tightens."""
+    """The projects of one gate, by directory and by the settings that the environment tightens."""
 
     def __init__(self, state: Path, warn: Callable[[str], None]) -> None:
-        """`state` is the state directory; `warn` is told of what went wrong behind an answer that was given."""
+        """`state` is the state directory; `warn` is called for errors that occur after the answer was given."""
         self._state = state
         self._warn = warn
         self._open: dict[_Key, Project] = {}
 
     def all(self) -> list[Project]:
-        """The open ones, the one that was used last at the end."""
+        """The open projects, most recently used last."""
         return list(self._open.values())
 
     async def find(self, start: str, env: Mapping[str, str]) -> Project:
-        """The project of a directory. `env` is what of the asker's environment concerns Interlock.
+        """The project of a directory. `env` has the caller's environment variables for Interlock.
 
-        Raises: UsageError `not_found` for a directory that is not there; ConfigurationError, StoreError, IntegrityError.
+        Raises: UsageError `not_found` for a directory that does not exist; ConfigurationError, StoreError,
+        IntegrityError.
         """
         try:
             found = os.stat(start)  # noqa: PTH116 - a call that takes microseconds
         except OSError as error:
             raise UsageError(
-                f"the project `{start}` is not there: {error.strerror}",
+                f"the project `{start}` does not exist: {error.strerror}",
                 code="not_found",
                 hint="if it was moved, set the client up again with `interlock install`",
             ) from None
@@ -67,15 +68,15 @@ class Projects:
                 project.runtime.close()
                 raise
             self._make_room()
-        self._open[key] = project  # the last one now
+        self._open[key] = project  # now the most recently used
         return project
 
     async def close(self) -> None:
-        """Close them all."""
+        """Close all projects."""
         for project in self._open.values():
             under_way = project.calls.open_count
             await project.calls.close()
-            if not under_way:  # else its runs are left as they are, as if the process was killed
+            if not under_way:  # otherwise its runs stay unfinished, as if the process were killed
                 project.runtime.close()
         self._open.clear()
 

@@ -1,4 +1,5 @@
-"""Connections on the gate's socket: one request each. Who asks is known by the socket's peer credentials: only this user.
+"""Connections on the gate's socket, one request each. The socket's peer credentials identify the caller: only this
+user.
 
 The wire format is described in `clients/hook_program.py`.
 """
@@ -25,13 +26,13 @@ from interlock.surfaces.resident.projects import Project, Projects
 HEAD_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 READ_SECONDS: Final = 10.0
-"""How long a request may take to arrive."""
+"""Maximum time for a request to arrive."""
 _NOT_DELIVERED: Final = b"N"
 _BANNER: Final = b"interlock 1 "
 
 
 class _Heard:
-    """What a hook was allowed to go ahead with."""
+    """The call that a hook was allowed to make."""
 
     calls: NativeCalls | None = None
     event: HookEvent
@@ -42,30 +43,30 @@ class Server:
     """Answers the requests of one gate."""
 
     def __init__(self, projects: Projects, version_text: bytes, warn: Callable[[str], None]) -> None:
-        """`version_text` is the file `_version.py` as this process has loaded it."""
+        """`version_text` is the content of `_version.py` as this process has loaded it."""
         self._projects = projects
         self._version = version_text
         self._warn = warn
         self.stopping = asyncio.Event()
-        """Set when the gate is to end: it was asked to, or a newer Interlock wants to take over."""
+        """Set when the gate is to exit: on request, or because a newer Interlock wants to take over."""
         self.used = asyncio.Event()
         """Set by each request."""
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def is_busy(self) -> bool:
-        """True while a call is under way or waits for an answer."""
+        """True while a call is in progress or waits for approval."""
         return any(project.calls.open_count or project.calls.waiting for project in self._projects.all())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serve one connection."""
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         try:
             await self._answer(reader, writer)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
-            pass  # it went away, or never said what it wanted
+            pass  # it disconnected, or sent no request
         except asyncio.CancelledError:
             if not self.stopping.is_set():
                 raise
@@ -76,7 +77,7 @@ class Server:
                 await writer.wait_closed()
 
     async def close(self) -> None:
-        """End every connection without an answer: who waits asks the next gate again."""
+        """End every connection without an answer; waiting hooks ask the next gate again."""
         for task in self._connections:
             task.cancel()
         if self._connections:
@@ -90,7 +91,7 @@ class Server:
             sizes = await reader.readexactly(16)
             head, body = (int.from_bytes(part, "big") for part in (sizes[:8], sizes[8:]))
             if not banner.startswith(_BANNER) or head > HEAD_BYTES_MAX or body > BODY_BYTES_MAX:
-                _send(writer, failure("the request is not one of this protocol, or too large"))
+                _send(writer, failure("the request does not follow the protocol, or is too large"))
                 return
             given, data = _pairs(await reader.readexactly(head)), await reader.readexactly(body)
         self.used.set()
@@ -104,17 +105,17 @@ class Server:
                 self.stopping.set()
                 reply = Reply(0, b"{}")
             case _:
-                reply = failure("the request is not one of this protocol")
+                reply = failure("the request does not follow the protocol")
         _send(writer, reply)
         await writer.drain()
 
     async def _serve_hook(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, given: Mapping[str, str], data: bytes
     ) -> None:
-        """Answer a hook. If it is ended meanwhile, or has to ask another gate, nothing continues."""
+        """Answer a hook. If the hook ends meanwhile, or has to ask another gate, nothing continues."""
         named = given.get("version", "").encode()
         if named != self._version and _is_newer(named, self._version):
-            self.stopping.set()  # the code beside the hook is another one than this process has loaded
+            self.stopping.set()  # the code beside the hook differs from what this process has loaded
             return
         heard = _Heard()
         work = asyncio.ensure_future(self._hook(given, data, heard))
@@ -143,20 +144,20 @@ class Server:
         try:
             event = client.dialect.read(data, given.get("event", ""))
         except (ValueError, ProposalError) as error:
-            return failure(f"the event is not one that Interlock understands: {error}")
+            return failure(f"Interlock does not understand the event: {error}")
         if event.kind == "other" and event.tool:
-            return failure(f"a tool call in an event that Interlock does not know, `{event.name[:80]}`")
+            return failure(f"the tool call is in an event that Interlock does not know, `{event.name[:80]}`")
         try:
             caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S))
             verdict = await self._verdict(client.dialect, event, given, caller, heard)
         except InterlockError as error:
             hint = f" ({error.hint})" if error.hint else ""
             verdict = deny(f"Interlock: {error.code}: {error.message}{hint}")
-        except ValueError as error:  # the input of a tool
-            verdict = deny(f"Interlock: the input is not that of `{event.tool}`: {error}")
-        except Exception as error:  # noqa: BLE001 - a defect of ours refuses the call, and ends nothing else
+        except ValueError as error:  # an invalid input of a tool
+            verdict = deny(f"Interlock: the input does not fit `{event.tool}`: {error}")
+        except Exception as error:  # noqa: BLE001 - a bug refuses the call, and ends nothing else
             self._warn(f"a bug in Interlock: {type(error).__name__}: {error!r}")
-            verdict = deny("Interlock: an internal error; the gate's log has it")
+            verdict = deny("Interlock: an internal error; see the gate's log")
         return client.dialect.reply(event, verdict)
 
     async def _verdict(
@@ -166,7 +167,7 @@ class Server:
         env = {name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")}
         start = given.get("project") or env.get(dialect.project_variable or "") or event.cwd or given.get("cwd", "")
         if event.kind == "settings":
-            return deny("Interlock: settings are not taken over in the middle of a session: start a new one")
+            return deny("Interlock: settings cannot change in the middle of a session: start a new one")
         if event.kind == "other":
             return Verdict("allow")
         if not start:
@@ -174,7 +175,9 @@ class Server:
         project = await self._projects.find(start, env)
         match event.kind:
             case "start":
-                return Verdict("allow", f"Interlock checks each tool call in {project.root}; a refusal says why.")
+                return Verdict(
+                    "allow", f"Interlock checks each tool call in {project.root}; a refusal gives the reason."
+                )
             case "end":
                 await project.calls.end_session(caller.client, event.session)
                 return Verdict("allow")
@@ -193,7 +196,7 @@ class Server:
         caller: Caller,
         heard: _Heard,
     ) -> Verdict:
-        """Of an event before a tool call. Raises: as `_verdict`."""
+        """The verdict on an event before a tool call. Raises: as `_verdict`."""
         found = dialect.translate(event)
         if isinstance(found, Verdict):
             return found
@@ -237,7 +240,7 @@ def _peer_uid(writer: asyncio.StreamWriter) -> int:
 
 
 def _is_newer(text: bytes, own: bytes) -> bool:
-    """True if the version text names a later version. A hook of an older installation is served by the newer gate."""
+    """True if the version text names a later version. Hooks of an older installation are served by the newer gate."""
     return _numbers(text) > _numbers(own)
 
 

@@ -1,8 +1,8 @@
 """The routes of `/api/v1`, and what each of them does.
 
-Only bearer tokens are accepted, never cookies, and no response allows another origin to read it (no CORS): a web page has no
-credentials to send along, so requests cannot be forged. Every approver may see the questions; what they may answer is decided
-in the transaction that counts the answer.
+Only bearer tokens are accepted, never cookies, and no response allows another origin to read it (no CORS): a web page
+has no credentials to send along, so requests cannot be forged. Every approver may see the holds; which ones they may
+answer is decided in the transaction that counts the answer.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ T = TypeVar("T")
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*) *\Z", re.IGNORECASE)  # RFC 6750, section 2.1
 _HOLD_ID: Final = re.compile(r"hold_[0-9a-f]{32}\Z")
 _SAID: Final = {
-    "agent_may_not_approve": "an agent never answers its own questions",
-    "separation": "the person who started the run may not answer its questions",
-    "not_in_group": "you belong to none of the groups that may answer this question",
-    "changed": "the question has changed since you were shown it",
+    "agent_may_not_approve": "an agent cannot approve its own calls",
+    "separation": "the person who started the run may not approve its calls",
+    "not_in_group": "you are not in a group that may approve this call",
+    "changed": "the hold has changed since it was shown to you",
 }
 _HINTS: Final = {
-    "not_in_group": "the question's `requirements` name the groups",
+    "not_in_group": "`requirements` of the hold names the groups",
     "changed": "read it again, and answer with its new `digest`",
 }
 
@@ -60,9 +60,9 @@ _HINTS: Final = {
 def build(
     answering: Answering, clock: Clock, hosts: Callable[[str], bool], refresh: Callable[[], None] = lambda: None
 ) -> Middleware:
-    """The application. `hosts` says whether a Host header (without port) names this server; see `middleware`.
+    """The application. `hosts` tells whether a Host header (without port) names this server; see `middleware`.
 
-    `refresh` is called before each request that needs a token: an edited configuration says who is in which group.
+    `refresh` is called before each request that needs a token, because an edited configuration may change the groups.
     """
     api = _Api(answering, refresh)
     approval = "/api/v1/approvals/{hold_id}"
@@ -146,14 +146,14 @@ class _Api:
         return answer
 
     async def _authenticate(self, request: Request) -> Approver:
-        """The approver behind a request. A request without a token is not a guess, so it is not counted as a failure."""
+        """The approver behind a request. A request without a token is not a guess, so it does not count as a failure."""
         given = request.headers.getlist("authorization")
         bearer = _BEARER.match(given[0]) if len(given) == 1 else None
         if bearer is None:
             raise UsageError(
                 "an approver's token is required",
                 code="unauthenticated",
-                hint="send `Authorization: Bearer TOKEN`; `interlock approvers add` makes one",
+                hint="send `Authorization: Bearer TOKEN`; `interlock approvers add` creates one",
             )
         self._refresh()
         approver = await self._call(self._answering.by_token, bearer[1], source_of(request))
@@ -162,7 +162,7 @@ class _Api:
 
     @staticmethod
     async def _call(function: Callable[..., T], /, *arguments: object, **named: object) -> T:
-        """Call a function off the event loop: the database may be locked by another process for seconds."""
+        """Call a function off the event loop, because another process may lock the database for seconds."""
         return await asyncio.to_thread(function, *arguments, **named)
 
 
@@ -174,16 +174,16 @@ def _hold_id(request: Request) -> str:
 
 
 def _unknown() -> UsageError:
-    return UsageError("there is no such question", code="not_found", hint="`GET /api/v1/approvals` lists them")
+    return UsageError("there is no such hold", code="not_found", hint="`GET /api/v1/approvals` lists them")
 
 
 def _standing(body: Body) -> Standing | None:
-    """The terms in the body. There are no defaults, so that an approver states every term of a standing answer."""
+    """The terms of a standing answer in the body. There are no defaults, so that an approver states every term."""
     if isinstance(body, DenyBody):
         return None
     if body.scope == "once":
         if body.ttl_ms is not None or body.uses is not None:
-            raise UsageError("`ttl_ms` and `uses` go with the scopes `session` and `always`", path="$.scope")
+            raise UsageError("`ttl_ms` and `uses` require the scope `session` or `always`", path="$.scope")
         return None
     if body.ttl_ms is None or body.uses is None:
         raise UsageError(
@@ -199,7 +199,7 @@ def _outcome(outcome: Outcome) -> Response:
         raise _unknown()
     if outcome.code == "resolved" or outcome.code == "recorded":  # noqa: PLR1714 - mypy narrows no set
         return reply(Answered(outcome=outcome.code, approval=hold))
-    message = _SAID.get(outcome.code) or f"this question is {hold.status} already{_by(hold)}"
+    message = _SAID.get(outcome.code) or f"the call is already {hold.status}{_by(hold)}"
     hint = _HINTS.get(outcome.code)
     error = ErrorDetail(code=outcome.code, message=message, hint=msgspec.UNSET if hint is None else hint)
     status = STATUS[outcome.code]

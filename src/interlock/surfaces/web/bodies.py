@@ -1,7 +1,8 @@
-"""The shapes of requests and responses: the structs that decode bodies and from which the OpenAPI document is generated.
+"""The shapes of requests and responses: the structs that decode bodies and from which the OpenAPI document is
+generated.
 
-Times are integer microseconds since the epoch, durations integer milliseconds. Everything in an `Approval` may be shown to an
-approver: secrets were redacted before it was stored.
+Times are integer microseconds since the epoch, durations integer milliseconds. An approver may see everything in an
+`Approval`, because secrets were redacted before it was stored.
 """
 
 from __future__ import annotations
@@ -22,12 +23,10 @@ Digest = Annotated[
     str,
     Meta(
         pattern="^(hmac-)?sha256:[0-9a-f]{64}$",
-        description="`digest` of the question as it was shown. If the question has changed since, the response is 409 `changed`.",
+        description="`digest` of the hold as it was shown. If the hold has changed since, the response is 409 `changed`.",
     ),
 ]
-Reason = Annotated[
-    str, Meta(max_length=2_000, description="The reason; kept with the answer, and passed on to the agent.")
-]
+Reason = Annotated[str, Meta(max_length=2_000, description="The reason; kept with the answer, and shown to the agent.")]
 Patch = Annotated[
     dict[str, Any],
     Meta(min_length=1, description="JSON merge patch (RFC 7396) to the parameters of the call."),
@@ -59,13 +58,13 @@ class EditBody(ApproveBody, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OriginalBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `original`: a request to see what the question hides. It is recorded before anything is shown."""
+    """Body of `original`: a request to see the values that the hold hides. It is recorded before anything is shown."""
 
     digest: Digest
 
 
 class DenyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `deny`. A denial counts even if the question has changed, so the digest may be left out."""
+    """Body of `deny`. A denial counts even if the hold has changed, so the digest is optional."""
 
     digest: Digest | None = None
     reason: Reason = ""
@@ -77,12 +76,12 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     status: Annotated[
         Literal["pending", "approved", "denied", "expired", "cancelled", "all"], Meta(description="Which questions.")
     ] = "pending"
-    after: Annotated[int, Meta(ge=0, le=INTEGER_MAX, description="Only questions with a higher `seq`.")] = 0
+    after: Annotated[int, Meta(ge=0, le=INTEGER_MAX, description="Only holds with a higher `seq`.")] = 0
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="Maximum number to show.")] = 100
 
 
 class ApprovalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A question in the list, without parameters, context, files and votes, which can be large."""
+    """A hold in the list, without parameters, context, files and votes, which can be large."""
 
     id: str
     seq: int
@@ -111,7 +110,7 @@ class ApprovalPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that counts: it decided, or more answers are needed (`recorded`)."""
+    """An answer that counts: it decided, or more approvals are needed (`recorded`)."""
 
     outcome: Literal["resolved", "recorded"]
     approval: Hold
@@ -125,7 +124,7 @@ class Original(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The server answers."""
+    """The response of a running server."""
 
     status: Literal["ok"] = "ok"
 
@@ -136,11 +135,11 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     code: Annotated[str, Meta(description="Stable; `docs/reference/codes.md` explains each.")]
     message: str
     path: Annotated[str | UnsetType, Meta(description="The field at fault, such as `$.scope` or `?limit`.")] = UNSET
-    hint: Annotated[str | UnsetType, Meta(description="What to do about it.")] = UNSET
+    hint: Annotated[str | UnsetType, Meta(description="How to fix it.")] = UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Every response that is not a success. A 409 carries the current question: who decided, and what."""
+    """The body of every response that is not a success. A 409 has the current hold: who decided, and what."""
 
     error: ErrorDetail
     approval: Hold | UnsetType = UNSET

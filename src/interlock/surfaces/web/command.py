@@ -12,7 +12,7 @@ from interlock.surfaces.web import server
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print the answer and warnings."""
+    """The output functions that the command line passes in."""
 
     quiet: bool
 
@@ -26,7 +26,7 @@ class Speaks(Protocol):
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=server.PORT, show_default=True, help="Port; 0 takes a free one."
+    "--port", type=click.IntRange(0, 65535), default=server.PORT, show_default=True, help="Port; 0 for a free one."
 )
 @click.option("--allow-remote", is_flag=True, help="Accept connections from other machines. There is no TLS.")
 @click.option(
@@ -34,11 +34,11 @@ class Speaks(Protocol):
     "continue_runs",
     default=True,
     show_default=True,
-    help="Resume runs whose process is gone, once their question is answered.",
+    help="Resume runs whose process has exited, once their held call is answered.",
 )
 @click.pass_obj
 def serve(out: Speaks, host: str, port: int, *, allow_remote: bool, continue_runs: bool) -> None:
-    """Serve questions and answers over HTTP, for approvers with a token. Ends on Ctrl-C."""
+    """Serve held calls and approvals over HTTP, for approvers with a token. Stop with Ctrl-C."""
     with Runtime.open() as runtime:
         for warning in runtime.warnings:
             out.warn(warning)

@@ -1,6 +1,4 @@
-"""Decodes bytes and query strings into the structs of `bodies`, strictly. An error names the field and never repeats its
-value.
-"""
+"""Decodes bytes and query strings into the structs of `bodies`, strictly. An error names the field, but never its value."""
 
 from __future__ import annotations
 
@@ -42,8 +40,8 @@ def decode_query(pairs: Sequence[tuple[str, str]], shape: type[T]) -> T:
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name in values:
-            raise UsageError("the parameter is given twice", code=CODE, path="?" + quoted(name).strip("`"))
-        # Accept plain digits only: `int` would take spaces, underscores and other scripts' digits too.
+            raise UsageError("the parameter occurs twice", code=CODE, path="?" + quoted(name).strip("`"))
+        # Accept plain digits only: `int` also accepts spaces, underscores and digits of other scripts.
         values[name] = int(text) if re.fullmatch(r"[0-9]{1,16}", text) else text
     try:
         return typed.convert(values, shape)
@@ -61,5 +59,5 @@ def _explain(text: str) -> tuple[str, str]:
         what = "unknown field" if named[1] == "contains unknown" else "the field is missing:"
         return f"{what} {quoted(name)}", path + step(name)
     if message.startswith("Invalid"):
-        return "the value is not one of the field's values", path
+        return "the value is not allowed", path
     return message[:1].lower() + message[1:], path

@@ -1,8 +1,9 @@
-"""What applies to every request, regardless of route: the Host header, limits, response headers, errors as JSON, the access
-log.
+"""What applies to every request, whatever the route: the Host header, limits, response headers, errors as JSON, the
+access log.
 
-The Host header must name this server, or a page could point a name of its own at the loopback address and read answers as
-its own origin (DNS rebinding). The log has who, what and how long, never a header, a query or a body.
+The Host header must name this server. Otherwise a page could point its own host name at the loopback address and read
+answers as its own origin (DNS rebinding). The log records who, what and how long, but never a header, a query or a
+body.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from interlock.surfaces.web.bodies import ErrorBody, ErrorDetail
 log = logging.getLogger("interlock.web")
 
 APPROVER: Final = "interlock.approver"
-"""Key in the scope: the approver's id, once the token was checked."""
+"""Key in the scope: the approver's id, once the token has been checked."""
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 BODY_SECONDS: Final = 10.0
 
@@ -95,7 +96,7 @@ def handlers() -> dict[Any, ExceptionHandler]:
 def source_of(request: Request) -> str:
     """The source of a request, for counting failures: an IPv4 address, or the /64 of an IPv6 address.
 
-    A client with one IPv6 address usually has all of its /64. Proxy headers are not trusted.
+    A client with one IPv6 address usually has its whole /64. Proxy headers are not trusted.
     """
     host = request.client.host if request.client is not None else ""
     try:
@@ -108,7 +109,7 @@ def source_of(request: Request) -> str:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request. Raises UsageError if it is not JSON, too large, or late."""
+    """The body of a request. Raises: UsageError if it is not JSON, too large, or late."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise UsageError("the body must be `application/json`", code="media_type")
@@ -116,14 +117,14 @@ async def read_body(request: Request) -> bytes:
     if {coding.strip().lower() for coding in codings} - {"", "identity"}:
         raise UsageError("the body must be sent without `Content-Encoding`", code="media_type")
     if _announced(request) > BODY_BYTES_MAX:
-        raise UsageError(f"the body is over {BODY_BYTES_MAX} bytes", code="body_too_large")
+        raise UsageError(f"the body exceeds {BODY_BYTES_MAX} bytes", code="body_too_large")
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 data += chunk
                 if len(data) > BODY_BYTES_MAX:
-                    raise UsageError(f"the body is over {BODY_BYTES_MAX} bytes", code="body_too_large")
+                    raise UsageError(f"the body exceeds {BODY_BYTES_MAX} bytes", code="body_too_large")
     except TimeoutError:
         raise UsageError(f"the body did not arrive within {BODY_SECONDS:g} s", code="body_late") from None
     return bytes(data)
@@ -139,14 +140,14 @@ class Middleware:
     """The application with its middleware, as the server calls it."""
 
     def __init__(self, app: ASGIApp, clock: Clock, hosts: Callable[[str], bool]) -> None:
-        """`hosts` says whether a Host header, without its port and in lower case, names this server."""
+        """`hosts` tells whether a Host header, without its port and in lower case, names this server."""
         self._app = app
         self._clock = clock
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
-        assert scope["type"] == "http", scope["type"]  # lifespan and web sockets are switched off
+        assert scope["type"] == "http", scope["type"]  # lifespan and web sockets are disabled
         started, status = self._clock.mono_ns(), 0
 
         async def sending(message: Message) -> None:
@@ -161,7 +162,7 @@ class Middleware:
                 refused = UsageError("the Host header does not name this server", code="host_refused")
                 await error_reply(refused)(scope, receive, sending)
         except Exception:
-            # Starlette has responded through `_defect`, and raises the error again so that it can be logged.
+            # Starlette has responded through `_defect`, and raises the error again for logging.
             log.exception("a bug in Interlock: %s %s", scope["method"], _path(scope))
         finally:
             took_ms = (self._clock.mono_ns() - started) / 1e6
@@ -185,7 +186,7 @@ class Middleware:
 
 
 def _path(scope: Scope) -> str:
-    """The path as it was sent: percent-encoded, so that a client cannot forge log lines."""
+    """The path as it was sent, percent-encoded, so that a client cannot forge log lines."""
     raw: bytes = scope.get("raw_path") or b"?"
     return raw[:256].decode("latin-1").encode("unicode_escape").decode("ascii")
 
@@ -194,7 +195,7 @@ async def _interlock(_request: Request, error: Exception) -> Response:
     assert isinstance(error, InterlockError)
     if error.code in STATUS:
         return error_reply(error)
-    # The message may name files of this machine, so it goes to the log only.
+    # The message may name files of this machine, so it goes only to the log.
     log.error("%s: %s", error.code, error.message)
     return error_reply(type(error)((ERROR_CODES | REASONS)[error.code], code=error.code))
 

@@ -1,5 +1,5 @@
-"""The OpenAPI 3.1 document: generated from the structs that decode bodies and encode responses, so it cannot differ from
-them.
+"""The OpenAPI 3.1 document. It is generated from the structs that decode bodies and encode responses, so it cannot
+differ from them.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _SHAPES: Final = (
 _REFUSED: Final = {
     400: "`malformed_request` or `limit_exceeded`: the path names the field.",
     401: "`unauthenticated`: the token is missing, or not that of an approver.",
-    403: "`not_in_group`, `separation`, `agent_may_not_approve`: this approver may not answer this question.",
-    404: "`not_found`; `original_missing`: the run that asked no longer has the original.",
+    403: "`not_in_group`, `separation`, `agent_may_not_approve`: this approver may not answer this hold.",
+    404: "`not_found`; `original_missing`: the run no longer has the original.",
     408: "`body_late`: the body did not arrive in time.",
-    409: "`already_resolved` or `changed`; `approval` is the current question.",
+    409: "`already_resolved` or `changed`; `approval` is the current hold.",
     413: "`body_too_large`: refused at once if `Content-Length` says so.",
     415: "`media_type`: the body must be JSON, without a `Content-Encoding`.",
     421: "`host_refused`: the Host header does not name this server.",
-    422: "`usage`: the body is well formed but not valid here. `invalid_parameters`: the edit does not fit the tool.",
+    422: "`usage`: the body is well-formed but not valid here. `invalid_parameters`: the edit does not fit the tool.",
     429: f"`too_many_failures`: try again after `Retry-After` seconds, at most {RETRY_AFTER_S}.",
     500: "`internal`: a bug in Interlock.",
     503: "The database is temporarily unavailable: `database_locked`, `disk_full` and others.",
@@ -59,7 +59,7 @@ _HOLD_ID: Final = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": "^hold_[0-9a-f]{32}$"},
-    "description": "Id of the question.",
+    "description": "Id of the hold.",
 }
 
 
@@ -74,7 +74,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Interlock",
             "version": __version__,
-            "description": "Questions about held actions, and their answers. Bearer tokens only; no cookies, no CORS.",
+            "description": "Held calls and their approvals. Bearer tokens only; no cookies, no CORS.",
         },
         "paths": {
             "/healthz": {
@@ -84,13 +84,13 @@ def document() -> dict[str, Any]:
                 "get": _operation("openapi", "This document.", _json({"type": "object"}), (), open_to_all=True)
             },
             "/api/v1/approvals": {
-                "get": _get("list", "Questions, in order of creation.", "ApprovalPage", 400, parameters=_query())
+                "get": _get("list", "Holds, in order of creation.", "ApprovalPage", 400, parameters=_query())
             },
-            approval: {"get": _get("show", "A question in full.", "Hold", 404, parameters=[_HOLD_ID])},
+            approval: {"get": _get("show", "A hold in full.", "Hold", 404, parameters=[_HOLD_ID])},
             f"{approval}/approve": {"post": _post("approve", "Approve the call as it was shown.", "ApproveBody")},
             f"{approval}/deny": {"post": _post("deny", "Deny the call; one denial decides.", "DenyBody")},
             f"{approval}/original": {
-                "post": _post("original", "See the hidden values of a question; recorded.", "OriginalBody", "Original")
+                "post": _post("original", "Show the hidden values of a hold; recorded.", "OriginalBody", "Original")
             },
             f"{approval}/edit": {"post": _post("edit", "Approve the call with changed parameters.", "EditBody")},
         },

@@ -1,7 +1,7 @@
 """Listens, serves the application, resumes runs beside it, and stops cleanly on SIGINT, SIGTERM or SIGHUP.
 
-Binds to loopback by default: there is no TLS, so over a network a token would travel in the clear. One process, one event
-loop; database calls run in threads.
+Binds to loopback by default: there is no TLS, so over a network a token would be sent unencrypted. One process, one
+event loop; database calls run in threads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONNECTIONS_MAX: Final = 256
 SHUTDOWN_S: Final = 5
 HEADER_BYTES_MAX: Final = 16 * 1024
 REQUEST_SECONDS = 10.0
-"""How long a connection may take to send the head of a request, or to read a response that does not fit its buffer."""
+"""Maximum time for a connection to send the head of a request, or to read a response that does not fit its buffer."""
 
 Say = Callable[[str], None]
 
@@ -48,11 +48,11 @@ def run(
     ready: Say,
     warn: Say,
 ) -> None:
-    """Serve until a signal comes. `port` 0 takes a free one; `ready` is called with the URL once connections are accepted.
-    The log goes to standard error; with `quiet` only warnings and errors.
+    """Serve until a signal arrives. `port` 0 takes a free port; `ready` is called with the URL once connections are
+    accepted. The log goes to standard error; with `quiet` only warnings and errors.
 
-    Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
-    the address cannot be listened on.
+    Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve;
+    StoreError if it cannot listen on the address.
     """
     desk = runtime.approvals.desk
     if not desk.outlives:
@@ -61,9 +61,9 @@ def run(
     with contextlib.closing(listening), _logging(quiet=quiet):
         answering = Answering(desk, "rest")
         if not _is_loopback(listening.getsockname()[0]):
-            warn("there is no TLS: tokens travel in the clear; put a proxy with TLS in front, or use an SSH tunnel")
+            warn("there is no TLS: tokens are sent unencrypted; use a TLS proxy or an SSH tunnel")
         if not answering.has_approvers():
-            warn("no approver has a token yet, so no one can answer here; `interlock approvers add` makes one")
+            warn("no approver has a token yet, so nobody can approve here; `interlock approvers add` creates one")
         app = build(answering, runtime.clock, _names(listening, host), runtime.refresh)
         config = uvicorn.Config(
             app,
@@ -85,7 +85,9 @@ def run(
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when idle: uvicorn would wait for ever, and a few hundred idle ones would lock others out."""
+    """A connection that is closed when idle. Uvicorn would wait forever, and a few hundred idle connections would lock
+    others out.
+    """
 
     _overdue: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
@@ -108,7 +110,7 @@ class Connection(H11Protocol):
         self._stuck = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The client is reading again."""
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()
@@ -151,7 +153,7 @@ async def _serve(server: _Server, listening: socket.socket, continuing: Continui
     try:
         await asyncio.wait({serving, work} if work else {serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
-            # The background task ends only by a bug. Stop, rather than silently doing half of the job.
+            # The background task ends only because of a bug. Stop, rather than silently doing half of the job.
             server.should_exit = True
         await serving
     finally:
@@ -192,7 +194,7 @@ def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
         raise UsageError(
             f"`{host}` can be reached from other machines, and there is no TLS",
             path="--host",
-            hint="leave `--host` out, or add `--allow-remote` if you mean it",
+            hint="omit `--host`, or add `--allow-remote` if this is intended",
         )
     listening = socket.socket(family, kind, protocol)
     try:
@@ -204,7 +206,7 @@ def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
     except OSError as error:
         listening.close()
         raise StoreError(
-            f"cannot listen on {host} port {port}: {error.strerror}", code="listen_failed", hint="take another `--port`"
+            f"cannot listen on {host} port {port}: {error.strerror}", code="listen_failed", hint="use another `--port`"
         ) from None
     return listening
 
@@ -216,7 +218,8 @@ def _is_loopback(address: str) -> bool:
 def _names(listening: socket.socket, host: str) -> Callable[[str], bool]:
     """A test for Host headers that name this server: its address, and `localhost` for loopback.
 
-    If other machines may connect, every plain IP address counts (rebinding needs a name), and this machine's own name.
+    If other machines may connect, every plain IP address is accepted (rebinding needs a name), and this machine's own
+    name.
     """
     bound = str(listening.getsockname()[0])
     names = {host.lower(), bound}
@@ -245,12 +248,12 @@ def _log_resumed(run_id: str, came: list[ProposalResult] | Exception) -> None:
     elif isinstance(came, Exception):
         log.error("a bug in Interlock: run %s cannot be resumed", run_id, exc_info=came)
     else:
-        log.info("resumed run %s: %s", run_id, ", ".join(result.status for result in came) or "nothing left to do")
+        log.info("resumed run %s: %s", run_id, ", ".join(result.status for result in came) or "nothing was left to do")
 
 
 @contextlib.contextmanager
 def _logging(*, quiet: bool) -> Iterator[None]:
-    """Log to standard error while serving; from uvicorn only warnings and errors."""
+    """Log to standard error while serving; only warnings and errors from uvicorn."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = ((log, logging.WARNING if quiet else logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING))
