@@ -229,7 +229,7 @@ def test_rules_about_commands_become_cedar() -> None:
             "rules.allow[0]: a `path(...)` rule can only ask or deny; use a grant to allow paths",
         ),
         (Rules(deny=("path(a/../b)",)), "the path glob has a `..` segment"),
-        (Rules(deny=("path(a**)",)), "`**` must be a whole segment of a path glob"),
+        (Rules(deny=("path(a**)",)), "`**` must be a whole segment of the path glob"),
         (Rules(deny=("shell( x)",)), "rules.deny[0]: the pattern of `shell( x)` starts or ends with a space"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Defines the data: no I/O, no clock, no imports from other rooms."""
+"""The shared data types. No I/O, no clock, no imports from other packages of Interlock."""

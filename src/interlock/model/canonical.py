@@ -41,23 +41,21 @@ def canonical(value: Any) -> bytes:
             return _fast(value)
         return _slow(value).encode("utf-8", "strict")
     except UnicodeEncodeError:
-        raise CanonicalError("a string holds a lone surrogate, which is not Unicode text") from None
+        raise CanonicalError("a string contains a lone surrogate, which is not Unicode text") from None
 
 
 def digest(what: str, value: Any) -> str:
-    """`sha256:` + hex of the digest of `value` as a `what` (a short noun such as `action`, `tool`, `seal`)."""
+    """`sha256:` + hex digest of `value` as a `what` (a short noun such as `action`, `tool`, `seal`)."""
     return digest_bytes(what, canonical(value))
 
 
 def digest_bytes(what: str, data: bytes) -> str:
-    """The digest of bytes that are canonical already, or that are not JSON at all (file contents)."""
+    """The digest of bytes that are canonical already, or not JSON at all (file contents)."""
     return "sha256:" + hashlib.sha256(_domain(what) + data).hexdigest()
 
 
 def keyed_digest(key: bytes, what: str, data: bytes) -> str:
-    """`hmac-sha256:` + hex: a digest that can be compared with a guess only by a holder of the key, for bytes that hold
-    secrets.
-    """
+    """`hmac-sha256:` + hex: a digest of bytes with secrets, which only a holder of the key can compare with a guess."""
     return "hmac-sha256:" + hmac.digest(key, _domain(what) + data, "sha256").hex()
 
 
@@ -67,7 +65,7 @@ def _domain(what: str) -> bytes:
 
 
 def _plain(value: Any) -> bool:
-    """True if the fast encoder is exact for this value. Checks integers on the way."""
+    """True if the fast encoder is exact for this value. Also checks integers."""
     cls = value.__class__
     if cls in _ATOMS:
         return True
@@ -76,7 +74,7 @@ def _plain(value: Any) -> bool:
             raise CanonicalError(f"integer beyond +-(2^53 - 1): it has {value.bit_length()} bits")
         return True
     if cls is dict:
-        for k, v in value.items():  # plain loops: generators would cost more than the work itself
+        for k, v in value.items():  # plain loops, because generators would cost more than the work itself
             if k.__class__ is not str or not k.isascii():
                 return False
             cls = v.__class__

@@ -1,4 +1,4 @@
-"""The events of capsules, and of tools that call other tools. See `events` for the format."""
+"""Events of capsules, and of tools that call other tools. See `events` for the format."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from interlock.model.event import Event, Kept
 
 
 class ToolCalled(Event, kw_only=True, tag="tool_called"):
-    """The tool of the action calls another tool, as a part of itself: what is about to be done."""
+    """The tool of the action is about to call another tool, as part of the same action."""
 
     call: int
-    """Counts such calls of an attempt from 1."""
+    """Counts these calls of an attempt, from 1."""
     tool: str
     version: str
     parameters: Kept
@@ -17,7 +17,7 @@ class ToolCalled(Event, kw_only=True, tag="tool_called"):
 
 
 class ToolReturned(Event, kw_only=True, tag="tool_returned"):
-    """What became of that call: `reason` is absent if it succeeded."""
+    """The result of that call. `reason` is absent if it succeeded."""
 
     call: int
     tool: str
@@ -28,9 +28,10 @@ class ToolReturned(Event, kw_only=True, tag="tool_returned"):
 
 
 class CapsuleLoaded(Event, kw_only=True, tag="capsule_loaded"):
-    """A capsule is ready, because of the action: its build was checked, compiled and its imports compared with its manifest.
+    """A capsule was loaded for the action: its build was checked and compiled, and its imports compared with its
+    manifest.
 
-    `instance` names this loading until it is unloaded; the posture of each call names it again.
+    `instance` identifies this loading until it is unloaded; the posture of each call names it too.
     """
 
     capsule: str
@@ -42,7 +43,7 @@ class CapsuleLoaded(Event, kw_only=True, tag="capsule_loaded"):
 
 
 class CapsuleRefused(Event, kw_only=True, tag="capsule_refused"):
-    """A capsule was not loaded; nothing of it has run."""
+    """A capsule was not loaded; none of its code has run."""
 
     capsule: str
     detail: str
@@ -50,7 +51,7 @@ class CapsuleRefused(Event, kw_only=True, tag="capsule_refused"):
 
 
 class CapsuleDenied(Event, kw_only=True, tag="capsule_denied"):
-    """A host function was refused to a capsule during the action, which was given the error. At most 100 a call."""
+    """A capsule was denied a host function during the action, and got an error. At most 100 per call."""
 
     capsule: str
     instance: str
@@ -62,7 +63,7 @@ class CapsuleDenied(Event, kw_only=True, tag="capsule_denied"):
 
 
 class CapsuleReset(Event, kw_only=True, tag="capsule_reset"):
-    """The memory of a capsule with `lifetime = "capsule"` is gone, because the action ended in it for this reason.
+    """The memory of a capsule with `lifetime = "capsule"` was dropped, because the action ended for this reason.
 
     The agent's next call has a new store.
     """
@@ -74,7 +75,7 @@ class CapsuleReset(Event, kw_only=True, tag="capsule_reset"):
 
 
 class CapsuleUnloaded(Event, kw_only=True, tag="capsule_unloaded"):
-    """A capsule was unloaded: `cancelled` calls of it were ended, and its memory is released."""
+    """A capsule was unloaded: `cancelled` of its calls were stopped, and its memory was released."""
 
     capsule: str
     instance: str

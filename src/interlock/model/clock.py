@@ -1,4 +1,4 @@
-"""The clock and id source that the other rooms take as parameters, instead of using `time` and `uuid`."""
+"""The clock and id source that other packages take as parameters, instead of using `time` and `uuid`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time: `interlock.engine.local.clock.SystemClock`, or the fake `interlock.testing.FakeClock`."""
+    """A source of time: `interlock.engine.local.clock.SystemClock`, or the fake `interlock.testing.FakeClock`."""
 
     def now_us(self) -> int:
         """Wall-clock time, integer microseconds since the Unix epoch."""
@@ -18,8 +18,8 @@ class Clock(Protocol):
 
 
 class Ids(Protocol):
-    """Makes identifiers. The real one draws 128 bits from the operating system; the fake one counts."""
+    """A source of identifiers. The real one draws 128 bits from the operating system; the fake one counts."""
 
     def new(self, prefix: str) -> str:
-        """A fresh id `PREFIX_` + 32 hex digits, for example `run_0f...`."""
+        """A new id `PREFIX_` + 32 hex digits, for example `run_0f...`."""
         ...

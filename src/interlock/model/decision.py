@@ -1,4 +1,4 @@
-"""The answers of judges: allowed, refused with a code, or held for a person."""
+"""The answers of judges: allow, refuse with a code, or hold for a person."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Requirement(msgspec.Struct, frozen=True, kw_only=True):
-    """One unmet `@hold` forbid: which group must approve, how many of them, within what time, and why."""
+    """An unmet `@hold` forbid: the group that must approve, the number of approvals, the time limit, and the reason."""
 
     policy: str
     """The policy's id for people (`@id`, or a short content hash)."""
     content: str
-    """Content hash of the policy: what an approval discharges."""
+    """Content hash of the policy, which an approval discharges."""
     group: str | None = None
     quorum: int = 1
     ttl_ms: int | None = None
@@ -39,11 +39,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     requirements: tuple[Requirement, ...] = ()
     errors: tuple[str, ...] = ()
-    """Evaluation errors of permits, which are ignored and reported. Never hold values."""
+    """Evaluation errors of permits, which are ignored and reported. They contain no values."""
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """A request to the policy judge: everything that policies can see."""
+    """A request to the policy judge, with everything that policies can see."""
 
     agent: str
     action: str
@@ -58,6 +58,6 @@ class Request(msgspec.Struct, kw_only=True):
     proposal: dict[str, Any] = {}
     """`id`, `source`, `action_count`."""
     flags: tuple[str, ...] = ()
-    """Detectors that fired; filled only if a policy mentions flags (`PolicyJudge.wants_flags`)."""
+    """Detectors that fired. Filled only if a policy mentions flags (`PolicyJudge.wants_flags`)."""
     discharged: frozenset[str] = frozenset()
-    """Content hashes of `@hold` policies that an approval has discharged for this very action."""
+    """Content hashes of `@hold` policies that an approval has discharged for exactly this action."""

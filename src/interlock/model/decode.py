@@ -1,8 +1,8 @@
-"""Decodes bytes to a proposal, strictly: a single error that names the field, before anything runs.
+"""Decodes bytes to a proposal, strictly: any defect is one error that names the field, before anything runs.
 
-The document is parsed strictly (`interlock.model.values`), converted to structs (msgspec: no unknown field, no coercion), and
-then checked action by action for what types cannot express: limits, names, and the parameters of each type of action.
-`interlock.verify` checks that ids are unique and references resolve.
+The document is parsed strictly (`interlock.model.values`), converted to structs (msgspec: no unknown field, no
+coercion), and then checked action by action for what types cannot express: limits, names, and the parameters of each
+type of action. `interlock.verify` checks that ids are unique and references resolve.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def decode_proposal(
     format: Literal["json", "yaml"] = "json",  # noqa: A002 - callers write `format="yaml"`
     limits: Limits = DEFAULT_LIMITS,
 ) -> Proposal:
-    """The proposal in a JSON (RFC 8259) or YAML (`interlock.model.yaml`) document.
+    """Decode a JSON (RFC 8259) or YAML (`interlock.model.yaml`) document.
 
     Actions without `id` get `a1`, `a2`, ... by position. Raises: ProposalError, whose `path` is the field
     (`$.actions[3].parameters.x`), or line and column for a syntax error.
@@ -87,12 +87,12 @@ def decode_proposal(
     # In JSON each value but the first opens its container or follows a comma, so this bound usually suffices.
     few = format == "json" and data.count(b",") + data.count(b"[") + data.count(b"{") < limits.values
     if not few and count_exceeds(document, limits.values):
-        raise _limit(f"the document holds more than {limits.values} values", "values")
+        raise _limit(f"the document has more than {limits.values} values", "values")
     return _proposal(document, limits, measure=len(data) > limits.parameters_bytes)
 
 
 def decode_value(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """One JSON value, as strictly as a proposal's values. Raises: ProposalError."""
+    """Decode one JSON value, with the same checks as the values of a proposal. Raises: ProposalError."""
     if len(data) > limits.proposal_bytes:
         raise _limit(f"the document has {len(data)} bytes, more than {limits.proposal_bytes}", "proposal_bytes")
     value = parse_json(data)
@@ -101,7 +101,7 @@ def decode_value(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
 
 
 def proposal_from_builtins(document: Proposal | Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> Proposal:
-    """The proposal in a Python value: a mapping shaped like the JSON document, or a `Proposal` made by hand.
+    """Convert a Python value: a mapping shaped like the JSON document, or a `Proposal` created in code.
 
     The value is copied. Tuples, enums, dates and dataclasses become their JSON form. Raises: ProposalError.
     """
@@ -129,7 +129,7 @@ def _proposal(document: Any, limits: Limits, *, measure: bool) -> Proposal:
 
 
 def _give_ids(actions: list[Any]) -> None:
-    """Name actions without an id by position, so that `$a1.output` is the first action's even if others have ids."""
+    """Name actions without an id by position, so that `$a1.output` always refers to the first action."""
     missing = [i for i, a in enumerate(actions) if a.__class__ is dict and "id" not in a]
     if not missing:
         return
@@ -160,7 +160,7 @@ def _check_proposal(proposal: Proposal, limits: Limits) -> None:
             if value is not None:
                 _range(value, f"$.budget.{field}", 0, INTEGER_MAX)
         if budget.cost is not None and not (isfinite(budget.cost) and budget.cost >= 0):
-            raise ProposalError("a budget is a finite number, zero or more", path="$.budget.cost")
+            raise ProposalError("a budget must be a finite number, zero or more", path="$.budget.cost")
 
 
 def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> None:
@@ -168,8 +168,8 @@ def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> 
     name = action.id
     if not name or name[0] == "$" or len(name) > limits.id_chars or not name.isprintable():
         _name(name, f"$.actions[{index}].id", limits.id_chars, "id_chars")
-        # `$$ID.output` is the escape of a reference, so nothing could refer to it.
-        raise ProposalError("the id of an action does not begin with `$`", path=f"$.actions[{index}].id")
+        # `$$ID.output` is the escape of a reference, so nothing could refer to such an id.
+        raise ProposalError("the id of an action must not begin with `$`", path=f"$.actions[{index}].id")
     if action.type != "tool_call":
         _check_state_action(action, f"$.actions[{index}]", limits)
     else:
@@ -195,7 +195,7 @@ def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> 
 
 
 def _is_flat(values: dict[str, Any]) -> bool:
-    """True if no value is a container or needs a range check: true for most objects, which then need no other check."""
+    """True if no value is a container or needs a range check. This holds for most objects, which then need no other check."""
     for value in values.values():
         cls = value.__class__
         if cls not in _ATOMS and (cls is not int or not -INTEGER_MAX <= value <= INTEGER_MAX):
@@ -209,7 +209,7 @@ def _check_settings(action: Action, path: str, limits: Limits) -> None:
     _range(action.max_retries, f"{path}.max_retries", 0, limits.retries, "retries")
     if action.invocation_mode not in INVOCATION_MODES:
         raise ProposalError(
-            f"the invocation mode is one of {', '.join(f'`{mode}`' for mode in INVOCATION_MODES)}",
+            f"the invocation mode must be one of {', '.join(f'`{mode}`' for mode in INVOCATION_MODES)}",
             code="unsupported_invocation_mode",
             path=f"{path}.invocation_mode",
         )
@@ -217,14 +217,14 @@ def _check_settings(action: Action, path: str, limits: Limits) -> None:
 
 def _check_state_action(action: Action, path: str, limits: Limits) -> None:
     if action.tool is not None:
-        raise ProposalError(f"a {action.type} has no `tool`", path=f"{path}.tool")
+        raise ProposalError(f"a {action.type} must not have a `tool`", path=f"{path}.tool")
     allowed = STATE_PARAMETERS[action.type]
     for name in action.parameters:
         if name not in allowed:
             raise ProposalError(
                 f"a {action.type} has no parameter {quoted(name)}",
                 path=f"{path}.parameters{step(name)}",
-                hint=f"it takes {', '.join(f'`{n}`' for n in sorted(allowed))}",
+                hint=f"the parameters are {', '.join(f'`{n}`' for n in sorted(allowed))}",
             )
     key = action.parameters.get("key")
     if not isinstance(key, str):
@@ -232,7 +232,7 @@ def _check_state_action(action: Action, path: str, limits: Limits) -> None:
     _name(key, f"{path}.parameters.key", limits.key_chars, "key_chars")
     if key.startswith("$"):
         # A reference would hide which key is read or written until the action runs.
-        raise ProposalError("a state key does not begin with `$`", path=f"{path}.parameters.key")
+        raise ProposalError("a state key must not begin with `$`", path=f"{path}.parameters.key")
 
 
 def _check_keys(action: Action, index: int, limits: Limits) -> None:
@@ -311,13 +311,13 @@ def _measure(parameters: dict[str, Any], path: str, limits: Limits) -> None:
 
 
 def _name(value: str, path: str, most: int, limit: str) -> None:
-    """Refuse a name that is empty, too long, or holds anything but printable characters (Unicode, `str.isprintable`)."""
+    """Refuse a name that is empty, too long, or has characters that are not printable (Unicode, `str.isprintable`)."""
     if not value:
-        raise ProposalError("it is empty", path=path)
+        raise ProposalError("the name is empty", path=path)
     if len(value) > most:
         raise _limit(f"{len(value)} characters, more than {most}", limit, path)
     if not value.isprintable():
-        raise ProposalError("the name holds control or invisible characters", path=path)
+        raise ProposalError("the name contains control or invisible characters", path=path)
 
 
 def _count(items: tuple[Any, ...], path: str, most: int, limit: str) -> None:
@@ -339,7 +339,7 @@ def _limit(message: str, limit: str, path: str | None = None) -> ProposalError:
 
 
 def _shape_error(text: str) -> ProposalError:
-    """The error for msgspec's "MESSAGE - at `PATH`", with a hint if possible, and without values."""
+    """Convert msgspec's "MESSAGE - at `PATH`" to an error, with a hint if possible, and without values."""
     found = _MSGSPEC_PATH.search(text)
     path, message = (found[1], text[: found.start()]) if found else ("$", text)
     if unknown := _UNKNOWN_FIELD.match(message):
@@ -352,13 +352,13 @@ def _shape_error(text: str) -> ProposalError:
         where = path + step(missing[1])
         return ProposalError(f"the field `{missing[1]}` is missing", path=where, hint=_choices(where))
     if message.startswith("Invalid"):
-        return ProposalError("the value is not one of the field's values", path=path, hint=_choices(path))
+        return ProposalError("the value is not allowed", path=path, hint=_choices(path))
     hint = 'a proposal is an object with a list of actions: `{"actions": [...]}`' if path == "$" else None
     return ProposalError(message[:1].lower() + message[1:], path=path, hint=hint)
 
 
 def _choices(path: str) -> str | None:
-    """The values that the field at a path can have, for a hint."""
+    """The allowed values of the field at a path, for a hint; None if any value is allowed."""
     choices = _CHOICES.get("compensation" if ".compensation." in path else _field(path), ())
     return "one of " + ", ".join(f"`{choice}`" for choice in choices) if choices else None
 

@@ -1,7 +1,7 @@
-"""The unified difference of two texts: what a person reads before approving a change, and in a report after it.
+"""The unified difference of two texts, for a person to read before approving a change, and for reports.
 
-The time is bounded for all texts: if they differ in more than `EDITS_MAX` lines, everything between the first and
-the last different line is shown as replaced. That is longer than necessary, but still exact.
+The time is bounded for all texts: if they differ in more than `EDITS_MAX` lines, everything between the first and the
+last different line is shown as replaced, which is longer than necessary, but still exact.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Final, NamedTuple
 
 CONTEXT_LINES: Final = 3
 EDITS_MAX: Final = 600
-"""Removed and added lines up to which the shortest difference is looked for; the time grows with the square."""
+"""Maximum number of removed and added lines for the shortest difference. The time grows with the square."""
 NO_NEWLINE: Final = "\\ No newline at end of file"
 
 
 class Difference(NamedTuple):
-    """A unified difference without its head: each line begins with a space, `-`, `+`, `@@` or a backslash."""
+    """A unified difference without its header: each line begins with a space, `-`, `+`, `@@` or a backslash."""
 
     lines: tuple[str, ...]
     added: int
-    """Lines."""
+    """The number of added lines."""
     removed: int
 
 
 class _Change(NamedTuple):
-    """Lines `a1` up to `a2` of the first text are replaced by lines `b1` up to `b2` of the second."""
+    """Replaces lines `a1` to `a2` of the first text by lines `b1` to `b2` of the second."""
 
     a1: int
     a2: int
@@ -34,7 +34,7 @@ class _Change(NamedTuple):
 
 
 def compare(before: str, after: str) -> Difference:
-    """The difference of two texts; empty if they are equal. Only LF ends a line, so a change of CR is a change of its line."""
+    """The difference of two texts; empty if they are equal. Only LF ends a line, so a changed CR changes its line."""
     a, b = _lines(before), _lines(after)
     changes = _changes(a, b)
     out: list[str] = []
@@ -63,7 +63,7 @@ def _changes(a: Sequence[str], b: Sequence[str]) -> list[_Change]:
 
 
 def _shortest(a: Sequence[str], b: Sequence[str]) -> list[_Change] | None:
-    """The shortest difference (Myers 1986, "An O(ND) difference algorithm"); None if it takes more than `EDITS_MAX` lines."""
+    """The shortest difference (Myers 1986, "An O(ND) difference algorithm"); None if it has more than `EDITS_MAX` lines."""
     if abs(len(a) - len(b)) > EDITS_MAX or not a or not b:
         return None
     reached = {1: 0}
@@ -99,7 +99,7 @@ def _walk_back(trace: list[dict[int, int]], edits: int, x: int, y: int) -> list[
 
 
 def _hunks(changes: Sequence[_Change]) -> Iterator[list[_Change]]:
-    """The changes in groups: between two of a group there are so few lines that their contexts meet."""
+    """Group the changes that are so close that their context lines meet."""
     hunk: list[_Change] = []
     for change in changes:
         if hunk and change.a1 - hunk[-1].a2 > 2 * CONTEXT_LINES:
@@ -126,7 +126,7 @@ def _hunk_lines(hunk: Sequence[_Change], a: Sequence[str], b: Sequence[str]) -> 
 
 
 def _range(start: int, end: int) -> str:
-    """Lines as `patch` counts them: an empty range names the line before it."""
+    """A line range in the notation of `patch`: an empty range names the line before it."""
     length = end - start
     return f"{start + 1 if length else start}" + ("" if length == 1 else f",{length}")
 

@@ -1,8 +1,8 @@
-"""The errors of Interlock: one tree, one stable code each, always saying whose fault it is and what to do.
+"""The errors of Interlock: one tree, one stable code each, always stating whose fault it is and what to do.
 
-An error carries fields, so that no one needs to parse its text: `code` (stable, snake_case), `message` (one line, user
-input in backticks), `path` (where: a field path such as `$.actions[3].tool`, or `file:line`), `hint` (what to do next) and
-`fault` (who has to act). Messages never hold secrets, an agent's parameter values, or a traceback.
+An error has fields, so that nobody needs to parse its text: `code` (stable, snake_case), `message` (one line, user
+input in backticks), `path` (where: a field path such as `$.actions[3].tool`, or `file:line`), `hint` (what to do next)
+and `fault` (who has to act). Messages never contain secrets, an agent's parameter values, or a traceback.
 
 A surface turns an error into `{"error": {"code", "message", "path?", "hint?"}}` and the exit code of its class.
 """
@@ -15,7 +15,7 @@ Fault = Literal["user", "agent", "tool", "machine", "interlock"]
 
 
 class InterlockError(Exception):
-    """The root. Everything that Interlock raises on purpose is one of these.
+    """The base class of all errors that Interlock raises on purpose.
 
     `code` must be a key of `interlock.model.codes.ERROR_CODES`, where it is documented.
     """
@@ -27,14 +27,14 @@ class InterlockError(Exception):
     def __init__(
         self, message: str, *, code: str | None = None, path: str | None = None, hint: str | None = None
     ) -> None:
-        """Make an error; `message` is one line that says what failed."""
+        """Create an error. `message` is one line that says what failed."""
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.path = path
         self.hint = hint
         for label, value in (("where", path), ("do", hint)):
-            if value is not None:  # as notes, so that an uncaught error's traceback shows them too
+            if value is not None:  # also as notes, so that the traceback of an uncaught error shows them
                 self.add_note(f"{label}: {value}")
 
     def as_dict(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ class IntegrityError(InterlockError):
 
 
 class ConflictError(InterlockError):
-    """Another process or person changed what this step started from: a file since its backup, a hold that was resolved."""
+    """Another process or person changed the data that this step is based on: a file since its backup, an answered hold."""
 
     exit_code = 1
     fault: Fault = "user"
@@ -98,11 +98,11 @@ class ConflictError(InterlockError):
 class HeldError(InterlockError):
     """A call waits for a person.
 
-    `held`: it waits for an approval, and the caller asked not to wait; of the call nothing has run, or the actions in `done`.
-    Answer with `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or `await
-    runtime.runs.resume(error.run_id)`, continues.
+    `held`: it waits for an approval, and the caller asked not to wait. Nothing of the call was run except the actions
+    in `done`. Answer with `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or
+    `await runtime.runs.resume(error.run_id)`, continues.
 
-    `unknown_outcome`: an earlier process ended during the call, and only a person can say what happened.
+    `unknown_outcome`: an earlier process died during the call, and only a person can settle the outcome.
     """
 
     exit_code = 3
@@ -110,7 +110,7 @@ class HeldError(InterlockError):
     default_code = "held"
 
     def __init__(self, message: str, *, approval: str, run_id: str, tool: str, code: str | None = None) -> None:
-        """`approval` is the id of the question, `run_id` the run that waits, `tool` the tool's own name."""
+        """`approval` is the id of the hold, `run_id` the run that waits, `tool` the tool's own name."""
         if code == "unknown_outcome":
             answer = f'`await runtime.runs.resume("{run_id}", {{"call": "again"}})`, "succeeded", "failed" or "undo"'
             hint = f"{answer}; then repeat the call"
@@ -122,23 +122,23 @@ class HeldError(InterlockError):
         self.run_id = run_id
         self.tool = tool
         self.done: tuple[str, ...] = ()
-        """The actions that were done already, of a call that stands for several (`skills.run`)."""
+        """The completed actions of a call that stands for several (`skills.run`)."""
         self.messages: list[dict[str, Any]] = []
-        """From `execute_tool_calls`: the results of the calls before this one, in the vendor's shape."""
+        """For `execute_tool_calls`: the results of the calls before this one, in the vendor's format."""
 
 
 class ToolError(InterlockError):
     """Raised (or returned) by a tool to report its failure.
 
-    `output` is kept and returned with the failed action (for example the exit code and the standard error of a command).
-    `retryable=False` stops `failure_behavior: retry` at once.
+    `output` is kept and returned with the failed action (for example the exit code and the standard error of a
+    command). `retryable=False` disables `failure_behavior: retry`.
     """
 
     exit_code = 1
     fault: Fault = "tool"
     default_code = "tool_failed"
     at: tuple[bytes, ...] | None = None
-    """The path beneath the workspace's root that could not be changed, where many are changed at once. Not in the message."""
+    """The path beneath the workspace's root that could not be changed, if many are changed at once. Not in the message."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class ToolError(InterlockError):
         path: str | None = None,
         hint: str | None = None,
     ) -> None:
-        """Make a tool failure; `output` is any JSON value worth keeping."""
+        """Create a tool failure; `output` is any JSON value worth keeping."""
         super().__init__(message, code=code, path=path, hint=hint)
         self.retryable = retryable
         self.output = output

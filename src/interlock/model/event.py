@@ -1,4 +1,4 @@
-"""The common fields of all events of a journal, and the form of the values in them. The kinds are in `events`."""
+"""The common fields of all events of a journal, and the form of values in them. The kinds are in `events`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A value as the journal stores it."""
 
     digest: str
-    """Of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key if the view is
-    redacted or absent, so that a reader of the journal alone cannot confirm a guess of the redacted text."""
+    """Digest of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key
+    if the view is redacted or absent, so that the journal alone does not allow anyone to confirm a guess of the
+    redacted text.
+    """
     bytes: int
     """Length of the original's canonical JSON."""
     view: Any = None
     """The redacted value; absent if it is over `Limits.inline_value_bytes`."""
     private: bool = False
-    """True if the original differs from the view and is in `private/` (until `keep` is over)."""
+    """True if the original differs from the view and is in `private/` (until the retention time `keep` is over)."""
 
 
 APART: Final = object()
-"""The view of a value that is too large for an event, and so is neither redacted nor shown."""
+"""The view of a value that is too large for an event, and is therefore neither redacted nor shown."""
 
 
 class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
-    """The fields of every kind."""
+    """The fields of every event."""
 
     seq: int = -1
     ts: int = -1

@@ -1,13 +1,12 @@
 """The events of a run's journal: one small struct per kind, one tagged union.
 
-Format version history:
-1 (2026-11): first.
+Format version history: 1 (2026-11): first.
 
-On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?, "action"?, "step"?, ...}`, absent fields
-left out. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the writer's
-monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to resume the
-run. Values are redacted before they are put into events: a `Kept` holds the view, and the digest under which the original
-is in the run's `private/` directory if it is not the same as the view.
+On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?, "action"?, "step"?, ...}`, omitting
+absent fields. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the
+writer's monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`), but
+refuses to resume the run. Values are redacted before they are put into events: a `Kept` holds the view, and the digest
+of the original, which is in the run's `private/` directory if it differs from the view.
 """
 
 from __future__ import annotations
@@ -23,15 +22,17 @@ from interlock.model.event import Kept as Kept
 from interlock.model.result import HostUse, NotUndone
 
 FORMAT_VERSION: Final = 2
-"""Of the journal. 1: digests of kept values were SHA-256. 2: those of redacted values are keyed, `hmac-sha256:...`."""
+"""Version of the journal's format. 1: digests of kept values are SHA-256. 2: those of redacted values are keyed,
+`hmac-sha256:...`.
+"""
 READABLE_VERSIONS: Final = (1, 2)
 
 
 class RunStarted(Event, kw_only=True, tag="run_started"):
-    """First event of a run. `boot` tells whether `pid` can still be the same process."""
+    """The first event of a run. `boot` tells whether `pid` can still be the same process."""
 
     version: int = 1
-    """Of the format. Left out in version 1, so that is what its absence means."""
+    """Version of the format. Omitted in version 1."""
     run: str
     interlock: str
     workspace: str
@@ -61,7 +62,7 @@ class ConfigurationChanged(Event, kw_only=True, tag="configuration_changed"):
 
 
 class StopRequested(Event, kw_only=True, tag="stop_requested"):
-    """A person stops the run: what runs is cancelled, and nothing more starts. Without a proposal, nothing was running."""
+    """A person stopped the run: running actions are cancelled, and none starts. Without a proposal, nothing was running."""
 
     by: str
     surface: str
@@ -69,7 +70,7 @@ class StopRequested(Event, kw_only=True, tag="stop_requested"):
 
 
 class RunFinished(Event, kw_only=True, tag="run_finished"):
-    """The run has ended: only undo records may be appended."""
+    """The run has ended: only undo records may follow."""
 
     status: str
 
@@ -84,7 +85,7 @@ class ProposalReceived(Event, kw_only=True, tag="proposal_received"):
     document: Kept
     dry_run: bool = False
     grant_token: str | None = None
-    """Id of the grant token that was presented: then that is all that the agent has, after a resume too."""
+    """Id of the presented grant token, which then is the agent's only grant, also after a resume."""
     grant_token_digest: str | None = None
 
 
@@ -97,12 +98,12 @@ class ProposalRejected(Event, kw_only=True, tag="proposal_rejected"):
 
 
 class ActionRejected(Event, kw_only=True, tag="action_rejected"):
-    """Steps 2 to 7 refused."""
+    """Steps 2 to 7 refused the action."""
 
     reason: str
     detail: str = ""
     telemetry: dict[str, Any] | None = None
-    """The machine as it was then; see `action_succeeded`."""
+    """The state of the machine at that time; see `action_succeeded`."""
 
 
 class PolicyDecided(Event, kw_only=True, tag="policy_decided"):
@@ -117,31 +118,31 @@ class PolicyDecided(Event, kw_only=True, tag="policy_decided"):
 
 
 class ActionHeld(Event, kw_only=True, tag="action_held"):
-    """Step 5 held the action, and the question is in the database. `parameters` are those in question."""
+    """Step 5 held the action, and the hold is in the database. `parameters` are those of the held call."""
 
     approval: str
     parameters: Kept | None = None
 
 
 class HoldResolved(Event, kw_only=True, tag="hold_resolved"):
-    """Step 6: the question was answered, or expired, or was cancelled."""
+    """Step 6: the hold was answered, expired, or was cancelled."""
 
     approval: str
     decision: str
     approver: str | None = None
     parameters: Kept | None = None
-    """Set if an approver edited the parameters: these are used from now on."""
+    """The parameters as edited by an approver, which are used from now on."""
 
 
 class ToolAsked(Event, kw_only=True, tag="tool_asked"):
-    """Step 9: the tool asks people while it runs. Its time-out does not run until `tool_answered`."""
+    """Step 9: the tool asks people while it runs. Its time-out is suspended until `tool_answered`."""
 
     approval: str
     summary: str
 
 
 class ToolAnswered(Event, kw_only=True, tag="tool_answered"):
-    """The tool's question was answered, or expired, or was withdrawn."""
+    """The tool's question was answered, expired, or was withdrawn."""
 
     approval: str
     decision: str
@@ -172,7 +173,7 @@ class ActionSkipped(Event, kw_only=True, tag="action_skipped"):
     reason: str
     detail: str = ""
     would: Kept | None = None
-    """What the tool said that it would do, in a dry run."""
+    """The effects that the tool announced in a dry run."""
 
 
 class ActionValidated(Event, kw_only=True, tag="action_validated"):
@@ -180,7 +181,7 @@ class ActionValidated(Event, kw_only=True, tag="action_validated"):
 
 
 class MachineSampled(Event, kw_only=True, tag="machine_sampled"):
-    """A reading of the machine, once, for all actions that began or ended under it: their telemetry names its `seq`."""
+    """One measurement of the machine, for all actions that began or ended under it: their telemetry names its `seq`."""
 
     sample: dict[str, Any]
 
@@ -200,12 +201,12 @@ class ActionIntent(Event, kw_only=True, tag="action_intent"):
     recoverable: bool = False
     """True if the tool's files can be restored, or it has a probe: then an unknown outcome may be settled without a person."""
     tokens: int = 0
-    """What is reserved for the attempt, and `cost` likewise."""
+    """Tokens reserved for the attempt; `cost` likewise."""
     cost: float = 0.0
 
 
 class ActionRetrying(Event, kw_only=True, tag="action_retrying"):
-    """An attempt failed and another one follows after a delay."""
+    """An attempt failed, and another one follows after a delay."""
 
     attempt: int
     delay_ms: int
@@ -221,19 +222,19 @@ class ActionSucceeded(Event, kw_only=True, tag="action_succeeded"):
     cost: float = 0.0
     tokens: int = 0
     cost_unknown: bool = False
-    """True if the call did not report what it used: `cost` and `tokens` are what was reserved for it."""
+    """True if the call did not report its usage: `cost` and `tokens` are the reserved amounts."""
     posture: dict[str, str] = {}
     telemetry: dict[str, Any] | None = None
-    """`before` and `after` are numbers of `machine_sampled` events; `change` is left out where they are the same one."""
+    """`before` and `after` are numbers of `machine_sampled` events; `change` is omitted if they are the same."""
     not_undoable: tuple[str, ...] = ()
     hosts: tuple[HostUse, ...] = ()
-    """What processes of the action did on the network, by host; each attempt has an `action_connection` event before."""
+    """The network use of the action's processes, by host. Each attempt has an earlier `action_connection` event."""
     resolved_by: str | None = None
     """Set if the tool did not report this itself: `probe`, or the name of the person who settled an unknown outcome."""
 
 
 class ActionFailed(Event, kw_only=True, tag="action_failed"):
-    """Step 10. `final` is False where a retry follows."""
+    """Step 10. `final` is False if a retry follows."""
 
     attempt: int
     reason: str
@@ -253,7 +254,7 @@ class ActionFailed(Event, kw_only=True, tag="action_failed"):
 
 
 class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
-    """Recovery found an intent without outcome, or a thread outlived its time-out."""
+    """Recovery found an intent without an outcome, or a thread outlived its time-out."""
 
     attempt: int
     reason: str
@@ -266,7 +267,7 @@ class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
 class OutcomeSettled(Event, kw_only=True, tag="outcome_settled"):
     """How an unknown outcome was settled: `again` (the action runs once more), `succeeded`, `failed` or `undo`.
 
-    `by` is what decided: `read_only`, `idempotent`, `reversible`, `probe`, or the name of the person.
+    `by` is the basis of the decision: `read_only`, `idempotent`, `reversible`, `probe`, or the name of the person.
     """
 
     decision: str
@@ -287,17 +288,17 @@ class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
 
 
 class ActionLog(Event, kw_only=True, tag="action_log"):
-    """A line logged by the tool for people."""
+    """A line for people that the tool logged."""
 
     message: str
 
 
 class ActionConnection(Event, kw_only=True, tag="action_connection"):
-    """What a process tried on the network, as the egress proxy saw it: one connection, or `count` of the same kind.
+    """A network access that a process tried, as seen by the egress proxy: one connection, or `count` of the same kind.
 
-    `outcome` is `connected`, `refused` or `failed`; `via` is `dns` (a name was looked up), `connect` or `http` (through the
-    proxy), `transparent` (a program that knows no proxy) or `program` (nothing left the walls: `host` is the handle of a
-    program that `proc.start` started).
+    `outcome` is `connected`, `refused` or `failed`; `via` is `dns` (a name was looked up), `connect` or `http` (through
+    the proxy), `transparent` (a program that does not use a proxy) or `program` (nothing left the walls: `host` is the
+    handle of a program that `proc.start` started).
     """
 
     host: str
@@ -308,7 +309,7 @@ class ActionConnection(Event, kw_only=True, tag="action_connection"):
     address: str | None = None
     """The address that was checked and connected to."""
     server_name: str | None = None
-    """The name in the TLS hello, where it is another one than `host`."""
+    """The name in the TLS hello, if it differs from `host`."""
     sent_bytes: int = 0
     received_bytes: int = 0
     duration_ms: float = 0.0
@@ -319,50 +320,50 @@ class ActionRecorded(Event, kw_only=True, tag="action_recorded"):
     """The kernel recorder of a process of the action has ended; its lines are in the run's kernel layer."""
 
     recorder: str
-    """The `recorder` of those lines."""
+    """The `recorder` field of those lines."""
     calls: int
     dropped: int
     refused: int
     lost: bool = False
-    """These four as in the line `recorder_ended`."""
+    """This and the next three fields are as in the line `recorder_ended`."""
     lines: int = 0
-    """How many lines are of this recorder."""
+    """The number of lines of this recorder."""
     digest: str = ""
-    """`sha256:...` over them in order, newlines included."""
+    """`sha256:...` of these lines in order, including newlines."""
 
 
 class ProcessStarted(Event, kw_only=True, tag="process_started"):
-    """A program outlives the action that started it; that action's intent has the command line.
+    """A program outlives the action that started it. The intent of that action has the command line.
 
-    Without a `process_ended`, it ended when its runtime was killed.
+    Without a `process_ended`, it was killed together with its runtime.
     """
 
     handle: str
     agent: str
     until: str
-    """`run` or `session`: what it ends with at the latest."""
+    """`run` or `session`: the program is stopped at the end of it."""
 
 
 class ProcessEnded(Event, kw_only=True, tag="process_ended"):
-    """A background program has ended; `action` is the one that stopped it, or found that it had ended.
+    """A background program has ended; `action` is the one that stopped it, or detected its end.
 
-    `why` is `exited` (by itself), `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_ended`,
-    `session_ended`, or `lost`: its supervisor was killed, and the program with it.
+    `why` is `exited` (by itself), `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`,
+    `run_ended`, `session_ended`, or `lost`: its supervisor was killed, and the program with it.
     """
 
     handle: str
     why: str
     agent: str | None = None
-    """Who stopped it; absent if it was not an agent."""
+    """The agent that stopped it; absent if it was not an agent."""
     exit_code: int | None = None
     signal: str | None = None
     strays_ended: int = 0
     duration_ms: float = 0.0
-    """From its start to its end."""
+    """Time from its start to its end."""
 
 
 class StateChanged(Event, kw_only=True, tag="state_changed"):
-    """Step 10: a write in the proposal's buffer. The value is `null` and `deleted` true for a removal."""
+    """Step 10: a write in the proposal's buffer. For a removal, the value is `null` and `deleted` is true."""
 
     key: str
     old_version: int
@@ -378,16 +379,16 @@ class EffectDivergence(Event, kw_only=True, tag="effect_divergence"):
 
 
 class UndoIntent(Event, kw_only=True, tag="undo_intent"):
-    """A step of undo is about to run: `how` is `files`, `compensation` or `idempotency`."""
+    """A step of undo is about to run; `how` is `files`, `compensation` or `idempotency`."""
 
     how: str
     detail: str = ""
     of: str | None = None
-    """What the tool `undo` undoes: `run/proposal/action`. Absent if it is the event's own action."""
+    """The action that the tool `undo` undoes: `run/proposal/action`. Absent if it is the event's own action."""
 
 
 class UndoDone(Event, kw_only=True, tag="undo_done"):
-    """The undo step has ended; `problem` says why it failed."""
+    """The step of undo has ended; `problem` gives the reason if it failed."""
 
     how: str
     status: str
@@ -398,15 +399,16 @@ class UndoDone(Event, kw_only=True, tag="undo_done"):
 
 
 class StateRolledBack(Event, kw_only=True, tag="state_rolled_back"):
-    """The proposal's buffer was dropped."""
+    """The proposal's buffer was discarded."""
 
     state: Kept | None = None
-    """Of each key that the proposal had written: `dropped`, the value that came to nothing (absent if it had removed the key),
-    and `value` and `version`, which hold (absent if the key is). None if it had written nothing."""
+    """For each key that the proposal had written: `dropped`, the discarded value (absent if it had removed the key),
+    and `value` and `version`, the present ones (absent if the key does not exist). None if it had written nothing.
+    """
 
 
 class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
-    """The database transaction that commits state and files of the proposal follows; it is idempotent by (run, seq)."""
+    """The database transaction that commits the proposal's state and files follows. It is idempotent by (run, seq)."""
 
     keys: tuple[str, ...] = ()
 
@@ -414,25 +416,25 @@ class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
 class LayerOpened(Event, kw_only=True, tag="layer_opened"):
     """The proposal works in a layer from now on. `layer` is its number in the run, `how` is `overlay` or `copy(why)`.
 
-    With `absent` there is none, and it works on the files themselves: `how` says why.
+    With `absent` there is no layer, and it works on the files themselves; `how` gives the reason.
     """
 
     layer: int | None = None
     how: str
     absent: bool = False
     again: bool = False
-    """True if it was opened again after the process that had made it ended."""
+    """True if the layer was reopened after the process that created it had ended."""
 
 
 class LayerCommitIntent(Event, kw_only=True, tag="layer_commit_intent"):
-    """The layer's changes are about to be made in the workspace. If no `layer_committed` follows, that is done again."""
+    """The layer's changes are about to be made in the workspace. If no `layer_committed` follows, the commit is repeated."""
 
     layer: int
     changes: int
 
 
 class LayerCommitted(Event, kw_only=True, tag="layer_committed"):
-    """The layer's changes are in the workspace, except for what is `blocked`: paths with why (`LayerKept`)."""
+    """The layer's changes are in the workspace, except for the paths in `blocked`, with the reasons (see `LayerKept`)."""
 
     layer: int
     changes: int
@@ -451,15 +453,15 @@ class LayerKept(Event, kw_only=True, tag="layer_kept"):
     changes: int
     blocked: dict[str, str] = {}
     reason: str = ""
-    """Of `conflict` and `failed`: the reason code."""
+    """For `conflict` and `failed`: the reason code."""
     detail: str = ""
     """What went wrong, for people."""
     not_taken_back: dict[str, str] = {}
-    """Paths that the commit may have changed and that are not as they were before it, with why."""
+    """Paths that the commit may have changed and that were not restored, with the reasons."""
 
 
 class LayerDiscarded(Event, kw_only=True, tag="layer_discarded"):
-    """The layer was dropped with everything in it. `why` is `aborted`, `undone` or `asked`."""
+    """The layer was discarded with everything in it. `why` is `aborted`, `undone` or `asked`."""
 
     layer: int
     why: str
@@ -471,14 +473,14 @@ class CommandStarted(Event, kw_only=True, tag="command_started"):
     agent_shim: str
     platform: str
     command: tuple[str, ...]
-    """Redacted."""
+    """The command line, redacted."""
     env_keys: tuple[str, ...] = ()
-    """Sorted names of the variables that were set for this run; their values are nowhere."""
+    """Sorted names of the variables that were set for this run. Their values are not stored."""
     window_elapsed_ms: int = 0
     profile: str = "none"
     network: str = "none"
     recorder: str = "none"
-    """What records effects in the kernel; `none`: nothing is observed there."""
+    """The recorder of effects in the kernel; `none`: effects are not observed."""
     posture: dict[str, str] = {}
 
 
@@ -489,48 +491,48 @@ class CommandFinished(Event, kw_only=True, tag="command_finished"):
     signal: int | None = None
     success: bool
     window_elapsed_ms: int
-    """Since `command_started`, on the same monotonic clock."""
+    """Time since `command_started`, on the same monotonic clock."""
     timed_out: bool = False
     strays_ended: int = 0
-    """Processes that the command left behind, and that were ended with it."""
+    """Processes that the command left behind, and that were killed when it ended."""
 
 
 class SpawnFailed(Event, kw_only=True, tag="spawn_failed"):
     """The command of a measured run was never started."""
 
     failed_step: str
-    """`exec`: the program could not be executed. Else what was to be done before it."""
+    """`exec`: the program could not be executed. Otherwise the step before it that failed."""
     error: str
     """Symbolic name of the errno, such as `ENOENT`."""
     window_elapsed_ms: int
 
 
 class CommandLost(Event, kw_only=True, tag="command_lost"):
-    """How the command of a measured run ended is not known."""
+    """The outcome of a measured run's command is unknown."""
 
     detail: str
     window_elapsed_ms: int | None = None
-    """Absent if the process that measured it has ended too."""
+    """Absent if the process that measured it has also died."""
 
 
 class SdkRecorded(Event, kw_only=True, tag="sdk_recorded"):
-    """What an agent's SDK reported during a measured run is complete; its lines are the run's sdk layer."""
+    """The reports of an agent's SDK during a measured run are complete; their lines are the run's sdk layer."""
 
     shim: str
     hooked: int
-    """How many processes had the SDK, and the shim found its place in it."""
+    """Number of processes in which the shim hooked into the SDK."""
     writers: int
-    """How many processes reported anything."""
+    """Number of processes that reported anything."""
     records: int
-    """Lines of the layer."""
+    """Number of lines in the layer."""
     dropped: int
-    """Lines that were left out because the layer's size is bounded."""
+    """Lines left out because of the layer's size limit."""
     rejected: int
-    """Lines that were not of the layer's format."""
+    """Lines that did not have the layer's format."""
     problems: tuple[str, ...] = ()
-    """The first of them: which writer, which line, which field."""
+    """The first rejections: writer, line and field."""
     digest: str
-    """`sha256:...` over the lines in order, newlines included."""
+    """`sha256:...` of the lines in order, including newlines."""
 
 
 COMMAND_KINDS: Final = frozenset({"command_started", "command_finished", "spawn_failed", "command_lost"})
@@ -546,14 +548,14 @@ class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
 
 
 class SkillDistilled(Event, kw_only=True, tag="skill_distilled"):
-    """Candidates were made from proposals that succeeded. In a run of its own, whose source is `learning`."""
+    """Skill candidates were created from successful proposals. Recorded in a separate run with the source `learning`."""
 
     count: int
     names: tuple[str, ...]
 
 
 class EvolutionTriggered(Event, kw_only=True, tag="evolution_triggered"):
-    """A skill (`domain`) is degraded, because too few of its last uses succeeded. In a run of its own, as above."""
+    """A skill (`domain`) was degraded, because too few of its last uses succeeded. Recorded in a separate run, as above."""
 
     domain: str
     rate: float
@@ -562,7 +564,7 @@ class EvolutionTriggered(Event, kw_only=True, tag="evolution_triggered"):
 
 
 class Unknown(msgspec.Struct, kw_only=True):
-    """An event kind that this version does not know: shown, but the run is not resumed."""
+    """An event kind that this version does not know. It is shown, but the run is not resumed."""
 
     kind: str
     seq: int
@@ -584,16 +586,16 @@ AnyEvent = (
 
 
 class Seal(msgspec.Struct, kw_only=True, tag_field="kind", tag="seal"):
-    """The last line of a batch: covers events `first` to `last`, `bytes` long, and chains to the seal before.
+    """The last line of a batch: covers events `first` to `last`, `bytes` long, and links to the previous seal.
 
-    `digest` is SHA-256 over the other fields and the batch's bytes, `prev` of the first seal the digest of run id and format
-    version; `interlock.journal.sealing` gives the formulas.
+    `digest` is SHA-256 over the other fields and the batch's bytes; `prev` of the first seal is the digest of run id
+    and format version. `interlock.journal.sealing` has the formulas.
     """
 
     first: int
     last: int
     bytes: int
     epoch: int
-    """Counts the processes that have written this journal, from 1."""
+    """The number of processes that have written this journal so far."""
     prev: str
     digest: str

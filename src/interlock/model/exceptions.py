@@ -31,13 +31,13 @@ def text_of(error: BaseException) -> str:
     """The text of an exception, even if its `__str__` is broken."""
     try:
         text = str(error.message if isinstance(error, InterlockError) else error)
-    except Exception:  # noqa: BLE001 - a class whose `__str__` is broken
+    except Exception:  # noqa: BLE001 - a class whose `__str__` raises
         text = f"a {type(error).__name__} that cannot be shown"
     return text.encode("utf-8", "replace").decode()
 
 
 def exit_code(error: SystemExit) -> int:
-    """The exit code that `sys.exit` asks for: text stands for 1, nothing for 0."""
+    """The exit code requested by `sys.exit`: text means 1, nothing means 0."""
     code = error.code
     return code if isinstance(code, int) else 0 if code is None else 1
 
@@ -45,7 +45,7 @@ def exit_code(error: SystemExit) -> int:
 def describe_exit(error: SystemExit) -> str:
     """Describe a function's call of `sys.exit` (often by argparse)."""
     detail = f": {text_of(error).strip()[:CHARS_MAX]}" if isinstance(error.code, str) else ""
-    return f"the function ended itself with exit code {exit_code(error)} (`SystemExit`){detail}"
+    return f"the function exited with code {exit_code(error)} (`SystemExit`){detail}"
 
 
 def _own(error: BaseException) -> list[str]:

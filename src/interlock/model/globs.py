@@ -2,12 +2,13 @@
 
 Two small languages, both case-sensitive, both matched in time proportional to pattern times subject:
 
-- *names* (tools, state keys): `*` stands for any run of characters, anything else for itself;
-- *paths* (relative to the workspace): `*` and `?` stay within one segment, `**` is a whole segment and stands for zero or
-  more of them (`src/**` is `src` and everything below it). Dot files are ordinary files. Brackets are ordinary characters.
+- *names* (tools, state keys): `*` stands for any run of characters, other characters for themselves;
+- *paths* (relative to the workspace): `*` and `?` stay within one segment, `**` is a whole segment and stands for zero
+  or more of them (`src/**` is `src` and everything below it). Dot files are ordinary files. Brackets are ordinary
+  characters.
 
-Capability matches arguments; isolation and the workspace match what a process touched. The results must agree, so there is
-one matcher.
+Capability matches arguments; isolation and the workspace match the paths that a process touched. The results must
+agree, so there is only one matcher.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 
 PATH_BYTES_MAX: Final = 4096
-"""Linux's PATH_MAX: no kernel call takes a longer one."""
+"""Linux's PATH_MAX: no system call accepts a longer path."""
 
 ROOT: Final = "."
 _PLAIN = lazy_pattern(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
@@ -31,7 +32,7 @@ _SCHEME = lazy_pattern(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class PathOutsideError(ValueError):
-    """A path argument that cannot be inside the workspace, regardless of the files in it."""
+    """A path argument that cannot be inside the workspace, whatever files it has."""
 
 
 def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
@@ -58,18 +59,18 @@ class PathGlob:
     """One compiled path glob."""
 
     def __init__(self, glob: str) -> None:
-        """Compile. Raises ConfigurationError for a glob that is not workspace-relative or misuses `**`."""
+        """Compile the glob. Raises: ConfigurationError if it is not workspace-relative or misuses `**`."""
         self.glob = glob
         self.segments = tuple(s for s in glob.split("/") if s not in {"", "."})
         wrong = None
         if not glob or "\0" in glob:
-            wrong = "a path glob is empty or holds a null character"
+            wrong = "the path glob is empty or contains a null character"
         elif glob.startswith("/"):
-            wrong = "a path glob starts with `/`, but paths are relative to the workspace"
+            wrong = "the path glob starts with `/`, but paths are relative to the workspace"
         elif ".." in self.segments:
-            wrong = "a path glob has a `..` segment"
+            wrong = "the path glob has a `..` segment"
         elif any("**" in s and s != "**" for s in self.segments):
-            wrong = "`**` must be a whole segment of a path glob"
+            wrong = "`**` must be a whole segment of the path glob"
         if wrong:
             raise ConfigurationError(f"{wrong}: `{glob}`", hint="for example `src/**` or `**/*.py`")
         self._any = self.segments == ("**",)
@@ -84,7 +85,7 @@ class PathGlob:
         return self._any or _match_segments(self._match, _segments(path))
 
     def matches_segments(self, segments: Sequence[str]) -> bool:
-        """`matches`, for a path that is already split."""
+        """As `matches`, for a path that is already split."""
         return self._any or _match_segments(self._match, segments)
 
     def covers(self, inner: PathGlob) -> bool:
@@ -102,7 +103,7 @@ class PathGlob:
 
 
 def path_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
-    """A test whether a normal path matches one of the globs. Raises ConfigurationError."""
+    """A test whether a normal path matches one of the globs. Raises: ConfigurationError."""
     compiled = [PathGlob(g) for g in globs]
     if any(g.segments == ("**",) for g in compiled):
         return lambda _path: True
@@ -118,16 +119,16 @@ def workspace_path(value: Any, root: str | None = None) -> str:
     """The normal form of a path argument, relative to the workspace: no `.`, `..`, double or trailing slash.
 
     `value` is a string or `{"b64": "..."}` (names that are not UTF-8; they come back with surrogate escapes, as from
-    `os.fsdecode`). An absolute path is accepted only beneath `root`. The workspace itself is `"."`. A tool must open the
-    returned path, not the argument: if `a` is a link, the kernel resolves `a/../b` elsewhere.
+    `os.fsdecode`). An absolute path is accepted only beneath `root`. The workspace itself is `"."`. A tool must open
+    the returned path, not the argument: if `a` is a link, the kernel resolves `a/../b` elsewhere.
 
-    Raises: ValueError (PathOutsideError if it leaves), with a reason that does not repeat the path.
+    Raises: ValueError (PathOutsideError if the path leaves the workspace), with a reason that does not repeat the path.
     """
     if isinstance(value, str) and len(value) < PATH_BYTES_MAX and _PLAIN.fullmatch(value):
         return value  # fast path for nearly all paths; the rest of this function gives the same result
     text = _text(value)
     if "\0" in text:
-        raise ValueError("holds a null character")
+        raise ValueError("contains a null character")
     if len(text.encode("utf-8", "surrogateescape")) > PATH_BYTES_MAX:
         raise ValueError("is longer than the kernel allows")
     if text.startswith("~"):

@@ -8,14 +8,14 @@ import msgspec
 from msgspec import Meta
 
 GROUP: Final = "group:"
-"""A grant whose agent is `group:NAME` applies to the members of that group. No agent's own name has this prefix."""
+"""A grant for the agent `group:NAME` applies to the members of that group. No agent's own name has this prefix."""
 
 OPERATOR: Final = "operator"
 """The principal of a person at the command line. No agent has this name, and no proposal may use it."""
 
 
 TOKEN: Final = "token"  # noqa: S105 - the name of a source
-"""The `source` of a grant that is a block of a grant token. It counts only where that token is presented."""
+"""The `source` of a grant that is a block of a grant token. It applies only where that token is presented."""
 
 Bound = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
@@ -28,7 +28,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Names an agent (or a group of agents, `group:NAME`) and what it may reach.
+    """What an agent (or a group of agents, `group:NAME`) may reach.
 
     Everything that is not listed is denied; attenuation can only narrow a grant.
     """
@@ -50,13 +50,13 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     uses_max: int | None = None
     parent: str | None = None
     source: str = "configuration"
-    """Where it came from: `configuration`, `parent`, `approval:ID`, `command`, `token`."""
+    """The origin of the grant: `configuration`, `parent`, `approval:ID`, `command`, `token`."""
 
 
 class Restriction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The restrictions of one block of a grant token. None (or an empty denial) restricts nothing.
 
-    A glob that allowed nothing before allows nothing now, either: only what both allow is allowed.
+    A block cannot widen the one before it: only what both allow is allowed.
     """
 
     tools: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ class Restriction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     unscoped: tuple[str, ...] | None = None
     actions_max: Bound | None = None
     uses_max: Bound | None = None
-    """Counted where the token is presented, for this block and all that were made from it together."""
+    """Counted where the token is presented, for this block and all blocks derived from it together."""
     expires_at_us: Annotated[int, Meta(ge=0, le=9_007_199_254_740_991)] | None = None
 
 

@@ -1,4 +1,4 @@
-"""The answer of people to a question that a program or a tool asked."""
+"""People's answer to a question of a program or a tool."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from typing import Literal, TypedDict
 import msgspec
 
 AskedKind = Literal["tool_call", "delegate", "schedule", "other"]
-"""What is asked about: a call of a tool, handing work to another agent, doing something later or again, anything else."""
+"""The subject of the question: a tool call, handing work to another agent, doing something later or repeatedly, or
+anything else.
+"""
 
 ToolAskedKind = Literal["delegate", "schedule", "other"]
-"""What a tool can ask about while it runs: its own call was judged before."""
+"""The subjects about which a tool can ask while it runs. Its own call was judged before."""
 
 
 class AskOptions(TypedDict, total=False):
     """The options of a tool's question."""
 
     kind: ToolAskedKind
-    """What it is about; `other` if it is not said."""
+    """The subject; `other` by default."""
     group: str | None
     """The group of approvers that decides."""
     timeout_ms: int | None
-    """Without an answer for so long it is refused; else `approvals.ttl` holds."""
+    """Without an answer after this time the question is denied; by default `approvals.ttl` applies."""
 
 
 class HoldAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a question. Everything except an approval is a refusal."""
+    """The answer to a question. Anything but an approval is a refusal."""
 
     approval: str
-    """The question's id."""
+    """The id of the hold."""
     status: Literal["approved", "denied", "expired", "cancelled"]
     reason: str = ""
-    """What the person wrote; for the rest, why."""
+    """The person's comment; if nobody answered, the reason."""
     approver: str | None = None
-    """Who decided."""
+    """The person who decided."""
 
     @property
     def approved(self) -> bool:
-        """True if everyone who had to agree did."""
+        """True if everyone whose approval was required has approved."""
         return self.status == "approved"
 
     def __bool__(self) -> bool:
-        """As `approved`."""
+        """The same as `approved`."""
         return self.approved

@@ -1,9 +1,9 @@
 """Hosts and ports in the normal form that grants, the egress proxy and messages compare.
 
 An *endpoint* is what an agent names: `example.org:443`, `[::1]:80`, or a URL. A *pattern* is what a grant allows:
-`name:port`, `*.example.org:443` (any depth below, never `example.org` itself), `*:443`, `name:*`. What two programs might
-read differently (user names that look like hosts, backslashes, percent signs, letters that IDNA 2003 and 2008 map
-differently) is refused. Names are only compared, never resolved.
+`name:port`, `*.example.org:443` (any depth below, never `example.org` itself), `*:443`, `name:*`. Input that two
+programs might read differently (user names that look like hosts, backslashes, percent signs, letters that IDNA 2003 and
+2008 map differently) is refused. Names are only compared, never resolved.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NUMBER = lazy_pattern(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 class Endpoint(msgspec.Struct, frozen=True):
     """A host in normal form (lower case, A-labels, canonical address without brackets) and a port.
 
-    `port` is None where the text names none and no scheme implies one: only a pattern for every port matches that.
+    `port` is None if the text has none and no scheme implies one; then only a pattern for every port matches.
     """
 
     host: str
@@ -62,7 +62,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def endpoint(value: Any) -> Endpoint:
-    """The endpoint that a URL, `host:port` or `host` names.
+    """The endpoint of a URL, `host:port` or `host`.
 
     Raises: ValueError, with a reason that does not repeat the value.
     """
@@ -70,7 +70,7 @@ def endpoint(value: Any) -> Endpoint:
         raise ValueError("is not a string")  # noqa: TRY004 # one error for every unusable value
     url = _URL.match(value)
     if len(value) > _TEXT_CHARS_MAX or _UNSAFE.search(url[2] if url else value):
-        raise ValueError("is too long or holds a character that does not belong there")
+        raise ValueError("is too long or contains an invalid character")
     if url:
         scheme, authority = url[1].lower(), url[2]
         user, at, location = authority.rpartition("@")
@@ -86,7 +86,7 @@ def endpoint(value: Any) -> Endpoint:
 
 
 def host_name(text: str) -> str:
-    """The normal form of a host: an address as `ipaddress` writes it (mapped IPv4 as IPv4), else A-labels.
+    """The normal form of a host: an address as formatted by `ipaddress` (mapped IPv4 as IPv4), else A-labels.
 
     Raises: ValueError.
     """
@@ -105,7 +105,7 @@ def host_name(text: str) -> str:
 
 
 def endpoint_matcher(patterns: Iterable[str]) -> Callable[[Endpoint], bool]:
-    """A test whether an endpoint matches one of the patterns. Raises ConfigurationError."""
+    """A test whether an endpoint matches one of the patterns. Raises: ConfigurationError."""
     exact: set[tuple[str, int | None]] = set()
     below: list[tuple[str, int | None]] = []
     for pattern in patterns:
@@ -125,7 +125,7 @@ def endpoint_matcher(patterns: Iterable[str]) -> Callable[[Endpoint], bool]:
 
 
 def pattern_covers(outer: str, inner: str) -> bool:
-    """True only if every endpoint that the pattern `inner` matches is matched by `outer` too. Raises ConfigurationError."""
+    """True only if every endpoint that the pattern `inner` matches is also matched by `outer`. Raises: ConfigurationError."""
     outer_host, outer_port = parse_pattern(outer)
     host, port = parse_pattern(inner)
     if outer_port is not None and outer_port != port:
@@ -136,7 +136,7 @@ def pattern_covers(outer: str, inner: str) -> bool:
 
 
 def parse_pattern(pattern: str) -> tuple[str, int | None]:
-    """A pattern's host (`*`, `*.` + suffix, or a normal host) and port (None: every port). Raises ConfigurationError."""
+    """A pattern's host (`*`, `*.` + suffix, or a normal host) and port (None: every port). Raises: ConfigurationError."""
     hint = "write `example.org:443`, `*.example.org:443`, `[::1]:80`, or `example.org:*` for every port"
     host, colon, port = pattern.rpartition(":")
     if not colon or not host or (":" in host and not host.startswith("[")):
@@ -190,12 +190,12 @@ def _ipv6(text: str) -> str:
     except ValueError:
         raise ValueError("is not an IPv6 address") from None
     if address.scope_id:
-        raise ValueError("has a zone, which is meaningful on one machine only")
+        raise ValueError("has a zone, which has a meaning on only one machine")
     return str(address.ipv4_mapped or address)
 
 
 def _ipv4(labels: list[str]) -> str:
-    """An address as programs read it (inet_aton): one to four parts, each decimal, octal or hexadecimal."""
+    """An address in any form that programs accept (inet_aton): one to four parts, each decimal, octal or hexadecimal."""
     if len(labels) > 4 or not all(_NUMBER.fullmatch(label) for label in labels):
         raise ValueError("is not an IPv4 address")
     values = [_integer(label) for label in labels]
@@ -223,7 +223,7 @@ def _is_address(host: str) -> bool:
 
 
 def _a_labels(text: str) -> str:
-    """IDNA, only where all versions agree: what does not survive a round trip is refused (`ß`, joiners, wide forms)."""
+    """IDNA, but only where all versions agree: names that do not survive a round trip are refused (`ß`, joiners, wide forms)."""
     try:
         encoded = text.encode("idna")
         back = encoded.decode("idna")

@@ -1,4 +1,4 @@
-"""Ids as people type them: in full, or an unambiguous prefix."""
+"""Ids as people type them: in full, or as an unambiguous prefix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from interlock.model.errors import UsageError
 
 CANDIDATES_MAX: Final = 3
-"""How many ids the error about an ambiguous prefix lists; a store need only look for one more."""
+"""How many ids the error about an ambiguous prefix lists. A store needs to look for only one more."""
 
 
 def choose_id(text: str, found: Sequence[str], *, what: str, hint: str) -> str:
-    """The id that `text` means, among the ids with that prefix. `what` is for example `run`.
+    """The id that `text` stands for, among the ids with that prefix. `what` is for example `run`.
 
     Raises: UsageError `not_found`, `ambiguous_id`.
     """

@@ -1,7 +1,8 @@
-"""Bytes to JSON-RPC 2.0 messages, strictly, and back: for the gateway's clients, and for the servers behind it.
+"""Decodes JSON-RPC 2.0 messages strictly, and encodes them, for the gateway's clients and for the servers behind it.
 
-A frame is one line of UTF-8 JSON (MCP, "stdio"). What is not a message becomes a `Fault`, so that the sender gets an error and
-its other messages continue. Only the decoded message is passed on to the gate or to a server, never the original bytes.
+A frame is one line of UTF-8 JSON (MCP, "stdio"). An invalid message becomes a `Fault`, so that the sender gets an error
+and its other messages continue. Only the decoded message is passed on to the gate or to a server, never the original
+bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from interlock.model.errors import ProposalError
 from interlock.model.values import parse_json
 
 FRAME_BYTES_MAX: Final = 50 * 1024 * 1024
-"""A longer line is refused, and skipped to its end without being kept."""
+"""A longer line is refused, and skipped to its end without being stored."""
 BATCH_MAX: Final = 100
 
 PARSE_ERROR: Final = -32700
@@ -24,13 +25,13 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 MISSING_CAPABILITY: Final = -32021
-"""Of MCP since 2026-07-28: the client did not declare what the call needs of it."""
+"""Defined by MCP since 2026-07-28: the client did not declare a capability that the call needs."""
 
 Id = int | str
 
 
 class Request(NamedTuple):
-    """A call that is answered."""
+    """A message that expects an answer."""
 
     id: Id
     method: str
@@ -38,14 +39,14 @@ class Request(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """A message that is not answered."""
+    """A message without an answer."""
 
     method: str
     params: dict[str, Any]
 
 
 class Response(NamedTuple):
-    """An answer to a request of ours: a result, or an error with `code` and `message`."""
+    """An answer to our request: a result, or an error with `code` and `message`."""
 
     id: Id
     result: dict[str, Any] | None
@@ -53,7 +54,7 @@ class Response(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """The defect of a message, as a JSON-RPC error. `id` is None where the message has none that can be trusted."""
+    """The defect of a message, as a JSON-RPC error. `id` is None if the message has no trustworthy id."""
 
     id: Id | None
     code: int
@@ -62,7 +63,7 @@ class Fault(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Messages in one frame. Only revision 2025-03-26 knows them."""
+    """Messages in one frame. Only revision 2025-03-26 has batches."""
 
     members: list[Message]
 
@@ -72,7 +73,7 @@ Frame = Message | Batch
 
 
 def read_frame(line: bytes) -> Frame:
-    """The message in one line, without its line end."""
+    """Decode the message in one line, without its line end."""
     try:
         value = parse_json(line)
     except ProposalError as error:
@@ -91,7 +92,7 @@ def _message(value: Any) -> Message:
     if not isinstance(value, dict):
         return Fault(None, INVALID_REQUEST, "a message must be a JSON object")
     own = value.get("id")
-    # A boolean is an integer to Python, and 1.0 is another id than 1 to some readers: neither is an id.
+    # In Python a boolean is an integer, and some readers distinguish 1.0 from 1. Neither is accepted as an id.
     message_id = own if isinstance(own, str) or (isinstance(own, int) and not isinstance(own, bool)) else None
     if value.get("jsonrpc") != "2.0":
         return Fault(message_id, INVALID_REQUEST, '`jsonrpc` must be "2.0"')
@@ -117,12 +118,12 @@ def _response(message_id: Id | None, value: dict[str, Any]) -> Response | Fault:
 
 
 def result(message_id: Id, value: dict[str, Any]) -> bytes:
-    """The frame of a result."""
+    """Encode a result."""
     return _line({"jsonrpc": "2.0", "id": message_id, "result": value})
 
 
 def error(fault: Fault) -> bytes:
-    """The frame of an error."""
+    """Encode an error."""
     body: dict[str, Any] = {"code": fault.code, "message": fault.message}
     if fault.data is not None:
         body["data"] = fault.data
@@ -130,17 +131,17 @@ def error(fault: Fault) -> bytes:
 
 
 def request(message_id: Id, method: str, params: dict[str, Any]) -> bytes:
-    """The frame of a request."""
+    """Encode a request."""
     return _line({"jsonrpc": "2.0", "id": message_id, "method": method, "params": params})
 
 
 def notification(method: str, params: dict[str, Any]) -> bytes:
-    """The frame of a notification."""
+    """Encode a notification."""
     return _line({"jsonrpc": "2.0", "method": method, "params": params})
 
 
 def join_batch(answers: list[bytes]) -> bytes:
-    """One frame of the answers to a batch."""
+    """Join the answers to a batch in one frame."""
     return b"[" + b",".join(answer.rstrip(b"\n") for answer in answers) + b"]\n"
 
 
@@ -150,17 +151,17 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines; a line that is too long becomes None. Holds at most one line's bytes."""
+    """Splits a stream of bytes into lines; a line that is too long becomes None. Stores at most one line."""
 
     def __init__(self, most: int = FRAME_BYTES_MAX) -> None:
-        """`most` is the number of bytes in a line, without its end."""
+        """`most` is the maximum number of bytes in a line, without its end."""
         self._most = most
         self._parts: list[bytes] = []
         self._size = 0
         self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
-        """The lines that end in these bytes. Empty lines are passed over."""
+        """The lines that end in these bytes. Empty lines are skipped."""
         start = 0
         while (end := data.find(b"\n", start)) >= 0:
             self._keep(data[start:end])

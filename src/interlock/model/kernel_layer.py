@@ -1,15 +1,16 @@
-"""The kernel layer of a run: what the recorders of its actions saw, one line of JSON for each record.
+"""The kernel layer of a run: the records of its actions' recorders, one line of JSON each.
 
 Format version history:
-1 (2026-11): first.
+  1 (2026-11): first.
 
-The file is `layers/kernel.ndjson` in the run's directory, continued in `layers/kernel.2.ndjson` and so on. A line alone can be
-understood: each has `schema`, `run_id`, and `seq`, which counts from 0 over all files of the run without a gap. Every attempt of
-an action has a recorder of its own, so `proposal`, `action` and `attempt` say for certain what a record belongs to; records of
-actions that ran at the same time alternate. Secrets are replaced by keyed fingerprints before a line is written.
+The file is `layers/kernel.ndjson` in the run's directory, continued in `layers/kernel.2.ndjson` and so on. Each line
+can be read on its own: it has `schema`, `run_id`, and `seq`, which counts from 0 over all files of the run without
+gaps. Every attempt of an action has its own recorder, so `proposal`, `action` and `attempt` reliably identify the
+origin of a record; records of concurrent actions are interleaved. Secrets are replaced by keyed fingerprints before a
+line is written.
 
-A recorder's lines begin with `recorder_started` and end with `recorder_ended`. Where the last one is missing, the recorder, or
-the process that wrote the file, was killed: the layer is partial.
+A recorder's lines begin with `recorder_started` and end with `recorder_ended`. If the latter is missing, the recorder,
+or the process that wrote the file, was killed, and the layer is partial.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ KERNEL_FILE: Final = "kernel.ndjson"
 LAYERS: Final = "layers"
 
 Grade = Literal["attempt", "outcome"]
-"""`attempt`: the call was about to be made, and what became of it is not known. `outcome`: `error` is what the program got."""
+"""`attempt`: the call was about to be made, and its result is unknown. `outcome`: `error` is what the program got."""
 Access = Literal["read", "write", "read_write", "path"]
-"""How a file is opened. `path`: only as a place (O_PATH)."""
+"""How a file is opened. `path`: only as a location (O_PATH)."""
 
 
 class KernelLine(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -41,11 +42,11 @@ class KernelLine(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="ki
     action: str
     attempt: int
     recorder: str
-    """Unique in the run: an attempt that starts several processes has a recorder for each of them."""
+    """Unique in the run. An attempt that starts several processes has a recorder for each."""
     ts: int
     """Microseconds since the epoch."""
     mono: int
-    """Nanoseconds of the machine's monotonic clock, the one of the journal's events."""
+    """Nanoseconds of the machine's monotonic clock, which the journal's events also use."""
 
 
 class RecorderStarted(KernelLine, kw_only=True, tag="recorder_started"):
@@ -55,65 +56,66 @@ class RecorderStarted(KernelLine, kw_only=True, tag="recorder_started"):
     """`notify`: seccomp user notification."""
     profile: Literal["ns", "nons", "none"]
     calls: tuple[str, ...]
-    """The system calls that are recorded; no other is."""
+    """The recorded system calls; others are not recorded."""
 
 
 class KernelCall(KernelLine, kw_only=True, tag="call"):
-    """A system call, or `count` of the same one in a row."""
+    """A system call, or `count` identical ones in a row."""
 
     pid: int
-    """The process, as the machine counts (not its own namespace)."""
+    """The process id in the machine's own pid namespace."""
     tid: int
-    """The thread; the same as `pid` for the first one."""
+    """The thread id; the same as `pid` for the first thread."""
     parent: int | None = None
-    """The process's parent: in the first record of a process, and in each `exec`."""
+    """The parent process: in the first record of a process, and in each `exec`."""
     call: str
     """The system call's name: `openat`, `execve`, `connect` ..."""
     grade: Grade
     error: str | None = None
-    """With `outcome`: the name of the errno that the recorder answered with; absent if the call was answered with success."""
+    """With `outcome`: the errno that the recorder answered with; absent if it answered with success."""
     path: str | None = None
-    """Absolute, as the program named it: a relative path is joined to the directory that it starts from, links and `..` are left.
-    Bytes that are not UTF-8 are shown as `\\xNN`. Of `symlink` the new link."""
+    """Absolute path, from the program's argument: a relative path is joined to its starting directory; links and `..`
+    are not resolved. Bytes that are not UTF-8 are shown as `\\xNN`. For `symlink`, the new link.
+    """
     real: str | None = None
-    """Where the path leads once links are followed, if that is another one and is there."""
+    """The path after following links, if it differs and exists."""
     to: str | None = None
-    """The new path of `rename` and `link`, as `path`; what a new `symlink` points to, as it is written in it."""
+    """The new path of `rename` and `link`, in the form of `path`; the target of a new `symlink`, as written."""
     access: Access | None = None
     flags: tuple[str, ...] = ()
-    """Of an open: `create`, `exclusive`, `truncate`, `append`, `directory`, `nofollow`, `temporary`."""
+    """Flags of an open: `create`, `exclusive`, `truncate`, `append`, `directory`, `nofollow`, `temporary`."""
     mode: int | None = None
-    """Permission bits that `chmod`, `mkdir` and an open that creates give."""
+    """Permission bits set by `chmod`, `mkdir` or an open that creates a file."""
     argv: tuple[str, ...] | None = None
-    """Arguments of `exec`, the program's name included; at most 64 of them and 4 KiB of each."""
+    """Arguments of `exec`, including the program's name; at most 64 arguments and 4 KiB of each."""
     argv_cut: bool = False
-    """True if `argv` is not all of it."""
+    """True if `argv` is incomplete."""
     family: str | None = None
-    """Of an address: `inet`, `inet6`, `unix`, `netlink`, or a number."""
+    """Address family: `inet`, `inet6`, `unix`, `netlink`, or a number."""
     host: str | None = None
     port: int | None = None
     unreadable: bool = False
-    """True if the arguments could not be read: then the call was refused."""
+    """True if the arguments could not be read; then the call was refused."""
     count: int = 1
 
 
 class RecorderEnded(KernelLine, kw_only=True, tag="recorder_ended"):
-    """The program and all that it started are gone (or, with `lost`, their recorder is)."""
+    """The program and all its descendants are gone (or, with `lost`, the recorder is)."""
 
     calls: int
-    """How many calls were seen: those recorded (each with its `count`) and those dropped."""
+    """The number of calls seen: recorded ones (each with its `count`) and dropped ones."""
     dropped: int
-    """Calls that are in no line because the layer's size is bounded: then the layer is partial."""
+    """Calls that are not in any line because of the layer's size limit; then the layer is partial."""
     refused: int
     """Calls that the recorder refused because their arguments could not be read."""
     lost: bool = False
-    """True if the recorder ended before the program: the program was ended too, and what it did last may be missing."""
+    """True if the recorder ended before the program. Then the program was killed too, and its last actions may be missing."""
 
 
 KernelRecord = RecorderStarted | KernelCall | RecorderEnded
 
 
 def decode_record(line: bytes) -> KernelRecord:
-    """A line of the layer, decoded strictly by field types. Raises: msgspec.ValidationError, msgspec.DecodeError."""
+    """Decode a line of the layer, strictly by field types. Raises: msgspec.ValidationError, msgspec.DecodeError."""
     found: KernelRecord = typed.decode(line, KernelRecord)
     return found

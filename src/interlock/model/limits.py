@@ -10,8 +10,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     proposal_bytes: int = 32 * 1024 * 1024
     values: int = 2_000_000
-    """Values of a document, containers included: 32 MiB of nested empty arrays would take 1.2 GiB parsed, and as much per
-    copy."""
+    """Values of a document, including containers. 32 MiB of nested empty arrays would take 1.2 GiB when parsed, and as
+    much again per copy.
+    """
     actions: int = 100_000
     parameters_bytes: int = 1024 * 1024
     depth: int = 64
@@ -26,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = 16 * 1024 * 1024
     process_output_bytes: int = 1024 * 1024
     yaml_bytes: int = 4 * 1024 * 1024
-    """libyaml's events take about a microsecond a byte in the worst document, so this bounds the wait to seconds."""
+    """In the worst document, libyaml's events take about a microsecond per byte, so this bounds the wait to seconds."""
     schema_bytes: int = 1024 * 1024
     config_bytes: int = 4 * 1024 * 1024
     inline_value_bytes: int = 64 * 1024
@@ -35,4 +36,4 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT_LIMITS = Limits()
 
 INTEGER_MAX = 2**53 - 1
-"""The largest integer that RFC 8785 (and every JSON reader in the world) represents exactly."""
+"""The largest integer that RFC 8785 (and every JSON reader) represents exactly."""

@@ -9,7 +9,7 @@ from typing import Any
 def values_at(pattern: str, parameters: Any) -> Iterator[tuple[str, Any]]:
     """The values at a pointer pattern, each with its place (`$.parameters.path`).
 
-    Absent values and nulls are left out; a list stands for its elements.
+    Absent values and nulls are skipped; a list stands for its elements.
     """
     nodes: list[tuple[str, Any]] = [("$.parameters", parameters)]
     for token in pattern.split("/")[1:]:
@@ -25,7 +25,7 @@ def values_at(pattern: str, parameters: Any) -> Iterator[tuple[str, Any]]:
 def _children(where: str, node: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         if name == "*":
-            # The agent chose these names, so they do not go into a message.
+            # The agent chose these names, so they must not appear in messages.
             yield from ((f"{where}.*", v) for v in node.values())
         elif name in node:
             yield f"{where}.{name}", node[name]

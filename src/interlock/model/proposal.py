@@ -1,6 +1,6 @@
-"""Proposal and action: what an agent sends. Shapes follow the Agent IR of car_engine.
+"""Proposal and action, which an agent sends. The shapes follow the Agent IR of car_engine.
 
-These are the decoded structs; `interlock.model.decode` makes them from bytes, strictly.
+These are the decoded structs; `interlock.model.decode` decodes them from bytes, strictly.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ FailureBehavior = Literal["abort", "retry", "skip"]
 Operator = Literal["eq", "neq", "gt", "lt", "gte", "lte", "exists", "not_exists", "contains"]
 
 REVERSIBILITY_ORDER: Final[tuple[Reversibility, ...]] = ("reversible", "compensable", "irreversible")
-"""From the least to the most cautious: if action and tool disagree, the later one applies."""
+"""From the least to the most cautious. If action and tool disagree, the later one applies."""
 
 
 class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A condition on a state key that must hold when the action's turn comes (step 4)."""
+    """A condition on a state key, which is checked before the action runs (step 4)."""
 
     key: str
     operator: Operator = "eq"
@@ -31,7 +31,7 @@ class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the agent assumed about a state key when it planned; checked with the preconditions."""
+    """The agent's assumption about a state key at planning time. It is checked with the preconditions."""
 
     key: str
     expected_value: Any = msgspec.UNSET
@@ -63,7 +63,7 @@ READING: Final[frozenset[ActionType]] = frozenset({"state_read", "assertion"})
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Upper bounds of what may be spent; `None` means unlimited.
+    """Limits on what may be spent; `None` means unlimited.
 
     `duration_ms` sums execution time; `cost` is what tools report. `tokens` counts those that models read and write.
     """
@@ -76,14 +76,14 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 CLIENT_SOURCE: Final = "client/"
-"""How the `source` of a proposal begins whose calls a coding agent carries out with its own tools."""
+"""The prefix of a proposal's `source` if a coding agent executes the calls with its own tools."""
 
 INVOCATION_MODES: Final = ("one_shot", "run", "session")
 """How long a program that an action starts may live: until the end of the action, its run or its session."""
 
 
 class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One step of a proposal. After decoding `id` is never empty."""
+    """One step of a proposal. `id` is never empty after decoding."""
 
     type: ActionType
     id: str = ""
@@ -97,19 +97,19 @@ class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown
     write_set: tuple[str, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     reversibility: Reversibility | None = None
-    """The agent's claim; absent means the tool's. If both are given, the more cautious one applies."""
+    """The agent's claim; if absent, the tool's applies. If both are given, the more cautious one applies."""
     compensation: Compensation | None = None
     idempotent: bool = False
     max_retries: int = 3
     failure_behavior: FailureBehavior = "abort"
     timeout_ms: int | None = None
     invocation_mode: str = "one_shot"
-    """One of `INVOCATION_MODES`, and of the tool's `invocation_modes`."""
+    """One of `INVOCATION_MODES`, which must also be in the tool's `invocation_modes`."""
     metadata: dict[str, Any] = {}
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an agent proposes: actions and how they depend on each other. If `id` is empty, the engine makes one."""
+    """What an agent proposes: actions and the dependencies between them. If `id` is empty, the engine generates one."""
 
     actions: tuple[Action, ...]
     id: str = ""
@@ -124,5 +124,5 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def by_client(self) -> bool:
-        """True if a coding agent carries the calls out with its own tools, and Interlock only decides and records."""
+        """True if a coding agent executes the calls with its own tools, and Interlock only decides and records."""
         return self.source.startswith(CLIENT_SOURCE)

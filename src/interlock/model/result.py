@@ -1,4 +1,4 @@
-"""Results that a caller gets back: one row per action, in declared order."""
+"""Results for the caller: one row per action, in declared order."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ RunStatus = Literal["succeeded", "failed", "rejected", "held", "cancelled", "int
 
 
 class HostUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the processes of an action did with one host: connected to it, were refused it, or could not reach it."""
+    """The use of one host by the processes of an action: connected, refused, or not reached."""
 
     host: str
-    """The name, or the address where no name was known."""
+    """The name; the address if no name was known."""
     port: int | None = None
     """None for a name that was only looked up."""
     outcome: Literal["connected", "refused", "failed"]
     reason: str | None = None
     """Why it was refused or failed: a code of `interlock.model.codes.REASONS`."""
     count: int = 1
-    """How often."""
+    """The number of accesses."""
     sent_bytes: int = 0
     received_bytes: int = 0
 
@@ -55,21 +55,21 @@ class ActionResult(msgspec.Struct, gc=False):
     duration_ms: float = 0.0
     """Execution time of the last attempt."""
     waited_ms: float = 0.0
-    """Waiting for holds, rate limits, the guard, its turn to write, and back-off."""
+    """Time spent waiting for holds, rate limits, the guard, the write lease, and back-off."""
     timestamp: int = 0
     """Time of the outcome, integer microseconds since the epoch."""
     seq: int | None = None
-    """Journal sequence of the outcome event; null with durability `off`."""
+    """Journal sequence number of the outcome event; null with durability `off`."""
     deduplicated_from: str | None = None
     posture: dict[str, str] | None = None
     telemetry: dict[str, Any] | None = None
     hosts: tuple[HostUse, ...] | None = None
     """The hosts that processes of the action connected to or were refused; null if none tried."""
     waited_for: tuple[str, ...] = ()
-    """What it waited for, as phrases for people: `an answer to appr_1`, or who was writing in the workspace."""
+    """What it waited for, as phrases for people: `an answer to appr_1`, or the writer in the workspace."""
 
     def _repr_html_(self) -> str:
-        """The row as a notebook shows it."""
+        """HTML for notebooks."""
         return result_html.rows_html([self])
 
 
@@ -79,7 +79,7 @@ class CallResult(ActionResult, gc=False, kw_only=True):
     tool: str
     """The tool's own name (`fs.read`)."""
     run_id: str
-    """The run of this call, which `undo` takes."""
+    """The run of this call, as needed for `undo`."""
 
     @property
     def ok(self) -> bool:
@@ -109,7 +109,7 @@ class Cost(msgspec.Struct, kw_only=True):
     tokens: int = 0
     """Tokens that models read and wrote."""
     cost_unknown: int = 0
-    """Calls whose use was not reported: `cost` and `tokens` have what was reserved for them, if their prices are known."""
+    """Calls whose usage was not reported: `cost` and `tokens` include the reserved amounts, if prices are known."""
 
 
 class NotUndone(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,30 +124,30 @@ class LayerResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The state of a layer after its proposal has ended."""
 
     status: Literal["committed", "kept", "discarded"]
-    """`kept`: it waits for `interlock commit` or `interlock discard`; with `changes` committed, a part of it does."""
+    """`kept`: it waits for `interlock commit` or `interlock discard`; if `changes` were committed, only the rest does."""
     changes: int = 0
-    """Paths that were committed, or (if nothing was) that wait."""
+    """Number of paths that were committed, or (if none was) that wait."""
     blocked: dict[str, str] = {}
     """Paths that were not committed: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
     reason: str | None = None
-    """The reason code, if a commit was to be made and was not: `workspace_conflict`, `workspace_full`, `access_denied` ..."""
+    """The reason code, if a requested commit failed: `workspace_conflict`, `workspace_full`, `access_denied` ..."""
     detail: str | None = None
-    """Then what went wrong, with the path, for people."""
+    """What went wrong in that case, with the path, for people."""
     not_taken_back: dict[str, str] = {}
-    """Paths that the failed commit may have changed and that are not as they were before it, with why."""
+    """Paths that the failed commit may have changed and that were not restored, with the reasons."""
 
 
 def advice(reason: str) -> str:
-    """The step that a person has to take, before they commit again a layer that could not be committed."""
-    return _ADVICE.get(reason, "see what keeps the path from being written")
+    """What a person has to do before committing the layer again."""
+    return _ADVICE.get(reason, "check why the path cannot be written")
 
 
 _ADVICE: Final = {
-    "workspace_conflict": "look at what was changed meanwhile",
-    "workspace_full": "make room on the workspace's file system",
-    "backup_failed": "make room on the file system of the state directory",
-    "access_denied": "give yourself permission to write there",
-    "file_busy": "end what uses the file",
+    "workspace_conflict": "check what was changed meanwhile",
+    "workspace_full": "free space on the workspace's file system",
+    "backup_failed": "free space on the file system of the state directory",
+    "access_denied": "get write permission there",
+    "file_busy": "stop the program that uses the file",
 }
 
 
@@ -161,7 +161,7 @@ class ProposalResult(msgspec.Struct, kw_only=True):
     cost: Cost
     not_undone: list[NotUndone] = []
     replaced: list[str] = []
-    """The runs of the proposals that failed before this one, if a `planner` was given."""
+    """The runs of the failed proposals before this one, if a `planner` was given."""
     workspace: LayerResult | None = None
     """The state of the proposal's layer; null if it worked on the files themselves."""
 
@@ -178,14 +178,14 @@ class ProposalResult(msgspec.Struct, kw_only=True):
         raise KeyError(action_id)
 
     def _repr_html_(self) -> str:
-        """The result as a notebook shows it."""
+        """HTML for notebooks."""
         return result_html.rows_html(
             self.results, title=f"{self.proposal_id}: {self.status}", note=f"run {self.run_id}"
         )
 
 
 def format_result(row: ActionResult) -> str:
-    """A row as text for a model: the output as JSON, or `[STATUS] what went wrong`."""
+    """A row as text for a model: the output as JSON, or `[STATUS]` with the problem."""
     if row.status == "succeeded":
         return "" if row.output is None else msgspec.json.encode(row.output).decode()
     text = row.error or row.reason or ""

@@ -1,4 +1,4 @@
-"""Result rows as HTML, for notebooks. Everything that is shown is escaped: outputs come from tools and from the world."""
+"""Result rows as HTML, for notebooks. Everything is escaped, because outputs come from tools and the outside world."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Final, Protocol
 import msgspec
 
 CHARS_MAX: Final = 2_000
-"""Of one cell. The whole value is in the result."""
+"""Maximum characters of one cell. The result has the whole value."""
 
 _HEAD: Final = ("action", "status", "output", "ms")
 
 
 class Row(Protocol):
-    """The shown part of a row."""
+    """The part of a row that is shown."""
 
     action_id: str
     status: Any

@@ -1,9 +1,9 @@
 """JSON Schemas of tools: compiled once, safe against hostile definitions, with errors that never repeat values.
 
-A definition may come from an MCP server, a capsule or a decorator, so it is treated as hostile: references stay inside the
-document (`#...`; anything else is refused before a validator is built, and the validator's retriever always refuses too),
-size, depth and the number of subschemas after following references are bounded, and patterns run on a linear engine, or with
-bounded backtracking where they need look-around; a value on which the bound is reached is invalid.
+A definition may come from an MCP server, a capsule or a decorator, so it is treated as hostile. References must stay
+inside the document (`#...`; others are refused before a validator is built, and the validator's retriever always
+refuses too). Size, depth and the number of subschemas after following references are limited. Patterns run on a linear
+engine, or with limited backtracking if they need look-around; a value that reaches the limit is invalid.
 
 Draft 2020-12 unless `$schema` names an older one. Source: https://json-schema.org/draft/2020-12/json-schema-core
 """
@@ -43,23 +43,23 @@ class Schema:
     __slots__ = ("_known", "_validator", "definition")
 
     def __init__(self, definition: dict[str, Any], validator: jsonschema_rs.Validator) -> None:
-        """Use `Schema.compile`."""
+        """Called by `Schema.compile`."""
         self.definition = definition
         self._validator = validator
         self._known = _property_names(definition)
 
     @classmethod
     def compile(cls, definition: Any, *, limits: Limits = DEFAULT_LIMITS) -> Schema:
-        """Check and compile a definition (a JSON object). Touches neither network nor disk. Raises SchemaError."""
+        """Check and compile a definition (a JSON object). Uses neither network nor disk. Raises: SchemaError."""
         if not isinstance(definition, dict):
             raise SchemaError("a schema must be an object", path="$")
         check_structure(definition, depth_max=limits.depth)
         draft = definition.get("$schema")
         if draft is not None and not (isinstance(draft, str) and _DRAFTS.fullmatch(draft)):
             raise SchemaError(
-                "`$schema` names a dialect that is not known",
+                "`$schema` names an unknown dialect",
                 path="$['$schema']",
-                hint="leave it out (2020-12), or name a draft published at json-schema.org",
+                hint="omit it (2020-12), or name a draft published at json-schema.org",
             )
         try:
             size = len(msgspec.json.encode(definition))
@@ -83,17 +83,17 @@ class Schema:
         return cls(definition, validator)
 
     def is_valid(self, value: Any) -> bool:
-        """True if the value fits; False for what is not a JSON value, as far as the schema looks at it. Never raises."""
+        """True if the value fits. False for values that are not JSON, as far as the schema inspects them. Never raises."""
         try:
             return self._validator.is_valid(value)
         except ValueError:  # bytes, a lone surrogate, a key that is not a string, nested beyond the validator's limit
             return False
 
     def errors(self, value: Any) -> list[tuple[str, str]]:
-        """What does not fit, as (path such as `$.files[0].mode`, message), at most 20; empty if the value fits.
+        """The errors of a value as (path such as `$.files[0].mode`, message), at most 20; empty if the value fits.
 
-        Neither holds the offending value. Property names that the schema does not declare are shown only if they are short
-        and plain (a name can be a secret too).
+        Neither contains the offending value. Property names that the schema does not declare are shown only if they are
+        short and plain, because a name can be a secret too.
         """
         found: list[tuple[str, str]] = []
         try:
@@ -163,7 +163,7 @@ def _message(error: jsonschema_rs.ValidationError, known: frozenset[str]) -> str
             each = dict.fromkeys(_message(form[0], known) for form in forms[:5] if form)
             return "fits none of its forms: " + ", or ".join(each)
         case jsonschema_rs.ValidationErrorKind.PropertyNames():
-            return "a property name is not allowed here"
+            return "a property name is not allowed"
         case jsonschema_rs.ValidationErrorKind.BacktrackLimitExceeded():
             return "could not be matched against the pattern within the limit"
     return _first_line(error.message)

@@ -1,8 +1,7 @@
-"""Walks over JSON Schemas without validating: checks that the structure is harmless, and finds arguments marked as paths or
-hosts.
+"""Walks over JSON Schemas without validating: checks that the structure is harmless, and finds marked arguments.
 
-Both follow the same table of which keyword holds subschemas and where in the value they apply. What the table does not name
-(`const`, `enum`, `default`, `examples`, unknown keywords) is data, never a schema.
+Both use the same table of the keywords that contain subschemas, and where in the value these apply. Keywords that are
+not in the table (`const`, `enum`, `default`, `examples`, unknown keywords) contain data, never schemas.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 _STORES: Final = ("$defs", "definitions")
 Applied = Iterable[tuple[str, Any]]
-"""Subschemas, each with the step from the value to what it describes."""
+"""Subschemas, each with the step from the value to the part it describes."""
 
 
 class SchemaError(InterlockError):
-    """A tool's schema cannot be used: not JSON Schema, a reference outside the document, or beyond a limit."""
+    """A tool's schema cannot be used: it is not JSON Schema, has a reference outside the document, or exceeds a limit."""
 
     exit_code = 2
     fault: Fault = "tool"
@@ -38,17 +37,17 @@ class SchemaError(InterlockError):
 
 
 def marks(definition: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """All `x-interlock` marks of a schema, references followed, as (pointer pattern, mark), sorted.
+    """All `x-interlock` marks of a schema, with references followed, as (pointer pattern, mark), sorted.
 
-    A pointer pattern is a JSON Pointer (RFC 6901) in which `*` stands for every element or key: `/files/*/path`. A mark on
-    `additionalProperties` also covers the declared properties beside it: one check too many is harmless.
+    A pointer pattern is a JSON Pointer (RFC 6901) in which `*` stands for every element or key: `/files/*/path`. A mark
+    on `additionalProperties` also covers the declared properties beside it: one check too many is harmless.
 
     Raises: SchemaError for an unknown mark, and for one that cannot be tied to arguments (on property names, in a
-    recursive schema, or in a place that no argument reaches): an ignored mark would be a hole.
+    recursive schema, or in a place that no argument reaches), because ignoring a mark would be a security hole.
     """
     found: set[tuple[str, str]] = set()
     seen: set[int] = set()
-    # A node, the pointer to what it describes, and the nodes above it on this way (to see recursion).
+    # A node, the pointer to the part it describes, and the nodes above it (to detect recursion).
     stack: list[tuple[Any, str, frozenset[int]]] = [(definition, "", frozenset())]
     budget = SUBSCHEMAS_MAX
     while stack:
@@ -60,7 +59,7 @@ def marks(definition: dict[str, Any]) -> tuple[tuple[str, str], ...]:
             raise SchemaError("too many subschemas", path="$")
         if id(node) in above:
             if _holds_mark(definition, node):
-                raise SchemaError("a recursive schema cannot hold x-interlock marks", path=pointer)
+                raise SchemaError("a recursive schema cannot have x-interlock marks", path=pointer)
             continue
         seen.add(id(node))
         if "x-interlock" in node:
@@ -81,7 +80,7 @@ def defaults(definition: dict[str, Any]) -> dict[tuple[str, ...], Any]:
     alternative.
     """
     found: dict[tuple[str, ...], Any] = {}
-    # A node, the path to what it describes, and the nodes above it on this way: a recursive schema is read once. Near nodes
+    # A node, the path to the part it describes, and the nodes above it: a recursive schema is read once. Near nodes
     # come first, so that many mutual references cannot use up the budget before their siblings.
     queue: deque[tuple[Any, tuple[str, ...], frozenset[int]]] = deque([(definition, (), frozenset())])
     budget = _DEFAULT_SCHEMAS_MAX
@@ -116,12 +115,12 @@ def check_structure(definition: dict[str, Any], *, depth_max: int) -> None:
             reference = node.get(keyword)
             if reference is not None and not (isinstance(reference, str) and reference.startswith("#")):
                 hint = "put the definition into `$defs` and refer to it as `#/$defs/NAME`"
-                raise SchemaError(f"`{keyword}` leaves the document; nothing is ever fetched", path=path, hint=hint)
+                raise SchemaError(f"`{keyword}` leaves the document; schemas are never fetched", path=path, hint=hint)
         if node is not definition and ("$id" in node or "$schema" in node):
             raise SchemaError(
                 "an embedded `$id` or `$schema` is refused",
                 path=path,
-                hint="put it at the top of the schema, or nowhere",
+                hint="put it at the top of the schema, or omit it",
             )
     if _expanded(definition, definition, {}, 0) > SUBSCHEMAS_MAX:
         raise SchemaError(
@@ -181,7 +180,7 @@ _SUBSCHEMAS: Final[dict[str, Callable[[Any], Applied]]] = {
     "items": _items,
     "prefixItems": _numbered,
 }
-"""The subschemas in the value of a keyword, and what each applies to: the value itself, every part of it, or a named one."""
+"""The subschemas in the value of a keyword, with what each applies to: the value itself, every part of it, or a named part."""
 
 
 def _everything(definition: Any) -> Iterator[tuple[dict[str, Any], str]]:
@@ -199,7 +198,7 @@ def _everything(definition: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _expanded(root: Any, node: Any, done: dict[int, int], depth: int) -> int:
-    """How many subschemas can apply to one value at `node`, references followed; a cycle counts once (validators remember)."""
+    """How many subschemas can apply to one value at `node`, with references followed. A cycle counts once (validators cache)."""
     if depth > _REFERENCE_DEPTH_MAX:
         raise SchemaError(f"references nest deeper than {_REFERENCE_DEPTH_MAX}", path="$")
     if not isinstance(node, dict):
@@ -218,7 +217,7 @@ def _references(node: dict[str, Any]) -> Iterator[str]:
 
 
 def _resolve(root: Any, reference: str) -> Any:
-    """The subschema that a local reference names: a JSON Pointer (RFC 6901) or an anchor. None if there is none."""
+    """The subschema of a local reference: a JSON Pointer (RFC 6901) or an anchor. None if there is none."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
         anchors = ("$anchor", "$dynamicAnchor")

@@ -1,4 +1,4 @@
-"""Summarises a call on one line: its most informative parameter, as people would type it."""
+"""Summarises a call on one line: its most informative parameter, in the form in which people would type it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from interlock.lazy import lazy_pattern
 
 _SAY_MOST: Final = ("command", "argv", "path", "source", "url", "key", "message")
 _PLAIN: Final = lazy_pattern(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
-"""A word that needs no quotes; a redacted one is easier to recognise without."""
+"""A word that needs no quotes. Redacted words are easier to recognise without quotes, too."""
 
 
 def main_parameter(parameters: dict[str, Any]) -> str:
     """The most informative parameter; empty if the call has none of the known ones."""
     value = next((parameters[key] for key in _SAY_MOST if key in parameters), "")
-    if isinstance(value, list):  # an argument vector, as one would type it
+    if isinstance(value, list):  # an argument vector, as a person would type it
         value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))
     return str(value) if value else ""

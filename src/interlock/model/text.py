@@ -25,12 +25,12 @@ def decode_utf8(data: bytes) -> str:
 
 
 def starts_foreign(data: bytes) -> bool:
-    """True if a byte order mark says that this is UTF-16 or UTF-32."""
+    """True if a byte order mark of UTF-16 or UTF-32 is found."""
     return any(data.startswith(mark) for mark, _ in _OTHERS)
 
 
 def why_not_utf8(data: bytes) -> str:
-    """Explain why these bytes are not UTF-8: the encoding that their byte order mark names, or the first invalid byte."""
+    """Explain why these bytes are not UTF-8: the encoding of their byte order mark, or the first invalid byte."""
     for mark, name in _OTHERS:
         if data.startswith(mark):
             return f"not UTF-8: it begins with the byte order mark of {name}; save it as UTF-8"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import uuid  # noqa: TID251 - the type of a value, no source of ids
+import uuid  # noqa: TID251 - the type of a value, not a source of ids
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -39,18 +39,18 @@ FORMS: Final[dict[str, tuple[Any, str]]] = {
     "integer": (dict[int, Any], "a whole number"),
     "number": (dict[float, Any], "a number"),
 }
-"""Form to the type that parses it and its description. The last two are for property names, which are always text."""
+"""Maps each form to the type that parses it, and its description. The last two are for property names, which are always text."""
 
 _OF_NAMES: Final = ("integer", "number")
 
 
 class Form:
-    """The keyword, as `jsonschema_rs` calls it."""
+    """The keyword, in the form that `jsonschema_rs` calls."""
 
     def __init__(self, _parent: object, form: object, _path: object) -> None:
-        """Raises: ValueError for an unknown form, because an ignored check would be a hole."""
+        """Raises: ValueError for an unknown form, because ignoring a check would be a security hole."""
         if not isinstance(form, str) or form not in FORMS:
-            raise ValueError(f"`{KEYWORD}` names a form that is not known")
+            raise ValueError(f"`{KEYWORD}` names an unknown form")
         self._type, self._what = FORMS[form]
         self._of_names = form in _OF_NAMES
 

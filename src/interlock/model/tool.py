@@ -13,11 +13,11 @@ from interlock.model.hold_answer import AskOptions, HoldAnswer
 from interlock.model.proposal import Reversibility
 
 Mode = Literal["async", "thread", "inline"]
-"""How a binding's function is called: awaited on the loop, on a daemon thread, or directly on the loop (`inline`)."""
+"""How a tool's function is called: awaited on the loop, on a daemon thread, or directly on the loop (`inline`)."""
 
 
 def open_schema() -> dict[str, Any]:
-    """The schema of a tool that was registered by name only: any object."""
+    """The schema of a tool that was registered only by name: any object."""
     return {"type": "object"}
 
 
@@ -36,7 +36,7 @@ class CompensationTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition of a tool. `version` is the digest of everything else, so a changed definition is another tool."""
+    """The definition of a tool. `version` is the digest of everything else, so a changed definition counts as another tool."""
 
     name: str
     description: str = ""
@@ -52,7 +52,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     compensation: CompensationTemplate | None = None
     idempotent: bool = False
     effects: dict[str, Any] = {}
-    """State keys that a success sets, as declared by the operator; values may hold `$parameters.x` and `$output.y`."""
+    """State keys that a successful call sets, as declared by the operator; values may contain `$parameters.x` and `$output.y`."""
     probe: str | None = None
     """Name of a read-only tool that takes the same parameters and returns `{"happened": true|false}`."""
     cache_ttl_ms: int | None = None
@@ -60,7 +60,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int = 30_000
     inline: bool = False
     supports_dry_run: bool = False
-    """True if the function looks at `ctx.dry_run`: in a dry run it is called, changes nothing, and returns what it would do."""
+    """True if the function supports `ctx.dry_run`: in a dry run it changes nothing, and returns what it would do."""
     invocation_modes: tuple[str, ...] = ("one_shot",)
     """The allowed values of `invocation_mode` in an action that calls the tool."""
     isolation: str | None = None
@@ -74,31 +74,31 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def version(self) -> str:
-        """`sha256:...` over the canonical definition. Computed on each access, so keep it if it is needed often."""
+        """`sha256:...` of the canonical definition. It is computed on each access, so store it for frequent use."""
         return digest("tool", self.definition())
 
 
 class Context(Protocol):
-    """The runtime's interface for a running tool (`ctx: interlock.Context`). One per attempt."""
+    """The runtime's interface for a running tool (`ctx: interlock.Context`). One instance per attempt."""
 
     @property
     def run_id(self) -> str:
-        """The run."""
+        """The id of the run."""
         ...
 
     @property
     def proposal_id(self) -> str:
-        """The proposal."""
+        """The id of the proposal."""
         ...
 
     @property
     def action_id(self) -> str:
-        """The action."""
+        """The id of the action."""
         ...
 
     @property
     def attempt(self) -> int:
-        """Counts from 1."""
+        """The number of the attempt, from 1."""
         ...
 
     @property
@@ -113,12 +113,12 @@ class Context(Protocol):
 
     @property
     def invocation_mode(self) -> str:
-        """The action's `invocation_mode`: `one_shot`, or how long a program that it starts lives (`run`, `session`)."""
+        """The action's `invocation_mode`: `one_shot`, or how long a program that it starts may live (`run`, `session`)."""
         ...
 
     @property
     def dry_run(self) -> bool:
-        """True if nothing may be changed."""
+        """True in a dry run, in which nothing may be changed."""
         ...
 
     @property
@@ -128,17 +128,17 @@ class Context(Protocol):
 
     @property
     def backups(self) -> Any:
-        """`interlock.workspace.Backups` of the run: call it before changing a file. None with durability `off`."""
+        """`interlock.workspace.Backups` of the run. Use it before changing a file. None with durability `off`."""
         ...
 
     @property
     def deadline_ns(self) -> int:
-        """Monotonic nanoseconds (`Clock.mono_ns`) at which this attempt is stopped."""
+        """Time at which this attempt is stopped, in monotonic nanoseconds (`Clock.mono_ns`)."""
         ...
 
     @property
     def cancelled(self) -> bool:
-        """True once the action was cancelled or timed out; a plain `def` tool should check it now and then."""
+        """True once the action was cancelled or timed out. A plain `def` tool should check it regularly."""
         ...
 
     async def ask(
@@ -146,11 +146,11 @@ class Context(Protocol):
     ) -> HoldAnswer:
         """Ask people before continuing, and wait for the answer, which is true only if it was approved.
 
-        `summary` is the line that is approved; `reason` and `context` (any JSON value) are shown with it, redacted. Options:
-        `kind` (`delegate`, `schedule`, `other`), `group` (of approvers that decide), `timeout_ms` (then it is refused; else
-        `approvals.ttl`). The tool's time-out does not run meanwhile, and others may write in the workspace: read again what you
-        rely on. Questions of one call are asked one after the other. Raises: ToolError `approval_required` where no one can be
-        asked, or with the reason why the gate refuses the call by now.
+        `summary` is the line to approve; `reason` and `context` (any JSON value) are shown with it, redacted. Options:
+        `kind` (`delegate`, `schedule`, `other`), `group` (of approvers that decide), `timeout_ms` (after which it is
+        denied; by default `approvals.ttl`). The tool's time-out is suspended meanwhile, and others may write in the
+        workspace, so read again what you rely on. Questions of one call are asked one after the other. Raises:
+        ToolError `approval_required` if nobody can be asked, or with the reason if the gate refuses the call by now.
         """
         ...
 
@@ -169,7 +169,7 @@ class Context(Protocol):
         ...
 
     def report_cost(self, cost: float) -> None:
-        """Add to the action's cost, which budgets count."""
+        """Add to the action's cost, which counts towards budgets."""
         ...
 
     def posture(self, **layers: str) -> None:
@@ -177,7 +177,7 @@ class Context(Protocol):
         ...
 
     def not_exactly_undoable(self, what: str) -> None:
-        """Declare an effect that undo cannot exactly reverse (shown in `not_undone`)."""
+        """Declare an effect that undo cannot exactly reverse (listed in `not_undone`)."""
         ...
 
     def resources(self, usage: dict[str, Any]) -> None:
@@ -188,14 +188,15 @@ class Context(Protocol):
 PROCESS_RAN = "a process ran in the workspace itself, where not every change is recorded"
 LAYERED_PROCESS_RAN = "a process ran in a layer, without walls that keep it from files and hosts outside"
 PROCESS_NOTES = frozenset({PROCESS_RAN, LAYERED_PROCESS_RAN})
-"""The notes of processes that may write. Where the tool's compensation has worked, that a process ran says nothing more; every
-other note does."""
+"""The notes about processes that may write. If the tool's compensation has worked, these notes are irrelevant; all
+other notes are not.
+"""
 
 
 def checked_cost(cost: float) -> float:
-    """Check a cost that a tool reports. Raises ValueError for an invalid amount, which could disable a budget or refill it."""
+    """Check a cost that a tool reports. Raises: ValueError for an invalid amount, which could disable a budget or refill it."""
     if not 0 <= cost < inf:
-        raise ValueError("a cost is a finite number, 0 or more")
+        raise ValueError("a cost must be a finite number, 0 or more")
     return float(cost)
 
 
@@ -204,37 +205,36 @@ Function = Callable[[dict[str, Any], Context], Any | Awaitable[Any]]
 
 
 Writes = Literal["anywhere", "marked", "nothing"]
-"""What a call may write in the workspace: anything, the parameters that its schema marks `path.write` and no other path, or
-nothing."""
+"""What a call may write in the workspace: anything; only the parameters that its schema marks `path.write`; or nothing."""
 
 
 class FilePreview(NamedTuple):
-    """One file before and after a call that was not made: what an approver is shown."""
+    """One file before and after a call that was not made, to be shown to an approver."""
 
     path: Any
     """The parameter that names it."""
     before: str | None = None
-    """Its text; None if there is no file."""
+    """The present text; None if there is no file."""
     after: str | None = None
-    """None if the call would remove it."""
+    """The text after the call; None if the call would remove the file."""
     sha256: str | None = None
     """Hex digest of the bytes that `before` was read from; None without one."""
     note: str = ""
-    """One sentence in place of the texts: why they cannot be shown, or that the call would fail."""
+    """A sentence instead of the texts: why they cannot be shown, or that the call would fail."""
     permissions: str = ""
-    """What becomes of the file's permissions, beside its text; empty if there is nothing to say."""
+    """The change of the file's permissions, if there is one; otherwise empty."""
 
 
 class Estimate(NamedTuple):
-    """The most that a call can use. It is reserved in every budget before the call, and then replaced by the actual use."""
+    """The maximum usage of a call. It is reserved in every budget before the call, and then replaced by the actual usage."""
 
     tokens: int
     cost: float | None
-    """None if the prices are not known: then the call is refused where a budget counts cost."""
+    """None if the prices are unknown; then the call is refused if a budget counts cost."""
 
 
 class MeteredContext(Context, Protocol):
-    """The context of a call for which `Binding.estimates` has reserved."""
+    """The context of a call with a reservation from `Binding.estimates`."""
 
     @property
     def reserved(self) -> Estimate | None:
@@ -242,33 +242,39 @@ class MeteredContext(Context, Protocol):
         ...
 
     def report_usage(self, tokens: int, cost: float | None, *, known: bool = True) -> None:
-        """What the call has used, in place of the reservation; the last report counts. Without one the reservation is spent.
+        """Report the call's usage, which replaces the reservation; the last report counts. Without one the reservation
+        is spent.
 
-        `cost` is None if the prices are not known; `known` is False if the amounts are partly the most that it can have been.
+        `cost` is None if the prices are unknown; `known` is False if part of the amounts is an upper bound.
         """
         ...
 
 
 Estimates = Callable[[dict[str, Any]], Sequence[Estimate]]
-"""What a call with these parameters can use: the largest first, then smaller amounts that do where a budget leaves no more."""
+"""The possible usage of a call with these parameters: the largest first, then smaller amounts that suffice if a budget
+has less left.
+"""
 
 
 Preview = Callable[[dict[str, Any], Any], Sequence[FilePreview]]
-"""The files that a call with these parameters would change in a workspace. Changes nothing. Raises: ToolError if the call would
-fail."""
+"""The files that a call with these parameters would change in a workspace. Changes nothing. Raises: ToolError if the
+call would fail.
+"""
 
 
 class Expansion(NamedTuple):
     """The proposal that a call stands for."""
 
     actions: Sequence[dict[str, Any]]
-    """As in a proposal's document, without the call itself, on which they depend."""
+    """Actions in the form of a proposal's document, without the call itself, on which they depend."""
     order: str
     source: str
 
 
 Expand = Callable[[str, dict[str, Any]], Expansion | None]
-"""What the call of an action (its id and parameters) stands for; None if it stands for nothing, which its function explains."""
+"""The proposal that the call of an action (its id and parameters) stands for; None if there is none, which its function
+explains.
+"""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,26 +285,29 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "async"
     writes: Writes = "anywhere"
     in_layer: bool = False
-    """True if the function reads and writes files only through its context, or in processes that it starts through the
-    executors: then it works in the layer of its proposal."""
-    """Calls that may write the same files wait for each other. Say less than `anywhere` only if the function can do no more."""
+    """True if the function accesses files only through its context, or in processes that it starts through the
+    executors; then it works in the layer of its proposal.
+    """
+    """Calls that may write the same files wait for each other. Declare less than `anywhere` only if the function cannot
+    do more.
+    """
     preview: Preview | None = None
     estimates: Estimates | None = None
-    """Given for a tool that uses tokens or money: what to reserve. Its context is a `MeteredContext`."""
+    """For a tool that uses tokens or money: the amounts to reserve. Its context is a `MeteredContext`."""
     expand: Expand | None = None
-    """Given for a tool whose call stands for further actions of its proposal, of which it is the only one that was proposed."""
+    """For a tool whose call stands for further actions of its proposal; it must be the only proposed action."""
 
 
 class ToolExecutor(Protocol):
-    """Performs calls by name, for `rt.execute(..., executor=)`. Parameters are checked before it is called."""
+    """Executes calls by name, for `rt.execute(..., executor=)`. Parameters are checked before it is called."""
 
     async def execute(self, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
-        """Perform the call and return a JSON value. Raises ToolError (or anything) to fail."""
+        """Execute the call and return a JSON value. Raises: ToolError (or anything) to fail."""
         ...
 
 
 class ClientExecutor(ToolExecutor, Protocol):
-    """A coding agent that carries out a call with a tool of its own, once the gate has let it: `Runtime.call(client=)`."""
+    """A coding agent that executes a call with its own tool, once the gate has allowed it: `Runtime.call(client=)`."""
 
     @property
     def client(self) -> str:
@@ -307,5 +316,5 @@ class ClientExecutor(ToolExecutor, Protocol):
 
     @property
     def released(self) -> bool:
-        """True once the client was told to go ahead: from then on nothing here can stop the call."""
+        """True once the client was told to proceed. From then on nothing here can stop the call."""
         ...

@@ -1,8 +1,8 @@
-"""Decoding into types, from any thread.
+"""Decodes values into types, from any thread.
 
-`msgspec` works out what a type needs when the type is first used. Two threads that do so at once for the same type, or for types
-that share a struct, can crash the process. So the first use of each type is by one thread at a time; all later ones are
-free. No other module calls `msgspec.convert`, makes a decoder, or decodes into a type: a test enforces that.
+`msgspec` analyses a type when it is first used. Two threads that do so at once for the same type, or for types that
+share a struct, can crash the process. So the first use of each type is limited to one thread at a time; later uses are
+free. No other module calls `msgspec.convert`, creates a decoder, or decodes into a type; a test enforces that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 T = TypeVar("T")
 
 _lock = threading.RLock()
-"""Can be taken again: a hook that is called while a value is converted may convert too."""
+"""Reentrant, because a hook that is called during a conversion may convert too."""
 _used: set[Any] = set()
 
 
@@ -37,7 +37,7 @@ def decode(data: bytes | str, kind: type[T]) -> T: ...
 @overload
 def decode(data: bytes | str, kind: Any) -> Any: ...
 def decode(data: bytes | str, kind: Any) -> Any:
-    """The JSON value as this type. Raises: msgspec.DecodeError, msgspec.ValidationError."""
+    """Decode a JSON value as this type. Raises: msgspec.DecodeError, msgspec.ValidationError."""
     if _is_used(kind):
         return msgspec.json.decode(data, type=kind)
     return _first(kind, lambda: msgspec.json.decode(data, type=kind))
@@ -56,7 +56,8 @@ def msgpack_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
 def _is_used(kind: Any) -> bool:
     try:
         return kind in _used
-    except TypeError:  # an annotation that cannot be hashed: never remembered, so always by one thread at a time
+    # an annotation that cannot be hashed is never remembered, so it is always used by one thread at a time
+    except TypeError:
         return False
 
 
@@ -66,4 +67,4 @@ def _first(kind: Any, use: Callable[[], T]) -> T:
             return use()
         finally:
             with contextlib.suppress(TypeError):
-                _used.add(kind)  # also after an invalid value: msgspec has prepared the type by then
+                _used.add(kind)  # also after an invalid value, because msgspec has prepared the type by then

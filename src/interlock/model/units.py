@@ -20,12 +20,14 @@ SIZE_PATTERN: Final = f"^{_NUMBER}({'|'.join(BYTES_PER_UNIT)})$"
 
 
 def duration_ms(text: str) -> int:
-    """Whole milliseconds of `500ms`, `30s`, `10m`, `2h`, `90d`, `1w`. Raises ValueError with a sentence for people."""
+    """Whole milliseconds of `500ms`, `30s`, `10m`, `2h`, `90d`, `1w`. Raises: ValueError with a sentence for people."""
     return _parse(text, DURATION_PATTERN, MS_PER_UNIT, "a duration such as `30s`, `10m` or `2h`", "1ms")
 
 
 def size_bytes(text: str) -> int:
-    """Whole bytes of `512KiB`, `1GiB` (powers of 1024) or `1MB` (powers of 1000). Raises ValueError, for people."""
+    """Whole bytes of `512KiB`, `1GiB` (powers of 1024) or `1MB` (powers of 1000). Raises: ValueError with a sentence
+    for people.
+    """
     return _parse(text, SIZE_PATTERN, BYTES_PER_UNIT, "a size such as `512KiB` or `1GiB`", "1B")
 
 

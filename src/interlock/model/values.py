@@ -1,4 +1,4 @@
-"""Strict JSON values: the checks that apply to every document, regardless of its sender.
+"""Strict JSON values: the checks that apply to every document, whoever sent it.
 
 `parse_json` turns bytes into builtins and refuses duplicate keys, NaN, lone surrogates and text after the value.
 `check_value` walks the parsed value and refuses what JSON readers disagree about: infinities (`1e400`), integers beyond
@@ -21,7 +21,7 @@ from interlock.model.limits import INTEGER_MAX, Limits
 from interlock.model.text import starts_foreign, why_not_utf8, without_bom
 
 RESERVED: Final = frozenset(("__entity", "__extn"))
-"""Keys that Cedar's JSON form reads as an entity or an extension value: an agent could forge one with them."""
+"""Keys that Cedar's JSON form reads as an entity or an extension value, so that an agent could forge one."""
 
 _ATOMS: Final = frozenset((str, bool, type(None)))
 _AT: Final = lazy_pattern(r" at (line \d+ column \d+)$")
@@ -29,10 +29,10 @@ _IDENTIFIER: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def parse_json(data: bytes) -> Any:
-    """The value of a JSON document (RFC 8259, UTF-8; a byte order mark is passed over).
+    """Parse a JSON document (RFC 8259, UTF-8; a byte order mark is skipped).
 
-    Raises: ProposalError (`malformed_proposal`, or `limit_exceeded` beyond 200 levels) with line and column as its path.
-    Infinities and large integers come through: `check_value` refuses them where the field is known.
+    Raises: ProposalError (`malformed_proposal`, or `limit_exceeded` beyond 200 levels) with line and column as its
+    path. Infinities and large integers are accepted; `check_value` refuses them where the field is known.
     """
     try:
         return jiter.from_json(without_bom(data), catch_duplicate_keys=True, allow_inf_nan=False)
@@ -68,7 +68,7 @@ def check_value(value: Any, path: str, limits: Limits, *, reserved: bool = False
 
 
 class _Found:
-    """A problem, and the keys that lead to it, innermost first."""
+    """A problem, with the keys that lead to it, innermost first."""
 
     def __init__(self, problem: str, *keys: str | int, code: str | None = None) -> None:
         self.problem = problem
@@ -84,7 +84,7 @@ def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _
             name = next(k for k in container if k in RESERVED)
             return _Found(f"the key `{name}` is reserved", name)
         if foreign and not all(key.__class__ is str and _is_text(key) for key in container):
-            return _Found("an object has a key that is not text")
+            return _Found("an object has a key that is not a string")
         items = container.items()
     else:
         items = enumerate(container)
@@ -92,7 +92,7 @@ def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _
         cls = item.__class__
         if cls is dict or cls is list:
             if not depth_left:
-                return _Found("nested too deeply (limit `depth`)", key, code="limit_exceeded")
+                return _Found("the value is nested too deeply (limit `depth`)", key, code="limit_exceeded")
             found = _search(item, depth_left - 1, reserved, foreign) if item else None
             if found:
                 found.keys.append(key)
@@ -110,7 +110,7 @@ def _problem(item: Any) -> str | None:
         case None | bool():
             return None
         case str():
-            return None if _is_text(item) else "a string holds a lone surrogate"
+            return None if _is_text(item) else "a string contains a lone surrogate"
         case int():
             return None if -INTEGER_MAX <= item <= INTEGER_MAX else "the integer is beyond +-(2^53 - 1)"
         case float():
@@ -129,14 +129,14 @@ def plain(value: Any, limits: Limits) -> Any:
     except RecursionError:
         raise ProposalError("the value is nested too deeply, or contains itself", code="limit_exceeded") from None
     except (TypeError, ValueError) as error:
-        raise ProposalError(f"not a JSON value: {error}") from None
-    # The document around a field's value may be four levels deep; each field is checked by itself later.
+        raise ProposalError(f"the value is not JSON: {error}") from None
+    # The document around a field's value may be four levels deep. Each field is checked separately later.
     check_value(copy, "$", msgspec.structs.replace(limits, depth=limits.depth + 4), foreign=True)
     return copy
 
 
 def _lists(value: Any) -> Any:
-    """Tuples as lists. Dictionaries and lists are changed in place: they are a copy, and a large one is not copied twice."""
+    """Convert tuples to lists. Dictionaries and lists are changed in place, because they are copies already."""
     cls = value.__class__
     if cls is dict:
         for key, item in value.items():
@@ -152,7 +152,7 @@ def _lists(value: Any) -> Any:
 
 
 def count_exceeds(value: Any, most: int) -> bool:
-    """True if a parsed document holds more values than the limit, containers included."""
+    """True if a parsed document has more values than the limit, including containers."""
     count = 1
     stack = [value]
     while stack and count <= most:

@@ -1,4 +1,4 @@
-"""Semantic versions and ranges of them, as capsules depend on each other. Source: https://semver.org/spec/v2.0.0.html"""
+"""Semantic versions and version ranges, for dependencies between capsules. Source: https://semver.org/spec/v2.0.0.html"""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
 
 
 class Version(NamedTuple):
-    """A version in a form that compares as the specification says. Build metadata is dropped."""
+    """A version in a form that compares as the specification requires. Build metadata is dropped."""
 
     major: int
     minor: int
     patch: int
     pre: tuple[tuple[int, int, str], ...]
-    """Parts of a pre-release, numbers before words; a release compares higher than each of its pre-releases."""
+    """Parts of a pre-release, numbers before words. A release compares higher than each of its pre-releases."""
 
 
 _RELEASE: Final = ((2, 0, ""),)
 
 
 def parse_version(text: str) -> Version:
-    """The version that a text names. Raises: ValueError, with a reason that does not repeat the text."""
+    """Parse a version. Raises: ValueError, with a reason that does not repeat the text."""
     found = _VERSION.fullmatch(text) if len(text) <= _TEXT_CHARS_MAX else None
     if found is None:
         raise ValueError("expected a semantic version such as `1.2.0`")
@@ -43,12 +43,12 @@ def parse_version(text: str) -> Version:
 
 
 def version_range(text: str) -> Callable[[Version], bool]:
-    """A test whether a version is in a range: `*`, or bounds that all hold, such as `>=1.2.0, <2.0.0`.
+    """A test whether a version is in a range: `*`, or bounds that must all be met, such as `>=1.2.0, <2.0.0`.
 
-    A pre-release is only in a range that names a pre-release of the same version. Raises: ValueError.
+    A pre-release is in a range only if the range names a pre-release of the same version. Raises: ValueError.
     """
     if len(text) > _TEXT_CHARS_MAX:
-        raise ValueError(f"a range has at most {_TEXT_CHARS_MAX} characters")
+        raise ValueError(f"a range must have at most {_TEXT_CHARS_MAX} characters")
     if text.strip() == "*":
         return lambda version: version.pre == _RELEASE
     bounds: list[tuple[Callable[[Any, Any], bool], Version]] = []

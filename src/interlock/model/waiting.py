@@ -1,4 +1,4 @@
-"""The notice that a listener gets when something waits."""
+"""The notice to listeners that something waits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 
 UNLIMITED_MS: Final = 1e12
-"""A wait that may be longer than this has no limit."""
+"""A wait that may be longer than this counts as unlimited."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """An action or proposal has begun to wait."""
+    """An action or proposal has started to wait."""
 
     run_id: str
     action_id: str | None
@@ -21,10 +21,10 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     """What it waits for, as a phrase for people: `an answer to appr_1`."""
     wait_max_ms: float
-    """The longest wait; afterwards it continues or is refused. `UNLIMITED_MS` or more: until its turn comes."""
+    """The maximum wait, after which it continues or is refused. `UNLIMITED_MS` or more: unlimited."""
     holder: str | None = None
-    """For `workspace`: run and proposal of who writes there now."""
+    """For `workspace`: run and proposal of the present writer."""
     doing: str | None = None
-    """What that one does, for people: an action and its tool."""
+    """What that writer does, for people: an action and its tool."""
     since_us: int | None = None
-    """When that began, microseconds since the epoch."""
+    """When that action began, in microseconds since the epoch."""

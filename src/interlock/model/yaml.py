@@ -1,8 +1,8 @@
 """YAML, restricted to what JSON can express.
 
-Plain scalars are strings: `no`, `on`, `~`, `2026-01-01`, `010`, `1_000`, `12:30:00` are strings. The only exceptions are
-`true`, `false`, `null` and JSON numbers. Anchors, aliases, tags, merge keys, several documents and duplicate keys are
-refused. libyaml's events are processed one by one, so nothing is expanded and memory use stays proportional.
+Plain scalars are strings: `no`, `on`, `~`, `2026-01-01`, `010`, `1_000`, `12:30:00` are strings. The only exceptions
+are `true`, `false`, `null` and JSON numbers. Anchors, aliases, tags, merge keys, multiple documents and duplicate keys
+are refused. libyaml's events are processed one by one, so nothing is expanded and memory use stays proportional.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from interlock.model.values import parse_json, quoted
 
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 _WORDS: Final = {"true": True, "false": False, "null": None}
-# YAML 1.1 folds these into spaces inside quotes, JSON keeps them. They are hardly ever intended, so refuse them.
+# YAML 1.1 folds these into spaces inside quotes, JSON keeps them. They are hardly ever intended, so they are refused.
 _LINE_BREAKS: Final = re.compile("[\x85\u2028\u2029]")
 
 
 def parse_yaml(data: bytes, limits: Limits) -> Any:
-    """The JSON value of a YAML document (UTF-8).
+    """Parse a YAML document (UTF-8) to a JSON value.
 
     Raises: ProposalError (`malformed_proposal`, `limit_exceeded`) whose path is `line L, column C`.
     """
@@ -78,7 +78,7 @@ class _Reader:
                     container.append(value)
                 if cls is not yaml.ScalarEvent:
                     if len(stack) >= self._depth_max:
-                        raise _error("nested too deeply (limit `depth`)", event, code="limit_exceeded")
+                        raise _error("the value is nested too deeply (limit `depth`)", event, code="limit_exceeded")
                     stack.append(value)
                     keys.append(None)
             elif cls is yaml.MappingEndEvent or cls is yaml.SequenceEndEvent:
@@ -87,7 +87,7 @@ class _Reader:
             elif cls is yaml.AliasEvent:
                 raise _error("aliases (`*name`) are not accepted", event)
             elif cls is yaml.DocumentStartEvent and (root or event.tags):
-                raise _error("one document, without directives, is accepted", event)
+                raise _error("only one document, without directives, is accepted", event)
             elif cls is yaml.StreamEndEvent:
                 return _only(root)
 
@@ -107,7 +107,7 @@ def _refuse_extras(event: Any) -> None:
 
 def _key(event: Any, container: dict[str, Any]) -> str:
     if event.__class__ is not yaml.ScalarEvent:
-        raise _error("a key must be text", event)
+        raise _error("a key must be a string", event)
     name: str = event.value
     if name == "<<" and not event.style:
         raise _error("merge keys (`<<`) are not accepted", event)
@@ -123,7 +123,7 @@ def _scalar(event: Any) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if not text:
-        raise _error("a key or an entry without a value", event, hint="write `null`, or `''` for an empty string")
+        raise _error("the key or entry has no value", event, hint="write `null`, or `''` for an empty string")
     if _NUMBER.match(text):
         try:
             return parse_json(text.encode())
