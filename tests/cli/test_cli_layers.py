@@ -42,7 +42,7 @@ def test_a_kept_layer_is_shown_committed_by_path_and_then_as_a_whole(project):
     assert "+ new" in lines
     assert "- gone" in lines
     assert any(line.startswith("+ .envrc  # held") for line in lines)
-    assert any(line.startswith("+ out (symlink)  # a link that leads out") for line in lines)
+    assert any(line.startswith("+ out (symlink)  # a link to outside") for line in lines)
     assert project("commit", run_id, "a").code == 0
     assert (project.root / "a").read_text() == "agent\n"
     assert not (project.root / "new").exists()

@@ -122,7 +122,7 @@ def test_a_grant_that_used_a_tool_that_is_not_known_here_stays(used):
 
 
 def test_nothing_is_proposed_where_nothing_was_done(cli):
-    assert "no call succeeded in this time" in cli("learn", "--since", "1h").out
+    assert "no call succeeded in this period" in cli("learn", "--since", "1h").out
 
 
 def test_rules_about_what_is_learnt_and_models_are_checked(cli):

@@ -223,7 +223,7 @@ def test_an_answer_from_elsewhere_ends_a_line_that_is_being_typed(asking, termin
 
 def test_watch_answers_with_the_same_keys(asking, terminal):
     shell = terminal("approvals", "watch", "--count", "2")
-    shell.wait_for("waiting for questions")
+    shell.wait_for("waiting for held calls")
     (asking.root / "a").write_text("one\n")
     first = held(asking, call("fs.write", path="a", content="two\n"))
     assert "-one" in plain(shell.wait_for(KEYS))

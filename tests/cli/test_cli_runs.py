@@ -351,7 +351,7 @@ def test_a_run_that_waits_is_shown_as_waiting(cli):
     assert shown["results"][1]["output"] == result["results"][1]["output"]
     assert shown["cost"]["actions_executed"] == result["cost"]["actions_executed"] == 1
     asked = cli("approvals", "show", result["results"][1]["output"]["approval"]).out
-    assert "a.txt (there already" in asked
+    assert "a.txt (exists" in asked
     assert "b.txt (does not exist yet)" in asked
 
 

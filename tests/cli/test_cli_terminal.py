@@ -95,7 +95,7 @@ def test_what_another_approver_has_edited_is_shown_before_it_can_be_approved(cli
     shell.wait_for("[s]how all")
     hold = cli("approvals", "list", "--json").json[0]
     assert cli("approvals", "edit", hold["id"], '{"destination": "c.txt"}', "--token-file", "bob").code == 0
-    shell.wait_for("the question was edited")
+    shell.wait_for("the call was edited")
     shell.wait_for("destination = c.txt")
     shell.wait_for("[s]how all")
     assert cli("approvals", "show", hold["id"], "--json").json["status"] == "pending"
