@@ -122,7 +122,7 @@ class _Decoder:
                 raise self._unknown(key, known, place)
             name, hint = known[key]
             values[name] = self.value(value, hint, (*place, key))
-        for item in msgspec.structs.fields(section):  # a Struct class, which mypy cannot infer
+        for item in msgspec.structs.fields(section):  # type: ignore[arg-type] # a Struct class, which mypy cannot infer
             if item.required and item.name not in values:
                 raise self._error(f"`{item.encode_name}` is missing", place)
         return section(**values)

@@ -116,7 +116,7 @@ def exec_command(
             return _as_agent(out, agent, command, env, json_to)
         spec = _spec(command, spec_file, {"run_id": run_id, "platform": platform, "agent_shim": shim}, env)
         options = Options(
-            profile=profile,  # one of the choices
+            profile=profile,  # type: ignore[arg-type] # one of the choices
             network=network,  # type: ignore[arg-type]
             recorder=recorder,  # type: ignore[arg-type]
             clean=clean,
