@@ -1,5 +1,5 @@
-"""Evidence of a run: reads its journal and layers, and writes them as an archive that anyone can verify.
+"""Evidence of a run: reads its journal and layers, and writes them to an archive that anyone can verify.
 
-`format` defines the types of everything in an archive. docs/reference/evidence-format.md is the complete format for other
-implementations.
+`format` defines the types of everything in an archive. docs/reference/evidence-format.md specifies the complete format
+for other implementations.
 """

@@ -1,4 +1,4 @@
-"""The file: a gzip stream of a USTAR archive whose bytes follow from its members alone."""
+"""Writes the file: a gzip stream of a USTAR archive, whose bytes depend only on its members."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ _RECORD: Final = 10_240
 _CHUNK: Final = 1024 * 1024
 _LEVEL: Final = 6
 _GZIP: Final = 31
-"""`wbits` of zlib for a gzip stream: its header then has no name and no time."""
+"""zlib's `wbits` for a gzip stream, whose header then has no name and no time."""
 
 
 class Spool:
-    """A member while it is written: its hash, and an unnamed file, which disappears by itself."""
+    """A member while it is written: an unnamed temporary file, and its hash."""
 
     def __init__(self, path: str, directory: Path) -> None:
-        """`path` is the member's, `directory` has room for its bytes. Raises: OSError."""
+        """`path` is the member's path; `directory` has space for its bytes. Raises: OSError."""
         self.path = path
         self.bytes = 0
         self._file: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - closed by `close`
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
-        """Append. Raises: OSError."""
+        """Append bytes. Raises: OSError."""
         self._file.write(data)
         self._hash.update(data)
         self.bytes += len(data)
 
     def document(self, value: msgspec.Struct) -> None:
-        """Write a document. Raises: IntegrityError `archive_too_large`; OSError."""
+        """Write a document in canonical JSON. Raises: IntegrityError `archive_too_large`; OSError."""
         data = canonical(msgspec.to_builtins(value)) + b"\n"
         if len(data) > DOCUMENT_BYTES_MAX:
             raise _too_large(self.path, len(data), DOCUMENT_BYTES_MAX)
@@ -61,12 +61,12 @@ class Spool:
         self.write(b"".join(lines))
 
     def member(self) -> Member:
-        """The manifest's entry for the member."""
+        """The member's entry in the manifest."""
         media = LINES_TYPE if self.path.endswith(".ndjson") else JSON_TYPE
         return Member(path=self.path, sha256=self._hash.hexdigest(), bytes=self.bytes, media_type=media)  # type: ignore[arg-type]
 
     def chunks(self) -> Iterator[list[bytes]]:
-        """The lines again, about a megabyte of them at a time."""
+        """Read the lines again, about a megabyte at a time."""
         self._file.seek(0)
         while lines := self._file.readlines(_CHUNK):
             yield lines
@@ -79,7 +79,7 @@ class Spool:
 def write_archive(
     members: list[Spool], write: Callable[[bytes], None], sweep: Callable[[str, list[bytes], int], None]
 ) -> None:
-    """Write members, in their order. `sweep` sees every line of them before it is written, with its number from 1.
+    """Write members in the given order. `sweep` is called with a member's path, lines to be written, and the first's number.
 
     Raises: IntegrityError `archive_too_large`; what `write` and `sweep` raise.
     """
@@ -103,7 +103,7 @@ def _padded(size: int) -> int:
 
 
 def _header(path: str, size: int) -> bytes:
-    """The block before a regular file (POSIX.1-1988): numbers in octal, ended by a NUL."""
+    """The header block of a regular file (POSIX.1-1988): numbers in octal, terminated by a NUL."""
     name = path.encode().ljust(100, b"\0")
     before = name + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"0" * 11 + b"\0"
     after = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
@@ -112,6 +112,4 @@ def _header(path: str, size: int) -> bytes:
 
 
 def _too_large(what: str, size: int, limit: int) -> IntegrityError:
-    return IntegrityError(
-        f"{what} has {size} bytes, more than the {limit} that an archive may hold", code="archive_too_large"
-    )
+    return IntegrityError(f"{what} has {size} bytes; an archive may have at most {limit}", code="archive_too_large")

@@ -1,4 +1,4 @@
-"""Derives health, surface and correlation of a run from the observations: docs/reference/evidence-format.md has the rules."""
+"""Derives health, surface and correlation of a run from observations, by the rules in docs/reference/evidence-format.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Documents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def documents_of(observed: Observed) -> Documents:
-    """Derive the documents from all observations."""
+    """Derive the three documents from all observations."""
     layers = _layers(observed)
     correlation = _correlation(observed, layers)
     health = Health(

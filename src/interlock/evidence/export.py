@@ -1,4 +1,4 @@
-"""Writes the archive of one run: redacts the lines, derives the documents, signs, and searches the result for secrets."""
+"""Writes the archive of one run: redacts lines, derives documents, signs, and searches the result for secrets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _RESERVED: Final = frozenset(("schema", "run_id", "sealed", "view", "redacted"))
 
 
 class Batch(NamedTuple):
-    """Events as the journal sealed them."""
+    """The events of one seal in the journal."""
 
     lines: list[bytes]
     seal: bytes
-    """The line of the seal."""
+    """The seal's line."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,17 +40,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     batches: Callable[[], Iterable[Batch]]
-    """Of the journal. Its seals were checked."""
+    """Batches of the journal, whose seals were checked."""
     kernel: Callable[[], Iterable[list[bytes]]]
-    """Lines of the kernel layer, some at a time."""
+    """Lines of the kernel layer, in blocks."""
     sdk: Callable[[], Iterable[bytes]]
-    """Lines of what an SDK reported, in their order."""
+    """Lines of the SDK layer, in order."""
     signed_head: bytes | None = None
     original: Callable[[str], Any] = lambda _digest: None
-    """The value with a digest of the journal, if it was kept; None if not."""
+    """Returns the value with a digest in the journal; None if it was not kept."""
     platform: str = "linux"
     agent_shim: str = "none"
-    """These two of a run without events."""
+    """`platform` and `agent_shim` are used only for a run without events."""
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     manifest_sha256: str
     events: int
     bytes: int
-    """Of the members."""
+    """Size of all members."""
     signed_by: str | None
     attestation: form.Envelope
     documents: Documents
@@ -69,10 +69,10 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 def export(
     source: Source, redaction: Redaction, signers: Iterable[Signer], write: Callable[[bytes], None], spool: Path
 ) -> Exported:
-    """Write an archive through `write`; `spool` is a directory with room for the members.
+    """Write an archive through `write`. `spool` is a directory with space for the members.
 
-    Raises: IntegrityError (`evidence_contradiction`; `layer_malformed`; `layer_mismatch`; `secret_in_archive`;
-    `archive_too_large`); OSError. The bytes written until then are not an archive.
+    Raises: IntegrityError (`evidence_contradiction`, `layer_malformed`, `layer_mismatch`, `secret_in_archive`,
+    `archive_too_large`); OSError. The bytes written before an error are not an archive.
     """
     with contextlib.ExitStack() as stack:
         spools = {path: Spool(path, spool) for path in form.MEMBERS}
@@ -106,12 +106,14 @@ def export(
         )
 
 
-# -- what is known before anything is written
+# -- knowledge gathered before anything is written
 
 
 def _learn(source: Source, redaction: Redaction) -> dict[int, str]:
-    """Learn the secrets of a run. Returns the messages, by the number of their event, that hold a piece of one which continues
-    in the next message of the same action.
+    """Learn the secrets of a run from its journal.
+
+    Returns the replacements, by event number, of messages with a part of a secret that continues in the next message of
+    the same action.
     """
     replaced: dict[int, str] = {}
     last: dict[tuple[Any, Any], tuple[int, str]] = {}
@@ -132,7 +134,7 @@ def _learn(source: Source, redaction: Redaction) -> dict[int, str]:
 
 
 def _kept(value: Any) -> Iterator[dict[str, Any]]:
-    """Every kept value in an event."""
+    """Yield every kept value in an event."""
     if isinstance(value, dict):
         if value.get("private") is True and isinstance(value.get("digest"), str):
             yield value
@@ -150,7 +152,7 @@ def _kept(value: Any) -> Iterator[dict[str, Any]]:
 def _write_events(
     source: Source, redaction: Redaction, replaced: dict[int, str], observed: Observed, spools: dict[str, Spool]
 ) -> tuple[form.JournalHead, str | None]:
-    """Write the events, and the policy layer that follows from them. Returns where the journal ends."""
+    """Write the events and the policy layer derived from them. Returns the journal's end, and the digest of the view."""
     run_id = source.run_id
     prefix = b'{"schema":"%b","run_id":"%b",' % (_EVENT.encode(), run_id.encode())
     view = ""
@@ -194,7 +196,7 @@ def _event(line: bytes, run_id: str) -> dict[str, Any]:
     event: dict[str, Any] = msgspec.json.decode(line)
     if not line.startswith(b'{"') or _RESERVED & event.keys():
         raise IntegrityError(
-            f"event {event.get('seq')} of run `{run_id}` has a member that an archive uses itself",
+            f"event {event.get('seq')} of run `{run_id}` has a member that is reserved for archives",
             code="evidence_contradiction",
         )
     return event
@@ -233,7 +235,7 @@ def _write_kernel(source: Source, redaction: Redaction, observed: Observed, spoo
 
 
 def _kernel_body(line: bytes) -> bytes:
-    """The part of a line that a program decides: all except the names that Interlock gave."""
+    """The part of a line that a program controls: everything except the names given by Interlock."""
     return line[max(0, line.find(b',"ts":')) :]
 
 
@@ -246,7 +248,7 @@ def _write_sdk(source: Source, redaction: Redaction, observed: Observed, spool: 
         clean = redaction.clean(line)
         if clean is not line:
             observed.redacted = True
-            record = msgspec.json.decode(clean)  # noqa: PLW2901 - what is exported is what counts
+            record = msgspec.json.decode(clean)  # noqa: PLW2901 - the exported line is what counts
             clean = canonical({**record, "redacted": True}) + b"\n"
         observed.sdk(record)
         spool.lines([clean])

@@ -1,10 +1,9 @@
-"""The shapes of what is in an evidence archive: one struct for each document and each line. docs/reference/evidence-format.md.
+"""The types of everything in an evidence archive: one struct per document and line. docs/reference/evidence-format.md.
 
-Format version history:
-1 (2026-11): first.
+Format version history: 1 (2026-11): first.
 
-`schemas` publishes these as JSON Schemas. Documents are written in canonical JSON (RFC 8785), so members are in the order of
-their names there, not here.
+`schemas` publishes these as JSON Schemas. Documents are written in canonical JSON (RFC 8785), so members are ordered by
+name, not as here.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SURFACE: Final = "capability-surface.json"
 CORRELATION: Final = "correlation-report.json"
 ATTESTATION: Final = "attestation.dsse.json"
 MEMBERS: Final = tuple(sorted((MANIFEST, EVENTS, KERNEL, POLICY, SDK, HEALTH, SURFACE, CORRELATION, ATTESTATION)))
-"""Every member of an archive, in its order."""
+"""The paths of all members of an archive, in order."""
 
 JSON_TYPE: Final = "application/json"
 LINES_TYPE: Final = "application/x-ndjson"
@@ -34,11 +33,11 @@ PREDICATE_TYPE: Final = "urn:interlock:evidence:v1"
 LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 DOCUMENT_BYTES_MAX: Final = 64 * 1024 * 1024
 ARCHIVE_BYTES_MAX: Final = 8 * 1024**3
-"""Of the uncompressed archive."""
+"""Maximum size of the uncompressed archive."""
 VALUES_MAX: Final = 65_536
-"""Of one list of the surface."""
+"""Maximum number of values in one list of the surface."""
 VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Of the values of one list of the surface together."""
+"""Maximum total size of the values in one list of the surface."""
 SUBJECTS_MAX: Final = 100
 
 Sha256Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -49,7 +48,7 @@ State = Literal["complete", "partial", "absent"]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A member of the archive, as the manifest names it."""
+    """A member of the archive, as listed in the manifest."""
 
     path: str
     sha256: Sha256Hex
@@ -58,13 +57,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class JournalHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The position of a journal."""
+    """A position in a journal."""
 
     run: RunId
     seq: Annotated[int, msgspec.Meta(ge=-1, le=2**53 - 1)]
     """The last sealed event; -1 if there is none."""
     seal: Digest
-    """Digest of the last seal; of the genesis if there is none."""
+    """Digest of the last seal, or of the genesis if there is none."""
     epoch: Count
     version: Count
     """Format version of the journal."""
@@ -80,47 +79,47 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A DSSE envelope. Without signatures it vouches for nothing."""
+    """A DSSE envelope. Without signatures, it proves nothing."""
 
     payload_type: str
     payload: str
-    """In base64."""
+    """Base64."""
     signatures: tuple[Signature, ...]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`manifest.json`: what the archive holds, and where the journal ended."""
+    """`manifest.json`: the content of the archive, and where the journal ended."""
 
     schema: Literal["interlock.evidence.manifest.v1"]
     run_id: RunId
     members: tuple[Member, ...]
-    """Every member but the manifest and the attestation, sorted by path."""
+    """Every member except the manifest and the attestation, sorted by path."""
     journal: JournalHead
-    """Where the events of the archive end."""
+    """The position at which the events of the archive end."""
     view: Digest | None
     """The last digest of the chain of views; null without events."""
     signed_head: Envelope | None
-    """The head that the run signed itself, as it is beside its journal; null if it has signed none."""
+    """The head that the run itself signed, as stored beside its journal; null if it signed none."""
 
 
 class LayerHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a layer can be relied on."""
+    """How complete a layer is."""
 
     state: State
     records: Count
-    """Lines of the layer; of events without the seals."""
+    """Number of lines in the layer; for events, without the seals."""
     dropped: Count
-    """Records that are known to be missing."""
+    """Number of records that are known to be missing."""
 
 
 class SdkHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same for what an agent's SDK reported: never more than its own word."""
+    """How complete the reports of an agent's SDK are. They are never more than the SDK's own claims."""
 
     state: Literal["self_reported", "partial", "absent"]
     records: Count
     dropped: Count
     rejected: Count
-    """Lines that were not of the layer's format."""
+    """Number of lines that did not have the layer's format."""
 
 
 class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,12 +140,12 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     agent_shim: str
     layers: Layers
     cgroup_correlation: Literal["clean", "partial", "failed"]
-    """Whether every effect can be told to belong to one action, decision and call."""
+    """Whether every effect can be attributed to one action, decision and call."""
     network_coverage: State
     refused_calls: Count
-    """System calls that a recorder refused because their arguments could not be read."""
+    """System calls that a recorder refused because it could not read their arguments."""
     postures: tuple[dict[str, str], ...]
-    """The different postures under which something ran, sorted by their canonical JSON."""
+    """The distinct postures under which something ran, sorted by their canonical JSON."""
     notes: tuple[str, ...]
     """Sorted codes."""
 
@@ -156,17 +155,17 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     known: Literal["measured", "reported", "bounded_negative", "unknown"]
     grade: Literal["outcome", "attempt"] | None
-    """The weakest grade among the records behind the values; null without kernel records behind them."""
+    """The weakest grade among the records behind the values; null if there are no kernel records behind them."""
     complete: bool
-    """False: there may be others."""
+    """False if there may be more values."""
     cut: bool
-    """True if there are more values than the list may have."""
+    """True if the list was truncated at its maximum size."""
     values: tuple[str, ...]
     """Sorted by code points, without duplicates."""
 
 
 class Surface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`capability-surface.json`: what the run touched and used."""
+    """`capability-surface.json`: what the run accessed and used."""
 
     schema: Literal["interlock.evidence.surface.v1"]
     run_id: RunId
@@ -175,23 +174,23 @@ class Surface(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     hosts: Claim
     programs: Claim
     tools: Claim
-    """Tools of the gate."""
+    """Tools called through the gate."""
     tools_reported: Claim
-    """Tools that an agent's SDK reported."""
+    """Tools reported by an agent's SDK."""
     decisions: Claim
-    """`DECISION:TOOL`; the tool is `?` where it is not known."""
+    """`DECISION:TOOL`; the tool is `?` if it is unknown."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What belongs to one action."""
+    """Everything that belongs to one action."""
 
     proposal: str
     action: str
     tool: str | None
     decision: str | None
-    """The last one."""
+    """The last decision."""
     decision_seq: int | None
-    """Its number in the policy layer."""
+    """The decision's number in the policy layer."""
     attempts: Count
     outcome: str | None
     recorders: Count
@@ -201,7 +200,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CommandBinding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What belongs to the command of a measured run."""
+    """Everything that belongs to the command of a measured run."""
 
     outcome: Literal["finished", "spawn_failed", "lost"] | None
     recorders: Count
@@ -210,7 +209,7 @@ class CommandBinding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Ambiguity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What cannot be told to belong together."""
+    """Items that cannot be attributed to each other."""
 
     code: Literal[
         "call_without_end", "decision_without_sdk_call", "duplicate_call_id", "effects_without_call", "end_without_start",
@@ -222,7 +221,7 @@ class Ambiguity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`correlation-report.json`: which call, decision, action and effects belong together."""
+    """`correlation-report.json`: which calls, decisions, actions and effects belong together."""
 
     schema: Literal["interlock.evidence.correlation.v1"]
     run_id: RunId
@@ -231,7 +230,7 @@ class Correlation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Null if the run is not a measured run."""
     bindings: tuple[Binding, ...]
     ambiguities: tuple[Ambiguity, ...]
-    """Sorted by code; none with a count of 0."""
+    """Sorted by code; codes with a count of 0 are omitted."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,7 +250,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policies: tuple[str, ...]
     errors: tuple[str, ...]
     digest: str | None
-    """`hmac-sha256:...` of tool, version and raw parameters: never the parameters."""
+    """`hmac-sha256:...` of tool, version and raw parameters; never the parameters."""
 
 
 class SdkLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -260,13 +259,13 @@ class SdkLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     schema: Literal["interlock.layer.sdk.v1"]
     run_id: RunId
     seq: Count
-    """From 0 in the layer."""
+    """Position in the layer, from 0."""
     writer: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
-    """The process that reported it."""
+    """The process that reported the line."""
     writer_seq: Count
-    """From 0 for each writer."""
+    """Position among the writer's lines, from 0."""
     ts: int
-    """Microseconds since the epoch, when it was received."""
+    """When the line was received, in microseconds since the epoch."""
     redacted: Literal[True] | None = None
     """Set in a line that was redacted when it was exported."""
 
@@ -280,14 +279,14 @@ class CallStarted(SdkLine, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     tool_call_id: Name
     call_id_source: Literal["provider", "shim"]
-    """`shim`: the SDK gave none, so that the id says nothing."""
+    """`shim`: the SDK provided no id, so the id carries no information."""
     tool: Name
     arguments: Any = None
-    """Redacted; null if there are none, or more than 4096 bytes of them."""
+    """Redacted; null if there are none, or if they exceed 4096 bytes."""
 
 
 class CallCompleted(SdkLine, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tool_call_completed"):
-    """The tool has answered, or failed."""
+    """The tool has answered or failed."""
 
     tool_call_id: Name
     call_id_source: Literal["provider", "shim"]
@@ -317,9 +316,9 @@ class SealLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     schema: Literal["interlock.evidence.seal.v1"]
     run_id: RunId
     seq: Count
-    """From 0, of the seals."""
+    """Position among the seals, from 0."""
     view: Digest
-    """Of the chain of views."""
+    """Digest in the chain of views."""
     first: Count
     last: Count
     bytes: Count
@@ -336,7 +335,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Predicate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the statement says about its subjects."""
+    """The statement's claims about its subjects."""
 
     run_id: RunId
     journal: JournalHead

@@ -1,4 +1,4 @@
-"""Reads the layers of a run strictly: a line that is not of its layer's format is an error that names line and field."""
+"""Reads the layers of a run strictly: a malformed line raises an error that names the line and field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from interlock.model.errors import IntegrityError
 
 
 def read_kernel(run_id: str, blocks: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], list[KernelLine]]]:
-    """Lines of the kernel layer with their decoded records. Raises: IntegrityError `layer_malformed`."""
+    """Read the kernel layer: blocks of lines with their decoded records. Raises: IntegrityError `layer_malformed`."""
     decode = typed.json_decoder(KernelLine).decode
     seq = 0
     for lines in blocks:
@@ -27,14 +27,14 @@ def read_kernel(run_id: str, blocks: Iterable[list[bytes]]) -> Iterator[tuple[li
                 raise _malformed(KERNEL, seq + 1, str(error)) from None
             if record.seq != seq or record.run_id != run_id:
                 field = "$.seq" if record.run_id == run_id else "$.run_id"
-                raise _malformed(KERNEL, seq + 1, f"it does not follow the line before - at `{field}`")
+                raise _malformed(KERNEL, seq + 1, f"it does not continue the previous line - at `{field}`")
             records.append(record)
             seq += 1
         yield lines, records
 
 
 def read_sdk(run_id: str, lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines of the sdk layer with their values. Raises: IntegrityError `layer_malformed`."""
+    """Read the SDK layer: lines with their values. Raises: IntegrityError `layer_malformed`."""
     decode = typed.json_decoder(SdkRecord).decode
     following: dict[str, int] = {}
     for seq, line in enumerate(lines):
@@ -51,17 +51,17 @@ def read_sdk(run_id: str, lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[
             else None
         )  # fmt: skip
         if wrong is not None:
-            raise _malformed(SDK, seq + 1, f"it does not follow the line before - at `{wrong}`")
+            raise _malformed(SDK, seq + 1, f"it does not continue the previous line - at `{wrong}`")
         following[record.writer] = record.writer_seq + 1
         yield line, value
 
 
 def _malformed(layer: str, line: int, why: str) -> IntegrityError:
     return IntegrityError(
-        f"a line of the layer is not of its format: {why}",
+        f"a line of the layer is malformed: {why}",
         code="layer_malformed",
         path=f"{layer}:{line}",
-        hint="something else than Interlock has written there; nothing was exported",
+        hint="something other than Interlock wrote it; nothing was exported",
     )
 
 
@@ -69,7 +69,7 @@ BLOCK_BYTES: Final = 1024 * 1024
 
 
 def blocks_of(lines: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[list[bytes]]:
-    """Lines, in batches."""
+    """Group lines into blocks of about `size` bytes."""
     block: list[bytes] = []
     taken = 0
     for line in lines:

@@ -1,7 +1,7 @@
-"""Gathers, in one pass over the events and layers of one run, all that health, surface and correlation are made from.
+"""Gathers, in one pass over the events and layers of a run, the facts behind health, surface and correlation.
 
-Memory grows with the number of actions, recorders and SDK calls, and with the different values of the surface up to a bound;
-never with the number of lines.
+Memory grows with the number of actions, recorders and SDK calls, and up to a limit with the distinct values of the
+surface, but never with the number of lines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError
 
 Pair = tuple[str, str]
-"""Proposal and action."""
+"""Ids of a proposal and an action."""
 Attempt = tuple[str, str, int]
 
 _OUTCOMES: Final = {
@@ -43,7 +43,7 @@ _SENDS: Final = frozenset(("connect", "sendto", "sendmsg", "sendmmsg"))
 
 
 class KernelLine(msgspec.Struct, frozen=True, gc=False):
-    """A line of the kernel layer, limited to the members that are used."""
+    """A line of the kernel layer, reduced to the members that are used."""
 
     kind: Literal["recorder_started", "call", "recorder_ended"]
     schema: Literal["interlock.layer.kernel.v1"]
@@ -71,17 +71,17 @@ class KernelLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class Values:
-    """A list of the surface while it is gathered."""
+    """A list of the surface while it is being gathered."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Starts empty."""
         self.values: set[str] = set()
         self.cut = False
         self.grade: Literal["attempt", "outcome"] | None = None
         self._bytes = 0
 
     def add(self, value: str, grade: Literal["attempt", "outcome"] | None = None) -> None:
-        """Take a value, unless the list is full."""
+        """Add a value, unless the list is full."""
         if value not in self.values:
             if self.cut:
                 return
@@ -96,7 +96,7 @@ class Values:
 
 
 class ActionFacts(msgspec.Struct):
-    """What belongs to one action."""
+    """Everything that belongs to one action."""
 
     on_record: bool = False
     """False if only the kernel layer names it."""
@@ -112,7 +112,7 @@ class ActionFacts(msgspec.Struct):
 
 
 class CallFacts(msgspec.Struct):
-    """What an SDK reported about one call."""
+    """An SDK's reports about one call."""
 
     started: int = 0
     completed: int = 0
@@ -135,10 +135,10 @@ class RecorderEnd(NamedTuple):
 
 
 class Observed:
-    """One run. Give it the events first, then the lines of the layers."""
+    """The facts of one run. Takes the events first, then the lines of the layers."""
 
     def __init__(self, run_id: str, *, platform: str = "linux", agent_shim: str = "none") -> None:
-        """`platform` and `agent_shim` are used if no event says otherwise."""
+        """`platform` and `agent_shim` are used if no event names them."""
         self.run_id, self.platform, self.agent_shim = run_id, platform, agent_shim
         self.events = 0
         self.version = 1
@@ -147,14 +147,14 @@ class Observed:
         self.command_ends: list[str] = []
         self.actions: dict[Pair, ActionFacts] = {}
         self.attempts: dict[Attempt, bool] = {}
-        """Each attempt, and whether its network was closed or watched."""
+        """Maps each attempt to whether its network was closed or watched."""
         self.postures: set[bytes] = set()
         self.recorders: dict[str, RecorderFacts] = {}
         self.recorder_ends: dict[str, RecorderEnd] = {}
         self.recorded: set[Attempt] = set()
         self.command_recorders = 0
         self.stray_records = 0
-        """Kernel records that belong to no action: of the command, in a measured run."""
+        """Kernel records that belong to no action; in a measured run, those of the command."""
         self.kernel_lines = self.kernel_dropped = self.kernel_refused = 0
         self.decisions = 0
         self.sdk_lines = 0
@@ -167,7 +167,7 @@ class Observed:
     # -- events
 
     def event(self, event: dict[str, Any]) -> None:
-        """Take an event. Raises: IntegrityError `evidence_contradiction`."""
+        """Add an event. Raises: IntegrityError `evidence_contradiction`."""
         self.events += 1
         kind = event["kind"]
         proposal, action = event.get("proposal"), event.get("action")
@@ -214,7 +214,7 @@ class Observed:
                     self.attempts[attempt] = True
 
     def decision(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Take a `policy_decided` event, after `event`; returns its line of the policy layer."""
+        """Add a `policy_decided` event, after `event`. Returns its line of the policy layer."""
         pair = (event.get("proposal"), event.get("action"))
         tool = event.get("tool")
         if (facts := self.actions.get(pair)) is not None:  # type: ignore[arg-type]
@@ -249,9 +249,9 @@ class Observed:
     # -- layers
 
     def kernel(self, line: KernelLine) -> None:
-        """Take a line of the kernel layer. Raises: IntegrityError `evidence_contradiction`."""
+        """Add a line of the kernel layer. Raises: IntegrityError `evidence_contradiction`."""
         self.kernel_lines += 1
-        # The records of a measured run's command name the proposal "".
+        # Records of a measured run's command have the proposal "".
         pair = (line.proposal, line.action) if line.proposal and line.action is not None else None
         if line.kind == "recorder_started":
             self._recorder_started(line, pair)
@@ -314,7 +314,7 @@ class Observed:
             self.written.add(path, grade)
 
     def sdk(self, line: dict[str, Any]) -> None:
-        """Take a line of the sdk layer."""
+        """Add a line of the SDK layer."""
         self.sdk_lines += 1
         call_id = line.get("tool_call_id")
         if call_id is None:
@@ -330,26 +330,28 @@ class Observed:
     # -- contradictions
 
     def check(self) -> None:
-        """Call it after the last line. Raises: IntegrityError `evidence_contradiction`."""
+        """Check for contradictions after the last line. Raises: IntegrityError `evidence_contradiction`."""
         self._require(
-            not self.sdk_lines or self.agent_shim != "none", "an SDK has reported, and there is no agent shim"
+            not self.sdk_lines or self.agent_shim != "none", "an SDK has reported, but there is no agent shim"
         )
         recorder = "none" if self.command is None else self.command.get("recorder", "none")
         if self.command is not None and recorder == "none":
-            self._require(not self.kernel_lines, "there are kernel records, and the command had no recorder")
-        self._require(not self.kernel_lines or self.platform == "linux", "there are kernel records of another platform")
+            self._require(not self.kernel_lines, "there are kernel records, but the command had no recorder")
+        self._require(
+            not self.kernel_lines or self.platform == "linux", "there are kernel records from another platform"
+        )
 
     def _require(self, true: bool, otherwise: str) -> None:
         if not true:
             raise IntegrityError(
                 f"the evidence of run `{self.run_id}` contradicts itself: {otherwise}",
                 code="evidence_contradiction",
-                hint="nothing was written; `interlock runs check` says whether the journal is whole",
+                hint="nothing was written; `interlock runs check` shows whether the journal is intact",
             )
 
 
 def bound_calls(observed: Observed) -> dict[Pair, str]:
-    """The calls that belong to an action: by its id, if the id is unique."""
+    """Maps each action to the SDK call with its id, if the id is unique."""
     named: dict[str, list[Pair]] = {}
     for pair, facts in observed.actions.items():
         if facts.on_record and pair[1] in observed.calls:
@@ -358,7 +360,7 @@ def bound_calls(observed: Observed) -> dict[Pair, str]:
 
 
 def doubled_calls(observed: Observed) -> Iterable[str]:
-    """Ids that more than one call, or more than one action, has."""
+    """Ids that belong to more than one call or action."""
     actions: dict[str, int] = {}
     for (_, action), facts in observed.actions.items():
         actions[action] = actions.get(action, 0) + facts.on_record
@@ -374,7 +376,7 @@ def _is_closed(event: dict[str, Any]) -> bool:
 
 
 def command_is_closed(command: dict[str, Any]) -> bool:
-    """True if a command's network was closed or watched."""
+    """True if the command's network was closed or watched."""
     return _is_closed(command)
 
 

@@ -1,6 +1,7 @@
-"""The published JSON Schemas of an archive: `schemas/*.schema.json`, which `python -m interlock.evidence.published` writes.
+"""The published JSON Schemas of an archive (`schemas/*.schema.json`), written by `python -m interlock.evidence.published`.
 
-They are made from the structs that write an archive, so the two cannot differ. That of the kernel layer is written by hand.
+They are generated from the structs that write an archive, so the two cannot differ. Only the schema of the kernel layer
+is written by hand.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ KINDS_READ: Final = (
     ActionUnknown, ActionCancelled, ActionRejected, ActionDeduplicated, ActionSkipped, CommandStarted, CommandFinished,
     SpawnFailed, CommandLost, SdkRecorded,
 )  # fmt: skip
-"""Events from which health, surface and correlation are worked out."""
+"""Events from which health, surface and correlation are derived."""
 
 
 def schema_files() -> dict[str, bytes]:
-    """Each generated schema: the file's name and its content."""
+    """Maps the file name of each generated schema to its content."""
     found = {name: {"title": title, **_schema(kind)} for name, (title, kind) in _DOCUMENTS.items()}
     found["event-line"] = _event_line()
     return {
@@ -74,15 +75,15 @@ def _schema(kind: Any) -> dict[str, Any]:
 
 
 def _event_line() -> dict[str, Any]:
-    """A line of the events: a seal, or an event with the members that the export puts before its own.
+    """The schema of an events line: a seal, or an event preceded by the members that the export adds.
 
-    Only the kinds that a reader derives something from are described; of all others a reader knows the common members.
+    Only event kinds from which a reader derives something are described; of others, a reader knows the common members.
     """
     common = {
         "schema": {"const": EVENT_SCHEMA},
         "run_id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"},
         "sealed": {
-            "description": "Only in a line that was redacted after it was sealed: keyed digest of the line as it was sealed.",
+            "description": "Only in a line that was redacted after it was sealed: keyed digest of the sealed line.",
             "type": "string",
             "pattern": "^hmac-sha256:[0-9a-f]{64}$",
         },
@@ -119,7 +120,7 @@ def _event_line() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the schemas, or with `--check` say whether they are current."""
+    """Write the schemas, or with `--check` report whether they are current."""
     disk = Disk()
     stale = [name for name, data in schema_files().items() if _read(DIRECTORY / name) != data]
     if "--check" in sys.argv:

@@ -1,8 +1,8 @@
 """Redacts exported lines one by one, and searches the written archive for secrets (the sweep).
 
-Events and layers were redacted before they were written at home. At the export two more things are known: every secret of the run
-(the originals beside the journal tell which values were replaced), and the neighbours of each line. So a secret is found wherever
-it occurs again, even in two pieces.
+Events and layers were redacted before they were written. At export, two more things are known: every secret of the run
+(from the originals stored beside the journal), and the neighbours of each line. Therefore a secret is found wherever it
+recurs, even split over two lines.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from interlock.model.canonical import keyed_digest
 from interlock.model.errors import IntegrityError
 
 LITERAL_CHARS_MIN: Final = 6
-"""A shorter value is found everywhere, and says nothing."""
+"""A shorter value would be found everywhere."""
 LITERALS_MAX: Final = 1000
 _PIECE_CHARS_MIN: Final = 8
-"""So much of a secret at the edge of a text is a piece of it."""
+"""Minimum length for a part of a secret at the edge of a text to be recognised."""
 _SEAM_CHARS: Final = 512
 _ROUNDS_MAX: Final = 4
 _KNOWN_MAX: Final = 50_000
 _KNOWN_CHARS_MAX: Final = 400
-"""Texts that were found clean are remembered, up to these bounds: paths, ids and names come again and again."""
+"""Bounds of the cache of clean texts, because paths, ids and names recur often."""
 
 
 class Redaction:
-    """Redacts lines under the key of the state directory, knowing the secrets of one run."""
+    """Redacts lines with the key of the state directory, knowing the secrets of one run."""
 
     def __init__(self, key: bytes) -> None:
-        """`key` is that of the fingerprints in the journal."""
+        """`key` is the key of the fingerprints in the journal."""
         self._key = key
         self._redactor = Redactor(key)
         self._literals: list[str] = []
@@ -42,12 +42,12 @@ class Redaction:
         self._finder: LiteralFinder | None = None
         self._clean: set[str] = set()
         self._swept: set[str] = set()
-        """Not the same: the sweep must not rely on what redaction has found clean."""
+        """Separate from `_clean`, because the sweep must not rely on what redaction considered clean."""
 
-    # -- what is known of the run
+    # -- knowledge about the run
 
     def learn(self, shown: Any, original: Any) -> None:
-        """Learn the secrets of a value: the texts that its redacted view has replaced."""
+        """Learn the secrets in a value: the texts that its redacted view replaced."""
         for secret in _replaced(shown, original):
             if len(self._literals) < LITERALS_MAX and len(secret) >= LITERAL_CHARS_MIN and secret not in self._known:
                 self._known.add(secret)
@@ -57,17 +57,17 @@ class Redaction:
 
     @property
     def literals(self) -> list[str]:
-        """The secrets that were learnt."""
+        """The secrets learnt so far."""
         return self._literals
 
     def sealed(self, line: bytes) -> str:
-        """The keyed digest of an event's line as it was sealed, without its newline."""
+        """The keyed digest of an event's sealed line, without its newline."""
         return keyed_digest(self._key, "event", line)
 
     # -- lines
 
     def clean(self, line: bytes, searched: bytes | None = None) -> bytes:
-        """A line of JSON without secrets; the same object if it has none. `searched` is the part of it that may hold any."""
+        """Redact a line of JSON. Returns the same object if it has no secrets. `searched` is the part that may contain any."""
         data = line if searched is None else searched
         if not may_hold_secret(data) and not self._may_hold_literal(data):
             return line
@@ -76,7 +76,7 @@ class Redaction:
         return line if clean is value else msgspec.json.encode(clean) + b"\n"
 
     def clean_block(self, lines: list[bytes], body: Callable[[bytes], bytes]) -> list[bytes]:
-        """Lines without secrets; `body` gives the part of a line that may hold any. Much faster than one at a time."""
+        """Redact lines; much faster than one at a time. `body` returns the part of a line that may contain secrets."""
         bodies = list(map(body, lines))
         block = b"".join(bodies)
         if not may_hold_secret(block) and not self._may_hold_literal(block):
@@ -84,7 +84,7 @@ class Redaction:
         return [self.clean(line, part) for line, part in zip(lines, bodies, strict=True)]
 
     def text(self, text: str) -> str:
-        """A text without secrets; the same object if it has none."""
+        """Redact a text. Returns the same object if it has no secrets."""
         if text in self._clean:
             return text
         for _ in range(_ROUNDS_MAX):
@@ -96,7 +96,7 @@ class Redaction:
         return text
 
     def across(self, before: str, after: str) -> tuple[str, str]:
-        """Two texts of which the second may continue where the first ends, without a secret that is in both."""
+        """Redact a secret that spans two texts, of which the second may continue the first."""
         head, tail = before[-_SEAM_CHARS:], after[:_SEAM_CHARS]
         seam = len(head)
         for found in find_secrets(head + tail):
@@ -106,7 +106,7 @@ class Redaction:
         return before, after
 
     def _texts(self, value: Any) -> Any:
-        """The value with every text in it without secrets; the same object if nothing changed."""
+        """Redact every text in a value. Returns the same object if nothing changed."""
         if isinstance(value, str):
             return self.text(value) if len(value) > 3 else value
         if isinstance(value, dict):
@@ -126,7 +126,7 @@ class Redaction:
         return value
 
     def _is_clean(self, members: dict[str, Any]) -> bool:
-        """True if every text in an object is known to be clean, as is common: most lines repeat texts of others."""
+        """True if every text in an object is known to be clean, which is common, because most lines repeat texts of others."""
         texts, others = _sorted_out(members)
         if not self._clean.issuperset(texts) and any(self.text(text) is not text for text in texts):
             return False
@@ -155,7 +155,7 @@ class Redaction:
         return text
 
     def _pieces(self, text: str) -> str:
-        """The text without a beginning of a known secret at its end, or an end of one at its beginning."""
+        """Redact the start of a known secret at the end of the text, and the end of one at its start."""
         for literal in self._literals:
             text = self._piece_at_end(text, literal)
             text = self._piece_at_start(text, literal)
@@ -174,12 +174,12 @@ class Redaction:
             return text
         return self._redactor.fingerprint("piece", text[:end]) + text[end:]
 
-    # -- afterwards
+    # -- the sweep
 
     def sweep(self, member: str, lines: Iterable[bytes], number: int) -> None:
         """Search written lines for secrets. Raises: IntegrityError `secret_in_archive`, which names the line.
 
-        `number` is that of the first of them, from 1.
+        `number` is the number of the first line, from 1.
         """
         for offset, line in enumerate(lines):
             if (may_hold_secret(line) or self._may_hold_literal(line)) and self._has_secret(line):
@@ -211,7 +211,7 @@ class Redaction:
 
 
 def _sorted_out(members: dict[str, Any]) -> tuple[list[str], list[Any]]:
-    """The names and texts of an object, and the containers in it."""
+    """Split an object into its names and texts, and its containers."""
     values = members.values()
     texts = [*members, *(value for value in values if value.__class__ is str)]
     return texts, [value for value in values if value.__class__ in (dict, list)]
@@ -225,12 +225,12 @@ def _remember(texts: set[str], text: str) -> None:
 
 
 def _escaped(text: str) -> str:
-    """The text in its JSON encoding."""
+    """The text in JSON encoding, without quotes."""
     return msgspec.json.encode(text)[1:-1].decode()
 
 
 def _replaced(shown: Any, original: Any) -> Iterator[str]:
-    """The values that a view shows as fingerprints."""
+    """The values that a view replaced by fingerprints."""
     if isinstance(original, str):
         if isinstance(shown, str) and shown != original:
             if DONE.fullmatch(shown):

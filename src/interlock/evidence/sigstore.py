@@ -1,7 +1,6 @@
-"""The attestation as a Sigstore bundle (v0.3), for verifiers of that family: the same envelope, and the hint of a key.
+"""The attestation as a Sigstore bundle (v0.3): the same envelope, with a key hint.
 
-It has no transparency log entry and no time stamp, so give a verifier the public key and tell it to require
-neither.
+It has no transparency log entry and no timestamp, so the verifier needs the public key, and must be told to require neither.
 """
 
 from __future__ import annotations
@@ -18,10 +17,12 @@ MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 def sigstore_bundle(envelope: Envelope) -> bytes:
-    """The bundle, canonical and with a newline. Raises: UsageError unless there is one signature, as a bundle has it."""
+    """The bundle in canonical JSON, with a newline. Raises: UsageError unless there is exactly one signature, as
+    bundles require.
+    """
     if len(envelope.signatures) != 1:
         raise UsageError(
-            f"a Sigstore bundle has one signature, and this attestation has {len(envelope.signatures)}",
+            f"a Sigstore bundle needs exactly one signature, but this attestation has {len(envelope.signatures)}",
             hint="sign with one key",
         )
     document: dict[str, Any] = {

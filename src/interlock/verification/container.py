@@ -1,6 +1,6 @@
-"""Reads the file: a gzip stream of a USTAR archive of the nine members, in one pass and in bounded memory.
+"""Reads the file, a gzip stream of a USTAR archive of the nine members, in one pass and with bounded memory.
 
-Nothing is ever written to a path that an archive names.
+Never writes to a path that an archive names.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
 _PIECE: Final = 1024 * 1024
 _GZIP_START: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
-"""Deflate, no flags (so no name), time 0. The two bytes that follow say which zlib has written it."""
+"""Deflate, no flags (so no name), time 0. The next two bytes identify the zlib that wrote it."""
 _SIZE: Final = re.compile(rb"[0-7]{11}\0")
 _WITHOUT_CONTENT: Final = b"123456"
-"""Types of members that are links, devices, directories and pipes: no content follows."""
+"""Types of members without content: links, devices, directories and pipes."""
 _SHOWN_CHARS: Final = 120
 
 
 class Inflater:
-    """The bytes of a gzip file, in pieces."""
+    """Decompresses a gzip file in pieces."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Raises: DamageError `not_an_archive` if the file does not begin like an archive."""
+        """Raises: DamageError `not_an_archive` if the file does not start like an archive."""
         self._file = file
         self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
         self._waiting = b""
@@ -60,13 +60,15 @@ class Inflater:
         if not self._piece:
             self._piece = memoryview(self._next())
             if not self._piece:
-                raise DamageError("archive_truncated", "", f"the archive ends after {self.taken} bytes, in the middle")
+                raise DamageError(
+                    "archive_truncated", "", f"the archive is incomplete: it ends after {self.taken} bytes"
+                )
         taken, self._piece = self._piece[:size], self._piece[size:]
         self.taken += len(taken)
         return taken
 
     def exactly(self, size: int) -> bytes:
-        """The next bytes, for small sizes. Raises: as `up_to`."""
+        """Exactly `size` bytes; for small sizes. Raises: DamageError, as `up_to` does."""
         parts = [self.up_to(size)]
         missing = size - len(parts[0])
         while missing:
@@ -75,13 +77,13 @@ class Inflater:
         return b"".join(parts)
 
     def at_end(self) -> bool:
-        """True if the archive has no more bytes, and nothing follows it in the file. Raises: as `up_to`."""
+        """True if the archive has no more bytes, and nothing follows it in the file. Raises: DamageError, as `up_to` does."""
         if not self._piece:
             self._piece = memoryview(self._next())
         return not self._piece and not self._stream.unused_data and not self._file.read(1)
 
     def _next(self) -> bytes:
-        """Up to a megabyte; nothing at the end of the stream."""
+        """Up to a megabyte; empty at the end of the stream."""
         try:
             while not self._stream.eof:
                 waiting = self._waiting or self._file.read(_PIECE)
@@ -91,7 +93,9 @@ class Inflater:
                     return piece
                 if not waiting:
                     raise DamageError(
-                        "archive_truncated", "", f"the file ends in the middle, after {self.taken} bytes of it"
+                        "archive_truncated",
+                        "",
+                        f"the file is incomplete: it ends after {self.taken} bytes of the archive",
                     )
         except zlib.error as error:
             raise DamageError("archive_damaged", "", f"the gzip stream is damaged: {error}") from None
@@ -102,12 +106,12 @@ class Content:
     """The content of a member, which can be read once."""
 
     def __init__(self, path: str, size: int, source: Inflater) -> None:
-        """`size` bytes of `source` follow."""
+        """`source` is positioned at the member's `size` bytes."""
         self.path, self.size = path, size
         self._source, self._left = source, size
 
     def pieces(self) -> Iterator[bytes]:
-        """All of it. Raises: DamageError."""
+        """The whole content, in pieces. Raises: DamageError."""
         while self._left:
             piece = bytes(self._source.up_to(self._left))
             self._left -= len(piece)
@@ -120,7 +124,7 @@ class Content:
 
 
 def lines_of(path: str, pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """The lines of a member with their newlines, some at a time; the last one may lack it. Raises: DamageError."""
+    """The lines of a member with their newlines, in blocks; the last line may lack its newline. Raises: DamageError."""
     begun: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -142,7 +146,7 @@ def lines_of(path: str, pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
 
 
 def members(file: BinaryIO, findings: Findings) -> Iterator[Content]:
-    """The well-formed members, in order; the unread rest of a member is skipped.
+    """Yield the well-formed members, in order; the unread rest of a member is skipped.
 
     All other members are reported to `findings`. Raises: DamageError if the archive cannot be read any further.
     """
@@ -164,7 +168,7 @@ def members(file: BinaryIO, findings: Findings) -> Iterator[Content]:
             yield content
         content.drain()
         if size % _BLOCK and any(source.exactly(_BLOCK - size % _BLOCK)):
-            findings.add("member_header", name, "what fills its last block is not zeros")
+            findings.add("member_header", name, "its last block is not padded with zeros")
     for path in MEMBERS:
         if path not in seen:
             findings.add("member_missing", path, "the archive does not have this member")
@@ -172,19 +176,19 @@ def members(file: BinaryIO, findings: Findings) -> Iterator[Content]:
 
 
 def _end(source: Inflater, findings: Findings) -> None:
-    """After the first block of zeros: another one, and zeros up to the end of the record."""
+    """Check what follows the first block of zeros: another one, and zeros up to the end of the record."""
     size = _BLOCK + -(source.taken + _BLOCK) % _RECORD
     if any(source.exactly(size)):
-        findings.add("trailing_data", "", "something follows the last member")
+        findings.add("trailing_data", "", "there is data after the last member")
     elif not source.at_end():
-        findings.add("trailing_data", "", "something follows the end of the archive")
+        findings.add("trailing_data", "", "there is data after the end of the archive")
 
 
 # -- headers
 
 
 def _header(block: bytes, taken: int, findings: Findings) -> tuple[str, int, bool]:
-    """Name and size of the member, and whether its header is sound. Raises: DamageError if its size is not known."""
+    """Name and size of the member, and whether its header is valid. Raises: DamageError if its size is unknown."""
     if block[257:262] != b"ustar":
         if taken == _BLOCK:
             raise DamageError("not_an_archive", "", "the gzip file does not hold a tar archive")
@@ -195,15 +199,13 @@ def _header(block: bytes, taken: int, findings: Findings) -> tuple[str, int, boo
         raw = prefix + b"/" + raw
     name = raw.decode("utf-8", "backslashreplace")[:_SHOWN_CHARS]
     if _checksum(block) != block[148:156]:
-        raise DamageError("member_header", name, "the checksum of its header is not right")
+        raise DamageError("member_header", name, "the checksum of its header is wrong")
     if not _SIZE.fullmatch(block[124:136]):
         raise DamageError("member_header", name, "its size is not eleven octal digits and a NUL")
     size = int(block[124:135], 8)
     kind = block[156:157]
     if not _is_safe(raw) or any(after):
-        findings.add(
-            "member_unsafe_path", name, "its path is absolute, climbs out, or is not one that every system reads alike"
-        )
+        findings.add("member_unsafe_path", name, "its path is absolute, leads upwards, or is not portable")
         return name, 0 if kind in _WITHOUT_CONTENT else size, False
     if kind not in b"0\0":
         findings.add("member_type", name, "it is not a regular file")
@@ -223,7 +225,7 @@ def _is_safe(raw: bytes) -> bool:
 
 
 def _is_expected(name: str, seen: list[str], findings: Findings) -> bool:
-    """True if this member is allowed here; `seen` are those before it."""
+    """True if this member is allowed here; `seen` are the previous members."""
     if name not in MEMBERS:
         findings.add("member_extra", name, "an evidence archive does not have this member")
         return False
@@ -233,12 +235,12 @@ def _is_expected(name: str, seen: list[str], findings: Findings) -> bool:
     late = any(MEMBERS.index(other) > MEMBERS.index(name) for other in seen)
     seen.append(name)
     if late:
-        findings.add("member_order", name, "the members are not in their order")
+        findings.add("member_order", name, "the members are not in order")
     return not late
 
 
 def _expected(raw: bytes, size: int) -> bytes:
-    """The only valid header for a member of this name and size."""
+    """The only valid header for a member with this name and size."""
     zero = b"0000000\0"
     fields = (
         (raw, 100), (b"0000644\0", 8), (zero, 8), (zero, 8), (b"%011o\0" % size, 12), (b"00000000000\0", 12), (b" " * 8, 8),
@@ -249,9 +251,9 @@ def _expected(raw: bytes, size: int) -> bytes:
 
 
 def _checksum(block: bytes) -> bytes:
-    """The sum of a header's bytes, its own field counted as spaces."""
+    """The checksum of a header: the sum of its bytes, with its own field counted as spaces."""
     return b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * 0x20)
 
 
 def _too_large(where: str, what: str, limit: int) -> DamageError:
-    return DamageError("archive_too_large", where, f"{what} is larger than the {limit} bytes that are allowed")
+    return DamageError("archive_too_large", where, f"{what} is larger than the maximum of {limit} bytes")

@@ -1,4 +1,4 @@
-"""The difference of two verified archives, for gates in CI: what one run touched and used and the other did not."""
+"""Compares two verified archives, for gates in CI: what one run accessed and used and the other did not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLAIMS: Final = {
     "reported-tool": "tools_reported",
     "decision": "decisions",
 }
-"""What the surface lists, by the words that the kinds of change use."""
+"""Maps the word in a kind of change to the list of the surface."""
 _WORDS: Final = {
     "host": "a host that was connected to",
     "program": "a program that was executed",
@@ -38,11 +38,11 @@ KINDS: Final[dict[str, str]] = {
         f"unobserved-{word}": f"The second archive does not claim to list every {word}: there may be more."
         for word in _WORDS
     },
-    "new-ambiguity": "Something in the second run cannot be told to belong together, or more of it.",
-    "new-note": "A note about what was not observed that the first archive does not have.",
-    "less-observed": "A layer, the network or the correlation is observed less well than in the first run.",
+    "new-ambiguity": "Something in the second run cannot be attributed, or more of it than in the first run.",
+    "new-note": "A note about something not observed, which the first archive does not have.",
+    "less-observed": "A layer, the network or the correlation is observed less completely than in the first run.",
 }
-"""Every kind of change, with what it says."""
+"""Maps every kind of change to its description."""
 _RANKS: Final = {"absent": 0, "failed": 0, "partial": 1, "self_reported": 2, "complete": 2, "clean": 2}
 
 
@@ -52,7 +52,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     value: str
     fails: bool
-    """True if the caller asked to fail on it."""
+    """True if the caller asked to fail on this kind."""
 
 
 def difference(
@@ -65,8 +65,8 @@ def difference(
 ) -> list[Change]:
     """The changes from the first run to the second, by kind and value.
 
-    `fail_on` are kinds. For each new-X among them, `unobserved-X` fails too, unless `allow_unobserved`. `ignore` are patterns of
-    values to ignore, in shell syntax.
+    `fail_on` are kinds. For each `new-X` among them, `unobserved-X` fails too, unless `allow_unobserved`. Values that
+    match a shell pattern in `ignore` are left out.
     """
     needed = {word for word in CLAIMS if f"new-{word}" in fail_on}
     failing = set(fail_on)

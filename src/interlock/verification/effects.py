@@ -19,14 +19,14 @@ _SENDS: Final = "connect sendto sendmsg sendmmsg"
 
 
 class Values(Protocol):
-    """Takes the values of one kind."""
+    """Collects the values of one kind."""
 
     def take(self, value: str, grade: str | None = None) -> None:
-        """Take a value; `grade` says whether it was an attempt or an outcome."""
+        """Add a value; `grade` says whether it was an attempt or an outcome."""
 
 
 class Effects(Protocol):
-    """Receives the values that lines give."""
+    """Collects the values found in lines."""
 
     @property
     def files_read(self) -> Values:
@@ -34,7 +34,7 @@ class Effects(Protocol):
 
     @property
     def files_written(self) -> Values:
-        """Paths that were written, made, moved or removed."""
+        """Paths that were written, created, moved or removed."""
 
     @property
     def programs(self) -> Values:
@@ -46,7 +46,7 @@ class Effects(Protocol):
 
 
 def take_effect(facts: Effects, line: Line) -> None:
-    """The values that a `call` line gives."""
+    """Add the values of a `call` line to `facts`."""
     rule = _RULES.get(line["call"])
     if rule is not None:
         rule(facts, line)

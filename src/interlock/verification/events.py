@@ -1,4 +1,4 @@
-"""The member `events.ndjson`: the journal's lines and seals, and the two chains over them."""
+"""Checks the member `events.ndjson`: the journal's lines and seals, and the two chains over them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCHEMA: Final = "interlock.evidence.event.v1"
 
 
 def sha256(what: str, data: bytes) -> str:
-    """The digest of an object of some kind, as the journal computes it."""
+    """The digest of an object of the kind `what`, as the journal computes it."""
     return "sha256:" + hashlib.sha256(b"interlock.%b.v1\n" % what.encode() + data).hexdigest()
 
 
@@ -31,17 +31,17 @@ class Seals:
     """The end, epoch and digest of each seal, in 48 bytes."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Starts empty."""
         self._lasts, self._epochs, self._digests = array("q"), array("q"), bytearray()
 
     def add(self, seal: Line) -> None:
-        """Keep a seal."""
+        """Add a seal."""
         self._lasts.append(int(seal["last"]))  # 1.0 is an integer to JSON Schema
         self._epochs.append(int(seal["epoch"]))
         self._digests += bytes.fromhex(seal["digest"].removeprefix("sha256:"))
 
     def at(self, last: int) -> tuple[str, int] | None:
-        """Digest and epoch of the seal after an event; None if there is none."""
+        """Digest and epoch of the seal directly after an event; None if there is none."""
         place = bisect_left(self._lasts, last)
         if place == len(self._lasts) or self._lasts[place] != last:
             return None
@@ -49,10 +49,10 @@ class Seals:
 
 
 class DecisionLines:
-    """The expected policy layer: its digest, and eight bytes for each line, which locate a difference."""
+    """The expected policy layer: its digest, and eight bytes per line to locate a difference."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Starts empty."""
         self._all = hashlib.sha256()
         self._each = array("Q")
 
@@ -71,7 +71,7 @@ class DecisionLines:
 
 
 class EventsReader:
-    """Takes the lines of the member."""
+    """Reads and checks the lines of the member."""
 
     def __init__(self, facts: Facts) -> None:
         """`facts` receives the content of the events."""
@@ -81,7 +81,7 @@ class EventsReader:
         """The position of the journal after the last seal."""
         self.view = ""
         self.unchecked = 0
-        """Batches whose seals could not be recomputed."""
+        """Number of batches whose seals could not be recomputed."""
         self._check = schemas.line("event-line")
         self._batch: list[bytes] = []
         self._views: list[bytes] = []
@@ -91,7 +91,7 @@ class EventsReader:
         self._line = 0
 
     def take(self, lines: list[bytes]) -> None:
-        """Lines of the member. Raises: DamageError `archive_too_large`."""
+        """Check lines of the member. Raises: DamageError `archive_too_large`."""
         for line in lines:
             self._line += 1
             where = f"{EVENTS}:{self._line}"
@@ -104,7 +104,7 @@ class EventsReader:
                 self._event(value, line, where)
 
     def end(self) -> None:
-        """No more lines."""
+        """Check that the last line was a seal."""
         if self._views:
             self.findings.add("seal_mismatch", f"{EVENTS}:{self._line}", "the last line is not a seal")
 
@@ -124,7 +124,7 @@ class EventsReader:
             self.decisions.add(canonical(self.facts.take_decision(event)) + b"\n")
 
     def _without_front(self, event: Line, line: bytes, where: str) -> bytes:
-        """The journal's own line."""
+        """The journal's own line, without the members that the export puts first."""
         front = b'{"schema":"%b","run_id":"%b",' % (_SCHEMA.encode(), str(event["run_id"]).encode())
         at = len(front)
         sealed = _SEALED.match(line, at)
@@ -132,7 +132,7 @@ class EventsReader:
             at = sealed.end()
         if not line.startswith(front) or ("sealed" in event) != (sealed is not None):
             self.findings.add(
-                "schema_invalid", where, "what the export puts in front of the journal's line is not in its place"
+                "schema_invalid", where, "the members that the export puts first are missing or out of place"
             )
         return b"{" + line[at:]
 
@@ -143,9 +143,7 @@ class EventsReader:
         self._view_bytes += len(line)
         too_many = len(self._batch) > BATCH_EVENTS_MAX or self._view_bytes > _VIEW_BYTES_MAX
         if too_many or (self._bytes > BATCH_BYTES_MAX and not self._redacted):
-            raise DamageError(
-                "archive_too_large", f"{EVENTS}:{self._line}", "a batch is larger than a journal's may be"
-            )
+            raise DamageError("archive_too_large", f"{EVENTS}:{self._line}", "a batch is larger than a journal allows")
 
     # -- seals
 
@@ -154,17 +152,17 @@ class EventsReader:
         lines = b"".join(self._batch)
         before = self._before()
         if seal["prev"] != before["seal"]:
-            self.findings.add("seal_mismatch", where, "it does not name the seal before it")
+            self.findings.add("seal_mismatch", where, "it does not name the previous seal")
         if self._redacted:
             self.unchecked += 1
         else:
             numbers = (seal["first"], seal["last"], seal["bytes"], seal["epoch"])
             start = seal["prev"].encode() + b" %d %d %d %d\n" % numbers
             if seal["bytes"] != len(lines) or seal["digest"] != sha256("seal", start + lines):
-                self.findings.add("seal_mismatch", where, "its digest is not that of the events before it")
+                self.findings.add("seal_mismatch", where, "its digest does not match the preceding events")
         self.view = sha256("view", self.view.encode() + b"\n" + b"".join(self._views))
         if seal["view"] != self.view:
-            self.findings.add("view_mismatch", where, "its view is not that of the lines before it")
+            self.findings.add("view_mismatch", where, "its view does not match the preceding lines")
         self.view = seal["view"]
         self.head = {
             "run": self.facts.run_id,
@@ -179,20 +177,20 @@ class EventsReader:
     def _sequence(self, seal: Line, where: str) -> None:
         before = self._before()
         if seal["seq"] != self._seals:
-            self.findings.add("sequence_gap", where, f"seal {seal['seq']} is the {self._seals}th")
+            self.findings.add("sequence_gap", where, f"seal {seal['seq']} is at position {self._seals}")
         self._seals = seal["seq"] + 1
         held = len(self._batch)
         if seal["first"] != before["seq"] + 1 or seal["last"] - seal["first"] + 1 != held or not held:
-            self.findings.add("sequence_gap", where, "it does not cover the events since the seal before it")
+            self.findings.add("sequence_gap", where, "it does not cover the events since the previous seal")
         if seal["epoch"] not in ((1,) if self.head is None else (before["epoch"], before["epoch"] + 1)):
             self.findings.add("sequence_gap", where, f"epoch {seal['epoch']} follows epoch {before['epoch']}")
 
     def _before(self) -> dict[str, Any]:
-        """Where the journal stood before this batch."""
+        """The position of the journal before this batch."""
         return self.head or start_of_journal(str(self.facts.run_id), self.facts.version)
 
 
 def start_of_journal(run_id: str, version: int) -> dict[str, Any]:
-    """The position of a journal that has no seal."""
+    """The position of a journal without seals."""
     genesis = sha256("genesis", canonical({"run": run_id, "version": version}))
     return {"run": run_id, "seq": -1, "seal": genesis, "epoch": 0, "version": version}

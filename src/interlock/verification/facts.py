@@ -1,6 +1,6 @@
 """Gathers from events and layers the facts that `conclusions` needs.
 
-Memory grows with actions, recorders and SDK calls, and with the different values of the surface up to their bound.
+Memory grows with actions, recorders and SDK calls, and with the distinct values of the surface up to a limit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from interlock.verification.findings import Findings
 from interlock.verification.strict_json import canonical
 
 Pair = tuple[str, str]
-"""Proposal and action."""
+"""Ids of a proposal and an action."""
 Line = dict[str, Any]
 
 VALUES_MAX: Final = 65_536
@@ -28,14 +28,14 @@ class ValueList:
     """Gathers the values of one claim of the surface."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Starts empty."""
         self.values: set[str] = set()
         self.grades: set[str] = set()
         self.cut = False
         self._bytes = 0
 
     def take(self, value: str, grade: str | None = None) -> None:
-        """A value, and the grade of the call line that gave it."""
+        """Add a value, and the grade of the call line in which it was found."""
         if value not in self.values:
             size = self._bytes + len(value.encode())
             self.cut = self.cut or len(self.values) == VALUES_MAX or size > VALUE_BYTES_MAX
@@ -49,11 +49,11 @@ class ValueList:
 
 @dataclass
 class Action:
-    """What belongs to one pair."""
+    """Everything that belongs to one pair."""
 
     in_events: bool = False
     intents: list[int] = field(default_factory=list)
-    """The attempts, as the intents number them."""
+    """The attempt numbers of the intents."""
     tool: str | None = None
     decided_tool: str | None = None
     decision: str | None = None
@@ -66,7 +66,7 @@ class Action:
 
 @dataclass
 class Call:
-    """One id of the sdk layer."""
+    """One id of the SDK layer."""
 
     starts: int = 0
     ends: int = 0
@@ -78,14 +78,14 @@ class Recorder:
     """One recorder of the kernel layer."""
 
     pair: Pair | None
-    """None if it is of the command."""
+    """None if it recorded the command."""
     ended: bool = False
     lost: bool = False
 
 
 @dataclass
 class Facts:
-    """One run. It takes the events first, then the layers."""
+    """The facts of one run. Takes the events first, then the layers."""
 
     findings: Findings
     run_id: str | None = None
@@ -98,10 +98,10 @@ class Facts:
     command_ends: list[str] = field(default_factory=list)
     actions: dict[Pair, Action] = field(default_factory=dict)
     attempts: dict[tuple[str, str, int], bool] = field(default_factory=dict)
-    """Each attempt, and whether its posture says that its network was closed or watched."""
+    """Maps each attempt to whether its posture says that its network was closed or watched."""
     postures: dict[bytes, dict[str, str]] = field(default_factory=dict)
     recorders_closed: dict[str, Line] = field(default_factory=dict)
-    """The event `action_recorded` of each recorder."""
+    """Maps each recorder to its `action_recorded` event."""
     sdk_recorded: Line | None = None
     decisions: int = 0
     # kernel
@@ -127,7 +127,7 @@ class Facts:
     # -- events
 
     def take_event(self, event: Line, where: str) -> None:
-        """An event. Contradictions are findings."""
+        """Add an event. Contradictions are reported as findings."""
         self.events += 1
         kind = event["kind"]
         pair = _pair_of_event(event)
@@ -150,7 +150,7 @@ class Facts:
         if kind == "run_started":
             self.version = event.get("version", 1)
             if event["run"] != self.run_id:
-                self.findings.add("run_id_mismatch", where, "it starts another run")
+                self.findings.add("run_id_mismatch", where, "it starts a different run")
         elif kind == "run_finished":
             self.run_finished = True
         elif kind == "sdk_recorded":
@@ -200,7 +200,7 @@ class Facts:
             self.postures[canonical(posture)] = posture
 
     def take_decision(self, event: Line) -> Line:
-        """A `policy_decided` event; returns its line of the policy layer."""
+        """Add a `policy_decided` event. Returns its line of the policy layer."""
         pair, tool, decision = _pair_of_event(event), event.get("tool"), event["decision"]
         seq, self.decisions = self.decisions, self.decisions + 1
         if pair is not None:
@@ -222,7 +222,9 @@ class Facts:
     # -- layers
 
     def take_kernel(self, line: Line, where: str) -> bool:
-        """Take a line of the kernel layer; False if it is a `call` whose effects do not count or that is out of order."""
+        """Add a line of the kernel layer. Returns True for a `call` whose effects count: False for others and those out
+        of order.
+        """
         self.kernel_lines += 1
         pair = pair_of_kernel(line)
         kind, name = line["kind"], line["recorder"]
@@ -241,7 +243,9 @@ class Facts:
             return False
         if recorder is None or recorder.ended or recorder.pair != pair:
             self.findings.add(
-                "recorder_mismatch", where, f"recorder `{name[:80]}` was not started, has ended, or is another action's"
+                "recorder_mismatch",
+                where,
+                f"recorder `{name[:80]}` was not started, has ended, or belongs to another action",
             )
             return False
         if kind == "recorder_ended":
@@ -259,7 +263,7 @@ class Facts:
         return line.get("error") is None and not line.get("unreadable")
 
     def take_sdk(self, line: Line) -> None:
-        """A line of the sdk layer."""
+        """Add a line of the SDK layer."""
         self.sdk_lines += 1
         if "tool_call_id" not in line:
             return
@@ -269,7 +273,7 @@ class Facts:
         call.starts += line["kind"] == "tool_call_started"
         call.ends += line["kind"] == "tool_call_completed"
 
-    # -- shared by more than one conclusion
+    # -- used by several conclusions
 
     @property
     def agent_shim(self) -> str:
@@ -277,7 +281,7 @@ class Facts:
         return "none" if self.command is None else str(self.command["agent_shim"])
 
     def bound(self) -> dict[Pair, str]:
-        """The call that is bound to each pair that has one."""
+        """Maps each pair to the call bound to it, if there is one."""
         having: dict[str, list[Pair]] = {}
         for pair, action in self.actions.items():
             if action.in_events and pair[1] in self.calls:
@@ -291,13 +295,13 @@ def is_network_closed(event: Line) -> bool:
 
 
 def host_of(host: str, port: int | None) -> str:
-    """A host in the spelling of the surface."""
+    """A host as written in the surface."""
     shown = f"[{host}]" if ":" in host and port is not None else host
     return shown if port is None else f"{shown}:{port}"
 
 
 def pair_of_kernel(line: Line) -> Pair | None:
-    """The action that a line of the kernel layer belongs to; None if it is of the command."""
+    """The action to which a line of the kernel layer belongs; None for the command."""
     proposal, action = line.get("proposal"), line.get("action")
     return (proposal, action) if proposal and action is not None else None
 

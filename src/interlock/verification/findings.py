@@ -1,4 +1,4 @@
-"""The findings of a verification: each defect has a code, which docs/reference/evidence-format.md lists."""
+"""The findings of a verification: each defect has a code, listed in docs/reference/evidence-format.md."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from typing import Any, Final
 import msgspec
 
 WARNINGS: Final = frozenset(("unsigned", "not_vouched", "journal_unchecked"))
-"""Codes that say what is not known; every other one makes an archive bad."""
+"""Codes that report something unknown; all others make an archive invalid."""
 SAME_MAX: Final = 5
-"""Findings of one code in one member; more of them are counted."""
+"""Maximum number of findings with one code per member; further ones are counted."""
 DEFECTS_MAX: Final = 10_000
-"""After this number the search ends: a small file can have a great many of them."""
+"""The search stops after this number of defects, because a small file can have very many."""
 _SHOWN_CHARS: Final = 400
 
 
 class ArchiveFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One defect, or one thing that is not known."""
+    """One defect, or one thing that is unknown."""
 
     code: str
     where: str
-    """The member, and `:LINE` where it has lines; empty if it is about the archive."""
+    """The member, with `:LINE` if it has lines; empty if the finding is about the archive."""
     message: str
 
 
 class DamageError(Exception):
-    """A defect beyond which the archive cannot be read."""
+    """A defect after which the archive cannot be read any further."""
 
     def __init__(self, code: str, where: str, message: str) -> None:
-        """As a finding."""
+        """`code`, `where` and `message` as in a finding."""
         super().__init__(message)
         self.code, self.where, self.message = code, where, message
 
 
 class Findings:
-    """Collects findings, up to a number that is still readable."""
+    """Collects findings, up to a readable number."""
 
     def __init__(self) -> None:
-        """Empty."""
+        """Starts empty."""
         self._found: list[ArchiveFinding] = []
         self._counts: dict[tuple[str, str], int] = {}
         self._total = 0
 
     def add(self, code: str, where: str, message: str) -> None:
-        """Take one. Raises: DamageError `too_many_defects`."""
+        """Add a finding. Raises: DamageError `too_many_defects`."""
         self._total += 1
         if self._total == DEFECTS_MAX:
-            raise DamageError("too_many_defects", "", f"there are {DEFECTS_MAX} defects: the rest was not looked at")
+            raise DamageError("too_many_defects", "", f"there are {DEFECTS_MAX} defects: the rest was not checked")
         self._keep(code, where, message)
 
     def add_damage(self, damage: DamageError) -> None:
@@ -65,11 +65,11 @@ class Findings:
         return any(code not in WARNINGS for code, _ in self._counts)
 
     def has(self, *codes: str) -> bool:
-        """True if one of these was found."""
+        """True if any of these codes was found."""
         return any(code in codes for code, _ in self._counts)
 
     def all(self) -> tuple[ArchiveFinding, ...]:
-        """All findings, in the order in which they were found; a frequent one ends with a line that counts the rest."""
+        """All findings, in the order found; for a frequent one, a last line counts the rest."""
         more = [
             ArchiveFinding(code=code, where=member, message=f"{count - SAME_MAX} more of these")
             for (code, member), count in self._counts.items()
@@ -79,23 +79,23 @@ class Findings:
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
-    """A good signature."""
+    """A valid signature."""
 
     keyid: str
     vouched: bool
-    """True if the caller brought this key."""
+    """True if the caller provided this key."""
 
 
 class ArchiveVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a verification."""
 
     valid: bool
-    """True if nothing is wrong; see the warnings for what is not known."""
+    """True if there is no defect; the warnings list what is unknown."""
     run_id: str | None
     events: int
     signatures: tuple[Signed, ...]
     head_signed_by: str | None
-    """The key of the head that the run itself signed."""
+    """The key that signed the run's own head."""
     manifest_sha256: str | None
     layers: dict[str, str] | None
     """State of each layer, if the archive is valid."""
@@ -115,6 +115,6 @@ class Documents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _shown(text: str) -> str:
-    """Text from an archive made safe to print: without terminal control characters, and shortened."""
+    """Text from an archive, made safe to print: without terminal control characters, and shortened."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_SHOWN_CHARS])
     return shown if len(text) <= _SHOWN_CHARS else shown + "..."

@@ -1,4 +1,4 @@
-"""Checks the three layers: strict lines in their order, which must be the ones that the journal closed."""
+"""Checks the three layers: well-formed lines in order, which match what the journal recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from interlock.verification.strict_json import StrictJsonError, canonical
 
 
 class LayerReader:
-    """Takes the lines of a layer."""
+    """Reads and checks the lines of a layer."""
 
     path = ""
     schema = ""
@@ -27,7 +27,7 @@ class LayerReader:
         self._next = self._line = 0
 
     def take(self, lines: list[bytes]) -> None:
-        """Lines of the member."""
+        """Check lines of the member."""
         for line in lines:
             self._line += 1
             where = f"{self.path}:{self._line}"
@@ -37,16 +37,16 @@ class LayerReader:
                 continue
             seq = value["seq"]
             if seq != self._next:
-                self.findings.add("sequence_gap", where, f"`seq` is {seq} and should be {self._next}")
+                self.findings.add("sequence_gap", where, f"`seq` is {seq}, but should be {self._next}")
             self._next = seq + 1
             self.line(value, line, where)
 
     def line(self, value: Line, line: bytes, where: str) -> None:
-        """One line that fits its schema and belongs to this run."""
+        """Check one line that fits its schema and belongs to this run."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """No more lines."""
+        """Check the layer as a whole after its last line."""
 
 
 class KernelReader(LayerReader):
@@ -55,14 +55,14 @@ class KernelReader(LayerReader):
     path, schema = KERNEL, "kernel-line"
 
     def __init__(self, facts: Facts) -> None:
-        """After the events: they say which recorders the journal closed."""
+        """Must be created after the events were read, which name the recorders that the journal closed."""
         super().__init__(facts)
         self._hashes: dict[str, Any] = {name: hashlib.sha256() for name in facts.recorders_closed}
         self._counts = dict.fromkeys(facts.recorders_closed, 0)
         self._redacted: set[str] = set()
 
     def line(self, value: Line, line: bytes, where: str) -> None:
-        """A line of a recorder."""
+        """Check a line of a recorder."""
         recorder = value["recorder"]
         hashed = self._hashes.get(recorder)
         if hashed is not None:
@@ -78,18 +78,18 @@ class KernelReader(LayerReader):
         """Compare each recorder with its entry in the journal."""
         for name, event in self.facts.recorders_closed.items():
             if self._counts[name] != event.get("lines", 0):
-                wrong = f"{self._counts[name]} lines and not the {event.get('lines', 0)} of event {event['seq']}"
+                wrong = f"{self._counts[name]} lines, not {event.get('lines', 0)} as in event {event['seq']}"
             elif name in self._redacted or not self._counts[name]:
                 continue
             elif "sha256:" + self._hashes[name].hexdigest() != event.get("digest"):
-                wrong = f"other lines than those of event {event['seq']}"
+                wrong = f"different lines from those of event {event['seq']}"
             else:
                 continue
             self.findings.add("recorder_mismatch", KERNEL, f"recorder `{name[:80]}` has {wrong}")
 
 
 class PolicyReader(LayerReader):
-    """`layers/policy.ndjson`: it follows from the events."""
+    """`layers/policy.ndjson`, which is derived from the events."""
 
     path, schema = POLICY, "policy-line"
 
@@ -99,9 +99,9 @@ class PolicyReader(LayerReader):
         self._expected = expected
 
     def line(self, value: Line, line: bytes, where: str) -> None:
-        """A decision."""
+        """Check a decision."""
         if not self._expected.expects(self._line - 1, line):
-            self.findings.add("policy_mismatch", where, f"it is not what the events say of decision {value['seq']}")
+            self.findings.add("policy_mismatch", where, f"it does not match the events for decision {value['seq']}")
 
     def end(self) -> None:
         """Compare the number of decisions."""
@@ -117,7 +117,7 @@ class SdkReader(LayerReader):
     path, schema = SDK, "sdk-line"
 
     def __init__(self, facts: Facts) -> None:
-        """After the events: they say how the layer was closed."""
+        """Must be created after the events were read, which record how the layer was closed."""
         super().__init__(facts)
         self._hash = hashlib.sha256()
         self._writers: dict[str, int] = {}
@@ -125,7 +125,7 @@ class SdkReader(LayerReader):
         self._redacted = False
 
     def line(self, value: Line, line: bytes, where: str) -> None:
-        """What a process reported."""
+        """Check a report of a process."""
         self._hash.update(line)
         self._redacted = self._redacted or value.get("redacted") is True
         self.facts.redacted = self.facts.redacted or self._redacted
@@ -151,4 +151,4 @@ class SdkReader(LayerReader):
             return
         same = self._redacted or "sha256:" + self._hash.hexdigest() == closed["digest"]
         if self._line != closed.get("records", 0) or not same:
-            self.findings.add("sdk_mismatch", SDK, f"it is not the layer that event {closed['seq']} closed")
+            self.findings.add("sdk_mismatch", SDK, f"it does not match the layer that event {closed['seq']} recorded")

@@ -12,7 +12,7 @@ SEQ_MAX: Final = 2**53 - 1
 
 
 def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | None:
-    """The value of a line; None, with a finding, if the line is invalid. The very first line names the run."""
+    """The value of a line; None, with a finding, if the line is invalid. The first valid line determines the run."""
     try:
         if not line.endswith(b"\n"):
             raise StrictJsonError("json_invalid", "the last line does not end with a newline")  # noqa: TRY301
@@ -28,7 +28,9 @@ def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | Non
         return None
     if value["run_id"] != facts.run_id:
         if facts.run_id is not None:
-            facts.findings.add("run_id_mismatch", where, f"it is of run `{value['run_id']}`, not of `{facts.run_id}`")
+            facts.findings.add(
+                "run_id_mismatch", where, f"it belongs to run `{value['run_id']}`, not to `{facts.run_id}`"
+            )
             return None
         facts.run_id = value["run_id"]
     return value

@@ -1,4 +1,4 @@
-"""Checks values against the published JSON Schemas, which are all that a verifier shares with the writer."""
+"""Checks values against the published JSON Schemas, the only thing that the verifier shares with the writer."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ DIRECTORY: Final = Path(__file__).resolve().parents[1] / "evidence" / "schemas"
 _SHOWN_CHARS: Final = 300
 
 Check = Callable[[Any], str | None]
-"""Says what is wrong with a value; None if nothing is."""
+"""Returns what is wrong with a value; None if nothing is."""
 
 
 @cache
 def document(name: str) -> Check:
-    """The check of a document, such as `manifest`."""
+    """The check for a document, such as `manifest`."""
     return _check(_read(name))
 
 
 @cache
 def part(name: str, definition: str) -> Check:
-    """The check of a part of a document, such as `JournalHead` of `manifest`."""
+    """The check for a part of a document, such as `JournalHead` of `manifest`."""
     schema = _read(name)
     return _check({"$schema": schema["$schema"], "$defs": schema["$defs"], "$ref": f"#/$defs/{definition}"})
 
 
 @cache
 def line(name: str) -> Check:
-    """The check of a line, such as `kernel-line`, by the line's `kind`."""
+    """The check for a line, such as `kernel-line`, chosen by the line's `kind`."""
     schema = _read(name)
     checks = {kind: _check(own) for kind, own in _by_kind(schema).items()}
     other = _check(schema)
@@ -50,9 +50,9 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _by_kind(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The schema's checks by kind of line: equivalent to the whole schema, but much faster, since no other kind is tried.
+    """Split the schema by kind of line: equivalent to the whole schema, but much faster, because no other kind is tried.
 
-    A schema of lines is either a choice that a `discriminator` describes, or has an `if` for the kind of each.
+    A schema of lines is either a choice with a `discriminator`, or has an `if` for each kind.
     """
     shared = {"$schema": schema["$schema"], "$defs": schema.get("$defs", {})}
     if "discriminator" in schema:
@@ -77,8 +77,8 @@ def _check(schema: dict[str, Any]) -> Check:
             for error in errors(value):
                 place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
                 return f"{error.message[:_SHOWN_CHARS]} - at `${place[:_SHOWN_CHARS]}`"
-        except ValueError as error:  # such as an integer that its numbers cannot hold
+        except ValueError as error:  # for example an integer out of range
             return str(error)[:_SHOWN_CHARS]
-        return "it is not of its schema"
+        return "it does not fit its schema"
 
     return check

@@ -11,12 +11,12 @@ import jiter
 _INTEGER_MAX: Final = 2**53 - 1
 _DUPLICATE: Final = "Detected duplicate key"
 _CONTAINERS_MAX: Final = 1_000_000
-"""Objects and lists in one value: small in the file, large in memory."""
+"""Maximum number of objects and lists in one value: small in the file, large in memory."""
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class StrictJsonError(ValueError):
-    """Bytes that are not strict JSON; `code` is that of the finding."""
+    """Bytes that are not strict JSON; `code` is the code of the finding."""
 
     def __init__(self, code: str, message: str) -> None:
         """`message` describes the error."""
@@ -25,7 +25,7 @@ class StrictJsonError(ValueError):
 
 
 def parse(data: bytes) -> Any:
-    """The value. Raises: StrictJsonError."""
+    """Parse a JSON value. Raises: StrictJsonError."""
     if len(data) > _CONTAINERS_MAX and data.count(b"{") + data.count(b"[") > _CONTAINERS_MAX:
         raise StrictJsonError("archive_too_large", f"it has more than {_CONTAINERS_MAX} objects and lists")
     try:
@@ -38,7 +38,7 @@ def parse(data: bytes) -> Any:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """The object. Raises: StrictJsonError."""
+    """Parse a JSON object. Raises: StrictJsonError."""
     value = parse(data)
     if not isinstance(value, dict):
         raise StrictJsonError("json_invalid", "it is not an object")
@@ -46,7 +46,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> bytes:
-    """The canonical bytes of a value that `parse` returned. Raises: StrictJsonError for a number that has no canonical form."""
+    """The canonical bytes of a parsed value. Raises: StrictJsonError for a number that has no canonical form."""
     return _text(value).encode()
 
 
@@ -67,7 +67,7 @@ def _text(value: Any) -> str:
 
 
 def _units(name: str) -> bytes:
-    """UTF-16 code units, which compare as their big-endian bytes do."""
+    """Sort key by UTF-16 code units, which compare like their big-endian bytes."""
     return name.encode("utf-16-be")
 
 
@@ -78,7 +78,7 @@ def _number(value: float) -> str:
     if value == 0:
         return "0"
     sign = "-" if value < 0 else ""
-    # repr gives the shortest digits that read back as the same double, as ECMAScript demands.
+    # repr returns the shortest digits that read back as the same double, as ECMAScript requires.
     _, digits, exponent = _decimal(repr(abs(value)))
     count = len(digits)
     point = exponent + count
@@ -93,7 +93,7 @@ def _number(value: float) -> str:
 
 
 def _decimal(text: str) -> tuple[str, str, int]:
-    """Text, significant digits, and the power of ten of the last of them."""
+    """The text, its significant digits, and the power of ten of the last digit."""
     mantissa, _, power = text.partition("e")
     whole, _, fraction = mantissa.partition(".")
     exponent = int(power or 0) - len(fraction)

@@ -17,9 +17,9 @@ from interlock.verification.layers import KernelReader, LayerReader, PolicyReade
 from interlock.verification.strict_json import StrictJsonError, canonical, parse_object
 
 _EMPTY_VERSION: Final = 2
-"""Of the journal of a run without events."""
+"""Journal version of a run without events."""
 _UNSOUND: Final = ("json_invalid", "json_duplicate_key", "schema_invalid", "run_id_mismatch", "contradiction")
-"""After one of these in events or layers, what follows from them is not known."""
+"""After one of these in events or layers, conclusions from them are not reliable."""
 
 
 class Checked(NamedTuple):
@@ -30,24 +30,24 @@ class Checked(NamedTuple):
 
 
 def verify(file: BinaryIO, keys: Iterable[str] = (), *, require_signature: bool = False) -> Checked:
-    """Verify an archive. `keys` are the `ed25519:HEX` of those who must have signed it.
+    """Verify an archive. `keys` are the required signers, as `ed25519:HEX`.
 
-    No archive makes this raise. Raises: OSError of the file.
+    Never raises because of the archive's content. Raises: OSError if the file cannot be read.
     """
     return _Verification().run(file, frozenset(keys), require_signature=require_signature)
 
 
 class _Verification:
-    """One archive."""
+    """The verification of one archive."""
 
     def __init__(self) -> None:
         self.findings = Findings()
         self.facts = Facts(self.findings)
         self.events = EventsReader(self.facts)
         self.documents: dict[str, bytes] = {}
-        """The bytes of each document."""
+        """Maps each document's path to its bytes."""
         self.members: dict[str, tuple[int, str]] = {}
-        """Size and SHA-256 of each member that was read."""
+        """Maps each member that was read to its size and SHA-256."""
         self.signatures: tuple[Signed, ...] = ()
         self.head_signed_by: str | None = None
         self.manifest: dict[str, Any] | None = None
@@ -56,14 +56,14 @@ class _Verification:
     def run(self, file: BinaryIO, keys: frozenset[str], *, require_signature: bool) -> Checked:
         try:
             for content in container.members(file, self.findings):
-                if not self.findings.has(*_STRUCTURE):  # otherwise report only the other defects of its structure
+                if not self.findings.has(*_STRUCTURE):  # otherwise report only further structural defects
                     self._member(content)
             if not self.findings.has(*_STRUCTURE):
                 self._as_a_whole(keys, require_signature=require_signature)
         except DamageError as damage:
             self.findings.add_damage(damage)
-        except StrictJsonError as error:  # a value derived from a line, such as a sum, cannot be written as JSON
-            self.findings.add_damage(DamageError(error.code, "", f"what follows from events and layers: {error}"))
+        except StrictJsonError as error:  # a value derived from a line, such as a sum, may have no JSON form
+            self.findings.add_damage(DamageError(error.code, "", f"derived from events and layers: {error}"))
         return self._result()
 
     def _as_a_whole(self, keys: frozenset[str], *, require_signature: bool) -> None:
@@ -126,7 +126,7 @@ class _Verification:
                 return None
 
     def _document(self, path: str, schema: str) -> dict[str, Any] | None:
-        """The value of a document; None if it is not one, which is a finding."""
+        """The value of a document; None, with a finding, if it is invalid."""
         data = self.documents[path]
         try:
             value = parse_object(data.removesuffix(b"\n"))
@@ -144,7 +144,7 @@ class _Verification:
         if self.facts.run_id is None:
             self.facts.run_id = run_id
         elif run_id != self.facts.run_id:
-            self.findings.add("run_id_mismatch", path, f"it is of run `{run_id}`, not of `{self.facts.run_id}`")
+            self.findings.add("run_id_mismatch", path, f"it belongs to run `{run_id}`, not to `{self.facts.run_id}`")
         return value
 
     # -- manifest
@@ -157,18 +157,20 @@ class _Verification:
         listed = [path for path in container.MEMBERS if path not in (container.MANIFEST, container.ATTESTATION)]
         named = [(member["path"], member["media_type"]) for member in manifest["members"]]
         if named != [(path, _media_type(path)) for path in listed]:
-            self.findings.add("manifest_invalid", container.MANIFEST, "it does not name the members in their order")
+            self.findings.add("manifest_invalid", container.MANIFEST, "it does not list the members in order")
         for member in manifest["members"]:
             size, sha256 = self.members.get(member["path"], (member["bytes"], member["sha256"]))
             if size != member["bytes"]:
                 self.findings.add(
-                    "size_mismatch", member["path"], f"it has {size} bytes, and the manifest says {member['bytes']}"
+                    "size_mismatch", member["path"], f"it has {size} bytes, but the manifest says {member['bytes']}"
                 )
             if sha256 != member["sha256"]:
-                self.findings.add("hash_mismatch", member["path"], "its SHA-256 is not that of the manifest")
+                self.findings.add("hash_mismatch", member["path"], "its SHA-256 differs from the manifest")
         head = self.events.head or start_of_journal(str(self.facts.run_id), _EMPTY_VERSION)
         if manifest["journal"] != head or manifest["view"] != (self.events.view or None):
-            self.findings.add("head_mismatch", container.MANIFEST, "`journal` or `view` is not where the events end")
+            self.findings.add(
+                "head_mismatch", container.MANIFEST, "`journal` or `view` does not match the end of the events"
+            )
         if manifest["signed_head"] is not None:
             self._signed_head(manifest["signed_head"])
 
@@ -177,10 +179,10 @@ class _Verification:
         payload = payload_of(envelope, HEAD_TYPE)
         head = None if payload is None else _head(payload)
         if payload is None or head is None:
-            self.findings.add("head_signature", where, "it is not the envelope of a journal's head")
+            self.findings.add("head_signature", where, "it is not an envelope with a journal's head")
             return
         if bad_signatures(envelope, payload) or not envelope["signatures"]:
-            self.findings.add("head_signature", where, "its signature is not good")
+            self.findings.add("head_signature", where, "its signature is invalid")
             return
         if head["run"] != self.facts.run_id:
             self.findings.add("head_signature", where, f"it is the head of run `{head['run']}`")
@@ -192,16 +194,14 @@ class _Verification:
             same = head == start
         elif end is None or head["seq"] > end["seq"]:
             last = -1 if end is None else end["seq"]
-            self.findings.add(
-                "head_truncated", where, f"it has signed event {head['seq']}, and the events end at {last}"
-            )
+            self.findings.add("head_truncated", where, f"it signed event {head['seq']}, but the events end at {last}")
             return
         else:
             same = (
                 self.events.seals.at(head["seq"]) == (head["seal"], head["epoch"]) and head["version"] == end["version"]
             )
         if not same:
-            self.findings.add("head_rewritten", where, f"it has signed other events up to {head['seq']}")
+            self.findings.add("head_rewritten", where, f"it signed different events up to {head['seq']}")
 
     # -- attestation
 
@@ -213,14 +213,14 @@ class _Verification:
         statement = None if payload is None else _statement(payload)
         if payload is None or statement is None:
             self.findings.add(
-                "attestation_invalid", container.ATTESTATION, "it is not the envelope of a statement about an archive"
+                "attestation_invalid", container.ATTESTATION, "it is not an envelope with a statement about an archive"
             )
             return
         if self.manifest is not None:
             self._subjects(statement, self.manifest)
         bad = bad_signatures(envelope, payload)
         for keyid in bad:
-            self.findings.add("signature_invalid", container.ATTESTATION, f"the signature of `{keyid}` is not good")
+            self.findings.add("signature_invalid", container.ATTESTATION, f"the signature of `{keyid}` is invalid")
         good = [one["keyid"] for one in envelope["signatures"] if one["keyid"] not in bad]
         self.signatures = tuple(Signed(keyid=keyid, vouched=keyid in keys) for keyid in good)
         self._signers(good, bad, keys, require_signature=require_signature)
@@ -236,16 +236,16 @@ class _Verification:
             self.findings.add(
                 "attestation_other_archive",
                 container.ATTESTATION,
-                "it is about another manifest or another journal's head",
+                "it is about a different manifest or journal head",
             )
 
     def _signers(self, good: list[str], bad: list[str], keys: frozenset[str], *, require_signature: bool) -> None:
         where = container.ATTESTATION
         if not good and not bad:
             if keys or require_signature:
-                self.findings.add("signature_missing", where, "nobody signed it")
+                self.findings.add("signature_missing", where, "it is not signed")
             else:
-                self.findings.add("unsigned", where, "nobody signed it: anyone can have made or changed it")
+                self.findings.add("unsigned", where, "it is not signed: anyone could have created or changed it")
             return
         for keyid in sorted(keys - set(good) - set(bad)):
             self.findings.add(
@@ -255,10 +255,10 @@ class _Verification:
             self.findings.add(
                 "not_vouched",
                 where,
-                f"signed by {', '.join(good)}: no key was given, so nobody says whose this one is",
+                f"signed by {', '.join(good)}: no key was given, so the owner of this key is unknown",
             )
 
-    # -- what follows
+    # -- conclusions
 
     def _conclusions(self) -> None:
         """Compare the three documents with those derived from events and layers."""
@@ -273,24 +273,24 @@ class _Verification:
             value = self._document(path, name)
             if value is not None and known:
                 field = _first_difference(value, self.concluded[name])
-                self.findings.add(f"{name}_mismatch", path, f"`{field}` is not what follows from events and layers")
+                self.findings.add(f"{name}_mismatch", path, f"`{field}` is not what events and layers imply")
 
     def _contradictions(self, platform: str) -> None:
         command, add = self.facts.command, self.findings.add
         if self.facts.sdk_lines and self.facts.agent_shim == "none":
-            add("contradiction", container.SDK, "an SDK has reported, and there is no agent shim")
+            add("contradiction", container.SDK, "an SDK has reported, but there is no agent shim")
         if self.facts.kernel_lines:
             if command is not None and command.get("recorder", "none") == "none":
-                add("contradiction", container.KERNEL, "there are kernel records, and the command had no recorder")
+                add("contradiction", container.KERNEL, "there are kernel records, but the command had no recorder")
             if (platform if command is None else command["platform"]) != "linux":
-                add("contradiction", container.KERNEL, "there are kernel records of another platform")
+                add("contradiction", container.KERNEL, "there are kernel records from another platform")
 
 
 _STRUCTURE: Final = (
     "not_an_archive", "archive_truncated", "archive_damaged", "archive_too_large", "member_unsafe_path", "member_type",
     "too_many_defects", "member_extra", "member_missing", "member_duplicate", "member_order", "member_header",
 )  # fmt: skip
-"""After one of these the members are not looked into."""
+"""After one of these, the content of members is not checked."""
 _CONCLUDED: Final = {"health": container.HEALTH, "surface": container.SURFACE, "correlation": container.CORRELATION}
 
 
@@ -313,7 +313,7 @@ def _canonical_object(payload: bytes) -> dict[str, Any] | None:
 
 
 def _head(payload: bytes) -> dict[str, Any] | None:
-    """The head that an envelope holds."""
+    """The head in an envelope's payload; None if it is invalid."""
     value = _canonical_object(payload)
     if value is None or schemas.part("manifest", "JournalHead")(value) is not None:
         return None
@@ -321,7 +321,7 @@ def _head(payload: bytes) -> dict[str, Any] | None:
 
 
 def _statement(payload: bytes) -> dict[str, Any] | None:
-    """The statement that an envelope holds."""
+    """The statement in an envelope's payload; None if it is invalid."""
     value = _canonical_object(payload)
     return None if value is None or schemas.document("statement")(value) is not None else value
 
@@ -336,7 +336,7 @@ def _maker_says(health: bytes) -> tuple[str, str]:
 
 
 def _first_difference(one: Any, other: Any) -> str:
-    """The first place where two documents differ, such as `layers.kernel.state`."""
+    """The first path at which two documents differ, such as `layers.kernel.state`."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name):
