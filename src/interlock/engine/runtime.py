@@ -19,6 +19,7 @@ from interlock.engine.facets.state import State
 from interlock.engine.kit.client_uses import ClientUses
 from interlock.engine.kit.execute import call_tool, call_tools, execute
 from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
+from interlock.engine.kit.shared_runs import SharedRuns
 from interlock.engine.kit.toolset import Format, definitions, own_name
 from interlock.engine.people.approvals import Approvals
 from interlock.engine.people.questions import OnQuestion, asking
@@ -108,8 +109,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     def __init__(self, services: Services, closing: Closing = (), on_question: OnQuestion | None = None) -> None:
         """Use `open`."""
-        self.services, self.client_uses = services, ClientUses(services)
-        self._closing, self._sync, self._on_question = list(closing), SyncRunner(), on_question
+        self.services, self.client_uses, self._shared = services, ClientUses(services), SharedRuns(services)
+        self._closing, self._sync, self._on_question = [*closing, self._shared.close], SyncRunner(), on_question
         self.clock, self.state, self.grants = services.clock, State(services), Grants(services)
         self.runs, self.rules = Runs(services, self._asking, on_question), CodeRules(services)
         self.approvals, self.servers = Approvals(services.desk, services.agent), McpServers(services)
@@ -254,7 +255,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return self._sync.run("execute", lambda: self.execute(proposal, **options))
 
     async def call(self, tool: str, parameters: Parameters = None, **options: Unpack[CallOptions]) -> CallResult:
-        """Call one tool through the gate, in a new run. A call that fails or is refused does not raise: check its status.
+        """Call one tool through the gate, in a run of its own. A call that fails or is refused does not raise: check its status.
 
         Options: see `CallOptions`. With a `call_id` the call is made once: for a week, the same call again returns the same
         result, or continues if it was held or interrupted. It is made again if it was undone, or refused by the gate.
@@ -263,7 +264,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         call; ConflictError `call_unfinished`; ProposalError if the parameters are not JSON; StoreError.
         """
         await self._make_ready()
-        return await call_tool(self.services, self._asking, tool, parameters, **options)
+        return await call_tool(self.services, self._asking, tool, parameters, shared=self._shared, **options)
 
     def call_sync(self, tool: str, parameters: Parameters = None, **options: Unpack[CallOptions]) -> CallResult:
         """`call` for code that has no event loop. Raises UsageError if there is one running in this thread."""

@@ -78,6 +78,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 CLIENT_SOURCE: Final = "client/"
 """The prefix of a proposal's `source` if a coding agent executes the calls with its own tools."""
 
+SHARED_SOURCE: Final = "calls"
+"""The source of a run that takes several calls of an agent, one after the other or at once."""
+
 INVOCATION_MODES: Final = ("one_shot", "run", "session")
 """How long a program that an action starts may live: until the end of the action, its run or its session."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from interlock.capability.tokens import GrantToken
 from interlock.engine.kit.call_result import call_result
 from interlock.engine.kit.messages import CallText, ToolCall, read_message, result_messages
 from interlock.engine.kit.names import safe_names
+from interlock.engine.kit.shared_runs import SharedRuns
 from interlock.engine.kit.toolset import reachable
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.record.replay import ReplayedRun
@@ -41,6 +43,8 @@ _LOOK_AGAIN_S: Final = 0.05
 _ELSEWHERE_S: Final = 30.0
 """How long another process may take for a held call that it continues, before the call is a new one."""
 _ACTION: Final = "call"
+_PART: Final = "/"
+"""Between run and proposal, in the claim of a call that is held in a shared run."""
 _BY_A_PERSON: Final = ("approval_denied", "approval_expired")
 _OPEN: Final = ("held", "unknown_outcome", "cancelled")
 _NAME_CHARS_SHOWN: Final = 80
@@ -65,10 +69,16 @@ async def call(
     call_id: str | None,
     resume_held: bool = False,
     client: ClientExecutor | None = None,
+    shared: SharedRuns | None = None,
 ) -> CallResult:
-    """One call; see `Runtime.call`."""
-    plain = References((_ACTION,)).escape(dict(parameters))  # text of a model that looks like a reference stays text
-    action: dict[str, Any] = {"type": "tool_call", "id": _ACTION, "tool": tool, "parameters": plain}
+    """One call; see `Runtime.call`. With `resume_held` it may be one of several in a run of `shared`."""
+    if call_id or client is not None or caller.token is not None or not resume_held:
+        shared = None
+    if shared is not None and not shared.suits(tool, caller.agent, caller.session):
+        shared = None
+    name = _ACTION if shared is None else f"{_ACTION}_{shared.next_number()}"
+    plain = References((name,)).escape(dict(parameters))  # text of a model that looks like a reference stays text
+    action: dict[str, Any] = {"type": "tool_call", "id": name, "tool": tool, "parameters": plain}
     definition = services.registry.by_name.get(tool)
     if caller.session is not None and definition is not None and "session" in definition.invocation_modes:
         action["invocation_mode"] = (
@@ -88,7 +98,7 @@ async def call(
     if resume_held:
         # Not the session: a restarted client continues its held calls.
         about = [services.workspace_id, caller.agent, tool, parameters, *token, *([] if client is None else [source])]
-        return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)))
+        return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)), shared)
     return call_result(tool, await one.run(services.ids.new("run")))
 
 
@@ -166,9 +176,10 @@ class _Call(NamedTuple):
         finally:
             run.finish()
 
-    async def go_on(self, run_id: str) -> ProposalResult | None:
+    async def go_on(self, claimed: str) -> ProposalResult | None:
         """Continue a call that was started earlier. None if the call did not start. Raises: ConflictError `call_unfinished`."""
         services = self.services
+        run_id, _, own = claimed.partition(_PART)
         if services.state_dir is None or services.durability == "off":
             raise ConflictError(
                 "a call with this id was begun, and no journal says what became of it",
@@ -191,7 +202,7 @@ class _Call(NamedTuple):
             raise ConflictError(
                 f"a call with this id is under way in run `{run_id}`", code="call_unfinished", hint="wait for its end"
             ) from error
-        return results[0] if results else None
+        return next((found for found in results if own in ("", found.proposal_id)), None)
 
 
 async def _once(one: _Call, tool: str, key: str) -> CallResult:
@@ -217,17 +228,18 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
     return result
 
 
-async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
+async def _held_or_new(one: _Call, tool: str, key: str, shared: SharedRuns | None) -> CallResult:
     """Continue the same call if it is held; otherwise make a new one, and remember it if it is held."""
     store, loop = one.services.calls, asyncio.get_running_loop()
     until = loop.time() + _ELSEWHERE_S
     while (claim := store.find(key)) is not None:
         try:
-            found = await _stopped_with_caller(one, claim.run, one.go_on(claim.run))
+            found = await _stopped_with_caller(one.go_on(claim.run), partial(_stop_run, one, _run_of(claim.run)))
         except ConflictError:
             # In this process: the same call was made twice at once, and the other one continues the held call. In another:
             # `interlock serve` may be carrying it out after its approval, for whoever calls again.
-            if any(run.id == claim.run for run in one.services.hooks.runs) or loop.time() >= until:
+            own = any(run.id == _run_of(claim.run) for run in one.services.hooks.runs)
+            if own or loop.time() >= until:
                 break
             await asyncio.sleep(_LOOK_AGAIN_S)
             continue
@@ -237,28 +249,47 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
         result = call_result(tool, found)  # raises if it is still held: the claim remains
         store.forget(key, claim.run)
         return result
-    run_id = one.services.ids.new("run")
+    if shared is None:
+        run_id = one.services.ids.new("run")
+        found = await _stopped_with_caller(one.run(run_id), partial(_stop_run, one, run_id))
+    else:
+        call = shared.enter(one.proposal, one.caller.agent, one.caller.session)
+        found = await _stopped_with_caller(call.run(), lambda: call.stop(_stop_request(one, call.run_id)))
     try:
-        return call_result(tool, await _stopped_with_caller(one, run_id, one.run(run_id)))
+        return call_result(tool, found)
     except HeldError as held:
-        store.claim(key, held.run_id)
+        # In a shared run a call is held only if the rules have changed just now.
+        store.claim(key, held.run_id if shared is None else f"{held.run_id}{_PART}{found.proposal_id}")
         raise
 
 
-async def _stopped_with_caller(one: _Call, run_id: str, work: Coroutine[Any, Any, T]) -> T:
-    """Carry out a run, and stop it if the caller is cancelled, because nobody would resume it.
+def _run_of(claimed: str) -> str:
+    return claimed.partition(_PART)[0]
 
-    Raises: CancelledError once no part of the run is running; and the errors of the work.
+
+def _stop_request(one: _Call, run_id: str) -> StopRequest:
+    at_us = one.services.clock.now_us()
+    return StopRequest(
+        run=run_id, by=one.caller.agent, surface="call", reason="the caller cancelled the call", at_us=at_us
+    )
+
+
+def _stop_run(one: _Call, run_id: str) -> None:
+    for run in [run for run in one.services.hooks.runs if run.id == run_id]:
+        run.stop(_stop_request(one, run_id))
+
+
+async def _stopped_with_caller(work: Coroutine[Any, Any, T], stop: Callable[[], None]) -> T:
+    """Carry out a call, and stop it if the caller is cancelled, because nobody would resume it.
+
+    Raises: CancelledError once no part of the call is running; and the errors of the work.
     """
     done = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
         while not done.done():
-            for run in [run for run in one.services.hooks.runs if run.id == run_id]:
-                at_us = one.services.clock.now_us()
-                by, reason = one.caller.agent, "the caller cancelled the call"
-                run.stop(StopRequest(run=run_id, by=by, surface="call", reason=reason, at_us=at_us))
+            stop()
             with contextlib.suppress(asyncio.CancelledError):  # cancelled again: the run is being stopped anyway
                 await asyncio.wait([done], timeout=_LOOK_AGAIN_S)
         if not done.cancelled():

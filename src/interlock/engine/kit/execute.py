@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from interlock.capability.tokens import GrantToken
+from interlock.engine.kit.shared_runs import SharedRuns
 from interlock.engine.people.grant_tokens import present_token
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import ProposalLike, decode
@@ -97,13 +98,15 @@ async def call_tool(
     wait: bool = True,
     on_question: OnQuestion | None = None,
     grant_token: str | None = None,
+    shared: SharedRuns,
 ) -> CallResult:
     """See `Runtime.call`."""
     async with asks(wait, on_question):
         caller = _caller(services, agent, session, grant_token)
         return await calls.call(
-            services, tool, parameters or {}, caller, call_id=call_id, resume_held=resume_held, client=client
-        )
+            services, tool, parameters or {}, caller, call_id=call_id, resume_held=resume_held, client=client,
+            shared=shared,
+        )  # fmt: skip
 
 
 async def call_tools(

@@ -27,8 +27,9 @@ from interlock.journal.lock import held
 from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, ToolError, UsageError
-from interlock.model.events import COMMAND_KINDS, CommandLost, CommandStarted, RunFinished, RunStarted
-from interlock.model.proposal import CLIENT_SOURCE
+from interlock.model.events import COMMAND_KINDS, CommandLost, CommandStarted, Event, RunFinished, RunStarted
+from interlock.model.proposal import CLIENT_SOURCE, SHARED_SOURCE
+from interlock.model.result import RunStatus
 from interlock.signing import Signer
 from interlock.state.cache import ResultCache
 from interlock.state.store import StateStore, Write, encode
@@ -187,6 +188,11 @@ def _recover_one(
         with contextlib.suppress(StoreError):  # another process has just resumed it
             _end_empty(index, directory, disk, runs.parent.parent / "keys")
         return None, None
+    if not replayed.proposals and row.source == SHARED_SOURCE:  # every call in it has ended, and no more will come
+        with contextlib.suppress(StoreError):
+            counts = replayed.ended
+            _end(index, directory, disk, runs.parent.parent / "keys", counts.status, **counts.counts)
+        return None, None
     if row.status == "running":
         # Its unfinished writes invalidate the results that other runs have read.
         ResultCache(db, row.workspace, SystemClock()).clear()
@@ -214,18 +220,28 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: Repl
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
     """End a run whose process died before its first proposal, or during a measured command: nothing can continue."""
-    clock, status = SystemClock(), "cancelled"
+    status: RunStatus = "cancelled"
     commands = list(read(directory, kinds=COMMAND_KINDS))
+    lost = []
+    if commands:  # a measured run: its process was lost, not only its end
+        status = "failed"
+        if isinstance(commands[-1], CommandStarted):
+            lost.append(CommandLost(detail="the process that measured it ended before the command did"))
+    _end(index, directory, disk, keys, status, *lost)
+
+
+def _end(
+    index: RunIndex, directory: Path, disk: Disk, keys: Path, status: RunStatus, *last: Event, **counts: int
+) -> None:
+    """Write the end that the process of a run did not write, after the `last` events. Raises: StoreError."""
+    clock = SystemClock()
     with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
-        if commands:  # a measured run: its process was lost, not only its end
-            status = "failed"
-            if isinstance(commands[-1], CommandStarted):
-                writer.append(CommandLost(detail="the process that measured it ended before the command did"))
-        writer.append(RunFinished(status=status))
+        for event in (*last, RunFinished(status=status)):
+            writer.append(event)
         writer.flush()
         head = writer.head()
     sign_head(directory, head, Signer.open(keys, disk), disk)
-    index.update(directory.name, status=status, finished_us=clock.now_us())
+    index.update(directory.name, status=status, finished_us=clock.now_us(), **counts)
 
 
 def _need(

@@ -50,6 +50,16 @@ class StopSwitch:
         self._end_programs()
         self._answer_if_over()
 
+    def stop_proposal(self, proposal_id: str, request: StopRequest) -> None:
+        """Stop one proposal, if it is running and was not stopped; the others continue. Raises StoreError."""
+        for pool in [pool for pool in self._pools if pool.run.proposal.id == proposal_id]:
+            if pool.run.stop_reason == "stopped":
+                continue
+            pool.run.stopped_text = request.text
+            if pool.run.recorder is not None:
+                _record(pool.run.recorder, request, proposal_id)
+            pool.stop("stopped")
+
     @contextlib.contextmanager
     def over(self, pool: WorkerPool) -> Iterator[None]:
         """Let the proposal be stopped, until `release` or the end of the block."""
@@ -87,8 +97,7 @@ class StopSwitch:
         request = self.request
         if request is not None and not self._recorded:
             self._recorded = True
-            reason = recorder.text(request.reason)
-            recorder.record(StopRequested(by=request.by, surface=request.surface, reason=reason), proposal)
+            _record(recorder, request, proposal)
 
     def _answer_if_over(self) -> None:
         with self._lock:
@@ -124,3 +133,8 @@ class StopSwitch:
                 elif row is None or row.reason == "stopped":
                     not_begun += 1
         return StopAnswer(tuple(stopped.values()), not_begun, len(self._ends))
+
+
+def _record(recorder: Recorder, request: StopRequest, proposal: str | None) -> None:
+    reason = recorder.text(request.reason)
+    recorder.record(StopRequested(by=request.by, surface=request.surface, reason=reason), proposal)
