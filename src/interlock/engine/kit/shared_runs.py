@@ -164,7 +164,7 @@ class SharedCall:
 
     def stop(self, request: StopRequest) -> None:
         """Stop this call, and no other of the run."""
-        self._shared.run.stop_proposal(self._proposal.id, request)
+        self._shared.run.switch.stop_proposal(self._proposal.id, request)
 
 
 def _leaves_nothing(tool: Registered) -> bool:

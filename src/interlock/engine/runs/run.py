@@ -99,10 +99,6 @@ class Run:
         """Stop all current and later work of the run, from any thread."""
         self.switch.pull(request)
 
-    def stop_proposal(self, proposal_id: str, request: StopRequest) -> None:
-        """Stop one proposal of the run, if it is running. On the loop."""
-        self.switch.stop_proposal(proposal_id, request)
-
     @property
     def stop_answer(self) -> StopAnswer | None:
         """The stopped actions; None while any part of the run is still running."""
