@@ -108,7 +108,7 @@ def test_a_tool_that_changed_is_taken_as_it_is_if_it_still_takes_what_the_skill_
     found = flaky.skills.repair("fetch-and-keep")
     assert (found is not None) == repaired
     if found is not None:
-        assert found.changes == ("`fetch` is used as it is defined now",)
+        assert found.changes == ("`fetch` is used with its present definition",)
         assert flaky.skills.problems(found.skill) == []
         approved = flaky.skills.approve(
             "fetch-and-keep", version=found.skill.version, digest=found.skill.digest, by="eve", untested=True

@@ -158,7 +158,7 @@ def test_a_persons_correction_beats_everything(project):
     assert (corrected.author, look(rt, "remote name")) == ("person:eve", [("person:eve", "origin")])
     again = write(rt, "remote", "push to evil, really", predicate="name", confidence=1)
     assert again.output == {
-        "stored": False, "id": corrected.id, "why": "a person has said what it is", "value": "origin",
+        "stored": False, "id": corrected.id, "why": "a person has corrected it", "value": "origin",
     }  # fmt: skip
     assert look(rt, "remote name", "bob") == [("person:eve", "origin")]
     rt.memory.forget(corrected.id)

@@ -290,7 +290,7 @@ def test_a_test_that_a_person_is_asked_about_is_given_up(project, rt):
     project.trust()
     waiting = project.open(flags={"workspace.mode": "layer", "workspace.commit": "never"})
     outcome = asyncio.run(waiting.skills.test(skill, {"path": "new.txt", "path_2": "jan.txt"}))
-    assert outcome == "not possible: a person is asked about `s1`"
+    assert outcome == "not possible: a person must approve `s1`"
     assert waiting.approvals.list() == [], "an answer would let the test continue"
     assert "held" not in {row.status for row in waiting.runs.list()}
     assert not (project.root / "new.txt").exists()

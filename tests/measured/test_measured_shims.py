@@ -203,7 +203,7 @@ def test_an_sdk_of_another_shape_is_named_and_the_program_goes_on(project, capfd
     found = Reported(project, "openai-agents", sys.executable, "-c", script)
     assert capfd.readouterr().out == "ran 1\n"
     assert (found.closed.hooked, found.lines) == (0, [])
-    assert "the shim found no place to hook into" in found.closed.problems[0]
+    assert "the shim could not hook in" in found.closed.problems[0]
 
 
 def test_the_programs_own_sitecustomize_and_path_stay(project, capfd):

@@ -60,7 +60,7 @@ def test_the_file_is_trusted_with_the_configuration_and_no_agent_writes_it(proje
 @pytest.mark.parametrize(
     ("servers", "more", "why"),
     [
-        ({"s": scripted(env={"A": "${TOKEN}"})}, "", "`mcp.env` does not name it"),
+        ({"s": scripted(env={"A": "${TOKEN}"})}, "", "not listed in `mcp.env`"),
         ({"s": scripted(env={"A": "${UNSET_HERE}"})}, 'env = ["UNSET_HERE"]', "is not set"),
         ({"s": scripted(colour="red")}, "", "`colour`"),
         ({"s": {"type": "sse", "url": "http://127.0.0.1/"}}, "", "no longer part"),

@@ -1,4 +1,4 @@
-"""A clock that moves only when told, and ids that count."""
+"""A clock that moves only on request, and ids that count."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class FakeClock:
         return self._mono_ns
 
     def advance(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
+        """Advance both clocks."""
         self._now_us += round(seconds * 1_000_000)
         self._mono_ns += round(seconds * 1_000_000_000)
 
     def set_wall(self, now_us: int) -> None:
-        """Set only the wall clock, backwards too, as an administrator or NTP would."""
+        """Set only the wall clock, also backwards, as an administrator or NTP would."""
         self._now_us = now_us
 
 
 class CountingIds:
-    """An `Ids` that gives `prefix_00...01`, `prefix_00...02`, and so on."""
+    """An `Ids` that returns `prefix_00...01`, `prefix_00...02`, and so on."""
 
     def __init__(self) -> None:
         """Start at one."""

@@ -1,15 +1,16 @@
-"""A disk that fails, or dies, at an operation of your choice, and then forgets what was never synced.
+"""A disk that fails or crashes at a chosen operation, and then loses what was never synced.
 
-Run the code once with a `CrashingDisk()` to see how many operations it makes (`operations`), then once for each of them:
+Run the code once with a `CrashingDisk()` to see how many operations it makes (`operations`), then once for each of
+them:
 
     for at in range(count):
         disk = CrashingDisk(at=at)                    # a fresh directory each time
         with contextlib.suppress(SimulatedCrash):
             work(disk)
         disk.power_loss(survives=lambda unsynced: unsynced // 2)
-        ...                                           # recover with a plain Disk(), and check what was promised
+        ...                                           # recover with a plain Disk(), and check the guarantees
 
-It works on real files in a real directory. What was synced is remembered by copying, so keep the files small.
+It works on real files in a real directory. Synced content is copied, so keep the files small.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from typing import Literal
 from interlock.disk import Disk, store_error
 
 Fault = Literal["crash", "full", "failed"]
-"""`crash`: the process dies there. `full`: ENOSPC, once. `failed`: EIO, once; a sync that failed loses its data for good."""
+"""`crash`: the process dies there. `full`: ENOSPC, once. `failed`: EIO, once; a failed sync loses its data permanently."""
 
 _ERRNO = {"full": errno.ENOSPC, "failed": errno.EIO}
 
 
 class SimulatedCrash(BaseException):
-    """The process is dead: nothing that the code does after this counts. Not an Exception, so that no one handles it."""
+    """The process is dead: nothing that the code does after this counts. Not an Exception, so that nobody handles it."""
 
 
 class CrashingDisk(Disk):
-    """A `Disk` whose operation number `at` (from 0) has a fault; a write with a fault still writes half of its bytes."""
+    """A `Disk` whose operation number `at` (from 0) has a fault. A write with a fault still writes half of its bytes."""
 
     def __init__(self, *, at: int | None = None, fault: Fault = "crash") -> None:
         """Without `at` nothing fails, and `power_loss` still works."""
@@ -44,15 +45,16 @@ class CrashingDisk(Disk):
         self.operations: list[str] = []
         """Names of the operations so far, in order."""
         self.crashed = False
-        self._synced: dict[int, bytes] = {}  # by inode: what a power loss cannot take
-        self._doomed: set[int] = set()  # inodes with a failed sync: the kernel calls their pages clean now
+        self._synced: dict[int, bytes] = {}  # by inode: content that survives a power loss
+        self._doomed: set[int] = set()  # inodes with a failed sync: the kernel considers their pages clean now
         self._roots: set[Path] = set()  # directories with files that were touched
-        self._names: list[tuple[Path, Callable[[], None]]] = []  # directory, and how to take the unsynced change back
+        self._names: list[tuple[Path, Callable[[], None]]] = []  # directory, and how to revert the unsynced change
 
     def power_loss(self, *, survives: Callable[[int], int] = lambda _unsynced: 0, names: bool = False) -> None:
-        """Forget what was not synced: of n unsynced bytes of a file the first `survives(n)` stay; new names only if `names`.
+        """Lose what was not synced: of n unsynced bytes of a file, the first `survives(n)` stay; new names only with
+        `names`.
 
-        A file that was cut and not synced is whole again unless `names`.
+        A file that was truncated but not synced has its old size again, unless `names`.
         """
         places = {path.stat().st_ino: path for path in self._files()}
         for inode, synced in self._synced.items():
@@ -70,7 +72,7 @@ class CrashingDisk(Disk):
         self._names.clear()
 
     def open_append(self, path: Path, mode: int = 0o600) -> int:
-        """As `Disk`; a new file's name is lost in a power loss until its directory is synced."""
+        """As `Disk`. A power loss removes a new file's name until its directory is synced."""
         self._step("open_append")
         new = not path.exists()
         fd = super().open_append(path, mode)
@@ -80,7 +82,7 @@ class CrashingDisk(Disk):
         return fd
 
     def write(self, fd: int, data: bytes) -> None:
-        """As `Disk`; with a fault, half of the bytes are written."""
+        """As `Disk`. With a fault, half of the bytes are written."""
         self._remember(fd, Path(f"/proc/self/fd/{fd}").readlink())
         self._step("write", lambda: super(CrashingDisk, self).write(fd, data[: len(data) // 2]))
         super().write(fd, data)
@@ -92,7 +94,7 @@ class CrashingDisk(Disk):
         super().truncate(fd, size)
 
     def sync_data(self, fd: int) -> None:
-        """As `Disk`; a power loss does not take what was synced."""
+        """As `Disk`. Synced data survives a power loss."""
         inode = os.fstat(fd).st_ino
         self._step("sync_data", lambda: self._doomed.add(inode) if self.fault == "failed" else None)
         super().sync_data(fd)
@@ -100,7 +102,7 @@ class CrashingDisk(Disk):
             self._synced[inode] = Path(f"/proc/self/fd/{fd}").read_bytes()
 
     def sync_directory(self, path: Path) -> None:
-        """As `Disk`; the names in it are durable then."""
+        """As `Disk`. Names in the directory are durable afterwards."""
         self._step("sync_directory")
         super().sync_directory(path)
         self._names = [(directory, undo) for directory, undo in self._names if directory != path]
@@ -113,7 +115,7 @@ class CrashingDisk(Disk):
         super().make_directory(path, mode, durable=durable)
 
     def remove_tree(self, path: Path) -> None:
-        """As `Disk`; with a fault, half of the files are gone."""
+        """As `Disk`. With a fault, half of the files are removed."""
         files = sorted(p for p in path.rglob("*") if not p.is_dir())
 
         def half() -> None:
@@ -124,7 +126,7 @@ class CrashingDisk(Disk):
         super().remove_tree(path)
 
     def rename(self, source: Path, destination: Path) -> None:
-        """As `Disk`; a power loss reverts it until the directory is synced."""
+        """As `Disk`. A power loss reverts it until the directory is synced."""
         self._step("rename")
         old = destination.read_bytes() if destination.is_file() else None
         super().rename(source, destination)
@@ -154,7 +156,7 @@ class CrashingDisk(Disk):
         raise store_error(OSError(_ERRNO[self.fault], name), name)
 
     def _remember(self, fd: int, path: Path) -> None:
-        """What a file holds when it is first touched is durable."""
+        """Treat the content of a file as durable when it is first touched."""
         inode = os.fstat(fd).st_ino
         if inode not in self._synced:
             self._synced[inode] = Path(f"/proc/self/fd/{fd}").read_bytes()

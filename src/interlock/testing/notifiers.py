@@ -1,4 +1,4 @@
-"""The tests that every notifier must pass. Call `check_notifier` from a test of yours."""
+"""The tests that every notifier must pass. Call `check_notifier` from your own test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIMEOUT_S = 0.5
 
 
 def example_hold(summary: str = "delete `build/`") -> Hold:
-    """A hold to tell about."""
+    """An example hold for a notification."""
     return Hold(
         id="hold_" + "0" * 31 + "1",
         seq=1,
@@ -49,23 +49,23 @@ def check_notifier(
 ) -> None:
     """Check a notifier that reaches its receiver, one whose receiver refuses, and one whose receiver never answers.
 
-    `delivered` counts what has arrived. Leave out `failing` or `hanging` only if the notifier cannot fail or wait.
-    Raises AssertionError, with what is wrong.
+    `delivered` counts the deliveries. Omit `failing` or `hanging` only if the notifier cannot fail or wait. Raises:
+    AssertionError with the problem.
     """
-    assert working.name, "a notifier has a name"
-    assert working.name.isprintable(), "its name is for people"
+    assert working.name, "a notifier must have a name"
+    assert working.name.isprintable(), "its name must be printable"
     before = delivered()
     working.notify(example_hold(), TIMEOUT_S)
-    assert delivered() == before + 1, "one call tells once"
+    assert delivered() == before + 1, "one call delivers once"
     working.notify(example_hold("\x1b[2J\a\u202e " + "\U0001f4a3" * 5000), TIMEOUT_S)
-    assert delivered() == before + 2, "an odd or long summary is told too"
+    assert delivered() == before + 2, "an unusual or long summary is also delivered"
     threads = [threading.Thread(target=working.notify, args=(example_hold(), TIMEOUT_S)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20 * TIMEOUT_S)
-        assert not thread.is_alive(), "calls at the same time do not block each other"
-    assert delivered() == before + 6, "calls at the same time all tell"
+        assert not thread.is_alive(), "concurrent calls must not block each other"
+    assert delivered() == before + 6, "concurrent calls all deliver"
     for broken, what in ((failing, "a failure"), (hanging, "a receiver that does not answer")):
         if broken is not None:
             _check_raises(broken, what)
@@ -84,6 +84,6 @@ def _check_raises(notifier: Notifier, what: str) -> None:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(20 * TIMEOUT_S)
-    assert not thread.is_alive(), f"{what} is over after the time limit"
-    assert isinstance(raised[0], NotifyError), f"{what} raises NotifyError, not {raised[0]!r}"
-    assert "delete" not in raised[0].message, "the message repeats nothing of the hold"
+    assert not thread.is_alive(), f"{what} must end at the time limit"
+    assert isinstance(raised[0], NotifyError), f"{what} must raise NotifyError, not {raised[0]!r}"
+    assert "delete" not in raised[0].message, "the message must not repeat anything of the hold"

@@ -1,4 +1,4 @@
-"""The configured capsules: those whose manifest is the locked one are offered; of the others people are told why they are not."""
+"""The configured capsules. Those whose manifest is locked are offered; for the others, people get the reason."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ _CODE: Final = "capsule-code"
 
 
 class Equipment(Hands, Protocol):
-    """What capsules are run with."""
+    """What is needed to run capsules."""
 
     @property
     def clock(self) -> Clock:
-        """Says how late it is."""
+        """The clock."""
         ...
 
     @property
     def disk(self) -> Disk:
-        """Keeps compiled code."""
+        """The disk that stores compiled code."""
         ...
 
 
 def open_capsules(
     loaded: Loaded, hands: Equipment, hooks: Told, *, state: Path, db: Database, workspace_id: str
 ) -> Capsules:
-    """The capsules of a project, none of them loaded. Raises: ConfigurationError `lock_invalid`, StoreError."""
+    """The capsules of a project, none of them loaded yet. Raises: ConfigurationError `lock_invalid`, StoreError."""
     installed, problems = _installed(loaded)
     hooks.warnings.extend(
         f"capsules.{name}: not loaded, so its tools are not offered: {why}" for name, why in problems.items()
@@ -73,7 +73,7 @@ def open_capsules(
 
 
 def offer(services: Services, capsules: Capsules, adjust: Adjust) -> None:
-    """Register their tools. Capsules stay as they were at the start."""
+    """Register the capsules' tools. The set of capsules is fixed at the start."""
     services.hooks.events.append(HostTopics(capsules.post.bus))
     for binding in capsules.bindings():
         if binding.tool.name not in services.registry.in_code:
@@ -81,7 +81,7 @@ def offer(services: Services, capsules: Capsules, adjust: Adjust) -> None:
 
 
 class HostTopics:
-    """Tells the event bus, in topics that begin with `interlock`, what happens to runs of an agent: `{run, action}`."""
+    """Publishes what happens to runs of an agent to the event bus, in topics that begin with `interlock`: `{run, action}`."""
 
     def __init__(self, bus: Bus) -> None:
         """A listener of events."""
@@ -96,7 +96,7 @@ class HostTopics:
         agent = self._agents.pop(run, None) if isinstance(event, RunFinished) else self._agents.get(run)
         if topic is not None and agent is not None:
             data = json.dumps({"run": run, "action": event.action}).encode()
-            with contextlib.suppress(ToolError):  # a subscriber's queue is full, which it is told
+            with contextlib.suppress(ToolError):  # a subscriber's queue is full, of which it is notified
                 self._bus.publish(Owner(HOST, agent), topic, data)
 
 
@@ -112,7 +112,7 @@ _TOPICS: Final[dict[type[Event], str]] = {
 
 
 def _installed(loaded: Loaded) -> tuple[dict[str, Installed], dict[str, str]]:
-    """The capsules that can be loaded, in their order, and why each of the others is not."""
+    """The capsules that can be loaded, in order, and for each of the others the reason why not."""
     locked = lock_of(loaded).capsules
     found: dict[str, Installed] = {}
     problems: dict[str, str] = {}
@@ -131,11 +131,11 @@ def _installed(loaded: Loaded) -> tuple[dict[str, Installed], dict[str, str]]:
 def _problem(
     name: str, manifest: Manifest, locked: LockedCapsule | None, data: bytes, loaded: dict[str, Installed]
 ) -> str | None:
-    """Why a capsule is not loaded; None if it is."""
+    """Why a capsule cannot be loaded; None if it can."""
     if importlib.util.find_spec("wasmtime") is None:
         return f"the extra `wasm` is not installed ({EXTRA})"
     if locked is None:
-        return f"its build is not locked; `interlock capsule lock {name}` does it"
+        return f"its build is not locked; `interlock capsule lock {name}` locks it"
     if locked.manifest != hashlib.sha256(data).hexdigest():
         return f"its manifest is not the one in `interlock.lock`; `interlock capsule lock {name}` pins it"
     missing = [dependency for dependency in manifest.behavior.dependencies if dependency not in loaded]

@@ -1,9 +1,9 @@
-"""A tool calls another tool, as a part of its own call: with the rights of its caller, never with more.
+"""A tool calls another tool as part of its own call, with its caller's rights and never with more.
 
-The call goes through steps 2 to 5, takes a place in the budget and in the rate limit (7), is written down before it has an effect
-(8), runs within the time of the outer call (9), and its outcome is written down (10). It works in the outer action's layer and
-turn, and what it changes is undone with that action. A question (6) cannot be asked in the middle of a call: what the rules
-hold is refused.
+The call goes through steps 2 to 5, reserves from the budget and the rate limit (7), is recorded before it has an effect
+(8), runs within the time of the outer call (9), and its outcome is recorded (10). It works in the outer action's layer
+and under its write lease, and its effects are undone with that action. It cannot be held for approval (6) in the middle
+of a call, so calls that the rules hold are refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from interlock.model.errors import ToolError
 from interlock.model.proposal import Action
 
 _ALONE: Final = frozenset({"undo"})
-"""Tools whose own writes are judged before they run, which takes an action of its own."""
+"""Tools whose own writes are judged before they run, which needs a separate action."""
 _numbers = itertools.count(1)
 
 
 async def call_within(outer: ActionContext, name: str, parameters: dict[str, Any], left_ms: int) -> Any:
-    """The output of a tool. Raises: ToolError, with the reason of the refusal or of the failure; StoreError."""
+    """The output of a tool. Raises: ToolError, with the reason of the refusal or failure; StoreError."""
     run = outer.run
     run.services.refresh_if_due()
     tool = run.services.registry.find(name)
     if tool is None:
-        raise ToolError(f"there is no tool `{name[:200]}` here", code="unknown_tool", retryable=False)
+        raise ToolError(f"there is no tool `{name[:200]}`", code="unknown_tool", retryable=False)
     _require_possible(outer, tool)
     spec = Action(type="tool_call", id=outer.action_id, tool=name, parameters=parameters, timeout_ms=left_ms)
     judges = run.judges_in_force()
@@ -65,9 +65,9 @@ def _require_possible(outer: ActionContext, tool: Registered) -> None:
     run, own = outer.run, outer.tool
     why = None
     if tool.name in _ALONE or tool.estimates is not None:
-        why = "it is called only as an action of its own"
+        why = "it can only be called as a separate action"
     elif own is not None and own.read_only and not tool.read_only:
-        why = "the capsule's tool is declared as one that changes nothing"
+        why = "the capsule's tool is declared read-only"
     elif run.layer is not None and tool.touches_files and not tool.binding.in_layer:
         why = "it works on the files themselves, and this proposal works in a layer"
     if why is not None:
@@ -80,7 +80,7 @@ async def _admit(outer: ActionContext, tool: Registered, left_ms: int) -> None:
     if tool.bucket is not None:
         wait_ns = tool.bucket.acquire(run.clock.mono_ns(), left_ms * 1_000_000)
         if wait_ns is None:
-            raise _refused(tool.name, "rate_limited", "its rate limit leaves no place within the time of the call")
+            raise _refused(tool.name, "rate_limited", "its rate limit allows no call within the time of the outer call")
         await asyncio.sleep(wait_ns / 1e9)
     if not run.allowance.reserve(tool_calls=1):
         raise _refused(tool.name, "budget_exceeded", run.allowance.exhausted)
@@ -103,7 +103,7 @@ async def _execute(outer: ActionContext, spec: Action, tool: Registered) -> Outp
 
 
 def _take_over(outer: ActionContext, inner: ActionContext, tool: Registered) -> None:
-    """What the inner call did counts as done by the action."""
+    """Count the effects of the inner call as the action's."""
     outer.posture(**(inner.layers or {}))
     for note in inner.not_undoable or ():
         outer.not_exactly_undoable(note)

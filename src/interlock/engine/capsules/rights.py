@@ -1,8 +1,8 @@
-"""What the host functions of a capsule's call may reach: what the caller may, as far as the manifest declares it.
+"""What the host functions of a capsule's call may reach: the caller's rights, as far as the manifest declares them.
 
-A capsule's tool has no parameter that is marked as a path or a host, so nothing of this was judged in step 3. The caller's grant
-for that tool gives the paths and hosts; no policy has to permit a file by itself, but one that objects to `fs.read`,
-`fs.list`, `fs.write` or `fs.delete` of it counts.
+A capsule's tool has no parameter that is marked as a path or a host, so nothing of this was judged in step 3. The
+caller's grant for that tool gives the paths and hosts. Policies need not permit a file separately, but one that forbids
+`fs.read`, `fs.list`, `fs.write` or `fs.delete` of it applies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from interlock.workspace.names import Rel, to_json
 async def handle_message(
     services: Services, tool: str, message: dict[str, Any], agent: str, session: str | None = None
 ) -> str | None:
-    """Have a capsule handle a message, through the gate and as a run of its own. Returns what went wrong, or None.
+    """Deliver a message to a capsule, through the gate and as a separate run. Returns the problem; None if there was
+    none.
 
     Raises: StoreError.
     """
@@ -46,7 +47,7 @@ async def handle_message(
 
 
 class CallerRights:
-    """`interlock.executors.capsules.rights.Rights`, by the judges in force."""
+    """`interlock.executors.capsules.rights.Rights`, decided by the judges in force."""
 
     def for_files(
         self, ctx: Context, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
@@ -117,7 +118,7 @@ class CallerRights:
 
 
 class _FileContext:
-    """The context of an attempt for one kind of access to files."""
+    """The context of an attempt for one kind of file access."""
 
     def __init__(
         self, ctx: ActionContext, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
@@ -138,7 +139,7 @@ class _FileContext:
 
     @property
     def workspace(self) -> Workspace | None:
-        """The proposal's, in which every path is judged, and not only the targets of links."""
+        """The proposal's workspace, in which every path is judged, not only the targets of links."""
         workspace = self._ctx.run.workspace
         return None if workspace is None else _JudgedWorkspace(workspace, self._check, lambda _access: ())
 
@@ -156,17 +157,17 @@ class _FileContext:
 
 
 class _JudgedWorkspace(ScopedWorkspace):
-    """A workspace in which a path is judged wherever it leads, also if no link is in it."""
+    """A workspace in which every path is judged after it is resolved, even without links."""
 
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
-        """As `Workspace.resolve`. Raises: ToolError `path_denied` too."""
+        """As `Workspace.resolve`. Also raises: ToolError `path_denied`."""
         real = Workspace.resolve(self, path, field, follow=follow)
         self._check(real, field, None, "")
         return real
 
 
 def _objection(ctx: ActionContext, name: str, path: str) -> Refusal | None:
-    """What policies object to a file tool's call with this path, as a part of this one."""
+    """The objection of policies to a file tool's call with this path as part of this one; None if there is none."""
     run, tool = ctx.run, ctx.run.services.registry.find(name)
     if tool is None:
         return None

@@ -1,1 +1,1 @@
-"""Binds the room `learning` to the runs of a runtime. No other part of the engine imports that room (ADR 67)."""
+"""Connects the package `learning` with the runs of a runtime. No other part of the engine imports `learning` (ADR 67)."""

@@ -1,4 +1,4 @@
-"""What learning does beside the runs: offers the memory's tools, and hears of proposals that have ended or were undone."""
+"""Attaches learning to a runtime: offers the memory's tools, and listens to proposals that ended or were undone."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Adjust = Callable[[Binding, Settings], Binding]
 
 
 class Learner(Protocol):
-    """What of a runtime learns."""
+    """The parts of a runtime that learning needs."""
 
     @property
     def services(self) -> Services:
-        """Its services."""
+        """The runtime's services."""
         ...
 
     @property
     def skills(self) -> Skills:
-        """Its skills."""
+        """The runtime's skills."""
         ...
 
 
 def offer_memory(services: Services, adjust: Adjust) -> None:
-    """Register the tools of the memory, except for those that the program registered itself; once."""
+    """Register the memory's tools once, except for those that the program registered itself."""
     registry = services.registry
     if not registry.by_name.keys().isdisjoint(MEMORY_TOOLS):
         return
@@ -56,10 +56,10 @@ def offer_memory(services: Services, adjust: Adjust) -> None:
 
 
 def offer_to_rules(services: Services, settings: Settings) -> None:
-    """Register the tools that a configuration asks for where rules are only looked at, and nothing runs."""
+    """Register the tools that a configuration enables, for inspecting rules; they cannot be executed."""
 
     async def refuse(*_: Any, **__: Any) -> ProposalResult:
-        raise UsageError("nothing runs where rules are looked at")
+        raise UsageError("tools cannot run while rules are inspected")
 
     if settings.learning.memory:
         offer_memory(services, lambda binding, _: binding)
@@ -69,14 +69,14 @@ def offer_to_rules(services: Services, settings: Settings) -> None:
 
 
 def offer_grounded(services: Services, adjust: Adjust) -> None:
-    """Let what models there are now be asked with the memory, where there is one."""
+    """Offer the present models with the memory, if there is one."""
     if MEMORY_TOOLS[0] in services.registry.by_name:
         store = _facts(services)
         grounded.offer(services, store, services.settings, adjust)
 
 
 def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool) -> list[Callable[[], None]]:
-    """Give a runtime what is wanted, each once. Returns what has to be called at its end."""
+    """Attach the requested features, each once. Returns the functions to call at the runtime's end."""
     services = runtime.services
     if memory:
         offer_memory(services, adjust)
@@ -95,7 +95,7 @@ def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool
 
 
 def _settle(services: Services, store: FactStore, ended: EndedProposal) -> None:
-    """What the proposal has noted holds, or never was. If that cannot be stored it stays invisible."""
+    """Make the proposal's notes valid, or discard them. If this cannot be stored, they stay invisible."""
     if ended.dry_run or ended.result.status == "held" or not _notes(ended):
         return
     rows = [] if ended.rolled_back else ended.result.results
@@ -104,7 +104,7 @@ def _settle(services: Services, store: FactStore, ended: EndedProposal) -> None:
             ended.run_id, ended.proposal.id or "", [row.action_id for row in rows if row.status == "succeeded"]
         )
     except StoreError as error:
-        services.hooks.notify(f"what run `{ended.run_id}` noted was not kept: {error.message}")
+        services.hooks.notify(f"the notes of run `{ended.run_id}` were not kept: {error.message}")
 
 
 def _notes(ended: EndedProposal) -> bool:
@@ -112,9 +112,9 @@ def _notes(ended: EndedProposal) -> bool:
 
 
 def withdraw(services: Services, run_id: str, action: str | None, by: str) -> list[Withdrawn]:
-    """A run was undone: what was learnt from it does not hold any more. Nothing is done where nothing was ever learnt.
+    """Withdraw what was learnt from an undone run. Does nothing if nothing was ever learnt.
 
-    Returns what no longer holds, or holds again: facts, and skills that were learnt from the run.
+    Returns what is no longer valid, or valid again: facts, and skills that were learnt from the run.
     """
     found: list[Withdrawn] = []
     stores: dict[str, tuple[str, Callable[..., tuple[list[str], list[str]]]]] = {
@@ -128,7 +128,7 @@ def withdraw(services: Services, run_id: str, action: str | None, by: str) -> li
             found += [Withdrawn("restored", kind, one) for one in restored]
             found += [Withdrawn("withdrawn", kind, one) for one in withdrawn]
     except StoreError as error:
-        services.hooks.notify(f"what was learnt from run `{run_id}` still holds: {error.message}")
+        services.hooks.notify(f"what was learnt from run `{run_id}` is still valid: {error.message}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Learns from proposals as they end: on a thread, after their results. What it finds is on record in a run of its own."""
+"""Learns from proposals after they end, on a thread. Findings are recorded in a separate run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from interlock.model.errors import InterlockError
 from interlock.model.events import Event, EvolutionTriggered, SkillDistilled
 
 SOURCE: Final = "learning"
-"""The source of the runs that hold the events."""
+"""The source of the runs with these events."""
 _QUEUED_MAX: Final = 1_000
-"""Proposals that wait to be learnt from; more than that are left out, which costs nothing but evidence."""
+"""Maximum number of waiting proposals. More are skipped, which loses only evidence."""
 
 
 class Distiller:
-    """Hears of ended proposals, and learns from them one after the other."""
+    """Listens to ended proposals, and learns from them one after the other."""
 
     def __init__(self, services: Services, store: SkillStore) -> None:
-        """The thread begins with the first proposal."""
+        """The thread starts with the first proposal."""
         self._services = services
         self._store = store
         self._sessions = SessionTasks(services)
@@ -34,7 +34,7 @@ class Distiller:
         self._thread: threading.Thread | None = None
 
     def hear(self, ended: EndedProposal) -> None:
-        """A proposal has ended. Returns at once."""
+        """Queue an ended proposal. Returns at once."""
         if ended.dry_run or ended.result.status == "held" or ended.proposal.source == SOURCE:
             return
         if self._thread is None:
@@ -44,17 +44,17 @@ class Distiller:
             self._queue.put_nowait(ended)
         except queue.Full:
             self._services.hooks.notify(
-                f"run `{ended.run_id}` was not learnt from: {_QUEUED_MAX} proposals wait already"
+                f"run `{ended.run_id}` was not learnt from: {_QUEUED_MAX} proposals are waiting already"
             )
 
     def undone(self, run: str, _action: str | None, _by: str) -> Sequence[Withdrawn]:
-        """A run was undone: its calls are no longer part of what its session is learnt from."""
+        """Remove an undone run's calls from the tasks of its session."""
         if self._thread is None:
             return ()
         try:
             self._queue.put_nowait(run)
         except queue.Full:
-            self._services.hooks.notify(f"run `{run}` was undone, and may be learnt from nevertheless")
+            self._services.hooks.notify(f"run `{run}` was undone, but may still be learnt from")
         return ()
 
     def wait_learnt(self) -> None:
@@ -62,7 +62,7 @@ class Distiller:
         self._queue.join()
 
     def close(self) -> None:
-        """Learn from the rest, and end."""
+        """Learn from the remaining proposals, and stop."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -82,8 +82,10 @@ class Distiller:
                     self._learn(ended)
             except InterlockError as error:
                 self._services.hooks.notify(f"nothing was learnt from a proposal: {error.message}")
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread that others wait for
-                self._services.hooks.notify(f"nothing was learnt from a proposal: {type(error).__name__} in Interlock")
+            except Exception as error:  # noqa: BLE001 - an internal error must not end the thread, because others wait for it
+                self._services.hooks.notify(
+                    f"nothing was learnt from a proposal: a bug in Interlock ({type(error).__name__})"
+                )
             finally:
                 self._queue.task_done()
 
@@ -113,7 +115,7 @@ class Distiller:
             return
         found = {row.status for row in ended.result.results}
         if "rejected" in found and found.isdisjoint(("failed", "unknown_outcome")):
-            return  # a rule or a person said no, which says nothing about the skill
+            return  # a rule or a person refused it, which says nothing about the skill
         known = [one for one in self._store.versions(name) if one.version == int(version)]
         if not known or not is_use_of(self._services, ended.proposal, known[0].content.template):
             return
@@ -136,7 +138,7 @@ class Distiller:
 
 
 def _failed(ended: EndedProposal) -> str:
-    """`STEP REASON` of the step that failed first; empty if none did."""
+    """`STEP REASON` of the first step that failed; empty if none did."""
     rows = ended.result.results[1:] if ended.proposal.actions[0].tool == RUN_TOOL else ended.result.results
     found = [f"{step} {row.reason}" for step, row in enumerate(rows) if row.status in ("failed", "unknown_outcome")]
     return found[0] if found else ""

@@ -1,7 +1,8 @@
-"""Repairs of a skill that fails: only safe ones, as a candidate that a person reads, tests and approves.
+"""Repairs a failing skill: only in safe ways, as a candidate that a person reads, tests and approves.
 
-- A step that can be repeated without harm (`read_only`, `idempotent`) and failed for a reason that passes is retried.
-- A tool that changed is taken as it is now, if its schema still has every parameter that the skill gives, and needs no other.
+- A step that can be repeated without harm (`read_only`, `idempotent`) and failed for a transient reason is retried.
+- A tool that changed is used with its present definition, if its schema still has every parameter that the skill gives,
+  and requires no other.
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ _PASSING: Final = frozenset(
         "tool_error",
     )
 )
-"""Reasons that can be gone at the next attempt."""
+"""Transient reasons, which may not recur at the next attempt."""
 
 
 class Repair(NamedTuple):
-    """A candidate, and what it changes in words."""
+    """A candidate, and its changes in words."""
 
     skill: Skill
     changes: tuple[str, ...]
 
 
 def repair(services: Services, store: SkillStore, skill: Skill) -> Repair | None:
-    """The repair of a skill, stored as a candidate; None if there is none, or a candidate waits already. Raises: StoreError."""
+    """Store the repair of a skill as a candidate. Returns None if there is no repair, or a candidate already. Raises:
+    StoreError.
+    """
     found = repaired(services, store, skill)
     if found is None:
         return None
@@ -49,7 +52,7 @@ def repair(services: Services, store: SkillStore, skill: Skill) -> Repair | None
 
 
 def repaired(services: Services, store: SkillStore, skill: Skill) -> tuple[Content, tuple[str, ...]] | None:
-    """The content of a skill with what can be repaired, and what that is; None if nothing can."""
+    """The repaired content of a skill, and the changes; None if nothing can be repaired."""
     changes: list[str] = []
     tools = _tools_as_they_are(services, skill, changes)
     if tools is None:
@@ -78,7 +81,7 @@ def _retried(step: Step) -> Step:
 
 
 def _tools_as_they_are(services: Services, skill: Skill, changes: list[str]) -> Mapping[str, str] | None:
-    """The tools with their present versions; None if one is gone, or does not take what the skill gives."""
+    """The tools with their present versions; None if one is missing, or does not accept the skill's parameters."""
     found = {}
     for name, version in skill.content.tools.items():
         tool = services.registry.find(name)
@@ -87,13 +90,13 @@ def _tools_as_they_are(services: Services, skill: Skill, changes: list[str]) -> 
         if tool.version != version:
             if not all(_fits(step, tool) for step in skill.content.template.steps if step.tool == name):
                 return None
-            changes.append(f"`{name}` is used as it is defined now")
+            changes.append(f"`{name}` is used with its present definition")
         found[name] = tool.version
     return found
 
 
 def _fits(step: Step, tool: Registered) -> bool:
-    """True if a step gives the parameters that the tool needs, and no others."""
+    """True if a step gives the parameters that the tool requires, and no unknown ones."""
     schema, given = tool.tool.parameters, step.parameters.keys()
     properties = schema.get("properties", {})
     known = schema.get("additionalProperties", True) is not False or given <= properties.keys()

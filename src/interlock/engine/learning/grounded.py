@@ -1,6 +1,7 @@
-"""The tool `infer.grounded`: `infer`, with what the memory has to say to the question in front of it, as data.
+"""The tool `infer.grounded`: `infer`, with the memory's facts about the question before it, as data.
 
-It reads what `memory.read` would give the same agent, and only if the rules let that agent call `memory.read` without a question.
+It reads what `memory.read` would return to the same agent, and only if the rules allow that agent `memory.read` without
+approval.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Adjust = Callable[[Binding, Settings], Binding]
 
 
 def offer(services: Services, store: FactStore, settings: Settings, adjust: Adjust) -> None:
-    """Register the tool if there is `infer`, as that is now; else remove it. One that the program registered itself stays."""
+    """Register the tool if `infer` is registered, in its present form; otherwise remove it. The program's own tool is kept."""
     registry = services.registry
     if GROUNDED_TOOL in registry.in_code:
         return
@@ -61,7 +62,7 @@ def _binding(infer: Binding, store: FactStore) -> Binding:
 
 
 def _query(parameters: dict[str, Any]) -> str:
-    """What is looked for: what the caller says, or the question itself."""
+    """The search text: the caller's query, or the question itself."""
     given = parameters.get("query") or parameters.get("prompt")
     return str(given if given is not None else parameters["messages"][-1]["content"])
 
@@ -79,14 +80,14 @@ def _shown(piece: Piece) -> dict[str, Any]:
 
 
 def _tool(infer: Binding) -> Any:
-    """The definition of `infer` with what is added here."""
+    """The definition of `infer` with the additions of this tool."""
     parameters = dict(infer.tool.parameters)
     parameters["properties"] = {
         **parameters.get("properties", {}),
-        "query": {"type": "string", "minLength": 1, "description": "What to look for; the question itself unless given."},
+        "query": {"type": "string", "minLength": 1, "description": "What to search for; by default the question itself."},
         "budget_tokens": {
             "type": "integer", "minimum": 1, "maximum": TOKENS_MAX, "default": TOKENS,
-            "description": "About how much of the memory the model is shown.",
+            "description": "Approximate amount of memory to show to the model.",
         },
     }  # fmt: skip
     returns = dict(infer.tool.returns or {"type": "object"})
@@ -95,14 +96,14 @@ def _tool(infer: Binding) -> Any:
         "grounding": {
             "type": "array",
             "items": {"type": "object"},
-            "description": "What of the memory the model was shown, best first: `kind`, `id`, `score`, `source`, and `flags`.",
+            "description": "The memory shown to the model, best first: `kind`, `id`, `score`, `source`, and `flags`.",
         },
     }
     returns["required"] = [*returns.get("required", ()), "grounding"]
     return msgspec.structs.replace(
         infer.tool,
         name=GROUNDED_TOOL,
-        description="Ask a language model, which is shown what the memory says about the question, as data. Needs `memory.read`.",
+        description="Ask a language model with the memory's facts about the question, as data. Needs `memory.read`.",
         parameters=parameters,
         returns=returns,
     )

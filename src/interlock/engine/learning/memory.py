@@ -1,4 +1,4 @@
-"""`runtime.memory`: what agents and people have noted, for a program or a person who may see and change all of it."""
+"""`runtime.memory`: the notes of agents and people, for a program or a person with full access."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Memory:
     """Reads and corrects the facts of a workspace. Nothing here goes through the gate: it is the person's own view."""
 
     def __init__(self, services: Services) -> None:
-        """Use `runtime.memory`."""
+        """Created as `runtime.memory`."""
         self._services = services
         self._store = FactStore(services.db, services.workspace_id, services.clock)
 
@@ -24,11 +24,11 @@ class Memory:
         return [f"agent:{agent}", *(f"group:{name}" for name in groups), WORKSPACE]
 
     def search(self, query: str, *, agent: str | None = None, limit: int = 10) -> Sequence[Found]:
-        """The facts that hold and fit a query best; those that `agent` sees, or all. Raises: StoreError, as everything here."""
+        """The current facts that match a query best: those that `agent` sees, or all. Every method may raise StoreError."""
         return self._store.search(query, self._scopes(agent), limit=limit)
 
     def list(self, *, agent: str | None = None, everything: bool = False) -> Sequence[Fact]:
-        """The facts that hold, newest first; with `everything` also those that are withdrawn, replaced or expired."""
+        """The current facts, newest first; with `everything` also withdrawn, replaced and expired ones."""
         return self._store.facts(self._scopes(agent), everything=everything)
 
     def get(self, fact_id: str) -> Fact:
@@ -36,11 +36,12 @@ class Memory:
         return self._store.get(fact_id)
 
     def build_context(self, query: str, *, agent: str | None = None, budget_tokens: int = 1_000) -> Context:
-        """A block of at most about `budget_tokens` for a model: best first, each piece with its source, marked as data."""
+        """A block of at most about `budget_tokens` for a model: best facts first, each with its source, marked as data."""
         return render(self._store.search(query, self._scopes(agent), limit=50), budget_tokens)
 
     def correct(self, fact_id: str, value: Any, *, by: str | None = None) -> Fact:
-        """Say how it is, in the name of a person (by default the user): that holds from now on, whatever agents note.
+        """Correct a fact in the name of a person (by default the user). The correction overrides agents' notes from now
+        on.
 
         Raises: UsageError `not_found`; CanonicalError if the value is not JSON.
         """

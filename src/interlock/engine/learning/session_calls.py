@@ -1,4 +1,4 @@
-"""Calls that came one by one, such as those of an agent at a door: several of one session together are a task to learn from."""
+"""Single calls, such as those of an agent at a surface: several calls of one session together form a task to learn from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from interlock.learning.episodes import SessionCalls
 
 _SESSIONS_MAX: Final = 200
 _LOOKING: Final = ("memory.read", "memory.read_agent", "skills.find")
-"""Tools with which an agent looks for what was learnt: they belong to no task."""
+"""Tools with which an agent searches for what was learnt. They do not belong to a task."""
 
 
 class Call(NamedTuple):
-    """A call that succeeded, as the only action of its proposal."""
+    """A successful call, which was the only action of its proposal."""
 
     run: str
     step: Step
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Calls that were one task."""
+    """The calls of one task."""
 
     agent: str
     runs: tuple[str, ...]
@@ -35,15 +35,15 @@ class Task(NamedTuple):
 
 
 class SessionTasks:
-    """Finds tasks in the calls of sessions. Used by one thread."""
+    """Finds tasks in the calls of sessions. Not thread-safe."""
 
     def __init__(self, services: Services) -> None:
-        """No session yet."""
+        """Start without sessions."""
         self._services = services
         self._sessions: dict[tuple[str, str], SessionCalls[Call]] = {}
 
     def take(self, ended: EndedProposal) -> Iterator[Task]:
-        """Take the end of a call. Gives the tasks that are known by it; the agent's earlier session, if there is one, is over."""
+        """Handle the end of a call. Yields the tasks that it completes; an earlier session of the agent ends with it."""
         session, action = ended.session, ended.proposal.actions[0]
         if session is None or action.tool in _LOOKING:
             return
@@ -60,14 +60,14 @@ class SessionTasks:
             yield _task(ended.agent, part)
 
     def undone(self, run: str) -> None:
-        """A run was undone: it is no call of a task any more."""
+        """Remove an undone run's call from its task."""
         for calls in self._sessions.values():
             gone = {index for index, call in enumerate(calls.payloads) if call.run == run}
             if gone:
                 calls.remove(gone)
 
     def end(self) -> Iterator[Task]:
-        """All sessions are over, as far as they are known here."""
+        """End all known sessions."""
         for key in list(self._sessions):
             yield from self._rest(key)
 

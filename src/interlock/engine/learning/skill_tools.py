@@ -1,8 +1,8 @@
 """The tools `skills.find` and `skills.run`.
 
-A call of `skills.run` stands for the actions of the skill: they are added to its proposal before that is verified, and each is
-judged, journaled and undone as if the caller had proposed it. The call itself does nothing; it says what is wrong if it stands
-for nothing.
+A call of `skills.run` stands for the actions of the skill: they are added to its proposal before verification, and each
+is judged, journaled and undone as if the caller had proposed it. The call itself does nothing but report the problem if
+it stands for no actions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TEXT: Final = {"type": "string"}
 
 
 def bindings(skills: Skills) -> list[Binding]:
-    """The two tools over the skills of a workspace."""
+    """The two tools for the skills of a workspace."""
 
     def find(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
@@ -54,17 +54,18 @@ def bindings(skills: Skills) -> list[Binding]:
 
 
 def _expansion(skills: Skills, action: str, parameters: dict[str, Any], registry: Registry | None = None) -> Expansion:
-    """What a call stands for. Raises: UsageError."""
+    """The actions that a call stands for. Raises: UsageError."""
     name, arguments = parameters.get("name"), parameters.get("parameters", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise UsageError("`name` is a text and `parameters` an object")  # the schema says so when the call is judged
+        # the schema reports this when the call is judged
+        raise UsageError("`name` must be a string and `parameters` an object")
     skill = skills.usable(name, registry)
     document = skills.proposal(skill, arguments, source=source_of(skill), after=action)
     return Expansion(document["actions"], document["order"], document["source"])
 
 
 def _run(skills: Skills, parameters: dict[str, Any], ctx: ActionContext) -> dict[str, Any]:
-    """Says which skill is used, if the rest of the proposal is what the call stands for. Raises: ToolError."""
+    """Return the skill, if the rest of the proposal is what the call stands for. Raises: ToolError."""
     proposal, services = ctx.run.proposal, ctx.run.services
     own = proposal.actions[ctx.index]
     try:
@@ -75,16 +76,16 @@ def _run(skills: Skills, parameters: dict[str, Any], ctx: ActionContext) -> dict
     if proposal.actions == _expanded(proposal, own, ctx):
         return {"skill": skill.name, "version": skill.version}
     if proposal.source == found.source and ctx.index == 0:
-        message = "the call or the skill is not what it was when the actions were made of it: propose it again"
+        message = "the call or the skill has changed since it was expanded to actions: propose it again"
         raise ToolError(message, code="skill_unusable", retryable=False)
     raise ToolError(
-        f"`{RUN_TOOL}` stands for a whole proposal: it has to be the only action of the one that you send",
+        f"`{RUN_TOOL}` stands for a whole proposal: it must be the only action that you propose",
         code="skill_not_alone", retryable=False,
     )  # fmt: skip
 
 
 def _expanded(proposal: Proposal, own: Action, ctx: ActionContext) -> tuple[Action, ...]:
-    """The actions that a proposal of this call alone is expanded to; with an approver's edit, those of the edited call."""
+    """The actions to which a proposal with only this call is expanded; after an approver's edit, those of the edited call."""
     edited = ctx.run.edited.get(ctx.index)
     if edited is not None and edited != plain_parameters(own):
         return ()
@@ -107,11 +108,11 @@ def _shown(skills: Skills, skill: Skill) -> dict[str, Any]:
 
 _FIND: Final = Tool(
     name=FIND_TOOL,
-    description="Look for skills: tasks of several steps that worked before, which one call of `skills.run` does again.",
+    description="Search for skills: tasks of several steps that succeeded before, which one call of `skills.run` repeats.",
     parameters={
         "type": "object",
         "properties": {
-            "goal": {**_TEXT, "minLength": 1, "maxLength": 2_000, "description": "What is to be done, in words."},
+            "goal": {**_TEXT, "minLength": 1, "maxLength": 2_000, "description": "The task in words."},
             "limit": {"type": "integer", "minimum": 1, "maximum": FOUND_MAX, "default": 5},
         },
         "required": ["goal"],
@@ -136,12 +137,12 @@ _FIND: Final = Tool(
 )
 _RUN: Final = Tool(
     name=RUN_TOOL,
-    description="Do a task by a skill: all of its steps, each judged as if you had proposed it. It gives no rights. In a "
-    "proposal it is the only action.",
+    description="Run a skill: all of its steps, each judged as if you had proposed it. It gives no rights. In a "
+    "proposal it must be the only action.",
     parameters={
         "type": "object",
         "properties": {
-            "name": {**_TEXT, "minLength": 1, "description": "The skill, as `skills.find` names it."},
+            "name": {**_TEXT, "minLength": 1, "description": "The skill's name from `skills.find`."},
             "parameters": {"type": "object", "default": {}, "description": "Its parameters."},
         },
         "required": ["name"],

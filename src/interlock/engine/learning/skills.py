@@ -1,4 +1,4 @@
-"""`runtime.skills`: proposals that were seen to work, for a program or a person: to read, approve, test and use."""
+"""`runtime.skills`: proposals that have succeeded before, for a program or a person to read, approve, test and use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Execute = Callable[..., Awaitable[ProposalResult]]
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A skill in a file. It brings no state, no evidence and no rights."""
+    """A skill in a file, without state, evidence and rights."""
 
     interlock_skill: int
     """Version of the format. 1: first."""
@@ -45,7 +45,7 @@ class Skills:
     """The skills of a workspace."""
 
     def __init__(self, services: Services, execute: Execute, undo: Execute) -> None:
-        """Use `runtime.skills`."""
+        """Created as `runtime.skills`."""
         self._services = services
         self._execute = execute
         self._undo = undo
@@ -59,19 +59,19 @@ class Skills:
             self.distiller.wait_learnt()
 
     def list(self) -> Sequence[Skill]:
-        """Every version of every skill. Raises: StoreError, as everything here."""
+        """Every version of every skill. Every method may raise StoreError."""
         return self._store.all()
 
     def get(self, name: str, version: int | None = None) -> Skill:
-        """A version; without a number the one in use, else the newest. Raises: UsageError `not_found`."""
+        """A version of a skill; by default the one in use, else the newest. Raises: UsageError `not_found`."""
         return self._store.get(name, version)
 
     def evidence(self, skill: Skill) -> Sequence[Evidence]:
-        """The proposals that it was learnt from."""
+        """The proposals that the skill was learnt from."""
         return self._store.evidence(skill)
 
     def uses(self, skill: Skill) -> Uses:
-        """How it has done lately."""
+        """The results of the skill's last uses."""
         return self._store.uses(skill.name, skill.version)
 
     def find(self, goal: str, registry: Registry | None = None) -> Sequence[Skill]:
@@ -87,7 +87,7 @@ class Skills:
         return [one for _, _, one in sorted(scored, key=lambda each: each[:2])]
 
     def problems(self, skill: Skill, registry: Registry | None = None) -> Sequence[str]:
-        """Which of its tools are gone or have changed since it was learnt; in a fork, by its `registry`."""
+        """The skill's tools that are missing or have changed since it was learnt; in a fork, according to its `registry`."""
         versions = (registry or self._services.registry).by_name
         found = []
         for name, version in sorted(skill.content.tools.items()):
@@ -100,9 +100,7 @@ class Skills:
     def proposal(
         self, skill: Skill, arguments: dict[str, Any], *, source: str = "unknown", after: str | None = None
     ) -> dict[str, Any]:
-        """The proposal that a skill is with these arguments; `after` is as in `document_of`. Raises: UsageError
-        `skill_arguments`.
-        """
+        """The skill as a proposal with these arguments; `after` as in `document_of`. Raises: UsageError `skill_arguments`."""
         template = skill.content.template
         schema = Schema.compile(parameters_of(skill))
         errors = schema.errors(arguments)
@@ -116,7 +114,7 @@ class Skills:
         return document_of(template, arguments, source=source, after=after)
 
     def usable(self, name: str, registry: Registry | None = None) -> Skill:
-        """The version that is in use, if its tools are as they were. Raises: UsageError `not_found`, `skill_not_active`,
+        """The version in use, if its tools are unchanged. Raises: UsageError `not_found`, `skill_not_active`,
         `skill_tool_changed`.
         """
         skill = self._store.get(name)
@@ -130,10 +128,10 @@ class Skills:
         return skill
 
     async def run(self, name: str, arguments: dict[str, Any] | None = None, **options: Any) -> ProposalResult:
-        """Use a skill: as the proposal that it is, with the rights of the runtime's agent (or `agent`), and no other's.
+        """Run a skill as a proposal, with the rights of the runtime's agent (or `agent`), and no others.
 
-        Other options are those of `Runtime.execute`. Raises: UsageError `not_found`, `skill_not_active`, `skill_tool_changed`,
-        `skill_arguments`; else as `Runtime.execute`.
+        Other options are those of `Runtime.execute`. Raises: UsageError `not_found`, `skill_not_active`,
+        `skill_tool_changed`, `skill_arguments`; else as `Runtime.execute`.
         """
         skill = self.usable(name)
         agent = options.pop("agent", None)
@@ -141,7 +139,7 @@ class Skills:
         return await self._execute(document | ({} if agent is None else {"agent": agent}), **options)
 
     def approve(self, name: str, *, version: int, digest: str, by: str | None = None, untested: bool = False) -> Skill:
-        """Let a version be used, in the name of a person. `digest` is that of the version that was read.
+        """Approve a version for use, in the name of a person. `digest` is that of the version that was read.
 
         Raises: UsageError `not_found`, `skill_untested`, `skill_tool_changed`; ConflictError `changed`.
         """
@@ -151,28 +149,31 @@ class Skills:
             raise UsageError(
                 f"`{name}` was not tested" if skill.tested is None else f"the test of `{name}`: {skill.tested}",
                 code="skill_untested",
-                hint=f"`interlock skills test {name}`, or `--untested` if that is not possible",
+                hint=f"`interlock skills test {name}`, or `--untested` if it cannot be tested",
             )
         return self._store.approve(name, version, digest, by=by or self._services.desk.user)
 
     def repair(self, name: str) -> evolve.Repair | None:
-        """Make a candidate of a skill's safe repairs, if there are any. Raises: UsageError `not_found`."""
+        """Create a candidate with a skill's safe repairs, if there are any. Raises: UsageError `not_found`."""
         return evolve.repair(self._services, self._store, self._store.get(name))
 
     def retire(self, name: str, *, by: str | None = None) -> Sequence[Skill]:
-        """Let no version be used any more. Raises: UsageError `not_found`."""
+        """Retire a skill, so that no version is used any more. Raises: UsageError `not_found`."""
         return self._store.retire(name, by=by or self._services.desk.user)
 
     async def test(self, skill: Skill, arguments: dict[str, Any] | None = None, *, agent: str | None = None) -> str:
-        """Replay a skill in a layer that is dropped: `passed`, or why not. Without `arguments`, those of its newest evidence.
+        """Run a skill in a layer that is discarded. Returns `passed`, or the problem. Default `arguments`: those of its
+        newest evidence.
 
-        For a runtime whose layers wait (`workspace.mode` is `layer`, `commit` is `never`). Programs still reach the hosts that
-        the grant names. Raises: UsageError `not_available`, `skill_arguments`; as `Runtime.execute`.
+        Only for a runtime whose layers wait (`workspace.mode` is `layer`, `commit` is `never`). Programs can still
+        reach the hosts of the grant. Raises: UsageError `not_available`, `skill_arguments`; as `Runtime.execute`.
         """
         settings = self._services.settings.workspace
         if settings.mode != "layer" or settings.commit != "never":
             raise UsageError(
-                "a skill is tested where layers wait", code="not_available", hint="`interlock skills test`"
+                "skills can be tested only if layers wait for a commit",
+                code="not_available",
+                hint="`interlock skills test`",
             )
         outcome = self._why_not_testable(skill)
         if outcome is None:
@@ -187,9 +188,9 @@ class Skills:
 
     async def _outcome(self, result: ProposalResult) -> str:
         failed = next((row for row in result.results if row.status != "succeeded"), None)
-        if result.status == "held":  # an answer would let it continue, and then it would no longer be a test
+        if result.status == "held":  # with an approval it would continue, and then it would no longer be a test
             await self._undo(result.run_id)
-            return "not possible: a person is asked about " + ", ".join(
+            return "not possible: a person must approve " + ", ".join(
                 f"`{row.action_id}`" for row in result.results if row.status == "held"
             )
         if result.workspace is not None and result.workspace.status == "kept":
@@ -206,7 +207,7 @@ class Skills:
             found = self._services.registry.find(step.tool)
             if found is None:
                 if step.type == "state_write":
-                    return "not possible: it writes state, which is not in a layer"
+                    return "not possible: it writes state, which layers do not cover"
                 continue
             local = found.in_layer and found.touches_files
             if not local and not (found.read_only and not found.tool.open_world):
@@ -214,37 +215,37 @@ class Skills:
         return None
 
     def export(self, skill: Skill) -> bytes:
-        """The skill as a JSON document for elsewhere."""
+        """The skill as a JSON document for use elsewhere."""
         document = Exported(interlock_skill=_FORMAT, name=skill.name, content=skill.content)
         return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2)
 
     def load(self, data: bytes) -> Skill:
-        """Import a skill from a stranger: a candidate, which a person has to read. Raises: UsageError `malformed_proposal`."""
+        """Import an untrusted skill as a candidate, which a person has to review. Raises: UsageError `malformed_proposal`."""
         if len(data) > _BYTES_MAX:
-            raise UsageError(f"a skill has at most {_BYTES_MAX} bytes")
+            raise UsageError(f"a skill must have at most {_BYTES_MAX} bytes")
         try:
             found = typed.decode(data, Exported)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise UsageError(f"this is not an exported skill: {error}") from None
+            raise UsageError(f"the file is not an exported skill: {error}") from None
         if found.interlock_skill != _FORMAT or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", found.name):
-            raise UsageError("this is not an exported skill that this version knows")
+            raise UsageError("the file is not an exported skill that this version knows")
         self._check(found.content)
         return self._store.add_imported(found.name, found.content)
 
     def _check(self, content: Content) -> None:
-        """Raises: UsageError if the template could not be a proposal."""
+        """Raises: UsageError if the template cannot become a proposal."""
         template = content.template
         used = set(_parameters([step.parameters for step in template.steps]))
         needs = all(0 <= need < len(template.steps) for step in template.steps for need in step.needs)
         if used != set(template.parameters) or not needs or not template.steps:
-            raise UsageError("this is not an exported skill: its steps and parameters do not belong together")
+            raise UsageError("the file is not an exported skill: its steps and parameters do not match")
         if {step.tool for step in template.steps if step.tool} != set(content.tools):
-            raise UsageError("this is not an exported skill: it does not name the tools that it calls")
+            raise UsageError("the file is not an exported skill: it does not name the tools that it calls")
         if never := sorted(filter(is_never_in_skill, content.tools)):
-            raise UsageError(f"a skill cannot call `{never[0]}`, which decides itself what is done")
+            raise UsageError(f"a skill cannot call `{never[0]}`, which decides by itself what is done")
         for name, schema in template.parameters.items():
             if not isinstance(schema, dict) or not _is_type(schema.get("type")) or len(schema) != 1:
-                raise UsageError(f"this is not an exported skill: its parameter `{name}` has no type of JSON alone")
+                raise UsageError(f"the file is not an exported skill: its parameter `{name}` has no plain JSON type")
         examples = dict.fromkeys(template.parameters, "x")
         decode(document_of(template, examples), DEFAULT_LIMITS)
 
@@ -254,12 +255,12 @@ class Skills:
             raise UsageError(
                 f"`{skill.name}` cannot be used: {problems[0]}",
                 code="skill_tool_changed",
-                hint=f"`interlock skills repair {skill.name}`, or do the task again, so that it is learnt with these tools",
+                hint=f"`interlock skills repair {skill.name}`, or repeat the task, so that it is learnt with these tools",
             )
 
 
 def _is_type(value: Any) -> bool:
-    """True for what `align` gives as the type of a parameter."""
+    """True for a type that `align` can give to a parameter."""
     names = [value] if isinstance(value, str) else value
     return isinstance(names, list) and bool(names) and all(isinstance(one, str) and one in JSON_TYPES for one in names)
 
@@ -271,12 +272,12 @@ def parameters_of(skill: Skill) -> dict[str, Any]:
 
 
 def source_of(skill: Skill) -> str:
-    """The `source` of a use."""
+    """The `source` of a proposal that uses the skill."""
     return f"{SKILL_SOURCE}{skill.name}@{skill.version}"
 
 
 def hosts_of(skill: Skill) -> list[str]:
-    """The names in a skill's literals that look like hosts: for the person who reads it."""
+    """The names in a skill's literals that look like hosts, for the person who reviews it."""
     text = msgspec.json.encode([_literals(step.parameters) for step in skill.content.template.steps]).decode()
     return sorted({(one[1] or one[2]).lower() for one in _HOST.finditer(text)})
 

@@ -1,4 +1,4 @@
-"""Proposals and traces: an ended proposal as what can be learnt from, and a template with its arguments as a proposal again."""
+"""Converts an ended proposal to a trace for learning, and a template with arguments back to a proposal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from interlock.verify.references import Path, References
 
 RUN_TOOL: Final = "skills.run"
 SKILL_SOURCE: Final = "skill/"
-"""How the `source` of a proposal begins that is a use of a skill: `skill/NAME@VERSION`."""
+"""The prefix of a proposal's `source` if it is a use of a skill: `skill/NAME@VERSION`."""
 TEST_SOURCE: Final = "skill-test"
 _NOT_LEARNT: Final = ("compensation", "assumptions", "invocation_mode", "metadata", "read_set", "write_set")
-"""Fields of an action that a template does not have; with the last three it is left out, with the others all of it is."""
+"""Fields of an action that a template does not have. The last three are dropped; an action with another one is not learnt."""
 _LEFT_OUT: Final = _NOT_LEARNT[3:]
 _OWN: Final = ("type", "id", "tool", "parameters", "dependencies", *_LEFT_OUT)
 STEPS_MIN: Final = 2
@@ -29,7 +29,7 @@ _OWN_ID: Final = re.compile(r"s[0-9]+")
 
 
 def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str, str]] | None:
-    """What can be learnt from a proposal, with the versions of its tools, in its redacted view; None if nothing can."""
+    """The trace of a proposal in its redacted view, with the versions of its tools; None if it cannot be learnt from."""
     proposal = ended.proposal
     if not _is_learnable(ended) or not STEPS_MIN <= len(proposal.actions) <= STEPS_MAX:
         return None
@@ -55,7 +55,7 @@ def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str,
 
 
 def step_of(services: Services, ended: EndedProposal) -> Step | None:
-    """What can be learnt from a proposal of one action, as a step; None if nothing can."""
+    """The trace of a proposal with one action, as a step; None if it cannot be learnt from."""
     action = ended.proposal.actions[0]
     if not _is_learnable(ended) or action.tool is None or is_never_in_skill(action.tool):
         return None
@@ -64,19 +64,19 @@ def step_of(services: Services, ended: EndedProposal) -> Step | None:
 
 
 def is_use_of(services: Services, proposal: Proposal, template: Template) -> bool:
-    """True if a proposal is what the template gives: its `source` alone is only what its author says of it."""
+    """True if a proposal equals the template's result. Its `source` alone is only its author's claim."""
     actions = proposal.actions[1:] if proposal.actions[0].tool == RUN_TOOL else proposal.actions
     steps = _steps(services, actions)
     return steps is not None and bindings(template, Trace(order=proposal.order, steps=steps)) is not None
 
 
 def is_never_in_skill(tool: str) -> bool:
-    """True for a tool that no skill may call: it decides itself what is done."""
+    """True for a tool that no skill may call, because it decides by itself what is done."""
     return tool == UNDO_TOOL or tool.startswith("skills.")
 
 
 def _steps(services: Services, actions: Sequence[Action]) -> tuple[Step, ...] | None:
-    """The steps that actions are; None if they cannot be steps."""
+    """The actions as steps; None if they cannot be steps."""
     number = {action.id: index for index, action in enumerate(actions)}
     references = References(number)
     found = [_step(services, action, action.parameters, number, references) for action in actions]
@@ -123,7 +123,7 @@ def _suffix(path: Path) -> str:
 def document_of(
     template: Template, arguments: dict[str, Any], *, after: str | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """The proposal that a template and its arguments are. `after` is the id of an action beside it, which comes first."""
+    """The proposal of a template with its arguments. `after` is the id of another action, which runs first."""
     first = "s" if after is None or not _OWN_ID.fullmatch(after) else "step"
     names = [f"{first}{index + 1}" for index in range(len(template.steps))]
     references = References((*names, *([] if after is None else [after])))
@@ -143,7 +143,7 @@ def document_of(
 
 
 def _with_references(value: Any, arguments: dict[str, Any], references: References, first: str) -> Any:
-    """Parameters of an action: references as texts, and everything else as plain text, regardless of its form."""
+    """Parameters of an action: references as text, and everything else as plain text, whatever it looks like."""
     if isinstance(value, dict):
         if len(value) == 1 and REFERENCE in value:
             return f"${first}{value[REFERENCE].removeprefix('s')}"

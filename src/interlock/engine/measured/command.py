@@ -1,4 +1,4 @@
-"""Starts the command of a measured run in the foreground, and waits for its end: `isolation.foreground` from outside."""
+"""Starts the command of a measured run in the foreground, and waits for its end: the outer side of `isolation.foreground`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _REPORT_BYTES_MAX: Final = 4096
 
 
 def run_in_foreground(command: Command, *, take_signals: bool) -> CommandEnd | None:
-    """Run a command with this process's terminal and standard streams to its end; None if its end is not known.
+    """Run a command with this process's terminal and standard streams to its end; None if its end is unknown.
 
-    With `take_signals` (main thread only) what is sent to this process is passed on to the command, and what the terminal sends
-    to all of the process group is left to it. Raises: OSError if no process could be had.
+    With `take_signals` (main thread only), signals sent to this process are forwarded to the command, and signals that
+    the terminal sends to the whole process group are left to it. Raises: OSError if no process could be created.
     """
     with _blocked(take_signals) as mask:
         command = {**command, "mask": sorted(int(number) for number in mask)}
@@ -51,7 +51,7 @@ def run_in_foreground(command: Command, *, take_signals: bool) -> CommandEnd | N
 
 @contextlib.contextmanager
 def _blocked(take_signals: bool) -> Iterator[set[int]]:
-    """Hold back the signals that `_pass_signals_on` waits for; gives those that were blocked before."""
+    """Block the signals that `_pass_signals_on` waits for. Yields those that were blocked before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD} if take_signals else ())
     try:
         yield {int(number) for number in before}
@@ -60,7 +60,7 @@ def _blocked(take_signals: bool) -> Iterator[set[int]]:
 
 
 def _pass_signals_on(process: subprocess.Popen[bytes]) -> None:
-    """Until the process has ended: what another process sends here is for the command."""
+    """Forward signals from other processes to the command, until it has ended."""
     while process.poll() is None:
         found = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
         if found.si_signo != signal.SIGCHLD and found.si_code != FROM_KERNEL:

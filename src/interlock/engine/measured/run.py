@@ -48,26 +48,26 @@ from interlock.model.grant import OPERATOR
 from interlock.signing import Signer
 
 COMMAND: Final = "command"
-"""What the command is called where records name an action. It belongs to no proposal."""
+"""The name of the command where records name an action. It belongs to no proposal."""
 SOURCE: Final = "exec"
 """The source of measured runs in the list of runs."""
 _LITERAL_CHARS_MIN: Final = 6
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a command is run."""
+    """How to run a command."""
 
     profile: Profile = "ns"
     network: OwnNetwork = "none"
     clean: bool = False
-    """Only the base environment, and an empty HOME behind walls."""
+    """Use only the base environment, and behind walls an empty HOME."""
     timeout_ms: int | None = None
     recorder: Kind = "none"
-    """What records the system calls of its processes."""
+    """The recorder of its processes' system calls."""
 
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a measured run ended. `exit_code` and `signal` are both null if it was not started, or its end is not known."""
+    """How a measured run ended. `exit_code` and `signal` are both None if it was not started, or its end is unknown."""
 
     run_id: str
     exit_code: int | None = None
@@ -76,21 +76,21 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     window_elapsed_ms: int = 0
     timed_out: bool = False
     failed_step: str | None = None
-    """Set if the command was not started: `exec`, or what was to be done before."""
+    """Set if the command was not started: `exec`, or an earlier step."""
     error: str | None = None
     """With `failed_step`: the name of the errno."""
     lost: bool = False
-    """True if how the command ended is not known."""
+    """True if it is unknown how the command ended."""
     profile: str = "none"
     posture: dict[str, str] = {}
     recorded_calls: int | None = None
-    """Calls that its recorder saw; null without one."""
+    """Calls that the recorder saw; None without a recorder."""
     shim_hooked: int | None = None
-    """Processes in which the agent's shim found its place in the SDK; null without a shim."""
+    """Processes in which the agent's shim hooked into the SDK; None without a shim."""
     reported_lines: int | None = None
-    """What the shim reported."""
+    """The number of lines that the shim reported."""
     record_whole: bool = True
-    """False if calls were left out of the record, or its recorder was killed."""
+    """False if calls are missing in the record, or its recorder was killed."""
 
 
 def measure_command(
@@ -104,10 +104,10 @@ def measure_command(
     warn: Callable[[str], None] = lambda _text: None,
     clock: Clock | None = None,
 ) -> CommandResult:
-    """Run a command as a run of its own, with this process's terminal and standard streams.
+    """Run a command as a separate run, with this process's terminal and standard streams.
 
-    Raises: UsageError as `RunSpec.validate`, and `not_visible`; ConfigurationError `isolation_unavailable`; StoreError. Then
-    nothing has run. Once it has begun, a command that cannot be started is a result, and on record.
+    Raises: UsageError as `RunSpec.validate`, and `not_visible`; ConfigurationError `isolation_unavailable`; StoreError.
+    In these cases nothing was run. After the start, a command that cannot be executed is a recorded result.
     """
     spec.validate(past.index.ids())
     clock = clock or SystemClock()
@@ -150,10 +150,10 @@ def _command_of(spec: RunSpec, options: Options, around: Enclosed, directory: Pa
 
 
 class _MeasuredRun:
-    """The record of one measured run while it is written."""
+    """Writes the record of one measured run."""
 
     def __init__(self, past: History, spec: RunSpec, clock: Clock) -> None:
-        """Begin its journal. Raises: UsageError `run_exists`, StoreError."""
+        """Start its journal. Raises: UsageError `run_exists`, StoreError."""
         self._past, self._spec, self._clock = past, spec, clock
         self._layer: KernelLayer | None = None
         place, disk = past.place, past.disk
@@ -228,7 +228,7 @@ class _MeasuredRun:
         return Record(self._layer.writer("rec_" + secrets.token_hex(8), "", COMMAND, 1))
 
     def _close_record(self, record: Record, summary: Summary | None, result: CommandResult) -> CommandResult:
-        """Put the record's digest into the journal. Raises: StoreError."""
+        """Write the record's digest to the journal. Raises: StoreError."""
         assert self._layer is not None
         record.check()
         self._layer.sync()
@@ -241,7 +241,7 @@ class _MeasuredRun:
         return msgspec.structs.replace(result, recorded_calls=event.calls, record_whole=whole)
 
     def close(self) -> None:
-        """Let go of the files; an error that is being raised is not replaced."""
+        """Close the files, without replacing an error that is being raised."""
         if self._layer is not None:
             self._layer.close()
         with contextlib.suppress(StoreError):
@@ -261,7 +261,7 @@ class _MeasuredRun:
         self._writer.flush()
 
     def _shown(self) -> dict[str, Any]:
-        """The spec as it is recorded: without secrets, those among the values of its variables included."""
+        """The spec in its recorded form: without secrets, including those in the values of its variables."""
         shown: dict[str, Any] = dict(self._spec.recorded())
         secrets = [
             value for name, value in self._spec.env.items() if is_secret_name(name) and len(value) >= _LITERAL_CHARS_MIN
@@ -305,7 +305,7 @@ def _event_of(result: CommandResult, strays: int) -> Event:
 
 
 def exit_status(result: CommandResult) -> int:
-    """The exit status of a shell for this end: the command's own, 128 + signal, 126 or 127; 125 for what is Interlock's."""
+    """The shell's exit status for this end: the command's own, 128 + signal, 126 or 127; 125 for Interlock's own failures."""
     if result.exit_code is not None:
         return result.exit_code
     if result.signal is not None:
@@ -316,30 +316,30 @@ def exit_status(result: CommandResult) -> int:
 
 
 def problem_of(result: CommandResult) -> InterlockError | None:
-    """What to tell people, if the command was not started or its end is not known."""
+    """The error to show, if the command was not started or its end is unknown; None otherwise."""
     if result.lost:
         return InterlockError(
-            f"how the command of run `{result.run_id}` ended is not known: the process that watched it was killed",
+            f"it is unknown how the command of run `{result.run_id}` ended: the process that watched it was killed",
             code="command_lost",
-            hint="look whether it still runs; its record says what is known",
+            hint="check whether it is still running; its record has what is known",
         )
     if result.failed_step == "exec":
         return UsageError(
             f"the program could not be executed: {os.strerror(getattr(errno, result.error or '', 0))}",
             code="spawn_failed",
-            hint="is it installed, executable, and (behind walls) in a place that is shown? `--profile none` has no walls",
+            hint="is it installed, executable, and (behind walls) in a visible place? `--profile none` has no walls",
         )
     if result.failed_step is not None:
         return StoreError(
-            f"the walls could not be raised ({result.failed_step}: {result.error}): nothing has run",
+            f"the walls could not be set up ({result.failed_step}: {result.error}); nothing was run",
             code="isolation_failed",
-            hint="`interlock doctor` says what this machine allows",
+            hint="`interlock doctor` shows what this machine allows",
         )
     return None
 
 
 def signal_name(number: int) -> str:
-    """`SIGTERM` for 15."""
+    """The name of a signal, such as `SIGTERM` for 15."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,8 +1,8 @@
-"""Collects what an agent's shim reports during a measured run, and writes the run's sdk layer.
+"""Collects the reports of an agent's shim during a measured run, and writes the run's sdk layer.
 
-The shim sends messages through a socket that the command inherits (`interlock.agent_shims`). The program around it is not
-trusted: a message that is not of the format is rejected and counted, and the layer has a bound. Each line is redacted before it
-is written. The order is that of arrival.
+The shim sends messages through a socket that the command inherits (`interlock.agent_shims`). The program around it is
+not trusted: messages in a wrong format are rejected and counted, and the layer's size is limited. Each line is redacted
+before it is written. The order is that of arrival.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ LAYER_BYTES: Final = 64 * 1024 * 1024
 WRITERS_MAX: Final = 10_000
 PROBLEMS_MAX: Final = 20
 _DESCRIPTOR_MIN: Final = 100
-"""Shells use the numbers beneath it."""
+"""Shells use the lower descriptor numbers."""
 _SEND_SECONDS: Final = 5
-"""A shim does not hold its program up for longer."""
+"""A shim delays its program for at most this long."""
 _SCHEMA: Final = "interlock.layer.sdk.v1"
 
 
 class _Hooked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hooked"):
-    """The shim found its place in the SDK."""
+    """The shim hooked into the SDK."""
 
     run_id: str
     writer: str
@@ -51,7 +51,7 @@ class _Hooked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_fiel
 
 
 class _NotHooked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="not_hooked"):
-    """The SDK is of another shape."""
+    """The SDK has another structure than the shim expects."""
 
     run_id: str
     writer: str
@@ -67,17 +67,17 @@ _KINDS: Final = frozenset(("hooked", "not_hooked"))
 
 
 class SdkCollector:
-    """Receives on a thread from `start` to `finish`."""
+    """Receives messages on a thread from `start` to `finish`."""
 
     def __init__(
         self, run_dir: Path, shim: str, redactor: Redactor, disk: Disk, clock: Clock, *, layer_bytes: int = LAYER_BYTES
     ) -> None:
-        """`run_dir` is named by the run's id. Raises: OSError if no socket could be had."""
+        """`run_dir` is named by the run's id. Raises: OSError if no socket could be created."""
         self._path = run_dir / SDK
         self._run_id, self._shim = run_dir.name, shim
         self._redactor, self._disk, self._clock, self._layer_bytes = redactor, disk, clock, layer_bytes
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with contextlib.ExitStack() as opened:  # closes them if one of them could not be had
+        with contextlib.ExitStack() as opened:  # closes them if one of them cannot be created
             opened.callback(self._ours.close)
             with theirs:
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
@@ -92,7 +92,7 @@ class SdkCollector:
         self._last_us = self._bytes = self._messages = 0
         self._hooked: set[str] = set()
         self._seqs: dict[str, int] = {}
-        """The number that each writer's next message must have."""
+        """The expected number of each writer's next message."""
         self._lines: dict[str, int] = {}
         self._records = self._dropped = self._rejected = 0
         self._problems: list[str] = []
@@ -103,16 +103,16 @@ class SdkCollector:
         return self._theirs
 
     def environment(self, given: dict[str, str]) -> dict[str, str]:
-        """The command's environment with what the shim needs."""
+        """The command's environment with the variables that the shim needs."""
         inode = os.fstat(self._theirs).st_ino
         return given | variables(self._shim, self._run_id, self._theirs, inode, given.get("PYTHONPATH"))
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Start receiving."""
         self._thread.start()
 
     def finish(self) -> SdkRecorded:
-        """Take what was sent until now, and close the layer. Raises: StoreError if it could not be written."""
+        """Handle everything sent so far, and close the layer. Raises: StoreError if it could not be written."""
         if self._thread.ident is not None:
             os.write(self._wake, b"x")
             self._thread.join()
@@ -142,11 +142,11 @@ class SdkCollector:
             state = ready.get(self._ours.fileno(), 0)
             if state & select.POLLIN:
                 self._take()
-            elif state or self._wake_reader in ready:  # every other end is closed, or all that was sent is taken
+            elif state or self._wake_reader in ready:  # all other ends are closed, or everything sent was handled
                 return
 
     def _take(self) -> None:
-        """Receive a message, also after a failure: a sender waits for it."""
+        """Receive a message, even after a failure, because a sender waits for it."""
         data, _, flags, _ = self._ours.recvmsg(MESSAGE_BYTES_MAX)
         self._messages += 1
         if self._failure is not None:
@@ -155,12 +155,12 @@ class SdkCollector:
             self._add(data, cut=bool(flags & socket.MSG_TRUNC))
         except StoreError as error:
             self._failure = error
-        except Exception as error:  # noqa: BLE001 - a defect of ours: the layer must not seem complete
+        except Exception as error:  # noqa: BLE001 - on an internal error, the layer must not seem complete
             self._failure = StoreError(f"the sdk layer cannot be written: {type(error).__name__}", code="internal")
             self._failure.__cause__ = error
 
     def _add(self, data: bytes, *, cut: bool) -> None:
-        """Write the line of a message, or count why not. Raises: StoreError."""
+        """Write the line of a message, or count the rejection. Raises: StoreError."""
         try:
             message = self._checked(data, cut=cut)
             if message.get("kind") in _KINDS:
@@ -173,18 +173,18 @@ class SdkCollector:
             self._problem(f"message {self._messages}: {error}")
 
     def _checked(self, data: bytes, *, cut: bool) -> dict[str, Any]:
-        """A message of this run whose number follows. Raises: ValueError."""
+        """Decode and check a message: it must belong to this run and have the next number. Raises: ValueError."""
         message: Any = None if cut else msgspec.json.decode(data)
         writer = message.get("writer") if isinstance(message, dict) else None
         seq = message.get("seq") if isinstance(message, dict) else None
         expected = self._seqs.get(writer, 0 if len(self._seqs) < WRITERS_MAX else -1) if isinstance(writer, str) else -1
         wrong = (
-            f"it is longer than {MESSAGE_BYTES_MAX} bytes" if cut
-            else "it is not an object" if not isinstance(message, dict)
-            else "it does not say who sent it - at `$.writer`" if not isinstance(writer, str)
-            else "it is of another run - at `$.run_id`" if message.get("run_id") != self._run_id
-            else "its number does not follow - at `$.seq`" if isinstance(seq, bool) or seq != expected
-            else "it has a member that only an archive has - at `$.redacted`" if "redacted" in message
+            f"the message is longer than {MESSAGE_BYTES_MAX} bytes" if cut
+            else "the message is not an object" if not isinstance(message, dict)
+            else "the message has no sender - at `$.writer`" if not isinstance(writer, str)
+            else "the message belongs to another run - at `$.run_id`" if message.get("run_id") != self._run_id
+            else "the message is out of sequence - at `$.seq`" if isinstance(seq, bool) or seq != expected
+            else "the message has a member that only archives have - at `$.redacted`" if "redacted" in message
             else None
         )  # fmt: skip
         if wrong is not None:
@@ -196,7 +196,7 @@ class SdkCollector:
         if isinstance(notice, _Hooked):
             self._hooked.add(notice.writer)
         else:
-            self._problem(f"{notice.sdk} {notice.version}: the shim found no place to hook into: {notice.why}")
+            self._problem(f"{notice.sdk} {notice.version}: the shim could not hook in: {notice.why}")
 
     def _write(self, message: dict[str, Any]) -> None:
         writer = message["writer"]
@@ -228,7 +228,7 @@ class SdkCollector:
 
 
 def _has_canonical_form(value: Any) -> bool:
-    """False for an integer beyond 2^53 - 1, for example."""
+    """False for example for an integer beyond 2^53 - 1."""
     try:
         canonical(value)
     except CanonicalError:

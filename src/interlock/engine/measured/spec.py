@@ -14,7 +14,7 @@ from interlock.model import typed
 from interlock.model.errors import UsageError
 
 SHIMS: Final = ("none", "openai-agents", "gemini-google-genai", "claude-agent-sdk")
-"""What can report, from within an agent's program, which tools it called. `none`: nothing does."""
+"""The shims that report tool calls from within an agent's program. `none`: no reports."""
 RUN_ID_CHARS_MAX: Final = 128
 LAST: Final = "last"
 """Stands for the newest run wherever a run is named."""
@@ -29,34 +29,35 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The program and its arguments."""
     run_id: str = msgspec.field(default_factory=lambda: SystemIds.new("run"))
     platform: str = sys.platform
-    """Recorded as it is. Effects are observed on `linux` alone."""
+    """Recorded as given. Effects are observed only on `linux`."""
     agent_shim: str = "none"
     env: dict[str, str] = {}
-    """Set for the command besides what it inherits. Only the names are recorded."""
+    """Set for the command in addition to what it inherits. Only the names are recorded."""
 
     @classmethod
     def of(cls, command: Sequence[str]) -> Self:
-        """The spec of a command, with an id of its own."""
+        """The spec of a command, with a new id."""
         return cls(command=tuple(command))
 
     def with_run_id(self, run_id: str) -> Self:
-        """The same with another run id."""
+        """A copy with another run id."""
         return msgspec.structs.replace(self, run_id=run_id)
 
     def with_platform(self, platform: str) -> Self:
-        """The same with another platform."""
+        """A copy with another platform."""
         return msgspec.structs.replace(self, platform=platform)
 
     def with_agent_shim(self, shim: str) -> Self:
-        """The same with another shim."""
+        """A copy with another shim."""
         return msgspec.structs.replace(self, agent_shim=shim)
 
     def with_env(self, name: str, value: str) -> Self:
-        """The same with one more variable."""
+        """A copy with one more variable."""
         return msgspec.structs.replace(self, env={**self.env, name: value})
 
     def validate(self, taken: Collection[str] = ()) -> None:
-        """Check it; `taken` are the ids of the runs that there are. The first of these that is wrong is raised, in this order.
+        """Check the spec; `taken` are the ids of existing runs. Raises the first of these errors that applies, in this
+        order.
 
         Raises: UsageError `empty_command`, `empty_run_id`, `run_id_colon`, `run_id_unsafe`, `run_id_too_long`,
         `run_id_ambiguous`, `unknown_shim`, `run_exists`, `bad_environment`.
@@ -64,7 +65,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not self.command or not self.command[0]:
             raise UsageError("the command is empty", code="empty_command", path="command", hint="name a program to run")
         if any("\0" in word for word in self.command):
-            raise UsageError("the command holds a NUL character", code="empty_command", path="command")
+            raise UsageError("the command contains a NUL character", code="empty_command", path="command")
         self._check_run_id(taken)
         if self.agent_shim not in SHIMS:
             raise UsageError(
@@ -86,7 +87,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def _check_run_id(self, taken: Collection[str]) -> None:
         run_id, where = self.run_id, "run_id"
         if not run_id:
-            raise UsageError("the run id is empty", code="empty_run_id", path=where, hint="leave it out to get one")
+            raise UsageError("the run id is empty", code="empty_run_id", path=where, hint="omit it to get a new one")
         if ":" in run_id:
             raise UsageError(
                 "the run id contains `:`, which separates decision and tool in a report",
@@ -108,26 +109,26 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         starts = (run_id, f"run_{run_id}")
         if run_id == LAST or any(other != run_id and other.startswith(starts) for other in taken):
             raise UsageError(
-                f"`{run_id}` would name another run: it is `{LAST}`, or the beginning of another run's id",
+                f"`{run_id}` would refer to another run: it is `{LAST}`, or a prefix of another run's id",
                 code="run_id_ambiguous",
                 path=where,
                 hint="use another run id",
             )
 
     def to_json(self) -> bytes:
-        """The spec as JSON, values of variables included."""
+        """The spec as JSON, including the values of variables."""
         return msgspec.json.encode(self)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """Read a spec; what is left out has its default. It is not validated yet. Raises: UsageError `malformed_spec`."""
+        """Read a spec; omitted fields have their defaults. It is not validated yet. Raises: UsageError `malformed_spec`."""
         try:
             return typed.decode(data, cls)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise UsageError(f"the run spec cannot be read: {error}", code="malformed_spec") from None
 
     def recorded(self) -> Mapping[str, Any]:
-        """What of it is recorded, before redaction."""
+        """The recorded form of the spec, before redaction."""
         return {
             "agent_shim": self.agent_shim,
             "platform": self.platform,

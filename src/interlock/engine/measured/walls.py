@@ -1,4 +1,4 @@
-"""The walls around a person's own command: all is read-only but the project, HOME and /tmp, and Interlock's state is hidden."""
+"""The walls around a person's own command: only the project, HOME and /tmp are writable, and Interlock's state is hidden."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from interlock.workspace import Workspace
 
 OwnNetwork = Literal["none", "machine"]
 _NOT_HANDED_ON: Final = frozenset({"INTERLOCK_APPROVER_TOKEN"})
-"""What proves who a person is, is not for a program that may be an agent."""
+"""Variables that prove a person's identity. A program that may be an agent does not get them."""
 _UNLIMITED: Final = "absent(a person's own command)"
 
 
@@ -53,11 +53,11 @@ def enclosed(
     shown: Sequence[str] = (),
     warn: Callable[[str], None],
 ) -> Iterator[Enclosed]:
-    """The walls for a command that starts in `directory` with `env` and, besides, `given`. It can read what is in `shown`.
+    """The walls for a command that starts in `directory` with the environment `env` and `given`. It can read the paths
+    in `shown`.
 
-    Raises: ConfigurationError `isolation_unavailable` if the machine has none of them, or no recorder where one is wanted;
-    UsageError if `directory` is not visible
-    behind them; StoreError.
+    Raises: ConfigurationError `isolation_unavailable` if the machine supports none, or lacks a required recorder;
+    UsageError if `directory` is not visible behind them; StoreError.
     """
     environment = {name: value for name, value in env.items() if name not in _NOT_HANDED_ON}
     if clean:
@@ -77,11 +77,11 @@ def enclosed(
     with contextlib.ExitStack() as stack:
         home = "" if clean else _home(environment, place)
         if made.profile == "nons" or clean:
-            if made.profile == "nons":  # Landlock cannot hide the state directory in a home that is shown
+            if made.profile == "nons":  # Landlock cannot hide the state directory in a visible home
                 home = stack.enter_context(tempfile.TemporaryDirectory(prefix="interlock-home-"))
                 if not clean:
                     warn(
-                        "without namespaces the command has an empty HOME of its own: nothing else can hide Interlock's state"
+                        "without namespaces the command gets an empty HOME, because nothing else can hide Interlock's state"
                     )
                 environment["HOME"] = home
             binds: list[Bind] = []
@@ -104,26 +104,26 @@ def enclosed(
 def _check_recorder(recorder: Recorder, posture: Mapping[str, str]) -> None:
     if recorder != "none" and not posture["record"].startswith("active"):
         raise ConfigurationError(
-            f"this machine allows no recorder: {posture['record']}",
+            f"this machine does not support a recorder: {posture['record']}",
             code="isolation_unavailable",
             hint=f"{FIXES['record']}; without `--recorder` the command runs unrecorded",
         )
 
 
 def _own(posture: dict[str, str]) -> dict[str, str]:
-    """The posture of a person's command: with their environment, session and no limits."""
+    """The posture of a person's command: their environment and session, without limits."""
     return posture | dict.fromkeys(("environment", "session", "limits", "cgroup", "memory_tree"), _UNLIMITED)
 
 
 def _home(environment: Mapping[str, str], place: Place) -> str:
-    """The caller's HOME, as a directory to be shown; empty where it is none, or all of the machine, or the project has it."""
+    """The caller's HOME as a visible directory; empty if it is missing, the root, or above the project."""
     home = os.path.realpath(environment.get("HOME", ""))
     shown = home.count("/") > 0 and home != "/" and Path(home).is_dir()
     return home if shown and environment.get("HOME") and not Path(home).is_relative_to(place.root) else ""
 
 
 def _protected(place: Place) -> tuple[str, ...]:
-    """What the loader reads in this project; where it cannot be read, the names that are always protected are."""
+    """The files that the loader reads in this project; if they cannot be read, only the always protected names."""
     try:
         return gather(place.root).protected
     except ConfigurationError:

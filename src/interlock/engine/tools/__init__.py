@@ -1,1 +1,1 @@
-"""The tools that are registered, the threads that run them, and what is kept of their errors."""
+"""The registered tools, the threads that run them, and the errors that they raise."""

@@ -1,4 +1,4 @@
-"""The tools of the configured MCP servers: from the lock, so that nothing has to be started to know them."""
+"""The tools of the configured MCP servers, taken from the lock, so that no server has to be started to list them."""
 
 from __future__ import annotations
 
@@ -21,58 +21,58 @@ from interlock.settings.sections import McpServer, Settings
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 Adjust = Callable[[Binding], Binding]
-"""A tool as `[tools."NAME"]` wants it."""
+"""Applies the settings in `[tools."NAME"]` to a tool."""
 
 
 class Hands(Protocol):
-    """What servers are started with."""
+    """What is needed to start servers."""
 
     @property
     def runner(self) -> ProcessRunner:
-        """Starts them."""
+        """Runs the processes of servers."""
         ...
 
     @property
     def network(self) -> ProcessNetwork:
-        """Their way out."""
+        """The network access of servers."""
         ...
 
     @property
     def workspace(self) -> Any:
-        """The files that they see."""
+        """The files that servers see."""
         ...
 
 
 class Told(Protocol):
-    """Who is told what people should know."""
+    """Receives messages for people."""
 
     @property
     def warnings(self) -> list[str]:
-        """What the configuration asks for and is not there."""
+        """Configured features that are missing."""
         ...
 
     def notify(self, text: str) -> None:
-        """Tell them while the runtime runs."""
+        """Tell people something while the runtime is running."""
         ...
 
 
 class Reloading(Protocol):
-    """What takes over an edited configuration."""
+    """Applies an edited configuration."""
 
     preparing: list[Callable[[Loaded], Callable[[], None]]]
 
 
 class Registering(Protocol):
-    """What of the services the tools are registered in."""
+    """The services in which the tools are registered."""
 
     @property
     def registry(self) -> Registry:
-        """The tools."""
+        """The tool registry."""
         ...
 
     @property
     def reload(self) -> Reloading | None:
-        """Tells of an edited lock."""
+        """Notifies about an edited lock."""
         ...
 
     def register(self, binding: Binding) -> None:
@@ -81,16 +81,18 @@ class Registering(Protocol):
 
 
 def open_servers(loaded: Loaded, env: Mapping[str, str], hands: Hands, hooks: Told) -> Servers:
-    """The configured servers, none of them started. Raises: ConfigurationError `lock_invalid`."""
+    """The configured servers, none of them started yet. Raises: ConfigurationError `lock_invalid`."""
     settings, lock, warn = loaded.settings, lock_of(loaded), hooks.warnings.append
     specs = {name: _spec(name, one, settings, env, warn) for name, one in settings.mcp.servers.items()}
     for name in sorted(specs.keys() - lock.servers.keys()):
-        warn(f"mcp.servers.{name}: its tools are not locked, so none is offered; `interlock tools lock {name}` does it")
+        warn(
+            f"mcp.servers.{name}: its tools are not locked, so none is offered; `interlock tools lock {name}` locks them"
+        )
     return Servers(specs, lock, Launcher(hands.runner, hands.network, hands.workspace), tell=hooks.notify)
 
 
 def offer(services: Registering, servers: Servers, adjust: Adjust) -> None:
-    """Register the locked tools, now and whenever another lock is in force. Servers stay as they were at the start."""
+    """Register the locked tools, now and whenever the lock changes. The set of servers is fixed at the start."""
 
     def prepare(fresh: Loaded) -> Callable[[], None]:
         return partial(relock, lock_of(fresh))
@@ -161,13 +163,15 @@ def _beneath_home(path: str, home: str) -> str:
 
 
 def _expanded(text: str, path: str, allowed: Sequence[str], env: Mapping[str, str]) -> str:
-    """The text with `${NAME}` and `${NAME:-default}` replaced. Raises: ConfigurationError for a name not allowed or set."""
+    """Replace `${NAME}` and `${NAME:-default}` in a text. Raises: ConfigurationError for a name that is not allowed or
+    not set.
+    """
 
     def value(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]
         if name not in allowed:
             raise ConfigurationError(
-                f"`${{{name}}}` is used, and `mcp.env` does not name it", path=path, hint=f'`[mcp] env = ["{name}"]`'
+                f"`${{{name}}}` is used, but is not listed in `mcp.env`", path=path, hint=f'`[mcp] env = ["{name}"]`'
             )
         found = env.get(name, default)
         if found is None:

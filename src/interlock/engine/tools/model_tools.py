@@ -1,4 +1,4 @@
-"""The tools of the configured models: registered with the runtime, and again when an edited configuration is in force."""
+"""The tools of the configured models. They are registered at the start, and again when an edited configuration takes effect."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from interlock.settings.decode import decode
 from interlock.settings.models import ENDPOINTS, ModelSettings
 
 PACKAGES: Final = ("numpy", "safetensors", "tokenizers", "wordllama")
-"""What the extra `infer` installs."""
+"""The packages of the extra `infer`."""
 Adjust = Callable[[Binding, Settings], Binding]
-"""A tool as `[tools."NAME"]` wants it."""
+"""Applies the settings in `[tools."NAME"]` to a tool."""
 
 
 class Told(Protocol):
-    """Who is told what people should know."""
+    """Receives messages for people."""
 
     def warn_once(self, text: str) -> None:
-        """Tell them."""
+        """Tell people something once."""
         ...
 
 
 class Judging(Protocol):
-    """Who has to look again at which tools there are."""
+    """Holds judges that depend on the set of tools."""
 
     def expire(self) -> None:
-        """Look again."""
+        """Update the judges."""
         ...
 
 
 class Registering(Protocol):
-    """What of the services the tools are registered in."""
+    """The services in which the tools are registered."""
 
     @property
     def clock(self) -> Clock:
-        """For the time limits of calls."""
+        """The clock for the time limits of calls."""
         ...
 
     @property
     def hooks(self) -> Told:
-        """Told of keys that are not set."""
+        """Receives warnings about keys that are not set."""
         ...
 
     @property
@@ -59,18 +59,18 @@ class Registering(Protocol):
 
     @property
     def registry(self) -> Registry:
-        """The tools."""
+        """The tool registry."""
         ...
 
     @property
     def settings(self) -> Settings:
-        """As they were at the start."""
+        """The settings at the start."""
         ...
 
 
 def prepare(services: Registering, settings: Settings, env: Mapping[str, str], adjust: Adjust) -> Callable[[], None]:
-    """Make the tools of the configured models; what is returned registers them, except for those that the program registered
-    itself. One for which there is no model any more is removed. Raises: ConfigurationError for a key that cannot be one.
+    """Create the tools of the configured models. The returned function registers them, except for those that the
+    program registered itself, and removes tools without a model. Raises: ConfigurationError for an invalid key.
     """
     registry = services.registry
     found = {name: adjust(one, settings) for name, one in _bindings(services, settings, settings.models, env).items()}
@@ -87,8 +87,8 @@ def prepare(services: Registering, settings: Settings, env: Mapping[str, str], a
 def register_in_code(
     services: Registering, given: Mapping[str, Mapping[str, Any]], env: Mapping[str, str], adjust: Adjust
 ) -> None:
-    """Register the tools of models that a program names, before the configured ones. From then on they are the program's: an
-    edited configuration does not change them. Raises: ConfigurationError.
+    """Register the tools of models that a program passes, before the configured ones. They then belong to the program:
+    an edited configuration does not change them. Raises: ConfigurationError.
     """
     settings, registry = services.settings, services.registry
     models = decode({"models": given}).models
@@ -135,7 +135,7 @@ def _model(name: str, one: ModelSettings, settings: Settings, env: Mapping[str, 
     key = None if one.key_env is None else env.get(one.key_env) or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigurationError(
-            f"the environment variable `{one.key_env}` does not hold a key: keys are printable ASCII",
+            f"the environment variable `{one.key_env}` does not contain a key: keys are printable ASCII",
             path=f"models.{name}.key_env",
         )
     return Model(

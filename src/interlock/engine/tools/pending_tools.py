@@ -1,4 +1,4 @@
-"""The tools of the configured modules, which take an event loop to load: loaded once, when a run first needs them."""
+"""The tools of the configured modules. Loading them needs an event loop, so they are loaded when a run first needs them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from interlock.model.tool import Binding
 
 
 class PendingTools:
-    """What is still to be loaded into one registry."""
+    """The tools that are still to be loaded into one registry."""
 
     __slots__ = ("_load",)
 
     def __init__(self, load: Callable[[], Awaitable[list[Binding]]] | None = None) -> None:
-        """`load` gives the tools; None if no module is configured."""
+        """`load` returns the tools; None if no module is configured."""
         self._load = load
 
     @property
     def loaded(self) -> bool:
-        """True once there is nothing more to load."""
+        """True once all tools are loaded."""
         return self._load is None
 
     async def load_into(self, registry: Registry) -> bool:
-        """Register them, except for those that the program registered itself. True if any were due. Raises ConfigurationError."""
+        """Load and register the tools, except for those that the program registered itself. True if there were any.
+        Raises: ConfigurationError.
+        """
         load = self._load
         if load is None:
             return False
@@ -34,5 +36,5 @@ class PendingTools:
         return True
 
     def copy(self) -> PendingTools:
-        """The same tools, for another registry."""
+        """The same pending tools, for another registry."""
         return PendingTools(self._load)

@@ -1,7 +1,7 @@
-"""The tool registry: definitions with their functions, and everything about them that can be worked out beforehand.
+"""The tool registry: definitions with their functions, and everything that can be computed from them in advance.
 
-Registering compiles the schema, reads the `x-interlock` marks and takes the version digest, so that a call pays for none
-of it; for a built-in tool the first call does. Registering a name again replaces it.
+Registering compiles the schema, reads the `x-interlock` marks and computes the version digest, so that calls do not pay
+for it (for built-in tools, the first call does). Registering a name again replaces the tool.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Registered:
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
-        """Compile a binding. Raises ConfigurationError or UsageError if its schema cannot be used."""
+        """Compile a binding. Raises: ConfigurationError or UsageError if its schema cannot be used."""
         tool = binding.tool
         self.binding = binding
         self.tool = tool
@@ -45,31 +45,31 @@ class Registered:
         self.writes = binding.writes
         self.in_layer = binding.in_layer
         self.touches_files = binding.writes != "nothing" or any(mark.startswith("path.") for _, mark in self.marks)
-        """False if a call has nothing to do with the files of the workspace."""
+        """False if a call cannot touch the files of the workspace."""
         self.reads_files = not (binding.writes == "nothing" and tool.open_world) or self.touches_files
-        """False if what a call gives cannot depend on them: it comes from elsewhere."""
+        """False if the output of a call cannot depend on files, because it comes from elsewhere."""
         self.defaults = defaults(tool.parameters)
-        """What a parameter is if it is left out, by its path: judged as if it were written."""
+        """The defaults of omitted parameters, by path. They are judged as if they were given."""
         self.secrets = tuple(pointer for pointer, mark in self.marks if mark == "secret")
         self.timeout_ns = tool.timeout_ms * 1_000_000
         self.bucket = TokenBucket(tool.rate_limit) if tool.rate_limit else None
         self.cache_ttl_ns = tool.cache_ttl_ms * 1_000_000 if tool.cache_ttl_ms else 0
         self.plain = self.bucket is None and not self.cache_ttl_ns and not tool.effects
-        """True if a call has nothing to do but run: no rate limit, no cache, no effects to write."""
+        """True if a call only has to run: no rate limit, no cache, no effects to write."""
 
 
 class Registry:
     """Tools by name."""
 
     def __init__(self, *, beside: Registry | None = None) -> None:
-        """Empty. Rules may name the tools of `beside` too, but they cannot be called here."""
+        """Start empty. Rules may also name the tools of `beside`, but these cannot be called here."""
         self._beside = beside
         self._tools: dict[str, Registered] = {}
         self._uncompiled: dict[str, Binding] = {}
         self.by_name: dict[str, Tool] = {}
-        """The definitions, which is all that verification may see. Not to be changed by others."""
+        """The definitions, which is all that verification may see. Callers must not change it."""
         self.in_code: set[str] = set()
-        """Names that the program registered itself: a tool module does not replace these."""
+        """Names that the program registered itself. Tool modules do not replace them."""
         self._generation = next(_generations)
 
     def register(self, binding: Binding) -> Registered:
@@ -84,13 +84,13 @@ class Registry:
         return registered
 
     def add_built_in(self, binding: Binding) -> None:
-        """Add a tool whose schema is known to be sound: it is compiled when it is first used, so that a start is quick."""
+        """Add a tool whose schema is known to be sound. It is compiled on first use, to keep the start quick."""
         self._uncompiled[binding.tool.name] = binding
         self.by_name[binding.tool.name] = binding.tool
         self._generation = next(_generations)
 
     def remove(self, name: str) -> None:
-        """Take a tool out."""
+        """Remove a tool."""
         self._tools.pop(name, None)
         self._uncompiled.pop(name, None)
         del self.by_name[name]
@@ -98,18 +98,18 @@ class Registry:
 
     @property
     def generation(self) -> int:
-        """A higher number after each registration: what was worked out can be kept until it changes."""
+        """Increases with each registration, so that callers can cache what they compute from the registry."""
         return self._generation if self._beside is None else max(self._generation, self._beside.generation)
 
     def require(self, name: str) -> Registered:
-        """The tool of that name. Raises UsageError `not_found`."""
+        """The tool with this name. Raises: UsageError `not_found`."""
         found = self.find(name)
         if found is None:
             raise UsageError(self.missing(name), code="not_found", hint="`interlock tools list` shows them")
         return found
 
     def find(self, name: str | None) -> Registered | None:
-        """The tool of that name, or None."""
+        """The tool with this name; None if there is none."""
         found = self._tools.get(name or "")
         if found is None and name is not None and (binding := self._uncompiled.get(name)) is not None:
             found = self._tools[name] = Registered(binding)
@@ -121,7 +121,7 @@ class Registry:
         return [get(name or "") or self.find(name) for name in names]
 
     def missing(self, name: str | None) -> str:
-        """The sentence that says that there is no such tool, and which one may have been meant."""
+        """The sentence that there is no such tool, with a suggestion if a similar one exists."""
         near = difflib.get_close_matches((name or "")[:80], self.by_name, n=1)
         return f"there is no tool `{name}`" + (f" (did you mean `{near[0]}`?)" if near else "")
 
@@ -135,7 +135,7 @@ class Registry:
         return [tool for _, tool in sorted((found | self.by_name).items())]
 
     def copy(self) -> Registry:
-        """A registry of its own that starts with the same tools (for `rt.fork`)."""
+        """A separate registry that starts with the same tools (for `rt.fork`)."""
         other = Registry(beside=self._beside)
         other._tools = self._tools.copy()
         other._uncompiled = self._uncompiled.copy()
@@ -144,5 +144,5 @@ class Registry:
         return other
 
     def versions(self) -> dict[str, str]:
-        """Name to version digest of every tool."""
+        """The version digest of every tool, by name."""
         return {name: tool.version for name, tool in sorted(self.by_name.items())}

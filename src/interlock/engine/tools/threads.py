@@ -1,7 +1,7 @@
 """Daemon threads for plain `def` tools: they run in parallel, and a hanging one never keeps the process alive.
 
-A thread cannot be killed. When its action is given up (time-out, cancellation), the thread continues by itself and its
-answer is dropped; the pool starts another thread in its place, so that a hanging tool costs a thread and no more.
+A thread cannot be killed. If its action is abandoned (time-out, cancellation), the thread continues by itself and its
+result is dropped. The pool starts another thread in its place, so that a hanging tool costs no more than a thread.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Job = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], contextvars.Context,
 
 
 class DaemonThreads:
-    """An unbounded pool (the engine bounds it by `concurrency_max`); idle threads end after half a minute."""
+    """An unbounded pool (the engine limits it with `concurrency_max`). Idle threads exit after half a minute."""
 
     def __init__(self) -> None:
-        """No thread yet."""
+        """Start without threads."""
         self._lock = threading.Lock()
         self._idle: list[queue.SimpleQueue[Job]] = []
 
     def run(self, loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
-        """Run `call(*arguments)` on a thread. The future may be cancelled, which the thread does not notice."""
+        """Run `call(*arguments)` on a thread. Cancelling the future does not affect the thread."""
         future = loop.create_future()
         with self._lock:
             inbox = self._idle.pop() if self._idle else None
@@ -47,12 +47,12 @@ class DaemonThreads:
                     if inbox in self._idle:
                         self._idle.remove(inbox)
                         return
-                continue  # a job was handed over just now
+                continue  # a job arrived just now
             result: Any = None
             error: BaseException | None = None
             try:
                 result = context.run(call, *arguments)
-            except BaseException as caught:  # noqa: BLE001 - it belongs to the action, whatever it is
+            except BaseException as caught:  # noqa: BLE001 - any exception belongs to the action
                 error = caught
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)

@@ -1,7 +1,7 @@
 """Reads the errors that tools raise, as far as they can be kept.
 
-A tool can put anything into its exception. None of that may stop the engine, or enter the journal in a form that cannot be
-read back: a message is well-formed text, a code is snake_case, an output is JSON of a bounded size.
+A tool can put anything into its exception. None of that may stop the engine, or enter the journal in a form that cannot
+be read back: a message is well-formed text, a code is snake_case, an output is JSON of a limited size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CODE: Final = lazy_pattern(r"[a-z][a-z0-9_]{0,63}")
 
 
 class ToolFailure(NamedTuple):
-    """A failure as the tool describes it."""
+    """A failure as the tool reported it."""
 
     code: str
     message: str
@@ -27,7 +27,7 @@ class ToolFailure(NamedTuple):
 
 
 def read_tool_error(error: ToolError, output_bytes_max: int) -> ToolFailure:
-    """Code, message and output of a tool's failure. An output that cannot be kept is left out, which the message says."""
+    """Code, message and output of a tool's failure. An output that cannot be kept is dropped, which the message states."""
     code: object = error.code
     message, output = text_of(error), error.output
     if not isinstance(code, str) or not _CODE.fullmatch(code):
@@ -38,6 +38,6 @@ def read_tool_error(error: ToolError, output_bytes_max: int) -> ToolFailure:
             output = msgspec.json.decode(data)  # a plain copy
             if len(data) > output_bytes_max:
                 output, message = None, f"{message} (with an output of more than {output_bytes_max} bytes, left out)"
-    except Exception:  # noqa: BLE001 - a CanonicalError, or anything that a class of the tool's own raises when it is read
+    except Exception:  # noqa: BLE001 - a CanonicalError, or any error that the tool's own class raises when it is read
         output, message = None, f"{message} (with an output that is not JSON, left out)"
     return ToolFailure(code, message, output)
