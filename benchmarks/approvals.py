@@ -1,9 +1,10 @@
-"""Approvals: how long from an approval in one process to the resumed wait in another, and ten thousand open questions.
+"""Approvals: the time from an approval in one process to the resumed wait in another, and operations on ten thousand
+open holds.
 
     python benchmarks/approvals.py [--json]
 
-To reach (governance.md): approve to resume under 10 ms p50 without a busy loop; with 10,000 pending, list, resolve and
-expire under 20 ms each. A bare SQLite commit on the same disk is measured beside them: it is the floor of any answer.
+Goals (governance.md): approve to resume under 10 ms p50 without a busy loop; with 10,000 pending, list, resolve and
+expire under 20 ms each. A bare SQLite commit on the same disk is measured too: it is the floor of any answer.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def question(**fields):
 
 
 def answer_lines(path):
-    """The other process: approves each hold that it reads, and says when it began and when the commit was done."""
+    """The other process: approves each hold that it reads, and prints when it began and when the commit was done."""
     store, _ = open_store(path)
     for line in sys.stdin:
         hold_id, digest = line.split()

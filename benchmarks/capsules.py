@@ -1,11 +1,13 @@
-"""Capsules beside raw `wasmtime` and `extism`: a fresh store and one call of a small module that gives back its arguments.
+"""Capsules compared with raw `wasmtime` and `extism`: a fresh store and one call of a small module that returns its
+arguments.
 
     python benchmarks/capsules.py [--quick] [--json]
 
-All three have the module compiled and linked before. `in the worker` is our code around wasmtime without the process between;
-`through the gate` is a whole call with rules, grants and journal, into a worker behind walls. `a loop is stopped` is the time
-after its budget. `two at once` compares two callers with one, for calls of 5 ms, beside two plain processes and one: what the
-machine had to give. The component from Python is that of the examples, if it was built (`examples/capsules/build`).
+All three have compiled and linked the module before. `in the worker` is our code around wasmtime without the process in
+between; `through the gate` is a whole call with rules, grants and journal, into a worker behind walls. `a loop is
+stopped` is the time after its budget. `two at once` compares two callers with one, for calls of 5 ms, and two plain
+processes with one, to show what the machine can give. The Python component is that of the examples, if it was built
+(`examples/capsules/build`).
 """
 
 import asyncio
@@ -40,7 +42,7 @@ ECHO = """(module
     (local.set $at (global.get $top)) (global.set $top (i32.add (global.get $top) (local.get $n))) (local.get $at))
   (func (export "interlock_call") (param $name i32) (param $nl i32) (param $a i32) (param $al i32) (result i64)
     (local $at i32) (local $n i64)
-    ;; `loop` for ever, `busy` for some milliseconds, else give the arguments back
+    ;; `loop` forever, `busy` for some milliseconds, else return the arguments
     (if (i32.eq (i32.load8_u (local.get $name)) (i32.const 108)) (then (loop (br 0))))
     (if (i32.eq (i32.load8_u (local.get $name)) (i32.const 98)) (then
       (loop (local.set $n (i64.add (local.get $n) (i64.const 1)))
@@ -71,12 +73,12 @@ TOOL = '[[tool]]\nname = "{tool}"\ndescription = "{tool}"\nread_only = true\ninp
 
 @interlock.tool(read_only=True)
 def plain(a: int) -> dict:
-    """Give the argument back."""
+    """Return the argument."""
     return {"a": a}
 
 
 class Raw:
-    """wasmtime as its users write it."""
+    """Plain wasmtime, as its users would write it."""
 
     def __init__(self) -> None:
         self.engine = wasmtime.Engine(configuration("core", fuel=False))
@@ -138,7 +140,7 @@ def project(room: Path) -> Runtime:
 
 
 def stopped(runtime: Runtime) -> float:
-    """Seconds after its budget at which a loop has ended, while another capsule is called."""
+    """The time in seconds after its budget at which a loop ends, while another capsule is called."""
 
     async def run() -> float:
         begun = time.perf_counter()
@@ -152,7 +154,7 @@ def stopped(runtime: Runtime) -> float:
 
 
 def chains(tool: str, count: int, length: int) -> dict:
-    """A proposal of so many chains of calls, which run side by side; each call has arguments of its own."""
+    """A proposal with this many parallel chains of calls; each call has different arguments."""
     actions = []
     for number in range(count * length):
         action = {"type": "tool_call", "id": f"a{number}", "tool": tool, "parameters": {"n": number}}
@@ -194,7 +196,7 @@ def gain_of_two(runtime: Runtime, calls: int) -> tuple[float, float]:
 
 
 def gain_of_processes(calls: int) -> float:
-    """The same for two plain processes with wasmtime: what the machine has to give at that moment."""
+    """The same for two plain processes with wasmtime, which shows what the machine can give at that moment."""
 
     def busy(count: int) -> None:
         raw = Raw()
@@ -221,7 +223,7 @@ def gain_of_processes(calls: int) -> float:
 
 
 def wrong_results(runtime: Runtime, calls: int) -> int:
-    """Wrong results among so many calls of four callers side by side, 200 in a proposal."""
+    """The number of wrong results among this many calls of four parallel callers, 200 per proposal."""
     wrong = 0
 
     async def some() -> None:
@@ -237,7 +239,7 @@ def wrong_results(runtime: Runtime, calls: int) -> int:
 
 
 def loading(room: Path) -> list[dict]:
-    """The code of a component from Python: found in the cache, and mapped."""
+    """Load the code of a Python component: found in the cache, and mapped."""
     source = ROOT / "examples/capsules/courier/courier.wasm"
     if not source.exists():
         return []
@@ -253,7 +255,7 @@ def loading(room: Path) -> list[dict]:
 
 
 def memory_of_each(room: Path, count: int = 100) -> float:
-    """KiB of memory that each of so many small modules takes in the process that has loaded it."""
+    """The memory in KiB that each of this many small modules takes in the process that has loaded it."""
     engine = wasmtime.Engine(configuration("core", fuel=False))
     codes = []
     for number in range(count):

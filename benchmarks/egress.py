@@ -1,11 +1,11 @@
-"""The egress proxy: what a connection and a megabyte cost through it, beside a direct connection of the same program.
+"""The egress proxy: the cost of a connection and of a megabyte, compared with a direct connection of the same program.
 
     python benchmarks/egress.py [--quick] [--json]
 
-A client speaks with a server on loopback: without walls (direct), behind all walls of profile `ns` through `CONNECT`, and there
-as a program that knows no proxy (transparent; the name is looked up each time). The client takes the time itself: its start is
-not in it. Client, proxy and server share the cores. `policy asked` has the runtime answer for each connection, as where policies
-speak of `connect`.
+A client connects to a server on loopback: without walls (direct), behind all walls of profile `ns` through `CONNECT`,
+and behind the same walls as a program that does not use a proxy (transparent; the name is looked up each time). The
+client measures the time itself, so its start is not included. Client, proxy and server share the cores. In `policy
+asked` the runtime decides on each connection, as with policies about `connect`.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ print(latency, took)
 
 
 class Bench:
-    """Runs the client behind walls, in one of the three ways."""
+    """Runs the client in one of the three ways."""
 
     def __init__(self, root: Path, port: int, *, quick: bool) -> None:
         self.root = root
@@ -137,7 +137,8 @@ def main() -> None:
             bench.server.close()
             server.kill()
             server.wait()
-    megabyte = {way: statistics.median(samples[1:]) for way, samples in bench.megabyte.items()}  # the first warms up
+    # the first sample warms up
+    megabyte = {way: statistics.median(samples[1:]) for way, samples in bench.megabyte.items()}
     rows = [row(f"a connection, {way}", latency[way], "direct", latency["direct"], "") for way in ways[1:]]
     rows += [
         row(f"a megabyte received, {way}", took, "direct", megabyte["direct"], "")

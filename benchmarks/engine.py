@@ -1,15 +1,16 @@
-"""The engine: a governed call of a tool that does nothing, beside car-runtime and beside a straight line of plain Python.
+"""The engine: a governed call of a no-op tool, compared with car-runtime and with a straight line of plain Python.
 
     python benchmarks/engine.py [--quick] [--json]
 
-car-runtime (Rust, in memory) is called through its Python module, with a callback as the tool, in a process of its own. It has
-no grants, no policy, no journal and no time-outs that hold; Interlock has all of them in every row here, except that
-with durability `off` nothing is written and no event is built, and that a policy which cannot depend on the call is
-decided once. Both are timed from the text of the proposal to the result; car-runtime's result is JSON text, Interlock's
-is objects. car-runtime is measured twice: in a fresh runtime, where it is at its best, and with its tenth proposal in one
-runtime, because each takes longer than the one before; Interlock has one runtime and one run for all rounds. Left out,
-because they take minutes: its tenth proposal of 10,000 actions, and 100,000 actions. The chain is made of state keys that
-one action promises and the next one needs, the one kind of dependency that both have.
+car-runtime (Rust, in memory) is called through its Python module, with a callback as the tool, in a separate process.
+It has no grants, no policy, no journal and no enforced time-outs. Interlock has all of them in every row here, except
+that with durability `off` nothing is written and no event is built, and that a policy which cannot depend on the call
+is decided once. Both are timed from the text of the proposal to the result; car-runtime's result is JSON text,
+Interlock's is objects. car-runtime is measured twice: in a fresh runtime, where it is at its best, and with its tenth
+proposal in one runtime, because each takes longer than the previous one; Interlock has one runtime and one run for all
+rounds. Left out, because they take minutes: car-runtime's tenth proposal of 10,000 actions, and 100,000 actions. The
+chain consists of state keys that one action promises and the next one needs, the only kind of dependency that both
+have.
 """
 
 import time
@@ -128,7 +129,9 @@ def chains(peer: Peer, rounds: int) -> list[dict]:
 
 
 def governed(rounds: int, count: int = 1_000) -> list[dict]:
-    """A no-op with 100 policies and without any beyond `allow`: in one case four a tool, in the other all about the tool."""
+    """A no-op with 100 policies, and with no policy but `allow`: once with four policies per tool, once with all about
+    the called tool.
+    """
     rows = []
     with scratch() as root:
         plain = subject.Subject(subject.in_memory())

@@ -1,10 +1,11 @@
-"""How fast a run is exported and verified, and where the time goes; and that memory does not grow with the size of its layers.
+"""Export and verification of a run: their speed, where the time goes, and that memory does not grow with the size of
+the layers.
 
     python benchmarks/evidence.py [--quick] [--json]
 
-A kernel layer of opens with paths that repeat as those of real programs do, one line in a hundred with a secret in it. Each
-part is the same work by itself: of an export reading the lines strictly, redaction, the sweep, SHA-256 and compression, of a
-verification decompression, strict JSON and the schemas.
+The run has a kernel layer of file opens, whose paths repeat as those of real programs do; one line in a hundred has a
+secret. Each part is the same work in isolation: for an export, strict reading of lines, redaction, the final sweep,
+SHA-256 and compression; for a verification, decompression, strict JSON and the schemas.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ OWNER = b'"proposal":"p","action":"a","attempt":1,"recorder":"rec_00112233445566
 
 
 def layer(path: Path, size_mb: int) -> None:
-    """Write a kernel layer of about that size."""
+    """Write a kernel layer of about this size."""
     with path.open("wb") as file:
         file.write(
             HEAD % (b"recorder_started", 0) + OWNER + b',"mechanism":"notify","profile":"ns","calls":["openat"]}\n'
@@ -51,7 +52,7 @@ def layer(path: Path, size_mb: int) -> None:
 
 
 def source(path: Path) -> Source:
-    """A run that has this kernel layer and no event."""
+    """A run with this kernel layer and no events."""
 
     def blocks():
         with path.open("rb") as file:
@@ -67,7 +68,7 @@ def timed(work) -> float:
 
 
 def parts(path: Path, room: Path) -> dict:
-    """Each part of an export by itself."""
+    """Each part of an export in isolation."""
     made, data = source(path), path.read_bytes()
     redaction = Redaction(b"k" * 32)
     clean = [line for block in made.kernel() for line in redaction.clean_block(block, _body)]
@@ -123,7 +124,7 @@ def _body(line: bytes) -> bytes:
 
 
 def peak_mb(work: str, path: Path, room: Path) -> float:
-    """The most memory that an export or a verification in a process of its own takes."""
+    """The peak memory of an export or a verification in a separate process."""
     code = (
         f"import evidence, pathlib; evidence.alone({work!r}, pathlib.Path({str(path)!r}), pathlib.Path({str(room)!r}))"
     )
@@ -141,7 +142,7 @@ def alone(work: str, path: Path, room: Path) -> None:
     else:
         with archive.open("rb") as file:
             assert verify(file).verdict.valid
-    # Not getrusage: what the process that started this one used counts there.
+    # Not getrusage, which includes the memory of the parent process.
     (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     print(int(peak.split()[1]) / 1024)
 

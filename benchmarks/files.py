@@ -1,9 +1,10 @@
-"""The file tools: a search beside ripgrep and grep, reads and writes beside the plain calls, and how long the loop is blocked.
+"""The file tools: a search compared with ripgrep and grep, reads and writes compared with plain calls, and delays of
+the event loop.
 
     python benchmarks/files.py [--quick] [--json]
 
-To reach: `fs.search` within five times ripgrep; 5 ms for each MB that is read; three times a synced write; and no other
-action of the process waits longer than 10 ms meanwhile.
+Goals: `fs.search` within five times ripgrep; 5 ms per MB read; three times a synced write; and no other action of the
+process waits longer than 10 ms meanwhile.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ paths = { read = ["**"], write = ["**"] }
 
 
 class Files:
-    """A project with many small files of words, of which one in fifty has the needle, and a runtime for it."""
+    """A project with many small text files, of which one in fifty has the needle, and a runtime for it."""
 
     def __init__(self, directory: Path, count: int) -> None:
         directory.mkdir()
@@ -53,7 +54,7 @@ class Files:
         self.gaps: list[float] = []
 
     def call(self, tool: str, **parameters: object) -> tuple[float, dict]:
-        """Seconds for one call, and its output."""
+        """Time in seconds of one call, and its output."""
         action = {"type": "tool_call", "tool": tool, "parameters": parameters}
         return self.loop.run_until_complete(self._call({"actions": [action]}))
 
@@ -75,7 +76,7 @@ class Files:
 
 
 async def _longest_gap(over: asyncio.Event) -> float:
-    """The longest time for which the loop did nothing else, in seconds."""
+    """The longest time in seconds for which the loop was blocked."""
     longest, last = 0.0, time.perf_counter()
     while not over.is_set():
         await asyncio.sleep(0.0005)
@@ -85,7 +86,7 @@ async def _longest_gap(over: asyncio.Event) -> float:
 
 
 def search(files: Files, rounds: int) -> list[dict]:
-    """One pattern in all files."""
+    """Search all files for one pattern."""
 
     def ours() -> float:
         took, output = files.call("fs.search", pattern=NEEDLE, max_matches=2_000)
@@ -113,7 +114,7 @@ def search(files: Files, rounds: int) -> list[dict]:
 
 
 def transfer(files: Files, rounds: int) -> list[dict]:
-    """Text without secrets, read and written."""
+    """Read and write text without secrets."""
     rows = []
     for size in (100_000, 900_000):
         text = ("the quick brown fox jumps over the lazy dog\n" * (size // 44 + 1))[:size]

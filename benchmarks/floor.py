@@ -1,8 +1,8 @@
 """The floor: a straight line of plain Python through everything that the gate has to do for a no-op call.
 
-Decode without tolerance, look up the tool, check the schema, ask a policy that is one closure, build intent and outcome as
-structs, await the tool, make the row; with `record` also the digest, and both events encoded and hashed. No scheduler, no
-time-outs, no failure, no undo, nothing on disk. What the engine costs beyond this is what those cost.
+Decode strictly, look up the tool, check the schema, evaluate a policy of one closure, build intent and outcome as
+structs, await the tool, build the row; with `record` also compute the digest, and encode and hash both events. No
+scheduler, no time-outs, no failures, no undo, nothing on disk. Any further cost of the engine is the cost of these.
 """
 
 import asyncio

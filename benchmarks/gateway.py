@@ -1,11 +1,12 @@
-"""A tool call through the gateway, beside the server alone and other proxies in front of the same server.
+"""A tool call through the gateway, compared with the server alone and with other proxies in front of the same server.
 
     python benchmarks/gateway.py [--quick] [--json]
 
-Ours judges and journals each call (durability `batch`); the others pass it on. All are driven by the same raw client and stand
-in front of the same little server, started anew for each round and in turn. `added` is the median of a call, less that of the
-server alone. FastMCP's proxy speaks over standard input and output, mcp-proxy puts a stdio server behind HTTP. `first list` is
-from the start of the process to the answer of `tools/list`, with the server's tools in it; memory is that of the proxy process.
+The gateway judges and journals each call (durability `batch`); the other proxies pass it on. All are driven by the same
+raw client in front of the same small server, which is restarted for each round, in turns. `added` is the median of a
+call minus that of the server alone. FastMCP's proxy uses standard input and output; mcp-proxy puts a stdio server
+behind HTTP. `first list` is the time from the start of the process to the answer of `tools/list` with the server's
+tools; memory is that of the proxy process.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ TARGETS = {"gateway": ("0.4 ms", "2 ms", "5,000/s", "150 ms", "45 MB"), "gateway
 
 
 def project(room: Path, servers: int) -> Path:
-    """A project with so many servers, all locked."""
+    """A project with this many servers, all locked."""
     root = room / f"project-{servers}"
     root.mkdir()
     known = f"command = {json.dumps(SERVER)}\nreads = [{json.dumps(str(ADDER))}]\n"
@@ -61,7 +62,7 @@ class Pipe:
         self.process = subprocess.Popen(
             command, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
         )
-        self._out = open(self.process.stdout.fileno(), "rb", closefd=False)  # noqa: SIM115 - lives with the process
+        self._out = open(self.process.stdout.fileno(), "rb", closefd=False)  # noqa: SIM115 - lives as long as the process
 
     def send(self, number: int | None, method: str, params: dict) -> None:
         message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
@@ -134,7 +135,7 @@ class Http:
         return self.send(number, method, params)
 
     def many(self, _tool: str, _count: int) -> float:
-        return float("nan")  # one connection: nothing is in flight beside a call
+        return float("nan")  # on one connection, calls cannot overlap
 
     def close(self) -> None:
         self._connection.close()
@@ -143,7 +144,7 @@ class Http:
 
 
 def measure(client: Pipe | Http, quick: bool) -> dict[str, float]:
-    """Start, a call at a time, many in flight, memory."""
+    """Measure the start, single calls, many calls in flight, and memory."""
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
     assert "result" in client.request(0, "initialize", params)
     client.send(None, "notifications/initialized", {})
@@ -204,7 +205,7 @@ def contenders(room: Path, root: Path) -> dict[str, Callable[[], Pipe | Http]]:
 
 
 def memory_of_five(root: Path) -> float:
-    """Bytes of a gateway that has called each of five servers."""
+    """The memory in bytes of a gateway that has called each of five servers."""
     client = Pipe([*OWN, "gateway"], root)
     try:
         params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
@@ -220,7 +221,7 @@ def memory_of_five(root: Path) -> float:
 
 
 def approve_to_resume(root: Path, rounds: int) -> float:
-    """Seconds from an approval by another process's connection to the answer of the held call."""
+    """Time in seconds from an approval through another process's connection to the answer of the held call."""
     client, found = Pipe([*OWN, "gateway"], root), []
     try:
         params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}

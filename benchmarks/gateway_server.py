@@ -1,4 +1,4 @@
-"""The little MCP server of `gateway.py`: plain frames, no library, so that what is measured is what is in front of it."""
+"""The small MCP server of `gateway.py`: plain frames without a library, so that only the proxies in front of it are measured."""
 
 import json
 import sys

@@ -1,10 +1,11 @@
-"""What a hook of a coding agent costs, from its start to its end, beside an interpreter that does nothing.
+"""The cost of a coding agent's hook, from its start to its end, compared with an interpreter that does nothing.
 
     python benchmarks/hooks.py [--quick] [--json]
 
-The gate is resident. `allowed` is a file that is read: judged, and on disk as intended before the answer. `written` keeps what
-the file was, too. `reported` is the hook after the call, which journals the outcome. `without a gate` is the same question as a
-command of its own (`interlock explain`), which compiles the rules first: what a hook would cost if there was no gate.
+The gate is resident. `allowed` reads a file: the call is judged, and its intent is on disk before the answer. `written`
+also backs up the file. `reported` is the hook after the call, which journals the outcome. `without a gate` asks the
+same with a separate command (`interlock explain`), which compiles the rules first: this would be the cost of a hook
+without the gate.
 """
 
 import json
@@ -23,11 +24,11 @@ from interlock.surfaces.clients.hook_program import Gate
 
 RULES = '[rules]\nallow = ["fs.read", "fs.write"]\n\n[grants.agent]\ntools = ["fs.*"]\n'
 CALLS = 20
-"""Hooks a measurement, one after the other."""
+"""Hooks per measurement, one after the other."""
 
 
 class Hooks:
-    """A project, and the hooks of a client in it."""
+    """A project, and a client's hooks in it."""
 
     def __init__(self, room: Path) -> None:
         self.root, self.state = room / "project", room / "state"

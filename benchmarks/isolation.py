@@ -1,10 +1,11 @@
-"""What walls cost: `true` from start to finish, and a Python function, against other sandboxes and against none.
+"""The cost of walls: `true` from start to end, and a Python function, compared with other sandboxes and with no walls.
 
     python benchmarks/isolation.py [--quick] [--json]
 
-`true` runs in profile `ns` in the layer of its proposal, and in one of its own that is mounted, compared and removed around it.
-bubblewrap has the same namespaces, mounts and filter of system calls, and neither Landlock nor a layer; firejail has a filter of
-its own; `srt` starts a proxy and bubblewrap for each command. One after the other, on one processor, and 32 at once.
+`true` runs in profile `ns` in its proposal's layer, and in a separate layer that is mounted, compared and removed
+around it. bubblewrap has the same namespaces, mounts and system call filter, but neither Landlock nor a layer; firejail
+has its own filter; `srt` starts a proxy and bubblewrap for each command. Measured one after the other, on one
+processor, and 32 at once.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ FRESH = MODULE.split("import interlock", maxsplit=1)[0] + "print(json.dumps(str(
 
 
 class Ours:
-    """Our side: a fork server, a workspace with a layer, an event loop."""
+    """Interlock's side: a fork server, a workspace with a layer, an event loop."""
 
     def __init__(self, room: Path) -> None:
         self.room = room
@@ -67,7 +68,7 @@ class Ours:
         self.server = self.start_server()
 
     def start_server(self) -> ForkServer:
-        """A fork server, on the processors of this process."""
+        """Start a fork server on the processors of this process."""
         self.servers.append(
             ForkServer(launch=lambda: {"namespaces": True, "shown": [sys.base_prefix, sys.prefix], "groups": True})
         )
@@ -132,7 +133,7 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def bubblewrap(workspace: Path, filter_fd: int) -> list[str]:
-    """The same namespaces, mounts and filter."""
+    """bubblewrap with the same namespaces, mounts and filter."""
     links = [part for name in ("bin", "lib", "lib64", "sbin") for part in ("--symlink", f"usr/{name}", f"/{name}")]
     top = os.fspath(workspace)
     return [
@@ -148,7 +149,7 @@ FIREJAIL = [
 
 
 class Others:
-    """Runs the others' `true`."""
+    """Runs `true` in the other sandboxes."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
@@ -230,7 +231,7 @@ def many_at_once(ours: Ours, others: Others, rounds: int) -> list[dict]:
 
 
 class Call:
-    """The context of a call: as much as a function in a child needs."""
+    """The context of a call, with what a function in a child needs."""
 
     run_id, proposal_id, action_id, attempt, agent, session = "r", "p", "a", 1, "bench", None
     invocation_mode, dry_run, cancelled, backups = "one_shot", False, False, None

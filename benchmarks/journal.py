@@ -1,15 +1,15 @@
-"""What durability costs: beside raw `fdatasync`, beside LangGraph and DBOS on SQLite, and what
-a snapshot and the start of a command cost.
+"""The cost of durability, compared with raw `fdatasync` and with LangGraph and DBOS on SQLite; and the cost of a
+snapshot and of starting a command.
 
     python benchmarks/journal.py [--quick] [--json]
 
 The sequential row is a proposal in declared order under durability `full`: each intent is on disk before its tool runs.
-Beside it, the bytes that such a proposal put into its journal are written in two pieces an action to a file that is
-open, each followed by `fdatasync`. A proposal of one action pays for itself too: taking and giving back the workspace, its
-own record, its end. The parallel rows are a proposal in free order, at most 32 tools at a time; LangGraph runs tasks of one
-entrypoint with its asynchronous SQLite checkpointer (durability `sync`), DBOS steps of one workflow, both in groups of 32, in
-their own processes, with their databases' own settings on the same disk. They keep what tasks return; Interlock keeps intents,
-decisions, outcomes and a chain of seals over them, and has judged every call.
+For comparison, the bytes that such a proposal writes to its journal are written in two pieces per action to an open
+file, each followed by `fdatasync`. A proposal with one action also pays for acquiring and releasing the workspace, its
+own record, and its end. The parallel rows are a proposal in free order, with at most 32 tools at a time; LangGraph runs
+tasks of one entrypoint with its asynchronous SQLite checkpointer (durability `sync`), DBOS steps of one workflow, both
+in groups of 32, in their own processes, with their databases' own settings on the same disk. They store the results of
+tasks; Interlock stores intents, decisions, outcomes and a chain of seals over them, and has judged every call.
 """
 
 import os
@@ -93,7 +93,7 @@ def parallel(root: Path, rounds: int) -> list[dict]:
 
 
 def snapshots(root: Path, rounds: int) -> list[dict]:
-    """The same proposal with readings of the machine before and after each action, and without the sampler."""
+    """The same proposal with measurements of the machine before and after each action, and without the sampler."""
     with subject.on_disk(root, "batch") as runtime:
         measured, services = subject.Subject(runtime), runtime.services
         data, sampler = subject.document(ACTIONS), runtime.services.sampler
@@ -151,7 +151,7 @@ PLAN = '{"actions": [{"type": "tool_call", "tool": "fs.read", "parameters": {"pa
 
 
 def open_questions(root: Path, project: Path, count: int) -> list[str]:
-    """Ids of questions that wait for an answer, each of a run of its own."""
+    """Ids of open holds, each in a separate run."""
     with subject.register(interlock.Runtime(*open_project(project, env=subject.environment(root)))) as runtime:
         runtime.rules.add("asked", lambda _request: True, effect="ask")
         for _ in range(count):

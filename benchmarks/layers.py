@@ -1,8 +1,8 @@
-"""A layer over a tree of 20,000 files in which 1,000 change: mount, diff, commit, undo; against `cp -a` and git.
+"""A layer over a tree of 20,000 files in which 1,000 change: mount, diff, commit, undo; compared with `cp -a` and git.
 
     python benchmarks/layers.py [--quick] [--json]
 
-To reach: mount and diff in time proportional to what changed. A commit is durable and undoable, which neither of the others is.
+Goal: mount and diff in time proportional to the changes. Only the layer's commit is durable and can be undone.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ GIT = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "gc.a
 
 
 def make_tree(root: Path) -> None:
-    """So many files of 2 KiB, a hundred in each directory."""
+    """Create this many files of 2 KiB, a hundred in each directory."""
     for number in range(FILES):
         path = root / f"d{number // 100}" / f"f{number}"
         path.parent.mkdir(exist_ok=True)
@@ -123,7 +123,7 @@ def timed(took: dict[str, list[float]], what: str):
 
 
 def main() -> None:
-    """Print the medians, the three in turns."""
+    """Print the medians, alternating between the three."""
     found: dict[str, dict[str, list[float]]] = {"layer": {}, "cp -a": {}, "git": {}}
     mounts = LayerMounts()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:

@@ -1,15 +1,16 @@
-"""Learning: does it help, and what does it take?
+"""Learning: does it help, and what does it cost?
 
     python benchmarks/learning.py [--json] [--quick]
 
-Twenty tasks in a scratch workspace, by a scripted planner that errs at a fixed rate (each action that it words has one chance in
-five to be worded wrongly; then the proposal fails and it words all of it anew). Ten tasks are repeated five times, with other
-arguments each time, and a script approves the skills that come out of them; the other ten are held out: they resemble the first
-ten, so that their skills are found, and are done once after all repetitions. With skills, an action is a call that the planner
-words (`skills.find` and `skills.run` are one each), and a use that failed counts, together with the steps of the fall-back.
+Twenty tasks in a scratch workspace, by a scripted planner that errs at a fixed rate (each action that it writes has a
+one in five chance of being wrong; then the proposal fails and it writes all of it again). Ten tasks are repeated five
+times, with different arguments each time, and a script approves the resulting skills; the other ten are held out: they
+resemble the first ten, so that their skills are found, and are done once after all repetitions. With skills, an action
+is a call that the planner writes (`skills.find` and `skills.run` are one each), and a failed use counts, together with
+the steps of the fallback.
 
-To reach (learning.md): by the fifth repetition a third fewer actions and failures; `build_context` over 100,000 facts under
-20 ms; distilling adds under 5 ms to a proposal, off its path.
+Goals (learning.md): by the fifth repetition a third fewer actions and failures; `build_context` over 100,000 facts
+under 20 ms; distilling takes under 5 ms per proposal, outside of its critical path.
 """
 
 import argparse
@@ -37,7 +38,7 @@ SETTINGS = {"agent": "ann", "rules": {"allow": ["*"]}, "grants": {"ann": {"tools
 
 
 def steps_of(number, argument, *, held_out=False):
-    """The actions of a task: write a file, read it, search, write a summary; three to five, by its number."""
+    """The actions of a task: write a file, read it, search, write a summary; three to five, depending on its number."""
     name = f"task{number}-{argument}"
     found = [
         ("fs.write", {"path": f"{name}.txt", "content": f"report {number}\n"}),
@@ -46,7 +47,7 @@ def steps_of(number, argument, *, held_out=False):
         ("fs.search", {"path": ".", "pattern": f"report {number}"}),
         ("fs.list", {"path": "."}),
     ][: 3 + number % 3]
-    if held_out:  # the same words, and another last step
+    if held_out:  # the same words, but another last step
         found[-1] = ("fs.write", {"path": f"{name}.other", "content": "something else\n"})
     return found
 
@@ -56,13 +57,13 @@ def goal_of(number):
 
 
 class Planner:
-    """Words proposals, and errs. Counts the actions that it words, and the proposals and uses that fail."""
+    """Writes proposals, and errs. Counts the actions that it writes, and the proposals and uses that fail."""
 
     def __init__(self, runtime, seed, *, skills):
         self.runtime, self.random, self.skills = runtime, random.Random(seed), skills
 
     def do(self, number, argument, *, held_out=False):
-        """(actions, failures) until the task is done."""
+        """Do a task until it succeeds. Returns (actions, failures)."""
         wanted, actions, failures = steps_of(number, argument, held_out=held_out), 0, 0
         if self.skills:
             used, failed, done = self.use(goal_of(number), wanted)
@@ -78,10 +79,10 @@ class Planner:
         raise AssertionError("the task is never done")
 
     def use(self, goal, wanted):
-        """(actions, failures, done) of an attempt with a skill."""
+        """Try a skill. Returns (actions, failures, done)."""
         items = self.call("skills.find", {"goal": goal, "limit": 1}).output["items"]
         if not items or goal.split()[-1] not in " ".join(items[0]["goals"]).split():
-            return 1, 0, False  # looked for, and none fits
+            return 1, 0, False  # searched, but none fits
         skill = self.runtime.skills.get(items[0]["name"])
         steps = [
             Step(type="tool_call", tool=tool, parameters=parameters, needs=(at - 1,) if at else ())
@@ -91,7 +92,7 @@ class Planner:
         arguments = bindings(skill.content.template, trace)
         if (
             arguments is None
-        ):  # it seems to fit and does not: the planner tries with what it has, and notices at the end
+        ):  # it seems to fit but does not: the planner tries with its arguments, and notices at the end
             names = items[0]["parameters"]["properties"]
             arguments = dict.fromkeys(names, "wrong/../../way")
         actions, failures = 1, 0
@@ -121,7 +122,7 @@ class Planner:
 
 
 def approve_all(runtime):
-    """The person who reads them, as a script."""
+    """Approve all skills, in place of the person who reviews them."""
     for one in runtime.skills.list():
         if one.state == "candidate":
             runtime.skills.approve(one.name, version=one.version, digest=one.digest, by="script", untested=True)
@@ -165,7 +166,7 @@ def compared(work, theirs, ours):
 
 
 def context_ms(root, facts=FACTS, rounds=15):
-    """Milliseconds of a block of context over so many facts."""
+    """Time in milliseconds to build a context from this many facts."""
     store = FactStore(Database(root / "facts.db"), "w", FakeClock())
     words = [f"word{n}" for n in range(2_000)]
     chance = random.Random(1)
@@ -183,7 +184,7 @@ def context_ms(root, facts=FACTS, rounds=15):
 
 
 def distilling_ms(root, proposals=60):
-    """Milliseconds that learning from one proposal takes, on its own thread."""
+    """Time in milliseconds to learn from one proposal, on its own thread."""
     root.mkdir()
     with interlock.Runtime.open(settings=SETTINGS, workspace=root) as runtime:
         runtime.with_learning(memory=False, auto_distill=True)

@@ -1,8 +1,8 @@
-"""What the benchmarks share: rounds that alternate, medians, peers in processes of their own, a description of the machine.
+"""Shared by the benchmarks: alternating rounds, medians, peers in separate processes, a description of the machine.
 
-A measurement is seconds. `alternate` calls every contender once a round, in an order that turns from round to round, so
-that noise of the machine meets all of them alike; what is reported is the median over the rounds, and the ratio of medians.
-Nothing here asserts a time. Every contender checks its own results and raises if one is wrong.
+A measurement is in seconds. `alternate` calls every contender once per round, in an order that rotates from round to
+round, so that noise of the machine affects all of them alike. The reported numbers are medians over the rounds, and
+ratios of medians. Nothing here asserts a time. Every contender checks its own results and raises if one is wrong.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "build" / "bench"
-"""Environments of the peers, made by `scripts/bench`; and room for measuring on the same disk as the project."""
+"""The peers' environments, created by `scripts/bench`, and scratch space on the project's disk."""
 ROUNDS = 7
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Medians of seconds by name. The first call of each is not counted."""
+    """Median seconds by name. The first call of each is not counted."""
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
@@ -39,12 +39,12 @@ def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int = ROUND
 
 
 class Peer:
-    """Another system in its own environment: `peer_NAME.py` answers one JSON line for each that it is sent."""
+    """Another system in its own environment: `peer_NAME.py` answers each JSON line with another."""
 
     def __init__(self, name: str) -> None:
         python = PEERS / name / "bin" / "python"
         if not python.exists():
-            raise SystemExit(f"there is no environment for {name}: run scripts/bench, which makes it")
+            raise SystemExit(f"there is no environment for {name}: run scripts/bench, which creates it")
         script = Path(__file__).with_name(f"peer_{name}.py")
         self._process = subprocess.Popen(
             [python, "-W", "ignore", script],
@@ -72,7 +72,7 @@ class Peer:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory on the disk that the project is on; a temporary directory may be memory, where syncing costs nothing."""
+    """A directory on the project's disk. A temporary directory may be in memory, where syncing costs nothing."""
     PEERS.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix="scratch-", dir=PEERS))
     try:
@@ -82,7 +82,7 @@ def scratch() -> Iterator[Path]:
 
 
 def row(work: str, ours: float, other: str, theirs: float, target: str, unit: float = 1e6) -> dict:
-    """One line of a table. `ours` and `theirs` are seconds an action; `ratio` is ours to theirs."""
+    """One line of a table. `ours` and `theirs` are seconds per action; `ratio` is ours divided by theirs."""
     shown = {1e6: "us", 1e3: "ms"}[unit]
     return {
         "work": work,
@@ -95,7 +95,7 @@ def row(work: str, ours: float, other: str, theirs: float, target: str, unit: fl
 
 
 def table(rows: list[dict]) -> str:
-    """Rows as a Markdown table, the cells padded so that it reads in a terminal too."""
+    """Rows as a Markdown table, with padded cells so that it is also readable in a terminal."""
     heads = list(rows[0])
     cells = [heads, *([str(r.get(head, "")) for head in heads] for r in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
@@ -105,7 +105,7 @@ def table(rows: list[dict]) -> str:
 
 
 def machine() -> str:
-    """The machine in general terms: no name, no path."""
+    """The machine in general terms, without a name or path."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     kind = names[0] if names else platform.machine()
     system = f"{platform.system()} {platform.release().split('-')[0]}"
@@ -114,7 +114,7 @@ def machine() -> str:
 
 
 def options(text: str) -> argparse.Namespace:
-    """The options that every benchmark has."""
+    """The options common to all benchmarks."""
     parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three rounds, and less of what takes long")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")

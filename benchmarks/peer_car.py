@@ -1,7 +1,8 @@
-"""car-runtime's side of `engine.py`, in an environment of its own: proposals in memory, without governance or journal.
+"""car-runtime's side of `engine.py`, in a separate environment: proposals in memory, without governance or journal.
 
-Reads one JSON line `{"work": "execute" | "verify", "count", "chain", "before"}` a measurement and answers `{"seconds"}`. Each
-measurement has a runtime of its own, made before the time begins, in which `before` such proposals have run already.
+Reads one JSON line `{"work": "execute" | "verify", "count", "chain", "before"}` per measurement and answers
+`{"seconds"}`. Each measurement has a new runtime, created before the time starts, in which `before` such proposals have
+already run.
 """
 
 import json

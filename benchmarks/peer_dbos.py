@@ -1,7 +1,7 @@
-"""DBOS' side of `journal.py`: steps of one workflow on its SQLite system database, in an environment of its own.
+"""DBOS' side of `journal.py`: steps of one workflow on its SQLite system database, in a separate environment.
 
-Reads one JSON line `{"directory", "actions", "wide"}` a round and answers `{"seconds", "kept"}`. `kept` is how many outcomes
-of steps the database holds afterwards.
+Reads one JSON line `{"directory", "actions", "wide"}` per round and answers `{"seconds", "kept"}`. `kept` is the number
+of step outcomes in the database afterwards.
 """
 
 import asyncio

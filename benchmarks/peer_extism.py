@@ -1,4 +1,4 @@
-"""extism, asked line by line: a fresh instance and one call of a plugin that was compiled before."""
+"""extism, driven line by line: a fresh instance and one call of a plugin that was compiled before."""
 
 import json
 import sys

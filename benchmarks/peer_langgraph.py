@@ -1,7 +1,8 @@
-"""LangGraph's side of `journal.py`: tasks of an entrypoint with its SQLite checkpointer, in an environment of its own.
+"""LangGraph's side of `journal.py`: tasks of an entrypoint with its SQLite checkpointer, in a separate environment.
 
-Reads one JSON line `{"directory", "actions", "wide"}` a round and answers `{"seconds", "kept"}`. Durability is `sync`: each step
-of the graph is in the database before the next one begins. `kept` is how many results of tasks it holds afterwards.
+Reads one JSON line `{"directory", "actions", "wide"}` per round and answers `{"seconds", "kept"}`. Durability is
+`sync`: each step of the graph is in the database before the next one begins. `kept` is the number of task results in it
+afterwards.
 """
 
 import asyncio

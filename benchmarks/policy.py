@@ -1,14 +1,15 @@
-"""Policy: one decision with 1, 10, 100 and 1,000 policies, side by side with the reference engine and Microsoft's toolkit.
+"""Policy: one decision with 1, 10, 100 and 1,000 policies, compared with the reference engine and Microsoft's toolkit.
 
     python benchmarks/policy.py [--json] [--no-toolkit]
 
-To reach (governance.md): 5 us a decision with 100 policies, growth flat. Compared with, in the same run and alternating:
-`cedarpy` with its policies and entities parsed once (`PolicySet`, `Entities`), and `agent-governance-toolkit` (its Cedar
-backend, and its own rules, which know no tools and so are all looked at), in an environment of its own under `build/`.
+Goals (governance.md): 5 us per decision with 100 policies, without growth. Compared with, in the same run and
+alternating: `cedarpy` with its policies and entities parsed once (`PolicySet`, `Entities`), and
+`agent-governance-toolkit` (its Cedar backend, and its own rules, which do not distinguish tools and so are all
+evaluated), in a separate environment under `build/`.
 
-Two shapes: `spread` has four policies for each tool, so the number of tools grows; `crowded` has all of them about the tool
-that is called, each with a condition on a parameter that must be looked at. What is measured is the whole call with a
-request that is there already; building it, parsing policies and the first decision of a kind are left out and shown apart.
+Two shapes: `spread` has four policies for each tool, so the number of tools grows; in `crowded` all are about the
+called tool, each with a condition on a parameter that must be evaluated. The measurement is the whole call with an
+existing request; building it, parsing policies and the first decision of a kind are not included but shown separately.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def tools_of(count: int, shape: str) -> int:
 
 
 def interlock_call(count: int, shape: str) -> tuple[Callable[[], object], float, float]:
-    """The call to measure, the seconds that loading takes, and those of the first decision."""
+    """The call to measure, the loading time in seconds, and that of the first decision."""
     from interlock.model.decision import Request  # noqa: PLC0415 - neither environment has what the other needs
     from interlock.model.tool import Tool  # noqa: PLC0415 - neither environment has what the other needs
     from interlock.policy import World, load  # noqa: PLC0415 - neither environment has what the other needs
@@ -89,7 +90,7 @@ def cedarpy_call(count: int, shape: str) -> Callable[[], object]:
 
 
 def toolkit_calls(count: int, shape: str) -> dict[str, Callable[[], object]]:
-    """Runs inside the toolkit's own environment: its Cedar backend, and its own rules with the same conditions."""
+    """Runs in the toolkit's own environment: its Cedar backend, and its own rules with the same conditions."""
     import logging  # noqa: PLC0415 - neither environment has what the other needs
 
     from agent_os.policies.backends import CedarBackend  # noqa: PLC0415 - neither environment has what the other needs
@@ -115,7 +116,7 @@ def toolkit_calls(count: int, shape: str) -> dict[str, Callable[[], object]]:
 
 
 def batch(call: Callable[[], object], repeat: int) -> float:
-    """Microseconds a call."""
+    """Microseconds per call."""
     started = time.perf_counter()
     for _ in range(repeat):
         call()
@@ -127,7 +128,7 @@ def repeats(call: Callable[[], object]) -> int:
 
 
 def peer() -> None:
-    """Answers `[count, shape]` lines with microseconds, so that rounds alternate between the environments."""
+    """Answer `[count, shape]` lines with microseconds, so that rounds alternate between the environments."""
     known: dict[str, tuple[dict[str, Callable[[], object]], dict[str, int]]] = {}
     for line in sys.stdin:
         if line not in known:
@@ -138,7 +139,7 @@ def peer() -> None:
 
 
 def toolkit() -> "subprocess.Popen[str] | str":
-    """The peer process, or why there is none."""
+    """The peer process, or the reason why there is none."""
     python = ENVIRONMENT / "bin" / "python"
     try:
         if not (ENVIRONMENT / "ready").exists():

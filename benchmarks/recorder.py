@@ -1,12 +1,12 @@
-"""What recording costs: programs under the notify recorder, under `strace`, and under neither.
+"""The cost of recording: programs under the notify recorder, under `strace`, and under neither.
 
     python benchmarks/recorder.py [--quick] [--json]
 
-No walls, which would hide what the recorder costs: profile `none`. What the recorder writes goes all the way into a kernel layer:
-through the pipe, the redaction and the file. "Answers" is the floor of every recorder in Python: a loop that lets each call
-continue and does nothing else; "reads, answers" first reads the path and where a relative one starts. `strace -f` stops at each
-system call, `strace -f --seccomp-bpf` only at those that it is asked for, which are the ones that the recorder records; both
-write to a file, and redact nothing.
+Without walls (profile `none`), which would hide the cost of the recorder. The records go all the way into a kernel
+layer: through the pipe, the redaction and the file. "Answers" is the floor of every recorder in Python: a loop that
+lets each call continue and does nothing else; "reads, answers" first reads the path and the directory that it is
+relative to. `strace -f` stops at each system call, `strace -f --seccomp-bpf` only at the selected ones, which are those
+that the recorder records; both write to a file, without redaction.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RECEIVE, SEND, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 NOTIFICATION, RESPONSE = struct.Struct("<QIIiIQ6Q"), struct.Struct("<QqiI")
 AT_FDCWD = 0xFFFFFF9C
 FILES, DIRECTORIES = 2000, 40
-"""Of the tree that is searched, and of the repository that is cloned."""
+"""The size of the searched tree, and of the cloned repository."""
 PYTHON = os.path.realpath(sys.executable)
 LIMITS = {"memory_bytes": 1 << 32, "file_bytes": 1 << 34, "open_files": 65_536, "processes": 64, "cpu_ms": None}
 ENVIRONMENT = {
@@ -66,7 +66,7 @@ TO_REACH = {"python, imports": 1.15, "git clone": 1.4, "pip install": 1.15, "gcc
 
 
 class Recorder:
-    """Runs programs under the notify recorder, each with a layer of its own."""
+    """Runs programs under the notify recorder, each with a new layer."""
 
     def __init__(self, room: Path) -> None:
         self.room = room
@@ -78,7 +78,7 @@ class Recorder:
         self.loop.run_until_complete(self._run_recorded(argv))
 
     def run_unrecorded(self, argv: Sequence[str]) -> None:
-        """The same without a recorder: what starting a program and watching over it costs by itself."""
+        """The same without a recorder: the cost of starting and watching a program."""
         self.loop.run_until_complete(self._run(argv, {}))
 
     async def _run(self, argv: Sequence[str], given: Mapping[str, int]) -> None:
@@ -119,7 +119,7 @@ class Recorder:
 
 
 def floor(argv: Sequence[str], *, reads: bool) -> None:
-    """Run a program under a loop that answers each call, and records nothing."""
+    """Run a program under a loop that answers each call, but records nothing."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
@@ -213,7 +213,7 @@ def make_wheel(room: Path) -> Path:
 
 
 class Work:
-    """The programs. What one of them makes is removed between rounds, outside of what is measured."""
+    """The programs. Their files are removed between rounds, outside of the measurement."""
 
     def __init__(self, room: Path) -> None:
         tree, repository, wheel = room / "tree", room / "repository", make_wheel(room)

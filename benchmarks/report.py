@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [NAME ...] [--quick] [--write]
 
-The document keeps its own words: only what is between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
+The text of the document is kept: only what is between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def approvals_rows(found: dict) -> list[dict]:
 
 
 def layers_rows(found: dict[str, dict[str, float]]) -> list[dict]:
-    """A row for each step of each way; only like steps can be compared, and none of the others is durable."""
+    """A row for each step of each way. Only similar steps can be compared, and none of the others is durable."""
     return [
         {"way": way, "step": step, "median": f"{ms:,.1f} ms"}
         for way, steps in found.items()

@@ -1,7 +1,7 @@
-"""Interlock as the benchmarks measure it: runtimes in memory and on disk, the documents they get, and one checked call.
+"""The Interlock side of the benchmarks: runtimes in memory and on disk, their input documents, and one checked call.
 
-What is timed is everything from the bytes of the document to the result. The tool does nothing, has a schema, changes things
-as far as anyone knows (so its intent has to be recorded before it runs), and is awaited.
+The time is measured from the bytes of the document to the result. The tool does nothing, has a schema, counts as one
+that changes things (so its intent must be recorded before it runs), and is awaited.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def document(count: int, tool: str = "noop", **fields: object) -> bytes:
 
 
 def chain(count: int) -> bytes:
-    """Each action needs a key that the one before it says to set: the one kind of dependency that car-runtime has too."""
+    """Each action needs a key that the previous one promises to set: the only kind of dependency that car-runtime also has."""
     actions = [
         action(i, state_dependencies=[f"k{i - 1}"] if i else [], expected_effects={f"k{i}": 1}) for i in range(count)
     ]
@@ -60,14 +60,14 @@ def in_memory() -> interlock.Runtime:
 
 
 def make_project(root: Path, durability: str, policy: str | None = None) -> Path:
-    """A trusted project below `root`, whose state is beside it."""
+    """A trusted project below `root`, with its state beside it."""
     project = root / "project"
     project.mkdir(parents=True)
     rules = '[rules]\nallow = ["*"]' if policy is None else '[policy]\nfiles = ["policy/*.cedar"]'
     (project / "interlock.toml").write_text(
         f'agent = "bench"\n[journal]\ndurability = "{durability}"\n{rules}\n'
         '[grants.bench]\ntools = ["*"]\nunscoped = ["*"]\n'
-        "[guard]\ncpu = 1.0\nmemory = 1.0\ndisk = 1.0\nzombies = 1000000\n"  # asked, but never so that it waits
+        "[guard]\ncpu = 1.0\nmemory = 1.0\ndisk = 1.0\nzombies = 1000000\n"  # checked, but never exceeded
     )
     if policy is not None:
         (project / "policy").mkdir()
@@ -92,7 +92,7 @@ def on_disk(
 
 
 class Subject:
-    """One runtime with one open run, and the loop that it lives on."""
+    """One runtime with one open run, and its event loop."""
 
     def __init__(self, runtime: interlock.Runtime) -> None:
         self.runtime = runtime
@@ -103,7 +103,7 @@ class Subject:
         return self.runtime.runs.start()
 
     def seconds(self, data: bytes, repeat: int = 1) -> float:
-        """Seconds for a proposal, from its bytes to its result."""
+        """Time in seconds of a proposal, from its bytes to its result."""
         return self._runner.run(self._timed(data, repeat))
 
     async def _timed(self, data: bytes, repeat: int) -> float:

@@ -1,10 +1,11 @@
-"""One workspace, many processes: who waits for whom, how fair the queue is, and what unfinished runs cost at each start.
+"""One workspace, many processes: who waits for whom, how fair the queue is, and the cost of unfinished runs at each
+start.
 
     python benchmarks/workspace.py [--quick] [--json]
 
-To reach: a process writes within 100 ms while a question of another is open; with 8, 16 and 32 processes the longest wait is
-under 5 times the median; 1,000 held runs, or an unfinished one of 100,000 actions, add under 30 ms to a start; one action in a
-run of its own takes 1.5 ms and 4 syncs.
+Goals: a process writes within 100 ms while another has an open hold; with 8, 16 and 32 processes the longest wait is
+under 5 times the median; 1,000 held runs, or an unfinished run of 100,000 actions, add under 30 ms to a start; one
+action in a separate run takes 1.5 ms and 4 syncs.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ ACTIONS = 100_000
 
 
 class Project:
-    """A trusted project in a directory of its own."""
+    """A trusted project in a separate directory."""
 
     def __init__(self, directory: Path, *, new: bool = True, toml: str = TOML) -> None:
         self.directory = directory
@@ -74,11 +75,11 @@ def ask() -> dict:
     return {"actions": [{"type": "tool_call", "tool": "shell", "parameters": {"command": "true"}}]}
 
 
-# -- a question is open
+# -- an open hold
 
 
 def open_question(directory: Path, rounds: int) -> list[dict]:
-    """A write in one runtime, while another waits for an answer, and while none does."""
+    """A write in one runtime, while another one waits for an approval, and while none does."""
     project = Project(directory)
 
     async def measure() -> dict[str, list[float]]:
@@ -118,7 +119,7 @@ async def timed(rt: interlock.Runtime, proposal: dict) -> float:
 
 
 def worker(directory: str, number: str, seconds: str) -> None:
-    """A process that makes proposals as fast as it can. Prints what each took."""
+    """A process that makes proposals as fast as it can. Prints the time of each."""
     rt = Project(Path(directory), new=False).open()
 
     async def go() -> list[float]:
@@ -135,7 +136,7 @@ def worker(directory: str, number: str, seconds: str) -> None:
 
 
 def crowd(directory: Path, count: int, seconds: float) -> tuple[float, float, float]:
-    """Proposals a second, their median and their longest time, with so many processes that write one file."""
+    """Proposals per second, with their median and maximum time, of this many processes that write the same file."""
     Project(directory)
     command = [sys.executable, __file__, "--worker", str(directory)]
     children = [
@@ -173,7 +174,7 @@ def crowds(directory: Path, seconds: float) -> list[dict]:
     return rows
 
 
-# -- a start beside unfinished runs
+# -- a start with unfinished runs
 
 
 def starts(directory: Path, held: int, actions: int) -> list[dict]:
@@ -233,7 +234,7 @@ asyncio.run(rt.execute({"actions": [*actions, {"type": "tool_call", "tool": "die
 
 
 def leave_long(project: Project, actions: int) -> None:
-    """A process that dies in the last of so many actions."""
+    """Run a process that dies in the last of this many actions."""
     toml = project.root / "interlock.toml"
     toml.write_text(TOML.replace('"noop"]', '"noop", "die"]') + '[journal]\ndurability = "batch"\n')
     os.environ["INTERLOCK_STATE_DIR"] = str(project.directory / "state")
@@ -247,7 +248,7 @@ def leave_long(project: Project, actions: int) -> None:
 
 
 class CountingVFS(apsw.VFS):
-    """SQLite's own, which counts syncs."""
+    """SQLite's default VFS, which also counts syncs."""
 
     syncs = 0
 
@@ -268,7 +269,7 @@ class CountingFile(apsw.VFSFile):
 
 
 def single(directory: Path, rounds: int) -> list[dict]:
-    """One durable action in a run of its own, beside two writes that are synced."""
+    """One durable action in a separate run, compared with two synced writes."""
     vfs = CountingVFS()
     counted = 0
     real = os.fsync, os.fdatasync

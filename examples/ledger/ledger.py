@@ -1,4 +1,4 @@
-"""What an order costs. There is a mistake in it."""
+"""Computes the price of an order, with a mistake."""
 
 
 def total(items: list[int], fee: int) -> int:

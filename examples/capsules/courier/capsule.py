@@ -46,7 +46,7 @@ def save(url: str, name: str) -> dict:
 
 
 def inside() -> dict:
-    """What a program would find out about the machine that it runs on. Here: nothing."""
+    """What a program could find out about its machine. Here: nothing."""
     print("looking around")  # a line of the log
     return {
         "environment": dict(os.environ),
