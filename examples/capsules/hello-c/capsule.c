@@ -1,6 +1,6 @@
 // The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
-// `interlock_call` gives pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
-// There is no C library here, which keeps the module small; `#include <stdlib.h>` links one.
+// `interlock_call` returns pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+// There is no C library, which keeps the module small; `#include <stdlib.h>` links one.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,7 +11,7 @@ HOST("log", "write") uint64_t host_log(int64_t level, const char *text, size_t l
 
 extern unsigned char __heap_base;
 
-// Each call has memory of its own, so nothing is ever freed.
+// Each call has its own memory, so nothing is ever freed.
 EXPORT("interlock_alloc") void *interlock_alloc(size_t length) {
     static size_t top;
     if (!top) top = (size_t)&__heap_base;
@@ -22,7 +22,7 @@ EXPORT("interlock_alloc") void *interlock_alloc(size_t length) {
     return (void *)at;
 }
 
-// There is one tool, so its name is not looked at. The arguments come back as {"hello": ARGUMENTS}.
+// There is only one tool, so its name is ignored. The arguments are returned as {"hello": ARGUMENTS}.
 EXPORT("interlock_call")
 uint64_t interlock_call(const char *name, size_t name_length, const char *arguments, size_t length) {
     (void)name, (void)name_length;

@@ -1,5 +1,5 @@
 ;; The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
-;; `interlock_call` gives pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+;; `interlock_call` returns pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
 (module
   (import "interlock:capsule/log@0.1.0" "write" (func $log (param i64 i32 i32) (result i64)))
   (memory (export "memory") 1)
@@ -14,7 +14,7 @@
       (then (drop (memory.grow (i32.add (i32.div_u (local.get $length) (i32.const 65536)) (i32.const 1))))))
     (local.get $at))
 
-  ;; There is one tool, so its name is not looked at. The arguments come back as `{"hello": ARGUMENTS}`.
+  ;; There is only one tool, so its name is ignored. The arguments are returned as `{"hello": ARGUMENTS}`.
   (func (export "interlock_call")
     (param $name i32) (param $name_length i32) (param $arguments i32) (param $length i32) (result i64) (local $at i32)
     (drop (call $log (i64.const 1) (i32.const 64) (i32.const 19)))

@@ -29,7 +29,7 @@ timeout_ms = 1000
 
 _WAT: Final = """\
 ;; The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
-;; `interlock_call` gives pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+;; `interlock_call` returns pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
 (module
   (import "interlock:capsule/log@0.1.0" "write" (func $log (param i64 i32 i32) (result i64)))
   (memory (export "memory") 1)
@@ -44,7 +44,7 @@ _WAT: Final = """\
       (then (drop (memory.grow (i32.add (i32.div_u (local.get $length) (i32.const 65536)) (i32.const 1))))))
     (local.get $at))
 
-  ;; There is one tool, so its name is not looked at. The arguments come back as `{{"hello": ARGUMENTS}}`.
+  ;; There is only one tool, so its name is ignored. The arguments are returned as `{{"hello": ARGUMENTS}}`.
   (func (export "interlock_call")
     (param $name i32) (param $name_length i32) (param $arguments i32) (param $length i32) (result i64) (local $at i32)
     (drop (call $log (i64.const 1) (i32.const 64) (i32.const 19)))
@@ -59,8 +59,8 @@ _WAT: Final = """\
 
 _C: Final = """\
 // The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
-// `interlock_call` gives pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
-// There is no C library here, which keeps the module small; `#include <stdlib.h>` links one.
+// `interlock_call` returns pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+// There is no C library, which keeps the module small; `#include <stdlib.h>` links one.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -71,7 +71,7 @@ HOST("log", "write") uint64_t host_log(int64_t level, const char *text, size_t l
 
 extern unsigned char __heap_base;
 
-// Each call has memory of its own, so nothing is ever freed.
+// Each call has its own memory, so nothing is ever freed.
 EXPORT("interlock_alloc") void *interlock_alloc(size_t length) {{
     static size_t top;
     if (!top) top = (size_t)&__heap_base;
@@ -82,7 +82,7 @@ EXPORT("interlock_alloc") void *interlock_alloc(size_t length) {{
     return (void *)at;
 }}
 
-// There is one tool, so its name is not looked at. The arguments come back as {{"hello": ARGUMENTS}}.
+// There is only one tool, so its name is ignored. The arguments are returned as {{"hello": ARGUMENTS}}.
 EXPORT("interlock_call")
 uint64_t interlock_call(const char *name, size_t name_length, const char *arguments, size_t length) {{
     (void)name, (void)name_length;
@@ -106,7 +106,7 @@ from wit_world.imports import log
 
 class WitWorld(wit_world.WitWorld):
     def call_tool(self, name: str, args: str) -> str:
-        # There is one tool, so its name is not looked at.
+        # There is only one tool, so its name is ignored.
         given = json.loads(args)
         log.write(1, "somebody is greeted")
         return json.dumps({{"hello": given}})
@@ -116,7 +116,7 @@ class WitWorld(wit_world.WitWorld):
 _JS: Final = """\
 import {{ write }} from "interlock:capsule/log@0.1.0";
 
-// There is one tool, so its name is not looked at.
+// There is only one tool, so its name is ignored.
 export function callTool(name, args) {{
   write(1, "somebody is greeted");
   return JSON.stringify({{ hello: JSON.parse(args) }});

@@ -1,5 +1,5 @@
-/* `console` for capsules in JavaScript: QuickJS has none, so its lines go to the log. When a call has logged all that it may, a
-   program is not to fail for it. Put before the source like `text_encoding.js`. */
+/* `console` for capsules in JavaScript. QuickJS has none, so its lines go to the log. A program must not fail when its call has
+   used up the log's limit. Put before the source like `text_encoding.js`. */
 import { write as writeToLog } from "interlock:capsule/log@0.1.0";
 globalThis.console ??= Object.fromEntries(["debug", "error", "info", "log", "warn"].map((name) => [name, (...values) => {
   const shown = (value) => {

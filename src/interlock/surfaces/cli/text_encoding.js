@@ -1,6 +1,6 @@
-/* TextEncoder and TextDecoder for capsules in JavaScript: QuickJS has none. UTF-8 only, as https://encoding.spec.whatwg.org says.
-   The build puts it before the source on the same line, so that lines keep their numbers: only comments like this one, and a
-   semicolon after each statement. */
+/* TextEncoder and TextDecoder for capsules in JavaScript, which QuickJS lacks. UTF-8 only, according to https://encoding.spec.whatwg.org.
+   The build puts this before the source on the same line, so that line numbers stay the same. So it may only have comments like
+   this one, and needs a semicolon after each statement. */
 globalThis.TextEncoder ??= class TextEncoder {
   get encoding() { return "utf-8"; }
   encode(text = "") {

@@ -21,8 +21,8 @@ NATIVE: Final = (
 )  # fmt: skip
 """Permissions of its own tools; `edit` covers all that change files. If denied, the tools are not offered to the model."""
 GATEWAY_MS: Final = 120_000
-_PLUGIN: Final = """// Written by `interlock install opencode`; `interlock install opencode --remove` takes it out.
-// Before each tool call it asks Interlock's gate. Whatever keeps the answer from coming blocks the call.
+_PLUGIN: Final = """// Written by `interlock install opencode`; `interlock install opencode --remove` removes it.
+// Before each tool call it asks Interlock's gate. Without an answer, the call is blocked.
 import { spawn } from "node:child_process"
 
 const COMMAND = @COMMAND@
@@ -42,7 +42,7 @@ function ask(event) {
     hook.stdin.on("error", () => {})
     hook.on("error", (error) => {
       clearTimeout(timer)
-      reject(new Error(`Interlock: its hook does not start, so nothing is allowed: ${error.message}`))
+      reject(new Error(`Interlock: the hook does not start, so nothing is allowed: ${error.message}`))
     })
     hook.on("close", (code) => {
       clearTimeout(timer)
@@ -51,7 +51,7 @@ function ask(event) {
       try {
         resolve(JSON.parse(output))
       } catch {
-        reject(new Error("Interlock: an answer that is not one, so nothing is allowed"))
+        reject(new Error("Interlock: the hook's answer is invalid, so nothing is allowed"))
       }
     })
     hook.stdin.end(JSON.stringify(event))
