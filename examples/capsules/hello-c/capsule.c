@@ -1,5 +1,5 @@
 // The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
-// `interlock_call` returns pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+// `interlock_call` returns address and length of a reply: a byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
 // There is no C library, which keeps the module small; `#include <stdlib.h>` links one.
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 ;; The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
-;; `interlock_call` returns pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+;; `interlock_call` returns address and length of a reply: a byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
 (module
   (import "interlock:capsule/log@0.1.0" "write" (func $log (param i64 i32 i32) (result i64)))
   (memory (export "memory") 1)
