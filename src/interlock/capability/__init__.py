@@ -1,6 +1,6 @@
-"""Answers "may this agent touch this?" (steps 2 and 3). Pure: no clock, no I/O; the time is an argument.
+"""Decides whether an agent may touch something (steps 2 and 3). Pure: no clock, no I/O; the time is an argument.
 
-Grant tokens, which bring cryptography along, are in `capability.tokens`.
+Grant tokens, which need cryptography, are in `capability.tokens`.
 """
 
 from interlock.capability.attenuation import attenuate

@@ -12,7 +12,7 @@ from interlock.model.hosts import PORTS, Endpoint, endpoint
 from interlock.model.pointers import values_at
 
 Defaults = Mapping[tuple[str, ...], Any]
-"""The default of an omitted parameter by its path, outer ones first; `*` is every element of an array."""
+"""The defaults of omitted parameters by their paths, outer ones first; `*` is every element of an array."""
 Access = Literal["read", "write"]
 Marks = Sequence[tuple[str, str]]
 """Pairs of a pointer pattern (RFC 6901, `*` for every element) and `path.read`, `path.write`, `host`, `secret` or `command`."""
@@ -21,11 +21,11 @@ NOT_REACHED: Final = frozenset(("secret", "command", "environment", "model"))
 """Marks other than paths and hosts."""
 
 Reach = tuple[str, Access, str] | tuple[str, Literal["host"], Endpoint]
-"""Its place (`$.parameters.path`), the kind of access, and the path or host."""
+"""The place (`$.parameters.path`), the kind of access, and the path or host."""
 
 
 def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Refusal:
-    """Every path and host that a call names; a Refusal if one is ambiguous."""
+    """Returns every path and host that a call names, or a Refusal if one is ambiguous."""
     found: list[Reach] = []
     for pattern, mark in marks:
         if mark in NOT_REACHED:
@@ -37,7 +37,7 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
                     found.append((where, "host", endpoint(value)))
                 elif mark == "path.read":
                     found.append((where, "read", workspace_path(value, root)))
-                else:  # `path.write`, and any later mark
+                else:  # `path.write`, and any mark that is added later
                     found.append((where, "write", workspace_path(value, root)))
             except ValueError as error:
                 return Refusal(reason, f"the argument {error}", where)
@@ -45,10 +45,10 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
 
 
 def normalize(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Defaults) -> dict[str, Any]:
-    """The parameters as judged: every path and host in normal form, and `defaults` for omitted ones.
+    """Returns the parameters as judged: every path and host in normal form, and `defaults` for omitted ones.
 
-    Otherwise a rule about `secrets/*` would miss `./secrets/x`, and neither grants nor rules would see a tool's defaults.
-    Invalid values are left unchanged, and step 3 refuses them.
+    Otherwise a rule about `secrets/*` would miss `./secrets/x`, and neither grants nor rules would see a tool's
+    defaults. Invalid values are left unchanged; step 3 refuses them.
     """
     out = parameters
     for path, value in defaults.items():
@@ -61,7 +61,7 @@ def normalize(marks: Marks, parameters: dict[str, Any], root: str | None, defaul
 
 
 def _fill_in(node: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of `node` with `value` at a path, wherever only the last name is missing; otherwise the same object."""
+    """Returns a copy of `node` with `value` at a path, wherever only the last name is missing; otherwise the same object."""
     name, rest = path[0], path[1:]
     if isinstance(node, dict):
         if name not in node:
@@ -75,7 +75,7 @@ def _fill_in(node: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def _rewritten(node: Any, tokens: Sequence[str], spell: Callable[[Any], Any]) -> Any:
-    """A copy of `node` with the values at a pointer pattern normalised; the same object if nothing changes."""
+    """Returns a copy of `node` with the values at a pointer pattern normalised; the same object if nothing changes."""
     if isinstance(node, dict) and tokens:
         names = list(node) if tokens[0] == "*" else [tokens[0]] if tokens[0] in node else []
         new = {name: _rewritten(node[name], tokens[1:], spell) for name in names}
@@ -93,7 +93,7 @@ def _spell_path(value: Any, root: str | None) -> Any:
         path = workspace_path(value, root)
         path.encode()
     except ValueError:
-        return value  # a name that is not UTF-8 stays `{"b64": ...}`, which no policy about a string lets through
+        return value  # a name that is not UTF-8 stays `{"b64": ...}`, which no policy about a string allows
     return path if path != value else value
 
 

@@ -13,7 +13,7 @@ Covers = Callable[[str, str], bool]
 
 
 def attenuate(parent: Grant, child: Grant) -> Grant:
-    """The child's grant, never more than the parent's, with `parent` set.
+    """Returns the child's grant, never more than the parent's, with `parent` set.
 
     It denies what either denies. Globs are narrowed if one side covers the other. If an intersection cannot be written as a
     glob (`a*` with `*b`), the child's glob is kept; the result is still exact, because `compile_grants` checks both.
@@ -54,7 +54,7 @@ def _meet(parent: tuple[str, ...], child: tuple[str, ...], covers: Covers) -> tu
 
 
 def _may_overlap(a: str, b: str) -> bool:
-    """For two globs of which neither covers the other: True if both have wildcards, or one matches by tag."""
+    """Returns True if both globs have wildcards, or one matches by tag. Neither of the two may cover the other."""
     wild = [any(c in g for c in "*?") or g.startswith(TAG) for g in (a, b)]
     return all(wild) or a.startswith(TAG) or b.startswith(TAG)
 

@@ -1,10 +1,10 @@
 """Compiled grants: which tools, keys, paths and hosts an agent may use. What is not granted is denied.
 
 Several grants of one agent add up, but each call must fit a single grant: a tool of one grant never gets the paths of
-another. A grant with a parent is the intersection of both; a missing (revoked) parent leaves nothing.
+another. A grant with a parent is the intersection of both; if the parent is missing (revoked), the grant allows nothing.
 
-A tool that reaches the world (`open_world`) and marks neither path nor host must be named in the grant's `unscoped`.
-Isolated tools (`isolation`, which only our own executors set) need not: the grant configures the isolation.
+A tool with `open_world` that marks neither path nor host must be named in the grant's `unscoped`. Isolated tools
+(`isolation`, which only our own executors set) are exempt: the grant configures the isolation.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ class Capability:
         protected: tuple[PathGlob, ...],
         root: str | None,
     ) -> None:
-        """Use `compile_grants`."""
+        """For `compile_grants`, which creates the object."""
         self._by_agent = by_agent
         self._revoked = revoked
         self._protected = protected
         self._near_protected = path_matcher(s for g in protected for s in g.segments[:1])
         self._root = root
-        # Keyed by identity; the tool is kept in the value, so the identity cannot be given to another one.
+        # Keyed by identity. The value keeps the tool alive, so that its identity cannot be reused.
         self._tools: dict[tuple[str, int], tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]] = {}
 
     def normalize(self, marks: Marks, parameters: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
-        """The parameters of a call as capability and policy judge them; see `arguments.normalize`."""
+        """Returns the parameters of a call as capability and policy judge them; see `arguments.normalize`."""
         return normalize(marks, parameters, self._root, defaults) if marks or defaults else parameters
 
     def proposal(self, agent: str, action_count: int) -> Refusal | None:
-        """Check the number of actions in a proposal. The most generous of the agent's grants counts."""
+        """Check the number of actions in a proposal against the most generous of the agent's grants."""
         grants = self._by_agent.get(agent, ())
         if not grants:
             return _revoked("this proposal") if agent in self._revoked else _missing(agent, "this proposal")
@@ -63,7 +63,7 @@ class Capability:
         return None if _alive(grants, now_us) else _expired(f"the tool `{tool.name}`")
 
     def tool_is_static(self, agent: str, tool: Tool) -> bool:
-        """True if `tool` always gives the same result, and allowed calls take no use of a counted grant."""
+        """Returns True if `tool` always gives the same result, and allowed calls use up no counted grant."""
         return self._entry(agent, tool)[3]
 
     def state_key(self, agent: str, key: str, now_us: int) -> Refusal | None:
@@ -87,7 +87,7 @@ class Capability:
     def arguments(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
     ) -> Refusal | None:
-        """Check whether the agent may call this tool with these paths and hosts (step 3). `marks` are those of the tool's
+        """Check whether the agent may call this tool with these paths and hosts (step 3). `marks` come from the tool's
         schema.
         """
         if not marks and not _needs_naming(tool):
@@ -98,7 +98,7 @@ class Capability:
     def candidates(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
     ) -> tuple[Compiled, ...] | Refusal:
-        """The grants that allow this call, those without a use count first.
+        """Returns the grants that allow this call, those without a use count first.
 
         The engine takes the first whose `counted` ids it can all use (`GrantStore.use`); an empty `counted` costs nothing.
         """
@@ -125,7 +125,7 @@ class Capability:
     ) -> Refusal | None:
         """Check a path that a tool finds only while it runs (links, recursion).
 
-        `alone`: what is beneath it is checked by itself. So a directory above what the loader reads may be written.
+        `alone`: what is beneath the path is checked separately, so a directory above the loader's files may be written.
         """
         grants = _alive(self._entry(agent, tool)[1], now_us)
         try:
@@ -137,24 +137,24 @@ class Capability:
         )
 
     def hosts(self, agent: str, tool: Tool, now_us: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
-        """Patterns of the hosts that a process of this tool may reach: for each grant that allows the tool, its own and those of
-        every grant that it was made from, all of which must match.
+        """Returns patterns of the hosts that a process of this tool may reach. For each grant that allows the tool: its
+        own patterns and those of its ancestors, all of which must match.
 
-        A grant that counts its uses adds nothing where another allows the tool without counting: then no use of it is taken.
+        A grant with a use count contributes nothing if another allows the tool without one: then none of its uses is taken.
         """
         grants = _alive(self._entry(agent, tool)[1], now_us)
         grants = tuple(g for g in grants if not g.counted) or grants
         return tuple(tuple(c.grant.hosts for c in one.chain) for one in grants)
 
     def written(self, agent: str, tool: Tool, now_us: int) -> tuple[str, ...]:
-        """Globs of what a process of this tool may write: those of the grants that allow the tool, as far as each grant that
-        they were made from allows them too.
+        """Returns globs of what a process of this tool may write: those of the grants that allow the tool, as far as
+        the ancestors of each grant allow them too.
         """
         grants = _alive(self._entry(agent, tool)[1], now_us)
         return tuple(dict.fromkeys(glob for one in grants for glob in one.grant.paths.write if one.writes_all(glob)))
 
     def readable(self, agent: str, tool: Tool, now_us: int) -> tuple[str, ...]:
-        """Globs of what a process of this tool may read, likewise."""
+        """Returns globs of what a process of this tool may read, likewise."""
         grants = _alive(self._entry(agent, tool)[1], now_us)
         return tuple(dict.fromkeys(glob for one in grants for glob in one.grant.paths.read if one.reads_all(glob)))
 
@@ -180,14 +180,14 @@ class Capability:
         return tool, fitting, None, static
 
     def _forbidden(self, reach: Reach, *, alone: bool = False) -> Refusal | None:
-        """Refuse writes to files that the loader reads, and, unless `alone`, replacing a directory that holds one."""
+        """Refuse to write files that the loader reads, and, unless `alone`, to replace a directory that contains one."""
         if reach[1] != "write":
             return None
         path = reach[2]
         if not self._near_protected(path.partition("/")[0]) and path != ROOT:
             return None
         if any(g.matches(path) or (not alone and g.within(path)) for g in self._protected):
-            return Refusal("path_denied", "Interlock's loader reads this, so no agent may write it", reach[0])
+            return Refusal("path_denied", "Interlock's loader reads this path, so no agent may write it", reach[0])
         return None
 
 
@@ -203,11 +203,11 @@ def compile_grants(
     """Compile grants.
 
     `only` is the id of the one effective grant, the last block of the presented token: all other grants only limit it.
-    Its agent must still be that of the grant which the token was made from, or in its group.
+    Its agent must still be that of the grant from which the token was made, or in its group.
 
     `revoked` grants allow nothing; they only explain a refusal. `groups` maps an agent to its groups: a grant whose
-    agent is `group:NAME` is for their members. `protected` are path globs that no agent may write (what the loader reads).
-    `root` is the absolute path of the workspace, to allow absolute arguments beneath it.
+    agent is `group:NAME` is for their members. `protected` are path globs that no agent may write (what the loader
+    reads). `root` is the absolute path of the workspace; it permits absolute arguments beneath it.
 
     Raises: ConfigurationError for a bad glob or host pattern, two grants with one id, or parents that form a cycle.
     """
@@ -247,7 +247,9 @@ def _only(grants: Mapping[str, list[Compiled]], grant_id: str) -> dict[str, list
 
 
 def _holds(token: Compiled, groups: Mapping[str, Sequence[str]]) -> bool:
-    """True if the grant that a token was made from belongs to the agent, directly or through a group that it is still in."""
+    """Returns True if the grant that a token was made from belongs to the agent, directly or through one of its current
+    groups.
+    """
     agent = token.grant.agent
     holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}
     return next((c.grant.agent for c in token.chain if c.grant.source != TOKEN), None) in holders
@@ -256,7 +258,7 @@ def _holds(token: Compiled, groups: Mapping[str, Sequence[str]]) -> bool:
 def _by_agent(
     grants: Mapping[str, list[Compiled]], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[Compiled, ...]]:
-    """Each agent's grants and those of its groups, uncounted ones first."""
+    """Returns each agent's grants and those of its groups, grants without a use count first."""
     out: dict[str, tuple[Compiled, ...]] = {}
     for agent in {*(name for name in grants if not name.startswith(GROUP)), *groups}:
         found = [*grants.get(agent, ()), *(g for name in groups.get(agent, ()) for g in grants.get(GROUP + name, ()))]
@@ -266,7 +268,7 @@ def _by_agent(
 
 
 def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled] | None:
-    """Parents up to the root; None if one is missing."""
+    """Returns the parents up to the root; None if one is missing."""
     out: list[Compiled] = []
     seen = {one.grant.id}
     parent = one.grant.parent
@@ -282,7 +284,7 @@ def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled
 
 
 def _needs_naming(tool: Tool) -> bool:
-    """True if the tool needs marks or an `unscoped` entry."""
+    """Returns True if the tool needs marks or an `unscoped` entry."""
     return tool.open_world and tool.isolation in {None, "none"}
 
 
@@ -310,7 +312,7 @@ def _alive(grants: Sequence[Compiled], now_us: int) -> tuple[Compiled, ...]:
 
 
 def _denied(grants: Sequence[Compiled], found: Sequence[Reach]) -> Refusal:
-    """The refusal that names the first argument no grant allows, or says that no single grant allows all of them."""
+    """Returns a refusal that names the first argument no grant allows, or says that no single grant allows all of them."""
     for where, access, subject in found:
         if not any(g.reach((where, access, subject)) for g in grants):  # type: ignore[arg-type]
             what = {

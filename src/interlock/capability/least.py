@@ -1,4 +1,4 @@
-"""The smallest lists that still cover what was used: of rules, tools, paths, keys. Pure; nothing here widens."""
+"""The smallest lists that still cover what was used: of rules, tools, paths, keys. Pure; nothing here widens a list."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ _WILD: Final = ("*", "?", "[")
 
 
 def entries(given: Sequence[str], used: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """Entries of `rules.allow`, or of a grant's `tools`, of which each was `used` for some tools (by their names).
+    """Returns the used entries of `rules.allow`, or of a grant's `tools`. `used` maps an entry to the names of the
+    tools it was used for.
 
-    An unused entry is dropped. An entry for several tools (a glob, or a tag) is replaced by the names of those that were used.
+    An unused entry is dropped. An entry for several tools (a glob, or a tag) is replaced by the names of those that
+    were used.
     """
     found: dict[str, None] = {}
     for entry in given:
@@ -28,10 +30,10 @@ def entries(given: Sequence[str], used: Mapping[str, Iterable[str]]) -> tuple[st
 
 
 def globs(used: Iterable[str], given: Sequence[str], *, most: int = GLOBS_MAX) -> tuple[str, ...]:
-    """Globs that cover the paths (or directories with `/**`) that were used, within those that were `given`.
+    """Returns globs that cover the used paths (or directories with `/**`), within the `given` globs.
 
-    If there are more than `most`, those of the directory with most of them become `DIRECTORY/**`, as long as some given glob
-    covers that; in the end the given ones stay as they are.
+    If there are more than `most`, those of the directory with most of them become `DIRECTORY/**`, as long as some given
+    glob covers that; as a last resort the given ones are returned unchanged.
     """
     allowed = [PathGlob(glob) for glob in given]
     found = set(used)
@@ -51,7 +53,7 @@ def globs(used: Iterable[str], given: Sequence[str], *, most: int = GLOBS_MAX) -
 
 
 def _parent(glob: str) -> str:
-    """The directory above a path, or above `DIRECTORY/**`; empty at the top."""
+    """Returns the directory above a path, or above `DIRECTORY/**`; empty at the top."""
     return glob.removesuffix("/**").rpartition("/")[0]
 
 

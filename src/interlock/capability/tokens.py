@@ -1,12 +1,12 @@
 """Grant tokens: a grant for a sub-agent on another machine, which can narrow it without contacting Interlock.
 
 A token is a chain of DSSE envelopes. The first, signed with the state directory's key, names the grant, the agent and the
-workspace it is for. Each block names the public key that must sign the next one; the private half of the last goes with the
-token. So a holder can add a block and cannot remove one: for that it would need a key that its predecessor has discarded. A
-block can only restrict: as a grant it is a child of the block before, and `compile_grants` asks all of them.
+workspace it is for. Each block names the public key that must sign the next one; the token contains the private half of the
+last. So a holder can add a block but cannot remove one: that would need a key that its predecessor has discarded. A block can
+only restrict: as a grant it is a child of the previous block, and `compile_grants` checks all of them.
 
-Written as text a token is `igt1_` and the base64url of its JSON. It has exactly one spelling, and is a secret: anyone who has it
-can use it. Its id (that of its last block) and its digest are not secret. Pure: time and keys are arguments.
+As text, a token is `igt1_` and the base64url of its JSON. It has exactly one spelling, and is a secret: anyone who has
+it can use it. Its id (that of its last block) and its digest are not secret. Pure: time and keys are arguments.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ T = TypeVar("T")
 
 
 class GrantTokenError(UsageError):
-    """A grant token that is not accepted. Codes: `bad_grant_token`, `grant_token_audience`, `grant_token_expired`, ..."""
+    """A grant token was not accepted. Codes: `bad_grant_token`, `grant_token_audience`, `grant_token_expired`, ..."""
 
     default_code = "bad_grant_token"
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first block: what the issuer says."""
+    """The first block: the issuer's claims."""
 
     audience: str
-    """Id of the workspace where the token can be presented."""
+    """Id of the workspace for which the token is valid."""
     grant: str
     """Id of the grant that the token is for."""
     agent: str
-    """As whom the holder acts."""
+    """The agent that the holder acts as."""
     issued_at_us: int
     restriction: Restriction
     next_key: str
@@ -54,31 +54,31 @@ class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A later block: what a holder took away before handing the token on."""
+    """A later block: what a holder removed before handing the token on."""
 
     previous: str
-    """Id of the block before."""
+    """Id of the previous block."""
     restriction: Restriction
     next_key: str
 
 
 class TokenText(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in the text: the chain, and the private key that belongs to its last `next_key`, in hex."""
+    """The content of the text: the chain, and the private key for its last `next_key`, in hex."""
 
     blocks: tuple[Envelope, ...]
     secret: str
 
 
 class GrantToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token that was read. Holds no secret, and nothing that would make another token of it."""
+    """A token that has been read. Contains no secret, and nothing from which another token could be made."""
 
     id: str
     """Id of the last block, `token_` and 32 hex digits; revoking any block's id ends the token."""
     digest: str
-    """Over all blocks, without the secret."""
+    """Digest of all blocks, without the secret."""
     root: Root
     grants: tuple[Grant, ...]
-    """One for each block, each the child of the one before; the first is a child of `root.grant`."""
+    """One grant for each block, each the child of the previous one; the first is a child of `root.grant`."""
 
     @property
     def expires_at_us(self) -> int:
@@ -87,9 +87,10 @@ class GrantToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_token(root: Root, issuer: Signer, holder: Signer) -> str:
-    """A fresh token, signed with the state directory's key; `holder` is a key that was made for it (`Signer.generate`).
+    """Returns a new token, signed with the state directory's key; `holder` is a key generated for it (`Signer.generate`).
 
-    `root.next_key` is set to that key. Raises: GrantTokenError if it does not expire, or a limit in it is senseless.
+    `root.next_key` is set to that key. Raises: GrantTokenError if it does not expire, or if one of its limits is out of
+    bounds.
     """
     root = msgspec.structs.replace(root, restriction=_sensible(root.restriction), next_key=holder.keyid)
     text = _write((_sign(issuer, _ROOT_TYPE, root),), holder)
@@ -98,9 +99,10 @@ def make_token(root: Root, issuer: Signer, holder: Signer) -> str:
 
 
 def attenuate_token(text: str, restriction: Restriction, holder: Signer) -> str:
-    """The token with one more block, which can only restrict; `holder` is a key that was made for it (`Signer.generate`).
+    """Returns the token with one more block, which can only restrict; `holder` is a key generated for it (`Signer.generate`).
 
-    Needs neither Interlock's key nor its machine. Raises: GrantTokenError if `text` is not whole, or the block is too much.
+    Needs neither Interlock's key nor its machine. Raises: GrantTokenError if `text` is not intact, or the token would
+    become too long.
     """
     before, content = _read(text, None)
     block = Block(previous=before.id, restriction=_sensible(restriction), next_key=holder.keyid)
@@ -111,15 +113,15 @@ def attenuate_token(text: str, restriction: Restriction, holder: Signer) -> str:
 
 
 def read_token(text: str) -> GrantToken:
-    """The claims of a token: checked for form only, not for a signature. Raises: GrantTokenError."""
+    """Returns the claims of a token. Checks only its form, not the issuer's signature. Raises: GrantTokenError."""
     return _read(text, None)[0]
 
 
 def verify_token(text: str, *, key: str, audience: str, now_us: int) -> GrantToken:
-    """The token, if it is to be accepted at `now_us`. `key` is the `ed25519:HEX` of the only issuer that counts.
+    """Returns the token, if it is valid at `now_us`. `key` is the `ed25519:HEX` of the only trusted issuer.
 
-    Raises: GrantTokenError: `bad_grant_token` if it was not made with `key` or was changed since, `grant_token_audience`,
-    `grant_token_expired`. Whether a block of it was revoked is for the caller to look up.
+    Raises: GrantTokenError: `bad_grant_token` if it was not made with `key` or was changed since,
+    `grant_token_audience`, `grant_token_expired`. The caller must check whether a block of it was revoked.
     """
     token, _ = _read(text, key)  # 1: every signature, from the issuer's key to the holder's
     if token.root.audience != audience:  # 2
@@ -138,7 +140,7 @@ def verify_token(text: str, *, key: str, audience: str, now_us: int) -> GrantTok
 
 
 def _read(text: str, key: str | None) -> tuple[GrantToken, TokenText]:
-    """Follow the chain of keys through the blocks. Without `key` the first block's own is taken, which proves nothing."""
+    """Follow the chain of keys through the blocks. Without `key`, the first block's own key is used, which proves nothing."""
     content = _unwrap(text)
     if not 0 < len(content.blocks) <= BLOCKS_MAX:
         _refuse(f"it has no blocks, or more than {BLOCKS_MAX}")
@@ -165,11 +167,11 @@ def _read(text: str, key: str | None) -> tuple[GrantToken, TokenText]:
 
 
 def _open(envelope: Envelope, kind: str, form: type[T], key: str | None) -> tuple[T, str]:
-    """The payload of an envelope that `key` signed, and the id of the block that it is."""
+    """Returns the payload of an envelope that `key` signed, and the id of its block."""
     if len(envelope.signatures) != 1:
         _refuse("a block has not exactly one signature")
     try:
-        # What is signed is the payload; that the signature, too, has one spelling is for us to see to.
+        # The signature covers only the payload; that the signature has only one spelling is checked here.
         for encoded in (envelope.payload, envelope.signatures[0].sig):
             if base64.b64encode(base64.b64decode(encoded, validate=True)).decode() != encoded:
                 _refuse("a block has a second spelling")
@@ -186,7 +188,7 @@ def _open(envelope: Envelope, kind: str, form: type[T], key: str | None) -> tupl
 
 
 def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expires_at_us: int | None) -> Grant:
-    """A block as a grant: it does not restrict what it does not name, so there only its parents' limits apply."""
+    """Returns a block as a grant. What the block does not name it does not restrict, so only its parents' limits apply there."""
 
     def globs_or_all(globs: tuple[str, ...] | None, all_of_them: str) -> tuple[str, ...]:
         return (all_of_them,) if globs is None else globs
@@ -210,11 +212,11 @@ def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expir
 
 
 def _sensible(limits: Restriction) -> Restriction:
-    """The same block, if every number in it is within its bounds."""
+    """Returns the same block, if every number in it is within its bounds."""
     try:
         return typed.convert(msgspec.to_builtins(limits), Restriction)
     except msgspec.ValidationError as error:
-        raise GrantTokenError(f"a restriction is senseless: {error}") from None
+        raise GrantTokenError(f"a restriction is invalid: {error}") from None
 
 
 def _sign(signer: Signer, kind: str, block: Root | Block) -> Envelope:

@@ -1,4 +1,4 @@
-"""Recognises what is dangerous in a value: secret shapes, invisible text, private addresses. Pure: no I/O, no clock."""
+"""Recognises dangerous content in a value: secret shapes, invisible text, private addresses. Pure: no I/O, no clock."""
 
 from typing import TYPE_CHECKING
 

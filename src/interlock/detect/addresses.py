@@ -1,9 +1,9 @@
-"""Addresses that an agent must not reach unseen: private, loopback, link-local, metadata, carrier, mapped, reserved.
+"""Addresses that an agent must not reach unnoticed: private, loopback, link-local, metadata, carrier, mapped, reserved.
 
-Every spelling that some resolver or parser accepts is read: `127.1`, `2130706433`, `0x7f.1`, `0177.0.0.1`, `[::ffff:7f00:1]`,
-`127.0.0.1.`, `%3127.0.0.1`, full-width digits, zone ids. Where parsers disagree (a leading zero is octal to some and
-decimal to others) an address is refused if any reading is. Sources: the IANA special-purpose address registries, RFC 6890,
-RFC 6598, RFC 6052 (NAT64), RFC 3056 (6to4), RFC 5214 (ISATAP), and the cloud makers' documentation of metadata services.
+Reads every spelling that some resolver or parser accepts: `127.1`, `2130706433`, `0x7f.1`, `0177.0.0.1`, `[::ffff:7f00:1]`,
+`127.0.0.1.`, `%3127.0.0.1`, full-width digits, zone ids. Where parsers disagree (some read a leading zero as octal, others as
+decimal), an address is refused if any reading is. Sources: the IANA special-purpose address registries, RFC 6890, RFC 6598,
+RFC 6052 (NAT64), RFC 3056 (6to4), RFC 5214 (ISATAP), and the cloud providers' documentation of their metadata services.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ _V6: Final = _table(
     ("3fff::/20", "reserved"),
 )
 _GLOBAL_6: Final = IPv6Network("2000::/3")
-# (network, bits below the embedded IPv4 address, reason if that address is harmless; None: then it is harmless)
+# (network, bits below the embedded IPv4 address, reason if that address is harmless; None: the whole is harmless then)
 _EMBEDDED: Final[tuple[tuple[IPv6Network, int, Reason | None], ...]] = (
     (IPv6Network("::ffff:0:0/96"), 0, "mapped"),
     (IPv6Network("::ffff:0:0:0/96"), 0, "mapped"),
     (IPv6Network("::/96"), 0, "mapped"),
-    (IPv6Network("64:ff9b::/96"), 0, None),  # how every IPv4-only host looks in a network with NAT64
+    (IPv6Network("64:ff9b::/96"), 0, None),  # every IPv4-only host looks like this in a network with NAT64
     (IPv6Network("2002::/16"), 80, "tunnel"),
 )
 _ISATAP: Final = frozenset((0x00005EFE, 0x02005EFE))
@@ -98,7 +98,7 @@ _LOCAL_NAMES: Final = lazy_pattern(
     r"|metadata\.azure\.internal|metadata\.oraclecloud\.com|metadata\.tencentyun\.com)"
     r"|(?P<private>.*\.(?:internal|local|localdomain|lan|intranet|home\.arpa|cluster\.local|svc)|kubernetes(?:\.default)?)"
 )
-# Names that are a public address book of private addresses (nip.io and its like resolve 10.0.0.1.nip.io to 10.0.0.1).
+# Names that publicly map to private addresses (nip.io and similar services resolve 10.0.0.1.nip.io to 10.0.0.1).
 _WILDCARD_DNS: Final = lazy_pattern(
     r"(?:.*[.-])?(?:(\d{1,3}(?:[.-]\d{1,3}){3})(?:[.-].*)?|([0-9a-f]{8}))\.(?:nip|sslip|xip)\.io"
 )
@@ -107,7 +107,7 @@ _PART: Final = lazy_pattern(r"0[xX][0-9a-fA-F]{0,16}|[0-9]{1,24}")
 
 
 def classify(ip: IPv4Address | IPv6Address) -> Reason | None:
-    """Why an address is not an ordinary public one, or None if it is. Embedded IPv4 addresses are looked into."""
+    """Returns why an address is not an ordinary public one, or None if it is. Embedded IPv4 addresses are judged too."""
     number = int(ip)
     if isinstance(ip, IPv4Address):
         if number in _METADATA:
@@ -128,9 +128,10 @@ def classify(ip: IPv4Address | IPv6Address) -> Reason | None:
 
 
 def address_is_private(host: str) -> Reason | None:
-    """Why a host (a name or an address in any spelling, brackets and port-less) must not be reached unseen; else None.
+    """Returns why a host must not be reached unnoticed, or None. `host` is a name or an address in any spelling,
+    without a port.
 
-    A name is judged only by itself: what it resolves to must be checked with `classify` when it is resolved.
+    Judges a name only by its text: check what it resolves to with `classify` after resolving it.
     """
     name = _normal(host)
     for reading in _readings(name):
@@ -138,7 +139,7 @@ def address_is_private(host: str) -> Reason | None:
         if reason is not None:
             return reason
     if len(name) > _NAME_CHARS_MAX:
-        return None  # no resolver takes it
+        return None  # no resolver accepts it
     if (local := _LOCAL_NAMES.fullmatch(name)) is not None:
         return local.lastgroup  # type: ignore[return-value]
     if (wildcard := _WILDCARD_DNS.fullmatch(name)) is not None:
@@ -148,13 +149,13 @@ def address_is_private(host: str) -> Reason | None:
 
 
 def parse_address(host: str) -> IPv4Address | IPv6Address | None:
-    """The address that a host spells, as `inet_aton` and `inet_pton` read it; None if it is a name."""
+    """Returns the address that a host spells, as `inet_aton` and `inet_pton` read it; None if it is a name."""
     return next(iter(_readings(_normal(host))), None)
 
 
 def _normal(host: str) -> str:
-    """One spelling: no percent-encoding, no full-width letters, no brackets, zone or trailing dots, lower case."""
-    for _ in range(3):  # encoded twice is a known trick
+    """Reduces to one spelling: no percent-encoding, full-width letters, brackets, zone or trailing dots; lower case."""
+    for _ in range(3):  # double encoding is a known trick
         if "%" not in host or (decoded := unquote(host, errors="replace")) == host:
             break
         host = decoded
@@ -199,7 +200,7 @@ def _number(part: str, octal: bool) -> int | None:
 
 
 _CANDIDATE: Final = lazy_pattern(
-    # The host part of a URL: anything that has no other meaning there.
+    # The host part of a URL: anything without another meaning there.
     r"(?:(?<=//)|(?<=@))(?:[^\s/@:?#\[\]\"'<>\\,;]{1,253}|\[[0-9a-fA-F:.%\w]{2,64}\])"
     # Dotted quads, in decimal, octal or hex.
     r"|(?<![\w.])(?:0[xX][0-9a-fA-F]{1,8}|[0-9]{1,12})(?:\.(?:0[xX][0-9a-fA-F]{1,8}|[0-9]{1,12})){3}(?![\w]|\.[0-9])"
@@ -215,10 +216,10 @@ _WHOLE: Final = lazy_pattern(
 
 
 def find_private(text: str) -> list[Finding]:
-    """The hosts in a text that `address_is_private` names, `kind` being the reason.
+    """Returns the hosts in a text that `address_is_private` refuses, with the reason as `kind`.
 
-    Short and single-number spellings (`127.1`, `2130706433`) count only in the place of a host in a URL or as the whole
-    text: elsewhere they are version numbers and counts. Where a text had to be decoded first (percent-encoding, full-width
+    Short and single-number spellings (`127.1`, `2130706433`) count only as the host of a URL or as the whole text:
+    elsewhere they are version numbers and counts. If a text has to be decoded first (percent-encoding, full-width
     letters), a finding covers the whole text.
     """
     found = list(_private_in(text))
@@ -238,6 +239,6 @@ def _private_in(text: str) -> Iterator[Finding]:
         return
     for match in _CANDIDATE.finditer(text):
         reason = address_is_private(match.group())
-        # Outside of a URL `a::b` is a name in some programming language rather than a reserved address.
+        # Outside a URL, `a::b` is a name in some programming language rather than a reserved address.
         if reason is not None and not (match.lastgroup == "bare6" and reason in ("reserved", "unspecified")):
             yield Finding(reason, match.start(), match.end())

@@ -1,4 +1,4 @@
-"""Where the parts of a command line are in its text, for people who read it: programs, redirections, assignments, operators.
+"""Marks the parts of a command line for people who read it: programs, redirections, assignments, operators.
 
 For display only: rules judge the result of `commands.parse_shell`.
 """
@@ -29,7 +29,7 @@ class Mark(NamedTuple):
 
 
 def mark_command(text: str) -> list[Mark]:
-    """The parts of a command line in the order of their beginnings; an inner one after the one that it is in.
+    """Returns the parts of a command line, ordered by where they begin; an inner part follows the one that contains it.
 
     Empty for a text that is too long to be parsed.
     """
@@ -46,13 +46,13 @@ def mark_command(text: str) -> list[Mark]:
         stack.extend(reversed(node.children))
     if source.isascii():
         return found
-    # From bytes to characters: a continuation byte begins no character.
+    # Convert byte offsets to character offsets: a continuation byte begins no character.
     at = list(accumulate((byte & 0xC0 != 0x80 for byte in source), initial=0))
     return [Mark(mark.part, at[mark.start], at[mark.end]) for mark in found]
 
 
 def plain_redactions(text: str) -> str:
-    """The text with each redacted value as a plain word of the same length: its brackets are not the shell's."""
+    """Replace each redacted value by a plain word of the same length: its brackets are not shell syntax."""
     return re.sub(DONE, lambda match: re.sub(r"[^a-z0-9]", "_", match[0]), text)
 
 

@@ -1,9 +1,9 @@
-"""Which simple commands a command line runs, as far as that can be said without running it.
+"""Finds the simple commands that a command line runs, as far as possible without running it.
 
 Rules such as `shell(git diff *)` are about simple commands, so a command line is taken apart: lists, pipes, substitutions,
-subshells, functions, here-documents, and the programs that start other programs (`env`, `sudo`, `xargs`, `find -exec`,
-`sh -c`, `eval` ...). What is not certain is said to be unclear: a variable, a file name pattern, syntax that shells read
-differently. This is a courtesy to people who write rules and not a wall: a program that is named may run any other.
+subshells, functions, here-documents, and the programs that start other programs (`env`, `sudo`, `xargs`, `find -exec`, `sh
+-c`, `eval` ...). Whatever is not certain counts as unclear: a variable, a file name pattern, syntax that shells read
+differently. This is a convenience for people who write rules, not a wall: a named program may run any other.
 
 The grammar is tree-sitter's for bash. `/bin/sh` is often another shell, so whatever the two may read differently is unclear.
 """
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 TEXT_CHARS_MAX: Final = 16 * 1024
 OPERATORS_MAX: Final = 1000
-"""Of pipes and of parentheses: the grammar takes quadratic time over these."""
+"""Maximum number of pipes, and of parentheses: the grammar takes quadratic time over these."""
 COMMANDS_MAX: Final = 256
 NESTING_MAX: Final = 8
-"""How deep `sh -c 'sh -c ...'` is followed."""
+"""Maximum depth to which `sh -c 'sh -c ...'` is followed."""
 
 _HARMLESS: Final = frozenset((":", "true", "false", "test", "[", "exit", "return", "break", "continue"))
-"""Builtins that only decide what runs next; they are left out where another command stands beside them."""
+"""Builtins that only decide what runs next; ignored beside another command."""
 _SAFE_TARGETS: Final = frozenset(("/dev/null", "/dev/stdout", "/dev/stderr", "-", "0", "1", "2"))
 _CONTAINERS: Final = frozenset(
     (
@@ -43,7 +43,7 @@ _CONTAINERS: Final = frozenset(
         "heredoc_body", "herestring_redirect", "file_redirect", "array", "variable_assignment", "variable_assignments",
     )
 )  # fmt: skip
-"""Nodes whose commands are found by looking inside; one that is not listed makes the line unclear."""
+"""Nodes whose children contain the commands; a node that is not listed makes the line unclear."""
 _LEAVES: Final = frozenset(
     (
         "word", "number", "string_content", "raw_string", "variable_name", "simple_expansion", "expansion", "comment",
@@ -55,7 +55,7 @@ _TOKENS: Final = frozenset((*"|&;\n!(){}<>$`\"'=,", "&&", "||", ";;", ">>", ">|"
                             ">(", "+=", "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "in",
                             "case", "esac", "${", "export", "unset", "declare", "local", "readonly", "typeset"))  # fmt: skip
 _UNCLEAR_TEXT: Final = lazy_pattern(
-    r"[^\S \t\n]"  # white space that shells and the grammar may see differently
+    r"[^\S \t\n]"  # white space that shells and the grammar may treat differently
     r"|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
     r"|(?<![ \t])\\\n"  # a line continued in the middle of a word
     r"|&>|\|&|\bfunction\b|\bselect\b|\bcoproc\b|\[\[|\(\("
@@ -68,16 +68,16 @@ _ASSIGNMENT: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """One simple command. Words that are not certain stand as they are written, so that rules against them still match."""
+    """One simple command. Uncertain words are kept as written, so that rules against them still match."""
 
     program: str
-    """The first word, as written; empty if it is not certain, or if there is none."""
+    """The first word, as written; empty if it is uncertain, or if there is none."""
     words: tuple[str, ...]
-    """All words in order, the program first, without their quotes."""
+    """All words in order, starting with the program, without their quotes."""
     redirections: tuple[str, ...] = ()
-    """Such as `> out.txt`; those to /dev/null and between descriptors are left out."""
+    """Such as `> out.txt`; without those to /dev/null and between descriptors."""
     assignments: tuple[str, ...] = ()
-    """Names of the variables that are set for it, or by it."""
+    """Names of the variables that the command sets, or that are set for it."""
     literal: bool = True
     """True if every word is certain."""
 
@@ -88,17 +88,17 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def plain(self) -> bool:
-        """True if this is nothing but certain words: no redirection to a file, no variable set."""
+        """True if the command has only certain words: no redirection to a file, no variable set."""
         return self.literal and not self.redirections and not self.assignments
 
     @property
     def line(self) -> str:
-        """The words as a shell would need them quoted, one space between them."""
+        """Returns the words quoted for a shell, with one space between them."""
         return shlex.join(self.words)
 
     @property
     def by_name(self) -> str:
-        """`line` with the program's name alone, and without git's options before its command: what denials look at."""
+        """Returns `line` with the bare name of the program, and without git's options before its subcommand. Denials use it."""
         if not self.words or not self.program:
             return self.line
         rest = self.words[1:]
@@ -115,7 +115,9 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> tuple[Command, ...]:
-        """The commands that rules judge, one by one: never empty; an unclear part is one more command, without words."""
+        """Returns the commands that rules judge one by one. Never empty; an unclear part counts as one more command,
+        without words.
+        """
         decisive = tuple(c for c in self.commands if not (c.plain and c.program in _HARMLESS and "-v" not in c.words))
         found = decisive or self.commands
         return found if self.clear and found else (*found, UNCLEAR)
@@ -125,7 +127,7 @@ UNCLEAR: Final = Command(program="", words=(), literal=False)
 
 
 def parse_shell(text: str, depth: int = 0) -> CommandLine:
-    """The commands of a text that `sh -c` gets."""
+    """Returns the commands of a text that is passed to `sh -c`."""
     operators = max(text.count("|"), text.count("("))
     if len(text) > TEXT_CHARS_MAX or operators > OPERATORS_MAX or depth > NESTING_MAX:
         return CommandLine(commands=(), clear=False)
@@ -135,7 +137,7 @@ def parse_shell(text: str, depth: int = 0) -> CommandLine:
 
 
 def parse_words(words: Sequence[str], depth: int = 0) -> CommandLine:
-    """The commands of a program that is started with these arguments, without a shell."""
+    """Returns the commands of a program that is started with these arguments, without a shell."""
     reader = _Reader("", depth)
     reader.add(Command(program=words[0] if words else "", words=tuple(words), literal=bool(words)))
     return CommandLine(commands=tuple(reader.commands), clear=reader.clear)
@@ -163,7 +165,7 @@ class _Reader:
             if node.type in _SIMPLE:
                 inner = self._simple(node, outer)
                 if node.type == "test_command" and self.commands and self.commands[-1].literal:
-                    continue  # its operators have nodes of their own, and nothing in it can run
+                    continue  # its operators have their own nodes, and nothing in it can run
             elif node.type == "redirected_statement":
                 outer = (*outer, *self._redirections(node))
                 inner = outer
@@ -178,13 +180,13 @@ class _Reader:
             stack.extend((child, inner) for child in reversed(node.children))
 
     def _check_gaps(self, node: Node) -> None:
-        """Between the words of a command there is nothing but blanks: the grammar sometimes reads over the end of a line."""
+        """Require nothing but blanks between the words of a command: the grammar sometimes reads across the end of a line."""
         for one, other in itertools.pairwise(node.children):
             if _GAP.fullmatch(self._source, one.end_byte, other.start_byte) is None:
                 self.clear = False
 
     def add(self, command: Command) -> None:
-        """Note a command, or what it starts if it is only there to start it."""
+        """Record a command, or what it starts if it does nothing else."""
         wrapped = unwrap(command.words, literal=command.literal) if command.program else Wrapped()
         if not wrapped.transparent:
             self.commands.append(command)
@@ -219,7 +221,7 @@ class _Reader:
             )
 
     def _look(self, node: Node) -> None:
-        """Is this a kind of node whose meaning is known?"""
+        """Mark the line unclear if the meaning of this kind of node is unknown."""
         known = _CONTAINERS if node.is_named else _TOKENS
         if node.type == "compound_statement" and node.children and node.children[0].type == "{":
             return  # but `(( ... ))` is arithmetic, which can run the text of a subscript
@@ -233,16 +235,16 @@ class _Reader:
         elif node.type == "comment":
             self.clear = self.clear and not set("\n\\") & set(
                 self._text(node)
-            )  # the grammar lets some continue in the next line
+            )  # the grammar lets some comments continue in the next line
         elif node.type == "heredoc_redirect":
-            # shells and the grammar differ in what they see in a text whose end is not quoted
+            # shells and the grammar disagree about a here-document whose end is not quoted
             end = next((self._text(child) for child in node.children if child.type == "heredoc_start"), "")
             self.clear = self.clear and (bool(set("'\"\\") & set(end)) or not set("`$\\") & set(self._text(node)))
         elif node.type in ("expansion", "extglob_pattern"):
             self.clear = self.clear and not any(c in self._text(node) for c in ("[", "@", "!", "("))
 
     def _simple(self, node: Node, outer: tuple[str, ...]) -> tuple[str, ...]:
-        """Note a simple command. Returns the redirections that hold for what its words substitute: none."""
+        """Record a simple command. Returns the redirections that apply to what its words substitute: none."""
         words: list[str] = []
         assignments: list[str] = []
         literal = True
@@ -292,7 +294,7 @@ class _Reader:
         return tuple(found for child in node.children_by_field_name("redirect") for found in self._redirection(child))
 
     def _redirection(self, node: Node) -> tuple[str, ...]:
-        """A redirection as rules see it, or nothing if it reaches no file."""
+        """Returns a redirection as rules see it, or nothing if it reaches no file."""
         if node.type != "file_redirect":
             return ()  # the text itself is read, and the commands in it are found
         target = node.child_by_field_name("destination")
@@ -309,7 +311,7 @@ class _Reader:
         return self._source[node.start_byte : node.end_byte].decode("utf-8", "replace")
 
     def _word(self, node: Node) -> str | None:
-        """The value of a word without its quotes, or None if it is not certain."""
+        """Returns the value of a word without its quotes, or None if it is uncertain."""
         text = self._text(node)
         if text == "{}":
             return text
@@ -359,8 +361,8 @@ def _after_git_options(words: tuple[str, ...]) -> tuple[str, ...]:
 
 @functools.cache
 def shell_parser() -> Parser:
-    """The parser of bash's grammar."""
-    # Loaded when the first rule about commands asks: importing the grammar takes longer than the rest of a start.
+    """Returns the parser for bash's grammar."""
+    # Loaded by the first rule about commands: importing the grammar takes longer than the rest of the start-up.
     import tree_sitter_bash  # noqa: PLC0415
     from tree_sitter import Language, Parser  # noqa: PLC0415
 

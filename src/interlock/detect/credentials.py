@@ -1,7 +1,7 @@
 r"""Secrets that are recognised by the name beside them: `--password X`, `API_TOKEN=...`, `Authorization: Bearer ...`.
 
-The name alone says nothing (`token = get_token()`, `password: str`, `max_tokens=4096`), so the value has to look like one:
-placeholders, references to variables, calls, types and plain words are left alone where they are not quoted.
+The name alone proves nothing (`token = get_token()`, `password: str`, `max_tokens=4096`), so the value must look like a
+secret: unquoted placeholders, references to variables, calls, types and plain words are left alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NAME_STARTS: Final = (
     "passw", "passphrase", "pwd", "secret", "token", "credential", "api key",
     *(f"{word}{between}key" for word in _KEYS for between in ("", "_", "-")),
 )  # fmt: skip
-# Where a credential may begin, and what must be there; all against lower-cased text.
+# Where a credential may begin, and what must follow there; all patterns match lower-cased text.
 _PLACES: Final[dict[str, tuple[str, re.Pattern[str]]]] = {
     "://": ("url", lazy_pattern(r"://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@)")),
     "--": ("flag", lazy_pattern(r"--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?")),
@@ -62,7 +62,9 @@ _FINDER: Final = LiteralFinder(_PLACES)
 _VALUE: Final = lazy_pattern(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
 _URL_VALUE: Final = lazy_pattern(r"[^\s@/\"'<>]{1,256}")
 _JUDGED_CHARS: Final = 128
-"""So much of a value says whether it is a secret: in `token=token=...` every name has all the rest as its value."""
+"""Number of characters of a value that decide whether it is a secret: in `token=token=...` each name has all the rest
+as its value.
+"""
 _LETTER: Final = lazy_pattern(r"[^\W\d_]")
 _DIGIT: Final = lazy_pattern(r"\d")
 _NO_WORD: Final = lazy_pattern(r"\d|[^\w.:/-]")
@@ -78,7 +80,7 @@ _STEMS: Final = LiteralFinder(
         *(f"{word}key" for word in _KEYS),
     )
 )  # fmt: skip
-"""What a named secret cannot do without, in lower case and without separators."""
+"""Every named secret contains at least one of these, in lower case and without separators."""
 _SEPARATORS: Final = str.maketrans("", "", "_-. ")
 _WORDS: Final = frozenset(
     (
@@ -99,8 +101,9 @@ _WORDS: Final = frozenset(
 
 
 def may_hold_credential(data: bytes) -> bool:
-    """False if nothing in these UTF-8 bytes (text, or its JSON encoding) can be a named secret. About 4 ns a byte."""
-    # Written out, and on `str`: a loop over the stems, or one regular expression of them, takes two to three times as long.
+    """Returns False if these UTF-8 bytes (text, or its JSON encoding) cannot contain a named secret. About 4 ns a byte."""
+    # Written out, and on `str`: a loop over the stems, or one regular expression for all of them, takes two to three
+    # times as long.
     joined = data.translate(_LOWER, b"_-. ")
     if len(data) >= LONG_CHARS:
         return _STEMS.occurs(joined) or (b"@" in joined and b"://" in joined)
@@ -124,19 +127,19 @@ def may_hold_credential(data: bytes) -> bool:
 
 
 def is_secret_name(name: str) -> bool:
-    """True if a field of this name holds a secret: `password`, `apiKey`, `X-Auth-Token`, `client_secret` ..."""
+    """Returns True if a field of this name holds a secret: `password`, `apiKey`, `X-Auth-Token`, `client_secret` ..."""
     return _SECRET_NAME.fullmatch(name.translate(_SEPARATORS).lower()) is not None
 
 
 def is_secret_flag(argument: str) -> bool:
-    """True if the next element of an argument vector is a secret: `--password`, `--api-key`."""
+    """Returns True if the next element of an argument vector is a secret: `--password`, `--api-key`."""
     return argument.startswith("--") and "=" not in argument and is_secret_name(argument)
 
 
 def find_credentials(text: str) -> Iterator[Finding]:
-    """The values (not the names) of named secrets in a text, in order, not overlapping."""
+    """Yields the values (not the names) of named secrets in a text, in order, not overlapping."""
     low = text.lower()
-    if len(low) != len(text):  # a few letters grow when lower-cased; then positions would be wrong
+    if len(low) != len(text):  # a few letters become longer in lower case, which would shift the positions
         low = "".join(c.lower() if c.isascii() else c for c in text)
     position = 0
     for start, word in _FINDER.find(low):
@@ -158,7 +161,7 @@ def find_credentials(text: str) -> Iterator[Finding]:
 
 
 def _judge(how: str, text: str, start: int, at: int, value: str) -> str | None:
-    """The kind of a value that follows a name, or None if it is not a secret."""
+    """Returns the kind of a value that follows a name, or None if it is not a secret."""
     if _REFERENCE.match(value):
         return None
     if how == "url":
@@ -168,7 +171,7 @@ def _judge(how: str, text: str, start: int, at: int, value: str) -> str | None:
     if how == "curl":
         return "basic-auth"
     if how in ("auth", "bearer"):
-        # Short credentials in base64 may have no digit: `Basic` promises that it is one.
+        # Short credentials in base64 may contain no digit: `Basic` says that it is base64.
         basic = (
             how == "auth"
             and text[start:at].rstrip()[-5:].lower() == "basic"
@@ -199,7 +202,9 @@ def _kind(password: bool) -> str:
 
 
 def _mixed(value: str) -> bool:
-    """True if the value is not a plain word or number: digits among letters, or long with capitals in between."""
+    """Returns True if the value is not a plain word or number: it mixes digits and letters, or is long and has capitals
+    inside.
+    """
     if len(set(value)) < 4:
         return False
     if _LETTER.search(value) and _DIGIT.search(value):

@@ -1,7 +1,7 @@
-"""Which environment variables a call may set without a question.
+"""Which environment variables a call may set without approval.
 
 A variable can make a program load code that its command does not show: `PERL5OPT`, `GIT_CONFIG_COUNT`, `NODE_OPTIONS`,
-`LESSOPEN`, `MAKEFLAGS` and hundreds more. They cannot all be listed, so those that are known to be harmless are.
+`LESSOPEN`, `MAKEFLAGS` and hundreds more. They cannot all be listed, so this module lists the ones known to be harmless.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ _WORD: Final = lazy_pattern(
     re.VERBOSE,
 )
 _NO_PATH: Final = lazy_pattern(r"[^/\\\0]*")
-"""The value of a `_WORD`: some name a file by it (`config/environments/$RAILS_ENV.rb`), so it must not lead elsewhere."""
+"""The value of a `_WORD`. Some programs use it in a file name (`config/environments/$RAILS_ENV.rb`), so it must not
+contain a path.
+"""
 _REFUSED: Final = lazy_pattern(
     r"LD_.*|GLIBC_TUNABLES|GCONV_PATH|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS|PS4|PROMPT_COMMAND", re.DOTALL
 )
 
 
 def unknown_variables(variables: Mapping[str, Any], allowed: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names of those that are not known to be harmless, sorted. `allowed` names more; a `*` at its end is any rest."""
+    """Returns the names of variables that are not known to be harmless, sorted. `allowed` adds names; a final `*`
+    matches any rest.
+    """
     return tuple(
         sorted(
             name for name, value in variables.items() if not _is_harmless(name, value) and not _is_named(name, allowed)
@@ -43,7 +47,9 @@ def unknown_variables(variables: Mapping[str, Any], allowed: Sequence[str] = ())
 
 
 def is_loaded_first(name: str) -> bool:
-    """True if the dynamic loader, the C library or a shell reads it before the program that was judged does anything."""
+    """Returns True if the dynamic loader, the C library or a shell reads the variable before the judged program does
+    anything.
+    """
     return _REFUSED.fullmatch(name) is not None
 
 

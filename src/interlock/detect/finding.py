@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """A stretch `text[start:end]` of the text that was searched, and what it is taken for."""
+    """A range `text[start:end]` of the searched text, and what it seems to be."""
 
     kind: str
     start: int

@@ -1,4 +1,4 @@
-"""The flags of a value: which detectors fired, as policies see them in `context.flags`."""
+"""The flags of a value: which detectors fired, in the form that policies see in `context.flags`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from interlock.detect.redact import find_secrets
 from interlock.detect.unicode import find_unseen
 
 FLAGS: Final[dict[str, str]] = {
-    "secret": "A value contains a token, key or password, or a field is named like one and filled.",
-    "invisible_text": "Characters that are not seen: zero width, tags, fillers, rows of variation selectors.",
+    "secret": "A value contains a token, key or password, or a field with such a name is not empty.",
+    "invisible_text": "Invisible characters: zero width, tags, fillers, rows of variation selectors.",
     "bidirectional_text": "Characters that change the direction in which the text around them is shown.",
     "control_characters": "Control characters other than tab and line ends, such as terminal escape sequences.",
     "private_address": "A private, loopback, link-local, metadata, carrier, multicast, mapped or reserved address or name.",
     "path_escape": "A path that leaves the workspace: `..` above its start, absolute, `~`, also encoded.",
 }
-"""Every flag, with what it means. Stable names: policies are written against them."""
+"""Every flag with its meaning. Stable names, because policies use them."""
 
 _UNSEEN_FLAG: Final = {"bidirectional": "bidirectional_text", "control": "control_characters"}
 
 
 def flags(value: Any) -> tuple[str, ...]:
-    """The names of `FLAGS` that hold for a JSON value, keys included, in alphabetical order."""
+    """Returns the names of `FLAGS` that hold for a JSON value, including its keys, in alphabetical order."""
     found: set[str] = set()
     seen: set[str] = set()
     for text in texts(value, found):
@@ -38,7 +38,9 @@ def flags(value: Any) -> tuple[str, ...]:
 
 
 def texts(value: Any, found: set[str] | None = None) -> Iterator[str]:
-    """Every string in a value, depth first, without recursion; a filled field named like a secret is flagged in `found`."""
+    """Yields every string in a value, depth first, without recursion. Adds `secret` to `found` for a filled field named
+    like one.
+    """
     found = set() if found is None else found
     todo = [value]
     while todo:
@@ -52,7 +54,7 @@ def texts(value: Any, found: set[str] | None = None) -> Iterator[str]:
                     found.add("secret")
                 todo.append(inner)
         elif isinstance(item, (list, tuple)):
-            # An argument vector is also read as one line, so that `["--password", "x"]` is seen.
+            # An argument vector is also read as one line, to catch `["--password", "x"]`.
             if item and all(isinstance(x, str) for x in item):
                 yield " ".join(item)
             todo += item

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from ahocorasick_rs import AhoCorasick, BytesAhoCorasick
 
 LONG_CHARS: Final = 4096
-"""From here on the automaton is faster, even if it must first be imported."""
+"""From this length on the automaton is faster, even if it must first be imported."""
 
 
 class LiteralFinder:
-    """Finds words; of two where one begins with the other, only the shorter one."""
+    """Finds words; if one word begins with another, only the shorter one."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        """The words, at least one."""
+        """`words` must contain at least one."""
         self.words = _shortest(words)
         self._pattern = literal_finder(self.words)
 
     def find(self, text: str) -> Iterator[tuple[int, str]]:
-        """Each place of each word, from the start of the text to its end; words may overlap."""
+        """Yields each place of each word, from the start of the text to its end; words may overlap."""
         if len(text) < LONG_CHARS:
             position = 0
             while (match := self._pattern.search(text, position)) is not None:
@@ -38,7 +38,7 @@ class LiteralFinder:
         yield from ((start, words[index]) for start, index in sorted((start, index) for index, start, _ in found))
 
     def occurs(self, data: bytes) -> bool:
-        """True if one of the words is in the bytes."""
+        """Returns True if one of the words is in the bytes."""
         return bool(self._bytes.find_matches_as_indexes(data))
 
     @cached_property
@@ -55,10 +55,10 @@ class LiteralFinder:
 
 
 def literal_finder(words: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that matches any of the words; of two where one begins with the other, only the shorter one.
+    """Returns a pattern that matches any of the words; if one word begins with another, only the shorter one.
 
-    They are grouped by their first letter, and nothing is captured: only then does the engine skip at the speed of a
-    character set over what can begin none of them (twenty times faster than an alternation of named groups).
+    The words are grouped by their first letter, and nothing is captured. Only then does the engine skip, at the speed
+    of a character set, over characters that begin no word (twenty times faster than an alternation of named groups).
     """
     groups: dict[str, list[str]] = {}
     for word in _shortest(words):

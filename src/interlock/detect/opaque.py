@@ -1,14 +1,14 @@
-r"""What may be hidden from a person who approves a call: only text that cannot be code and cannot be prose.
+r"""Decides what may be hidden from a person who approves a call: only text that can be neither code nor prose.
 
-The finders (`shapes`, `credentials`) decide what may be a secret, and rather take too much than too little: that is right for
-a journal. In a question the opposite error is the grave one: an agent that puts shell syntax between `:` and `@` of a URL
-would have its command hidden from the approver. So whatever a finder says, a question hides only
+The finders (`shapes`, `credentials`) decide what may be a secret, and prefer a finding too many to one too few, which
+is right for a journal. In an approval, hiding too much is the serious error: an agent could put shell syntax between
+`:` and `@` of a URL, and its command would be hidden from the approver. So an approval hides a finding only if it is
 
-- a word of letters, digits and `_ . ~ + / = - % @ :` (no white space, no quote, no shell syntax, nothing but ASCII),
+- a word of letters, digits and `_ . ~ + / = - % @ :` (no white space, no quote, no shell syntax, only ASCII),
 - not where a shell would look for a program (`PASSWORD= x`, or a line of its own), nor where a URL names its host,
-- and if only a name beside it says that it is a secret (`PASSWORD=...`), one that could not be the name of a program either,
-- or a private key whose body is what its frame says: base64 in even lines, and in it one DER, OpenSSH or OpenPGP structure
-  of exactly that length.
+- and, if only a name beside it marks it as a secret (`PASSWORD=...`), one that could not be the name of a program either,
+- or a private key whose body is what its frame says: base64 in even lines, which decodes to one DER, OpenSSH or OpenPGP
+  structure of exactly that length.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from typing import Final
 from interlock.detect.finding import Finding
 from interlock.lazy import lazy_pattern
 
-# No comma: braces that stand around it make two words of it. No `#`: there the host of a URL ends, and what looks like a
-# password was its port.
+# No comma: inside braces it would make two words. No `#`: it ends the host of a URL, and what looks like a password was
+# its port.
 _WORD: Final = lazy_pattern(r"[A-Za-z0-9_.+/=%@:-][A-Za-z0-9_.~+/=%@:-]*")
 _SEPARATOR: Final = lazy_pattern(r"[:@%~.]")
-"""What no key material has inside: a program may take such a word apart."""
+"""Characters that key material never contains: a program may split a word at them."""
 BEFORE: Final = 48
 """Number of characters before a value that are examined: they show whether a program or a host could be there."""
 _PROGRAM_FOLLOWS: Final = lazy_pattern(r"(?:[\r\n][ \t]{0,8}|\w=[ \t]{1,8})\\?[\"']?\Z|\\\Z")
-"""The end of what comes before a word that a shell would run: a line break, an assignment of nothing (`PASSWORD= x`), or a
-backslash (`\\n` in a text that is printed into a script)."""
+"""The end of a text after which a shell would run the next word: a line break, an assignment of nothing (`PASSWORD=
+x`), or a backslash (`\\n` in a text that is printed into a script).
+"""
 _HOST_FOLLOWS: Final = lazy_pattern(r"(?://|@)\Z")
 _HOST: Final = lazy_pattern(r".*\.[A-Za-z]{2,24}\.?")
-"""Some tokens may have dots in them. What ends like a host or a file name is none."""
+"""Some tokens may contain dots. Whatever ends like a host or a file name is not a token."""
 _PATH: Final = lazy_pattern(r"[./~]|[A-Za-z]:[/\\]")
 _NAME_OF_PROGRAM: Final = lazy_pattern(r"[A-Za-z_.+-]*|[./~].*|.*[./].*")
 _CLASSES: Final = bytes(2 if 65 <= c <= 90 else 1 if 97 <= c <= 122 else 3 if 48 <= c <= 57 else 0 for c in range(256))
 _ALONE: Final = frozenset(("env-assignment", "password", "secret-assignment", "credential-flag"))
-"""Kinds whose value is a word of its own, and so can be run, where the others are a part of a URL or of a field."""
+"""Kinds whose value is a separate word and can therefore be run; the other kinds are part of a URL or of a field."""
 _BY_NAME: Final = _ALONE | {"url-credentials", "basic-auth", "authorization", "named"}
 _RUNS_VALUES: Final = lazy_pattern(
     r"[$`]|\b(?i:eval|exec|execv[ep]*|system|popen|spawn|subprocess|environ|getenv|printenv|argv|source|xargs|alias|declare)\b"
@@ -52,12 +53,14 @@ _RUNS_VALUES: Final = lazy_pattern(
 
 
 def may_run_values(text: str) -> bool:
-    """True if a program text could take a value by its name or its place, and run it: `$PASSWORD`, `eval`, `os.environ`."""
+    """Returns True if a program text could fetch a value by name or place, and run it: `$PASSWORD`, `eval`, `os.environ`."""
     return _RUNS_VALUES.search(text) is not None
 
 
 def looks_random(word: str) -> bool:
-    """True for a word that no one would name a program: letters and digits that change about as often as chance has them."""
+    """Returns True for a word that nobody would name a program: letters and digits that alternate about as often as
+    random ones.
+    """
     if len(word) < 8 or not word.isascii():
         return False
     classes, changes = _changes(word)
@@ -67,16 +70,16 @@ def looks_random(word: str) -> bool:
 
 
 def _changes(word: str) -> tuple[set[int], int]:
-    """The classes of characters (1 small letters, 2 capitals, 3 digits), and how often a class follows another."""
+    """Returns the classes of characters (1 small letters, 2 capitals, 3 digits), and how often the class changes."""
     classes = [c for c in word.encode().translate(_CLASSES) if c]
     return set(classes), sum(a != b for a, b in pairwise(classes))
 
 
 def is_opaque(kind: str, value: str, *, runs_values: bool, before: str = "") -> bool:
-    """True if a question may hide this value of a finding.
+    """Returns True if an approval may hide this value of a finding.
 
-    `runs_values` says whether something beside it could run a value (see `may_run_values`); `before` is the
-    end of the text before it, at least `BEFORE` characters if there are that many.
+    `runs_values` says whether something beside it could run a value (see `may_run_values`); `before` is the end of the
+    preceding text, at least `BEFORE` characters if there are that many.
     """
     if not _WORD.fullmatch(value):
         return False
@@ -84,7 +87,7 @@ def is_opaque(kind: str, value: str, *, runs_values: bool, before: str = "") -> 
         return False
     if kind not in _BY_NAME and (_HOST_FOLLOWS.search(before) or _HOST.fullmatch(value)):
         return False
-    if kind not in _BY_NAME:  # a token of a known shape; `sk-ant-delete-all-of-it-now` has the shape, and is prose
+    if kind not in _BY_NAME:  # a token of a known shape; `sk-ant-delete-all-of-it-now` has the shape but is prose
         return kind == "aws-access-key" or 8 * _changes(value)[1] >= len(value)
     if looks_random(value) and not _PATH.match(value) and not (runs_values and _SEPARATOR.search(value)):
         return True
@@ -108,7 +111,9 @@ _LINES_MAX: Final = 2_000
 
 
 def private_keys(text: str, finding: Finding) -> Iterator[Finding]:
-    """What may be hidden of a `private-key` finding: the whole block if it is one, else its lines that are key material."""
+    """Yields what may be hidden of a `private-key` finding: the whole block if it is a key, else its lines that are key
+    material.
+    """
     begin = _BEGIN.match(text, finding.start)
     if begin is not None and (end := _end_of_key(text, begin, finding.end)) is not None:
         yield Finding(finding.kind, finding.start, end)
@@ -120,7 +125,7 @@ def private_keys(text: str, finding: Finding) -> Iterator[Finding]:
 
 
 def _end_of_key(text: str, begin: re.Match[str], limit: int) -> int | None:
-    """Where the block ends, if it is a private key from its first to its last line."""
+    """Returns where the block ends, if it is a private key from its first to its last line."""
     end = f"-----END {begin['label']}-----"
     lines: list[str] = []
     position, headers, checksum = begin.end(), False, None
@@ -140,7 +145,7 @@ def _end_of_key(text: str, begin: re.Match[str], limit: int) -> int | None:
             lines.append(line.group())
             position = line.end()
         elif lines or not _NEW_LINE.match(text, position):
-            return None  # an empty line stands only between the headers and the body
+            return None  # an empty line is allowed only between the headers and the body
     return None
 
 
@@ -157,13 +162,13 @@ def _is_key(label: str, lines: list[str], headers: bool, checksum: str | None) -
         return False
     if label.startswith("OPENSSH"):
         return data.startswith(b"openssh-key-v1\0") and len(data) >= 80
-    if headers:  # encrypted as a whole: what is inside cannot be seen, but that it is whole blocks of a cipher
+    if headers:  # encrypted as a whole: all that can be checked is that it consists of whole cipher blocks
         return len(data) >= 64 and len(data) % 8 == 0 and looks_random(lines[0])
     return len(data) >= 40 and _der_length(data) == len(data)
 
 
 def _der_length(data: bytes) -> int | None:
-    """How long the DER sequence at the start of these bytes says that it is, in all."""
+    """Returns the total length that the DER sequence at the start of these bytes declares."""
     if data[:1] != b"\x30":
         return None
     first = data[1]
@@ -176,7 +181,7 @@ def _der_length(data: bytes) -> int | None:
 
 
 def _is_openpgp(data: bytes, checksum: str) -> bool:
-    """A secret-key packet (tag 5) under the CRC-24 that the armor states (RFC 9580, section 6.1)."""
+    """Returns True for a secret-key packet (tag 5) with the CRC-24 that the armor states (RFC 9580, section 6.1)."""
     if len(data) < 40 or not (data[0] in range(0x94, 0x98) or data[0] == 0xC5):
         return False
     crc = 0xB704CE

@@ -1,7 +1,7 @@
 """Paths that leave the workspace: `..` above the start, absolute, home, drive and UNC, and their encoded spellings.
 
-A detector, not the wall: what a file tool may touch is decided by `capability` and by the kernel (`openat2`). Where the
-workspace is located is not known here, so every absolute path counts.
+A detector, not the wall: `capability` and the kernel (`openat2`) decide what a file tool may touch. The workspace's
+location is not known here, so every absolute path counts.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ _OVERLONG_SLASH: Final = lazy_pattern(r"(?i:%c0%af|%e0%80%af|%c0%2f|%c1%9c)")
 
 
 def find_escapes(text: str) -> list[Finding]:
-    """The words of a text that are paths out of the workspace.
+    """Returns the words of a text that are paths out of the workspace.
 
-    Kinds: `parent` (more `..` than names before them), `absolute`, `home`, `windows`. URLs are not paths, but `file:` is.
+    Kinds: `parent` (more `..` than names before them), `absolute`, `home`, `windows`. URLs are not paths, except
+    `file:` URLs.
     """
     if _WORTH.search(text) is None:
         return []
     if text.strip() == "/":
-        return [Finding("absolute", 0, len(text))]  # the root; in a longer text a lone slash divides
+        return [Finding("absolute", 0, len(text))]  # the root; in a longer text a lone slash is a separator
     found = []
     for match in _TOKEN.finditer(text):
         kind = _escapes(match.group(), closes_tag=text[match.start() - 1 : match.start()] == "<" and match.start() > 0)

@@ -1,7 +1,7 @@
-"""Text that addresses a model: instructions inside what should be data, and the marks with which chat templates part messages.
+"""Text that addresses a model: instructions inside data, and the delimiters of chat templates.
 
-A flag, not a wall: a text can be worded in any way. Policies use it in `context.prompt_flags`, to ask a person or to refuse.
-Sources: OWASP, "LLM01 Prompt Injection"; the chat templates of the common open models.
+A flag, not a wall: a text can be worded in any way. Policies use it in `context.prompt_flags`, to ask a person or to
+refuse. Sources: OWASP, "LLM01 Prompt Injection"; the chat templates of the common open models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROMPT_FLAGS: Final[dict[str, str]] = {
     **FLAGS,
     "model_instructions": "Only in `prompt_flags`: text that addresses a model, such as `ignore all instructions`.",
 }
-"""Every flag of a prompt, with what it means."""
+"""Every flag of a prompt with its meaning."""
 
 _GAP: Final = r"[^\w<>]{1,4}"
 _MADE: Final = re.compile(
@@ -40,12 +40,12 @@ _MADE: Final = re.compile(
 
 
 def find_instructions(text: str) -> list[Finding]:
-    """Where a text addresses a model. Kinds: `override`, `role`, `secrecy`, `template`."""
+    """Returns where a text addresses a model. Kinds: `override`, `role`, `secrecy`, `template`."""
     return [Finding(m.lastgroup, m.start(), m.end()) for m in _MADE.finditer(text) if m.lastgroup]
 
 
 def prompt_flags(value: Any) -> tuple[str, ...]:
-    """The names of `PROMPT_FLAGS` that hold for a JSON value, keys included, in alphabetical order."""
+    """Returns the names of `PROMPT_FLAGS` that hold for a JSON value, including its keys, in alphabetical order."""
     found = set(flags(value))
     if any(_MADE.search(text) for text in texts(value)):
         found.add("model_instructions")

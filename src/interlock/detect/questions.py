@@ -1,7 +1,7 @@
-"""Redaction of what a person approves: as much as possible is shown, because what is hidden is approved unseen.
+"""Redaction of what a person approves: shows as much as possible, because what is hidden is approved unseen.
 
-Where `Redactor` hides whatever may be a secret, this hides a value only if it can be nothing else (see `opaque`). Only what the
-schema of a tool marks as secret is hidden regardless of its form: there the author of the tool says that it is not code.
+`Redactor` hides whatever may be a secret; this module hides a value only if it can be nothing else (see `opaque`). Values
+that a tool's schema marks as secret are hidden regardless of their form: the tool's author states that they are not code.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ _WORDS: Final = re.compile(r"(?<![^\s;,=\"'])[A-Za-z0-9._~+/=%-]{8,}")
 
 
 class QuestionRedactor:
-    """Redacts under the key of a `Redactor`, so that a secret has the same fingerprint in a question and in the journal."""
+    """Redacts with the key of a `Redactor`, so that a secret has the same fingerprint in an approval and in the journal."""
 
     def __init__(self, redactor: Redactor) -> None:
-        """`redactor` is what journals and notifiers are redacted with."""
+        """`redactor` is the one for journals and notifiers."""
         self._redactor = redactor
 
     def redact(self, value: Any, marks: Sequence[str] = ()) -> Any:
-        """The JSON value as an approver sees it; the same object if nothing is hidden. `marks` as for `Redactor.redact`."""
+        """Returns the JSON value as an approver sees it; the same object if nothing is hidden. `marks` as for
+        `Redactor.redact`.
+        """
         value = self._redactor.mark(value, marks)
         return _Walk(self._redactor, any(map(may_run_values, _texts(value)))).value(value)
 
     def redact_text(self, text: str) -> str:
-        """A text as an approver sees it."""
+        """Returns a text as an approver sees it."""
         return _Walk(self._redactor, may_run_values(text)).text(text)
 
 
 class _Walk:
-    """One value on its way through. `runs_values`: somewhere in it something could run a value by its name."""
+    """The redaction of one value. `runs_values`: something in it could run a value by its name."""
 
     def __init__(self, redactor: Redactor, runs_values: bool) -> None:
         self._redactor = redactor
@@ -90,7 +92,7 @@ class _Walk:
         return out if any(new is not old for new, old in zip(out, value, strict=True)) else value
 
     def _named(self, value: Any, kind: str) -> Any:
-        """A value that a name beside it calls secret."""
+        """Redact a value that a name beside it marks as secret."""
         if isinstance(value, str):
             return self._named_text(value, kind)
         if isinstance(value, dict):
@@ -117,7 +119,7 @@ class _Walk:
         if (scheme := _SCHEME.match(value)) is not None:
             found = [Finding("authorization", *scheme.span(1))]
         else:
-            # Not one word: then at least what looks like key material in it (`session=f3a9...; theme=dark`).
+            # Not one word: hide at least what looks like key material in it (`session=f3a9...; theme=dark`).
             found = [Finding(kind, *word.span()) for word in _WORDS.finditer(value) if looks_random(word.group())]
         hidden = [f for f in found if self._opaque(f.kind, value[f.start : f.end])]
         return self._redactor.replace(value, hidden) if hidden else self.text(value)

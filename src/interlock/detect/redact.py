@@ -1,8 +1,8 @@
-"""Redaction: secrets in a JSON value become keyed fingerprints, before anything is journaled, shown or exported.
+"""Redaction: replaces secrets in a JSON value by keyed fingerprints, before anything is journaled, shown or exported.
 
-`[redacted:KIND:FINGERPRINT]`, where FINGERPRINT is the first 8 hex digits of HMAC-SHA256(key, the secret's UTF-8): the same
-secret can be recognised again in the same project, and no one without the key can try out guesses. A value without
-secrets comes back as the very same object, so that callers can tell by identity and nothing is copied.
+`[redacted:KIND:FINGERPRINT]`, where FINGERPRINT is the first 8 hex digits of HMAC-SHA256(key, the secret's UTF-8): the
+same secret can be recognised within a project, and nobody without the key can test guesses. A value without secrets is
+returned as the same object, so that callers can tell by identity and nothing is copied.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ DONE: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
 _HASH_BYTES: Final = re.compile(rb'"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}"')
 _HASH: Final = re.compile(r"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}")
 _BLOCK: Final = 64
-"""Bytes of a block of SHA-256."""
+"""Block size of SHA-256 in bytes."""
 _NEVER_SECRET: Final = frozenset((type(None), bool, int, float))
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 def may_hold_secret(data: bytes) -> bool:
-    """False if there is no secret in these bytes: a text in UTF-8, or the JSON encoding of a value.
+    """Returns False if these bytes contain no secret: a text in UTF-8, or the JSON encoding of a value.
 
-    The one filter before all patterns: clean text costs it a few nanoseconds a byte.
+    The single filter before all patterns: clean text costs only a few nanoseconds a byte.
     """
     return may_hold_token(data) or may_hold_credential(data)
 
 
 def find_secrets(text: str) -> list[Finding]:
-    """Every secret in a text, in order, not overlapping. Linear in the length of the text."""
+    """Returns every secret in a text, in order, not overlapping. Linear in the length of the text."""
     return merge_findings(all_findings(text))
 
 
 def all_findings(text: str) -> list[Finding]:
-    """What each finder finds in a text: in no order, and they may overlap."""
+    """Returns what each finder finds in a text, unordered and possibly overlapping."""
     data = text.encode("utf-8", "surrogatepass")
     token, named = may_hold_token(data), may_hold_credential(data)
     found: list[Finding] = []
@@ -53,14 +53,16 @@ def all_findings(text: str) -> list[Finding]:
         found += find_private_keys(text)
         found += find_credentials(text)
     if found and "[redacted:" in text:
-        # `password: [redacted:password:1a2b3c4d]` is found again: redacted twice it had another fingerprint each time.
+        # `password: [redacted:password:1a2b3c4d]` is found again: redacting it twice would change its fingerprint each time.
         done = [match.span() for match in DONE.finditer(text)]
         found = [f for f in found if not any(start <= f.start and f.end <= end for start, end in done)]
     return found
 
 
 def merge_findings(found: list[Finding]) -> list[Finding]:
-    """The findings in order. Where two overlap, the one that begins first holds (and of two at one place the longer)."""
+    """Returns the findings in order. Of two that overlap, the one that begins first is kept, or the longer one at the
+    same start.
+    """
     if len(found) < 2:
         return found
     found.sort(key=lambda f: (f.start, -f.end))
@@ -74,7 +76,7 @@ def merge_findings(found: list[Finding]) -> list[Finding]:
 
 
 def free_name(taken: Container[str], name: str) -> str:
-    """The name, or the name with a number: two secret keys with one fingerprint are still two members."""
+    """Returns the name, with a number if it is taken: two secret keys with one fingerprint remain two members."""
     if name not in taken:
         return name
     return next(other for n in count(2) if (other := f"{name}#{n}") not in taken)
@@ -84,30 +86,33 @@ class Redactor:
     """Replaces secrets by fingerprints under one key (at least 16 bytes; one per state directory)."""
 
     def __init__(self, key: bytes) -> None:
-        """Take the key. Raises ValueError if it is too short to keep guesses away."""
+        """Raises: ValueError if the key is too short to prevent guessing."""
         if len(key) < 16:
             raise ValueError("the redaction key must be at least 16 bytes")
         self._key = key
-        # HMAC-SHA256 (RFC 2104) by its definition: each intent has one, and OpenSSL's takes six times as long for short input.
+        # HMAC-SHA256 (RFC 2104), implemented by its definition: each intent needs one, and OpenSSL's takes six times as
+        # long for short input.
         block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
         self._inner, self._outer = bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block)
 
     def fingerprint(self, kind: str, secret: str) -> str:
-        """The replacement of a secret."""
+        """Returns the replacement for a secret."""
         digest = hmac.new(self._key, secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
         return f"[redacted:{kind}:{digest[:8]}]"
 
     def keyed(self, digest: str) -> str:
-        """A digest over values that may hold secrets, as it may be shown: without the key a guess cannot be confirmed."""
+        """Returns the displayable form of a digest over values that may contain secrets: without the key, a guess
+        cannot be confirmed.
+        """
         inner = hashlib.sha256(self._inner + digest.encode()).digest()
         return "hmac-sha256:" + hashlib.sha256(self._outer + inner).hexdigest()
 
     def redact_text(self, text: str) -> str:
-        """The text with each secret replaced; the same object if there is none."""
+        """Returns the text with each secret replaced; the same object if there is none."""
         return self.replace(text, find_secrets(text))
 
     def replace(self, text: str, found: Sequence[Finding]) -> str:
-        """The text with findings (in order, not overlapping) replaced; the same object if there are none."""
+        """Returns the text with findings (in order, not overlapping) replaced; the same object if there are none."""
         if not found:
             return text
         parts: list[str] = []
@@ -119,11 +124,11 @@ class Redactor:
         return "".join(parts)
 
     def redact(self, value: Any, marks: Sequence[str] = (), data: bytes | None = None) -> Any:
-        """The JSON value with secrets replaced, in keys too; the same object if there is none.
+        """Returns the JSON value with secrets replaced, also in keys; the same object if there is none.
 
-        `marks` are JSON Pointers (RFC 6901) to what the tool's schema marks as secret; `*` as a token stands for every
-        element or member, so that `/users/*/pin` reaches into lists. `data` is the value's JSON encoding where the
-        caller has it already (canonical or not): it is searched first, and a clean value is not walked at all.
+        `marks` are JSON Pointers (RFC 6901) to what the tool's schema marks as secret; the token `*` stands for every
+        element or member, so that `/users/*/pin` reaches into lists. `data` is the value's JSON encoding (canonical or
+        not), if the caller has it already: it is searched first, and a clean value is not walked at all.
         """
         if value.__class__ in _NEVER_SECRET and not marks:
             return value
@@ -134,17 +139,17 @@ class Redactor:
         return self.mark(value, marks)
 
     def mark(self, value: Any, marks: Sequence[str]) -> Any:
-        """The value with only what marks lead to replaced."""
+        """Replace only what `marks` point to."""
         for mark in marks:
             value = self._mark(value, [t.replace("~1", "/").replace("~0", "~") for t in mark.split("/")[1:]])
         return value
 
     def may_hold_hash(self, data: bytes) -> bool:
-        """False if no string in this JSON looks like the hash of something."""
+        """Returns False if no string in this JSON looks like a hash."""
         return _HASH_BYTES.search(data) is not None
 
     def hide_hashes(self, value: Any) -> Any:
-        """The JSON value with every string that is a hash (MD5 to SHA-512, in hex) replaced; the same object if there is none."""
+        """Returns the JSON value with every hash (MD5 to SHA-512, in hex) replaced; the same object if there is none."""
         if isinstance(value, str):
             return self.fingerprint("hash", value) if _HASH.fullmatch(value) else value
         if isinstance(value, dict):
@@ -156,10 +161,10 @@ class Redactor:
         return value
 
     def _walk(self, value: Any, *, sift: bool = False) -> Any:
-        """`sift` while no array was come through: the elements of the first one are filtered before they are walked.
+        """Walk a value. `sift` is true until the first array, whose elements are filtered before they are walked.
 
-        In a list of a thousand actions of which one holds a secret, the others then cost what clean values cost; and no
-        byte is filtered more than once more, however deep the value.
+        If one of a thousand actions in a list contains a secret, the others then cost as little as clean values; and no
+        byte is filtered more than one extra time, however deep the value.
         """
         if isinstance(value, str):
             return self.redact_text(value) if len(value) > 3 else value

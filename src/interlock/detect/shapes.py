@@ -1,9 +1,9 @@
-r"""Secrets that are recognised by their own shape: tokens with a prefix that their maker chose to be found by, key blocks.
+r"""Secrets that are recognised by their own shape: tokens whose issuer chose a recognisable prefix, and key blocks.
 
-A shape is (kind, literal, rest): the literal is what the token starts with, `rest` the pattern of what follows. One pattern
-of all literals finds where a token may begin; only there, and only if no letter or digit comes before it, are its shapes
-tried. Every repetition is bounded, so that hostile text costs a constant factor, never a power. Formats: the makers'
-documentation of their tokens, checked against the rules of public secret scanners.
+A shape is (kind, literal, rest): the token starts with the literal, and the pattern `rest` matches what follows. One
+pattern for all literals finds where a token may begin. Its shapes are tried only there, and only if no letter or digit
+precedes it. Every repetition is bounded, so that hostile text costs a constant factor, never a power. Formats: the
+issuers' documentation of their tokens, checked against the rules of public secret scanners.
 
 Kinds (each with true and false examples in the tests): see `KINDS`.
 """
@@ -76,18 +76,18 @@ _TELEGRAM_ID: Final = lazy_pattern(r"[0-9]{8,10}\Z")
 
 @cache
 def _shapes_from(start: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    """The shapes that begin with a literal that the finder found, the longer literals first. Compiled when first needed."""
+    """Returns the shapes for a literal that the finder found, longer literals first. Compiled when first needed."""
     shapes = sorted((s for s in _SHAPES if s[1].startswith(start)), key=lambda s: -len(s[1]))
     return tuple((kind, re.compile(re.escape(literal) + rest)) for kind, literal, rest in shapes)
 
 
 _RUN: Final = "a" * 20
 _RUN_CLASSES: Final = bytes(97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256))
-"""Maps what tokens are made of to `a` and all else to a space: a run of 20 is then one search for a constant."""
+"""Maps the characters of tokens to `a` and all others to a space: searching for a run of 20 is then a search for a constant."""
 
 
 _DISTINCT_MIN: Final = 5
-"""A token with fewer different characters among its last 16 is a placeholder such as `ghp_xxxx...`."""
+"""A token with fewer distinct characters among its last 16 is a placeholder such as `ghp_xxxx...`."""
 
 _PEM: Final = lazy_pattern(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_BODY: Final = lazy_pattern(r"[A-Za-z0-9+/=\s\\:,.-]*")
@@ -96,12 +96,12 @@ KINDS: Final[tuple[str, ...]] = tuple(sorted({*(kind for kind, _, _ in _SHAPES),
 
 
 def may_hold_token(data: bytes) -> bool:
-    """False if no token of a shape can be in these UTF-8 bytes (text, or its JSON encoding). About 2 ns a byte."""
+    """Returns False if these UTF-8 bytes (text, or its JSON encoding) cannot contain a token of a shape. About 2 ns a byte."""
     return _RUN in data.translate(_RUN_CLASSES).decode("ascii")
 
 
 def find_tokens(text: str) -> Iterator[Finding]:
-    """The tokens in a text, in order, not overlapping."""
+    """Yields the tokens in a text, in order, not overlapping."""
     position = 0
     for start, literal in _FINDER.find(text):
         if start < position:
@@ -118,7 +118,7 @@ def _token_at(text: str, at: int, literal: str) -> Finding | None:
         bot, rest = _TELEGRAM_ID.search(text, max(0, at - 10), at), _TELEGRAM.match(text, at)
         return Finding("telegram-token", bot.start(), rest.end()) if bot and rest else None
     before = text[max(0, at - 2) : at]
-    # In JSON inside a string, a line break before a token is the two characters `\\n`: the `n` is not a letter of a word.
+    # In JSON inside a string, a line break before a token is the two characters `\\n`: this `n` is not part of a word.
     if before and before[-1].isascii() and before[-1].isalnum() and not (before[0] == "\\" and before[-1] in "nrtbf"):
         return None
     for kind, pattern in _shapes_from(literal):
@@ -129,7 +129,7 @@ def _token_at(text: str, at: int, literal: str) -> Finding | None:
 
 
 def find_private_keys(text: str) -> Iterator[Finding]:
-    """PEM and OpenPGP private key blocks. A block that was cut off before its end counts as far as it goes."""
+    """Yields PEM and OpenPGP private key blocks. A block without its end counts as far as it goes."""
     position = 0
     ends = True
     while (begin := _PEM.search(text, position)) is not None:

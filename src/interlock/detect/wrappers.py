@@ -1,7 +1,7 @@
-"""Programs and builtins that start other commands: what they start, read off their arguments.
+"""Programs and builtins that start other commands, which are derived from their arguments.
 
-A *transparent* one adds nothing of its own (`nice`, `env`, `sh -c`), so only what it starts is judged. Others (`sudo`,
-`xargs`, `find`) are judged beside what they start. If the arguments are not understood, what is started is unclear.
+A *transparent* program adds nothing of its own (`nice`, `env`, `sh -c`), so only the started command is judged. Others
+(`sudo`, `xargs`, `find`) are judged beside it. If the arguments are not understood, the started command is unclear.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[str, ...]
     assignments: tuple[str, ...] = ()
     literal: bool = True
-    """False if words are added when it runs, as by `xargs`."""
+    """False if words are added at run time, as by `xargs`."""
 
 
 class Wrapped(msgspec.Struct, frozen=True, kw_only=True):
-    """The things that a command starts: other commands, and texts that a shell reads."""
+    """What a command starts: other commands, and texts that a shell reads."""
 
     started: tuple[Started, ...] = ()
     code: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ _UNCLEAR: Final = Wrapped(clear=False)
 _SHELLS: Final = frozenset(("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "yash", "rbash"))
 _OPAQUE: Final = frozenset(
     (
-        # builtins that read code, or change what a name means
+        # builtins that read code, or change the meaning of a name
         ".", "source", "alias", "unalias", "enable", "hash", "bind", "complete", "compgen", "fc", "mapfile", "readarray",
         "coproc", "let", "select", "function", "[[", "getopts", "set", "shopt",
-        # programs that start others from what they are given
+        # programs that start others, depending on their arguments
         "busybox", "toybox", "parallel", "script", "watch", "entr", "flock", "su", "runuser", "chroot", "unshare", "nsenter",
         "setpriv", "strace", "ltrace", "gdb", "systemd-run", "start-stop-daemon", "gosu", "su-exec", "pkexec",
         "dbus-run-session", "xvfb-run", "faketime", "fakeroot", "torify", "torsocks", "proxychains", "proxychains4", "unbuffer",
@@ -53,7 +53,7 @@ _ASSIGNMENT: Final = lazy_pattern(r"([A-Za-z_][A-Za-z0-9_]*)=.*", re.DOTALL)
 
 
 def unwrap(words: tuple[str, ...], *, literal: bool) -> Wrapped:
-    """What a command of these words starts; `literal` if all of them are certain."""
+    """Returns what a command of these words starts; `literal` if all of them are certain."""
     name = words[0].rpartition("/")[2]
     if name in _OPAQUE or re.fullmatch(r"ld(-linux.*|-musl.*)?\.so.*", name):
         return _UNCLEAR
@@ -67,9 +67,9 @@ def unwrap(words: tuple[str, ...], *, literal: bool) -> Wrapped:
 
 
 def _options(words: tuple[str, ...], flags: str, valued: str, long: dict[str, bool]) -> int | None:
-    """How many words are options. `flags` and `valued` are one-letter options; `long` says which take a value.
+    """Returns how many words are options. `flags` and `valued` are one-letter options; `long` says which take a value.
 
-    None if an option is not known: where the command begins is then not certain.
+    None if an option is unknown: the beginning of the command is then uncertain.
     """
     at = 0
     while at < len(words) and words[at].startswith("-") and words[at] != "-":
@@ -93,7 +93,7 @@ def _options(words: tuple[str, ...], flags: str, valued: str, long: dict[str, bo
 
 
 def _prefix(flags: str, valued: str, long: dict[str, bool], operands: int = 0) -> Callable[[tuple[str, ...]], Wrapped]:
-    """The reader of a transparent wrapper: options, a fixed number of operands, then the command."""
+    """Returns the reader of a transparent wrapper: options, a fixed number of operands, then the command."""
 
     def read(words: tuple[str, ...]) -> Wrapped:
         at = _options(words, flags, valued, long)
@@ -168,7 +168,7 @@ def _find(words: tuple[str, ...]) -> Wrapped:
 
 
 def _shell(words: tuple[str, ...]) -> Wrapped:
-    """`sh -c CODE`; a shell that reads a file or its standard input runs what cannot be seen here."""
+    """Reads `sh -c CODE`; what a shell runs from a file or its standard input cannot be seen here."""
     if len(words) >= 2 and re.fullmatch(r"-[euxf]*c[euxf]*", words[0]) and not words[1].startswith(("-", "+")):
         return Wrapped(code=(words[1],), transparent=True)
     return Wrapped(clear=words in (("--version",), ("--help",)))
@@ -202,7 +202,7 @@ def _printf(words: tuple[str, ...]) -> Wrapped:
 
 
 def _names(words: tuple[str, ...]) -> Wrapped:
-    """`read`, `unset`, `export` ...: a name with a subscript runs the subscript's text."""
+    """Reads `read`, `unset`, `export` ...: a name with a subscript runs the subscript's text."""
     return _UNCLEAR if any("[" in word or "$" in word or "`" in word for word in words) else _NOTHING
 
 

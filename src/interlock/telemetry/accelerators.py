@@ -1,7 +1,7 @@
 """GPUs and other accelerators, read from driver files: complete for AMD; for NVIDIA only whether a card is present.
 
-NVIDIA's driver shows use and memory only through its library and its `nvidia-smi` program. Starting a program takes a
-tenth of a second and more, so only `interlock telemetry` asks it (`ask=True`), never the sampler.
+NVIDIA's driver reports use and memory only through its library and its `nvidia-smi` program. Starting a program takes a
+tenth of a second or more, so only `interlock telemetry` asks it (`ask=True`), never the sampler.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ else:
     shutil = lazy("shutil")
 
 _ASK_TIMEOUT_S = 3.0
-NOT_ASKED = "the NVIDIA driver tells use and memory only through nvidia-smi, which `interlock telemetry` asks"
+NOT_ASKED = "the NVIDIA driver reports use and memory only through nvidia-smi, which only `interlock telemetry` runs"
 
 
 def accelerators(proc: Path, sys: Path, *, ask: bool = False) -> tuple[Accelerator, ...]:
-    """The accelerators, in the order of the kernel's names. Raises Absent if there are none."""
+    """Returns the accelerators, in the order of the kernel's names. Raises: Absent if there are none."""
     found = _nvidia(proc, ask=ask) + _amd(sys)
     if not found:
-        raise Absent("no NVIDIA driver and no DRM device that tells its use")
+        raise Absent("no NVIDIA driver, and no DRM device that reports its use")
     return tuple(found)
 
 
@@ -61,7 +61,7 @@ def _ask_nvidia() -> list[Accelerator]:
 
 
 def parse_nvidia_smi(text: str) -> list[Accelerator]:
-    """Lines of `name, per cent, MiB used, MiB total`; `[N/A]` where a card does not tell."""
+    """Parses lines of `name, per cent, MiB used, MiB total`, with `[N/A]` for a value that a card does not report."""
     out = []
     for line in text.splitlines():
         words = [w.strip() for w in line.split(",")]

@@ -1,11 +1,11 @@
-"""The resource guard: no action starts on a machine that is over its limits.
+"""The resource guard: no action starts while the machine is over its limits.
 
-CPU, memory and disk are over when the last sample *and* the average over 30 s are: a short peak has no effect. Once over,
-they stay over until the samples have been at or under the limit for the cool-down, so that waiting actions do not start
-all at once at the first dip. Zombies count at once. What Interlock and everything it started use themselves is taken off
-first: an agent's own build must not hold up its next step. A measure that the machine does not give is not judged.
+CPU, memory and disk are over when both the last sample and the average over 30 s are: a short peak has no effect. They
+then stay over until the samples have been at or under the limit for the cool-down, so that waiting actions do not all
+start at the first dip. Zombies count at once. What Interlock and its descendants use is subtracted first: an agent's
+own build must not hold up its next step. A measure that the machine does not provide is not judged.
 
-The verdict is computed once a sample; asking again in between costs an attribute and a comparison.
+The verdict is computed once per sample; asking again in between costs an attribute and a comparison.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNITS: Final = {"zombies": ("", 1.0)}
 
 
 class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Upper bounds that are still fine: shares from 0 to 1, and a count. None: not judged."""
+    """Upper limits, inclusive: shares from 0 to 1, and a count. None: not judged."""
 
     cpu: float | None = 0.8
     memory: float | None = 0.8
@@ -36,16 +36,18 @@ class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The measures over their limits. `values` has for each `NAME`: `NAME`, `NAME_limit`, and `NAME_average` (of 30 s)."""
+    """The measures that are over their limits. `values` has for each `NAME`: `NAME`, `NAME_limit`, and `NAME_average`
+    (of 30 s).
+    """
 
     values: dict[str, float]
 
     def as_dict(self) -> dict[str, float]:
-        """The values, as they are journaled."""
+        """Returns the values in the form that is journaled."""
         return self.values
 
     def describe(self) -> str:
-        """One sentence for people: `cpu is at 93 % (30 s average 91 %), the limit is 80 %`."""
+        """Returns one sentence for people: `cpu is at 93 % (30 s average 91 %), the limit is 80 %`."""
         parts = []
         for name in ("cpu", "memory", "disk", "zombies"):
             if name not in self.values:
@@ -60,10 +62,10 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Source(Protocol):
-    """Where samples come from: a `Sampler`."""
+    """The source of samples: a `Sampler`."""
 
     def latest(self) -> Snapshot:
-        """The last sample; the same object until there is a new one."""
+        """Returns the last sample; the same object until there is a new one."""
         ...
 
 
@@ -77,7 +79,7 @@ class ResourceGuard:
         clock: Clock,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """`sleep` (seconds) is another one where the clock is."""
+        """`sleep` takes seconds; tests replace it together with the clock."""
         self._limits = limits
         self._source = source
         self._clock = clock
@@ -89,7 +91,7 @@ class ResourceGuard:
         self._under_since: dict[str, int] = {}
 
     def check(self) -> Reading | None:
-        """None if an action may start; else what is over its limit. Never waits."""
+        """Returns None if an action may start, otherwise the measures that are over their limits. Never waits."""
         sample = self._source.latest()
         if sample is self._seen:
             return self._verdict
@@ -98,9 +100,9 @@ class ResourceGuard:
         return self._verdict
 
     async def wait(self, max_wait_ms: int = 30_000, on_wait: Callable[[Reading], None] | None = None) -> Reading | None:
-        """Wait until the machine is fit. None when it is; what is still over its limit after `max_wait_ms`.
+        """Wait until the machine is within its limits. Returns None then, or what is still over its limit after `max_wait_ms`.
 
-        `on_wait` is called once, with the reading, if there is any waiting to do.
+        `on_wait` is called once with the reading, if it has to wait at all.
         """
         reading = self.check()
         if reading is None:
@@ -138,8 +140,9 @@ class ResourceGuard:
             window.popleft()
         average = sum(v for _, v in window) / len(window)
         if name == "cpu" and sample.load is not None and sample.mono_ns - window[0][0] < AVERAGE_NS - 2 * 10**9:
-            # We have not looked for 30 s yet. The kernel has: its one-minute load keeps our own start from looking like a
-            # busy machine. (Memory and disk move slowly; there the samples so far are the average.)
+            # Less than 30 s have been observed so far. The kernel's one-minute load covers that time, and keeps our own
+            # start from looking like a busy machine. (Memory and disk change slowly: the average of the samples so far
+            # is good enough.)
             average = min(average, sample.load[0] / sample.cpus)
         return average
 
@@ -155,7 +158,7 @@ class ResourceGuard:
 
 
 def _cpu(sample: Snapshot) -> float | None:
-    """The share that others use; None until our own is known too."""
+    """Returns the share that other programs use; None until our own share is known too."""
     if sample.cpu_percent is None or sample.own_cpu_percent is None:
         return None
     return max(0.0, sample.cpu_percent - sample.own_cpu_percent) / 100.0

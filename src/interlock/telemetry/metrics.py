@@ -1,4 +1,4 @@
-"""Metrics, made from the events of runs: counters and histograms with the names of OpenTelemetry.
+"""Metrics, made from the events of runs: counters and histograms with OpenTelemetry's names.
 
 | name | unit | attributes |
 |---|---|---|
@@ -10,7 +10,7 @@
 | `interlock.holds` | {hold} | `interlock.decision` |
 | `interlock.hold.duration` | s | `interlock.decision` |
 
-`Totals` keeps them as plain numbers; `otel` hands them to the OpenTelemetry SDK.
+`Totals` sums them up as plain numbers; `otel` hands them to the OpenTelemetry SDK.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 from interlock.model import events as e
 
 DURATION_BOUNDS_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Upper bounds of the buckets, as the semantic conventions give them; a last bucket has no bound."""
+"""Upper bounds of the buckets, from the semantic conventions; the last bucket has no bound."""
 UNITS: Final = {
     "gen_ai.execute_tool.duration": "s",
     "gen_ai.invoke_agent.duration": "s",
@@ -37,14 +37,14 @@ Attributes = dict[str, str]
 
 
 class Meters(Protocol):
-    """Takes measurements."""
+    """Receives measurements."""
 
     def count(self, name: str, attributes: Attributes) -> None:
-        """One more."""
+        """Add one to a counter."""
         ...
 
     def record(self, name: str, seconds: float, attributes: Attributes) -> None:
-        """A duration."""
+        """Add a duration to a histogram."""
         ...
 
 
@@ -55,18 +55,18 @@ class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     attributes: dict[str, str]
     count: int
-    """How many were counted or measured."""
+    """Number of events counted or durations measured."""
     sum: float | None = None
-    """For a histogram."""
+    """The sum of the durations in seconds; only for a histogram."""
     buckets: tuple[int, ...] = ()
-    """For a histogram: how many fell into each bucket of `DURATION_BOUNDS_S`, and one more for what is above."""
+    """Only for a histogram: the number in each bucket of `DURATION_BOUNDS_S`, and in one more above the last bound."""
 
 
 class Metrics:
-    """Takes the events of any number of runs, each run's in order, and measures."""
+    """Takes the events of any number of runs, each run's in order, and derives the measurements."""
 
     def __init__(self, meters: Meters | None = None) -> None:
-        """Nothing is known yet. Measurements go to `meters`, or are summed up here (`points`)."""
+        """Starts empty. Measurements go to `meters`, or are summed up here (`points`)."""
         self._totals = Totals()
         self._meters = self._totals if meters is None else meters
         self._proposals: dict[tuple[str, str], tuple[int, str]] = {}
@@ -94,7 +94,7 @@ class Metrics:
                 pass
 
     def points(self) -> list[MetricPoint]:
-        """The sums so far, by name and attributes."""
+        """Returns the sums so far, by name and attributes."""
         return self._totals.points()
 
     def _action(self, key: tuple[str, str, str], event: e.Event) -> None:
@@ -151,27 +151,27 @@ def _error(code: str | None) -> Attributes:
 
 
 class Totals:
-    """Meters that sum up in memory: need nothing that is not in the base install."""
+    """Meters that sum up in memory; need only the base install."""
 
     def __init__(self) -> None:
-        """Zero."""
+        """Starts at zero."""
         self._counts: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._histograms: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[float, list[int]]] = {}
 
     def count(self, name: str, attributes: Attributes) -> None:
-        """One more."""
+        """Add one to a counter."""
         key = name, tuple(sorted(attributes.items()))
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def record(self, name: str, seconds: float, attributes: Attributes) -> None:
-        """A duration."""
+        """Add a duration to a histogram."""
         key = name, tuple(sorted(attributes.items()))
         total, buckets = self._histograms.get(key, (0.0, [0] * (len(DURATION_BOUNDS_S) + 1)))
         buckets[bisect_left(DURATION_BOUNDS_S, seconds)] += 1
         self._histograms[key] = total + seconds, buckets
 
     def points(self) -> list[MetricPoint]:
-        """The measurements so far, by name and attributes."""
+        """Returns the measurements so far, by name and attributes."""
         found = [
             MetricPoint(name=name, unit=UNITS[name], attributes=dict(attributes), count=count)
             for (name, attributes), count in self._counts.items()

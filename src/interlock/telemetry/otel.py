@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _NS_PER_US: Final = 1000
 _SEND_S: Final = 2
-"""A collector that is away may cost the end of a run so long, and its exit nothing."""
+"""Seconds that an unreachable collector may delay the end of a run. It never delays the exit of the process."""
 
 
 class Export:
-    """Takes the events of any number of runs, each run's in order, and gives their spans and metrics to the SDK."""
+    """Takes the events of any number of runs, each run's in order, and hands their spans and metrics to the SDK."""
 
     def __init__(self, tracers: TracerProvider, meters: MeterProvider | None = None) -> None:
-        """Spans go to a tracer provider of the SDK, metrics to a meter provider (None: there are none)."""
+        """Spans go to a tracer provider of the SDK, metrics to a meter provider (None: no metrics)."""
         self._tracers = tracers
         self._meters = meters
         self._spans = Spans(_Tracer(tracers))
@@ -32,9 +32,9 @@ class Export:
 
     @classmethod
     def to(cls, endpoint: str) -> Export:
-        """To an OTLP collector over HTTP, for example `http://127.0.0.1:4318`.
+        """Returns an export to an OTLP collector over HTTP, for example `http://127.0.0.1:4318`.
 
-        Raises ConfigurationError `extra_missing` if the extra is not installed.
+        Raises: ConfigurationError `extra_missing` if the extra is not installed.
         """
         try:
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
@@ -66,7 +66,7 @@ class Export:
             self._metrics(run_id, event)
 
     def close(self) -> None:
-        """End what is still open, and give the exporters two seconds to send what they have. Nothing may come after."""
+        """End the spans that are still open, and give the exporters two seconds to send what they have. Nothing may follow."""
         self._spans.close()
         self._tracers.force_flush(_SEND_S * 1000)
         self._tracers.shutdown()
@@ -75,7 +75,7 @@ class Export:
 
 
 class _Tracer:
-    """Makes spans of the SDK, which gives them ids of its own."""
+    """Makes spans of the SDK, which assigns their ids."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry import trace  # noqa: PLC0415 - an optional extra
@@ -127,7 +127,7 @@ class _Span:
 
 
 class _Meters:
-    """Instruments of the SDK, made when they are first used."""
+    """Instruments of the SDK, created when first used."""
 
     def __init__(self, provider: MeterProvider) -> None:
         self._meter = provider.get_meter("interlock")

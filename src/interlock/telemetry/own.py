@@ -11,17 +11,19 @@ _BLOCK_BYTES: Final = 512
 
 
 class Meter:
-    """Measures from its making to `usage()`. A `thread` meter must be asked on the thread that made it."""
+    """Measures from its creation to `usage()`. `usage()` of a `thread` meter must be called on the thread that created it."""
 
     __slots__ = ("_before", "_who")
 
     def __init__(self, scope: Scope = "thread") -> None:
-        """Start measuring this thread, or this whole process where calls share the loop."""
+        """Start measuring this thread, or this whole process if calls share the event loop."""
         self._who = resource.RUSAGE_THREAD if scope == "thread" else resource.RUSAGE_SELF
         self._before = resource.getrusage(self._who)
 
     def usage(self) -> dict[str, int | float]:
-        """`{cpu_ms, cpu_user_ms, cpu_system_ms, read_bytes, written_bytes}` since the start, as processes have them."""
+        """Returns `{cpu_ms, cpu_user_ms, cpu_system_ms, read_bytes, written_bytes}` since the start, like the usage of
+        a process.
+        """
         now, before = resource.getrusage(self._who), self._before
         user, system = now.ru_utime - before.ru_utime, now.ru_stime - before.ru_stime
         return {

@@ -1,6 +1,6 @@
-"""One bounded scan of the process table: totals, zombies, top consumers, and which part of it is our own.
+"""One bounded scan of the process table: totals, zombies, top consumers, and the part that is our own.
 
-The scan reads one file a process (about 15 us) and stops at `PROCESSES_MAX` or `SCAN_MAX_NS`; then the summary says so.
+The scan reads one file per process (about 15 us) and stops at `PROCESSES_MAX` or `SCAN_MAX_NS`; then the summary says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOP: Final = 3
 
 
 class Stat(NamedTuple):
-    """The fields that are kept of `/proc/PID/stat`."""
+    """The fields of `/proc/PID/stat` that are used."""
 
     pid: int
     name: str
@@ -28,13 +28,13 @@ class Stat(NamedTuple):
     ticks: int
     """User and system time."""
     reaped_ticks: int
-    """The same of children that ended and were waited for."""
+    """The same, of children that have ended and were waited for."""
     start: int
     rss_bytes: int
 
 
 class Scan(NamedTuple):
-    """A scan: the table for differences, and what our own tree has used since it began (or last shrank)."""
+    """A scan: the table, to be compared with another scan, and what our own tree has used since it began (or last shrank)."""
 
     mono_ns: int
     rows: dict[ProcessKey, Stat]
@@ -45,7 +45,7 @@ class Scan(NamedTuple):
 
 
 def parse_stat(data: bytes) -> Stat:
-    """A `/proc/PID/stat` line (proc_pid_stat(5)). The name may hold spaces and parentheses. Raises ValueError."""
+    """Parses a `/proc/PID/stat` line (proc_pid_stat(5)). The name may contain spaces and parentheses. Raises: ValueError."""
     close = data.rindex(b")")
     head, tail = data[:close], data[close + 1 :].split()
     pid, _, name = head.partition(b" (")
@@ -64,25 +64,25 @@ def parse_stat(data: bytes) -> Stat:
 
 
 def scan(proc: Path, own_pid: int, clock: Clock) -> Scan:
-    """Read the process table. Raises Absent if `/proc` cannot be listed."""
+    """Read the process table. Raises: Absent if `/proc` cannot be listed."""
     began = clock.mono_ns()
     try:
-        names = os.listdir(proc)  # noqa: PTH208 - twice as fast, and names are all we want
+        names = os.listdir(proc)  # noqa: PTH208 - twice as fast, and only names are needed
     except OSError as error:
         raise Absent(f"{proc}: {os.strerror(error.errno or 0)}") from None
     pids = [n for n in names if n.isdigit()]
     rows: dict[ProcessKey, Stat] = {}
     read_count = 0
-    # Where the scan is cut short, our own tree shall be in it: ourselves, then the newest.
+    # Our own tree should be in a scan that is cut short: our own process first, then the newest ones.
     for name in (str(own_pid), *reversed(pids)):
         if read_count >= PROCESSES_MAX or (read_count % 64 == 0 and clock.mono_ns() - began > SCAN_MAX_NS):
             break
         read_count += 1
-        # Ourselves come twice, in the same row; or not at all where this /proc is another one's.
+        # Our own process comes twice, in the same row; or never, if this /proc belongs to another PID namespace.
         try:
             row = parse_stat(read(f"{proc}/{name}/stat"))
         except (Absent, ValueError):
-            continue  # it ended while we looked
+            continue  # it ended during the scan
         rows[row.pid, row.start] = row
     own = _tree(rows, own_pid)
     mine = [row for row in rows.values() if row.pid in own]
@@ -97,7 +97,7 @@ def scan(proc: Path, own_pid: int, clock: Clock) -> Scan:
 
 
 def summarize(now: Scan, before: Scan | None) -> Processes:
-    """The summary of a scan; CPU percentages need the scan before."""
+    """Summarise a scan. CPU percentages need the previous scan."""
     rows = now.rows
     old = before.rows if before is not None else {}
     seconds = (now.mono_ns - before.mono_ns) / 1e9 if before is not None else 0.0
@@ -130,7 +130,7 @@ def summarize(now: Scan, before: Scan | None) -> Processes:
 
 
 def _tree(rows: dict[ProcessKey, Stat], root: int) -> frozenset[int]:
-    """The process and all its descendants that are in the table."""
+    """Returns the process and all its descendants that are in the table."""
     children: dict[int, list[int]] = {}
     for row in rows.values():
         children.setdefault(row.parent, []).append(row.pid)
@@ -145,7 +145,7 @@ def _tree(rows: dict[ProcessKey, Stat], root: int) -> frozenset[int]:
 
 
 def _unshared_bytes(proc: Path, row: Stat) -> int:
-    """Resident memory that is not file-backed or shared, so that forks of one process are not counted twice over."""
+    """Returns the resident memory that is neither file-backed nor shared, so that forks of one process are not counted twice."""
     try:
         words = read(f"{proc}/{row.pid}/statm").split()
         return max(0, int(words[1]) - int(words[2])) * PAGE_BYTES

@@ -1,4 +1,4 @@
-"""Reads the kernel's own files: `/proc` and `/sys`, without starting a process and without a library in between.
+"""Reads the kernel's own files in `/proc` and `/sys`, without a process or a library in between.
 
 Every function returns a value or raises `Absent` with the reason (hidden in a container, no such kernel option). Formats:
 proc(5), Documentation/filesystems/proc.rst, Documentation/accounting/psi.rst, Documentation/admin-guide/cgroup-v2.rst.
@@ -15,26 +15,26 @@ TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _READ_BYTES: Final = 64 * 1024
 
 
-class Absent(Exception):  # noqa: N818 - it is not an error: the machine does not tell this
-    """A measure that this machine does not give; the text says why."""
+class Absent(Exception):  # noqa: N818 - not an error: the machine does not provide this measure
+    """A measure that this machine does not provide; the text says why."""
 
 
 class CpuTimes(NamedTuple):
-    """Ticks since boot of all CPUs together."""
+    """Ticks since boot, all CPUs together."""
 
     total: int
     idle: int
 
 
 class Memory(NamedTuple):
-    """Bytes."""
+    """In bytes."""
 
     total: int
     used: int
 
 
 def read(path: str | Path) -> bytes:
-    """The start of a kernel file. Raises Absent."""
+    """Returns the start of a kernel file. Raises: Absent."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -46,17 +46,17 @@ def read(path: str | Path) -> bytes:
 
 
 def cpu_times(proc: Path) -> CpuTimes:
-    """Of the first line of `stat`. Waiting for a disk counts as idle, as `top` has it."""
+    """Returns the first line of `stat`. Waiting for a disk counts as idle, as in `top`."""
     line = read(proc / "stat").split(b"\n", 1)[0].split()
     if len(line) < 5 or line[0] != b"cpu":
         raise Absent(f"{proc / 'stat'}: no `cpu` line")
-    # user nice system idle iowait irq softirq steal; guest time is part of user time already.
+    # user nice system idle iowait irq softirq steal; user time already includes guest time.
     ticks = [_number(word, proc / "stat") for word in line[1:9]]
     return CpuTimes(sum(ticks), ticks[3] + (ticks[4] if len(ticks) > 4 else 0))
 
 
 def load(proc: Path) -> tuple[float, float, float]:
-    """The averages over 1, 5 and 15 minutes."""
+    """Returns the load averages over 1, 5 and 15 minutes."""
     words = read(proc / "loadavg").split()
     try:
         return float(words[0]), float(words[1]), float(words[2])
@@ -65,7 +65,7 @@ def load(proc: Path) -> tuple[float, float, float]:
 
 
 def memory(proc: Path) -> Memory:
-    """Of the machine: total, and total less `MemAvailable`."""
+    """Returns the machine's total memory, and the total minus `MemAvailable` as used."""
     fields: dict[bytes, int] = {}
     for line in read(proc / "meminfo").split(b"\n"):
         name, _, rest = line.partition(b":")
@@ -77,19 +77,19 @@ def memory(proc: Path) -> Memory:
 
 
 def pressure(proc: Path) -> dict[str, float]:
-    """Stall percentages over 10 s, of `pressure/cpu`, `memory`, `io`: `{"cpu.some": 0.0, "io.full": 1.2, ...}`."""
+    """Returns stall percentages over 10 s, of `pressure/cpu`, `memory`, `io`: `{"cpu.some": 0.0, "io.full": 1.2, ...}`."""
     out: dict[str, float] = {}
     for resource in ("cpu", "memory", "io"):
         for line in read(proc / "pressure" / resource).split(b"\n"):
             words = line.split()
-            # `cpu.full` is always 0 for the whole machine (it has a meaning in control groups only).
+            # `cpu.full` is always 0 for the whole machine (only control groups have it).
             if len(words) > 1 and words[1].startswith(b"avg10=") and (resource, words[0]) != ("cpu", b"full"):
                 out[f"{resource}.{words[0].decode()}"] = float(words[1][6:])
     return out
 
 
 def control_group(proc: Path, sys: Path, pid: int | str = "self") -> Path | None:
-    """The directory of a process's cgroup (v2), or None where there is no unified hierarchy or it is hidden."""
+    """Returns the directory of a process's cgroup (v2), or None if there is no unified hierarchy or it is hidden."""
     try:
         lines = read(proc / str(pid) / "cgroup").decode("utf-8", "surrogateescape").splitlines()
     except Absent:
@@ -102,7 +102,7 @@ def control_group(proc: Path, sys: Path, pid: int | str = "self") -> Path | None
 
 
 def control_group_memory(proc: Path, sys: Path) -> Memory:
-    """Limit and use of our control group, or of the one above it that is fullest. Absent where there is no limit."""
+    """Returns limit and use of our control group, or of the fullest one above it. Raises: Absent if there is no limit."""
     group = control_group(proc, sys)
     if group is None:
         raise Absent("no cgroup v2 directory of this process")
@@ -114,10 +114,10 @@ def control_group_memory(proc: Path, sys: Path) -> Memory:
 
 
 def _limited(group: Path) -> Memory | None:
-    """Limit and use of one control group, file cache that can be dropped not counted; None if it has no limit."""
+    """Returns limit and use of one control group, without file cache that can be dropped; None if it has no limit."""
     try:
         limit = read(group / "memory.max").strip()
-    except Absent:  # the root has none, nor where the memory controller is not switched on
+    except Absent:  # the root has none, nor has a group without the memory controller
         return None
     if limit == b"max":
         return None
@@ -132,4 +132,4 @@ def _number(word: bytes, path: Path) -> int:
     try:
         return int(word)
     except ValueError:
-        raise Absent(f"{path}: not a number where one should be") from None
+        raise Absent(f"{path}: expected a number") from None

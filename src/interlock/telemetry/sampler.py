@@ -1,7 +1,8 @@
-"""The sampler: one daemon thread that looks at the machine once a second, so that an action only picks up what is there.
+"""The sampler: one daemon thread that takes a sample of the machine once a second, so that an action only picks up the
+last one.
 
-It starts with the first question and costs little: the scan of the process table, its dearest part, is repeated at most so
-often that it takes 1 % of the time. Nothing here raises because of what the machine hides: see `Snapshot.absent`.
+It starts with the first call and costs little: the scan of the process table, its most expensive part, is repeated only
+as often as takes 1 % of the time. Nothing here raises because the machine hides something: see `Snapshot.absent`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from interlock.telemetry.snapshot import Accelerator, Processes, Snapshot
 _T = TypeVar("_T")
 _SCAN_SHARE: Final = 0.01
 _PAUSE_S: Final = 0.2
-"""How long `snapshot_now` looks at the CPUs."""
+"""How long `snapshot_now` observes the CPUs."""
 
 
 class Sampler:
-    """Samples of this machine; `path` is where the disk is looked at (the workspace). Thread-safe."""
+    """Samples of this machine; `path` selects the disk (the workspace). Thread-safe."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class Sampler:
         proc: Path = Path("/proc"),
         sys: Path = Path("/sys"),
     ) -> None:
-        """Nothing starts yet. `proc` and `sys` are other trees in tests."""
+        """Starts nothing yet. Tests pass other trees as `proc` and `sys`."""
         self._clock = clock
         self._path = path
         self._interval_s = interval_s
@@ -58,20 +59,23 @@ class Sampler:
         self._scan_due_ns = 0
 
     def warm_up(self) -> None:
-        """Take the first sample on a thread, if there is none yet: the first action then waits for the rest only."""
+        """Take the first sample on a thread, if there is none yet, so that the first action waits less."""
         if self._latest is None:
             threading.Thread(target=self.latest, name="interlock-first-sample", daemon=True).start()
 
     def latest(self) -> Snapshot:
-        """The last sample. The first call takes one, with the process table (some milliseconds), and starts the thread."""
+        """Returns the last sample. The first call takes one, with the process table (some milliseconds), and starts the
+        thread.
+        """
         latest = self._latest
         return latest if latest is not None else self._start()
 
     def fresh(self, age_ns: int) -> Snapshot:
-        """A sample that is at most so old: the last one, or that with memory, disk, load and pressure of now (0.2 ms).
+        """Returns a sample at most `age_ns` old: the last one, or a copy of it with current memory, disk, load and
+        pressure (0.2 ms).
 
-        CPU use and processes stay those of the last one, because over so short a time they say nothing, and the guard must not
-        see them.
+        CPU use and processes are those of the last full sample: over so short a time they say nothing, and the guard
+        must not see them.
         """
         newest = self.latest()
         between = self._between
@@ -97,7 +101,7 @@ class Sampler:
         return self._between
 
     def snapshot_now(self) -> Snapshot:
-        """A full sample taken now, looking at the CPUs for 0.2 s and asking nvidia-smi: for people, not for actions."""
+        """Take a full sample now: observe the CPUs for 0.2 s and run nvidia-smi. Meant for people, not for actions."""
         with self._lock:
             self._sample(processes=True)
             self._stop.wait(_PAUSE_S)
@@ -105,7 +109,7 @@ class Sampler:
             return self._sample(processes=True, ask=True)
 
     def close(self) -> None:
-        """Stop the thread. The last sample stays."""
+        """Stop the thread. The last sample remains available."""
         self._stop.set()
         with self._lock:  # `warm_up` may be about to start it on another thread
             thread = self._thread
@@ -122,13 +126,13 @@ class Sampler:
             return self._latest
 
     def _run(self) -> None:
-        # The first full sample follows soon, so that a short run has its processes and CPU use too.
+        # The first full sample follows soon, so that a short run also gets its processes and CPU use.
         pause_s = min(0.1, self._interval_s)
         while not self._stop.wait(pause_s):
             pause_s = self._interval_s
             with self._lock:
                 sample = self._sample(processes=True)
-            _ = sample.view  # made here, so that no action pays for it
+            _ = sample.view  # computed here, so that no action pays for it
             self._latest = sample
 
     def _sample(self, *, processes: bool, ask: bool = False) -> Snapshot:
@@ -180,7 +184,7 @@ class Sampler:
         try:
             group = procfs.control_group_memory(self._proc, self._sys)
         except Absent:
-            return machine  # no limit of our own is the ordinary case, not something that is missing
+            return machine  # having no limit is the ordinary case, not a missing measure
         if machine is None or group.used * machine.total > machine.used * group.total:
             return group
         return machine
@@ -211,7 +215,7 @@ class Sampler:
         if before is not None and now.mono_ns > before.mono_ns:
             seconds = (now.mono_ns - before.mono_ns) / 1e9
             share = (now.own_ticks - before.own_ticks) / TICKS_PER_S / seconds / (os.cpu_count() or 1)
-            # It can fall where a child ended that no one waited for; then we know too little, not less than nothing.
+            # The sum falls if a child ends that nobody waited for; then too little is known, but the use is never negative.
             self._own_cpu_percent = round(min(100.0, max(0.0, 100.0 * share)), 1)
         self._scan_due_ns = took_ns + round((took_ns - now.mono_ns) / _SCAN_SHARE)
 

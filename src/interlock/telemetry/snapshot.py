@@ -1,7 +1,7 @@
-"""A sample of the machine, its JSON view, and the difference of two samples.
+"""A sample of the machine, its JSON view, and the difference between two samples.
 
-A measure that the machine does not give is None (or empty), and `absent` says why under the measure's name: nothing is
-guessed, and nothing raises because a container hides a file.
+A measure that the machine does not provide is None (or empty), and `absent` says why under the measure's name. Nothing
+is guessed, and nothing raises because a container hides a file.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any, Final
 import msgspec
 
 CHANGED_MAX: Final = 20
-"""How many processes that appeared or vanished a report names; their number is always exact."""
+"""Maximum number of appeared or vanished processes that a report names; their count is always exact."""
 _COMPARED: Final = ("disk_used_bytes", "memory_used_bytes")
 
 ProcessKey = tuple[int, int]
-"""Process id and start time in clock ticks since boot: together never used twice."""
+"""Process id and start time in clock ticks since boot: a pair that is never reused."""
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """A consumer. `cpu_percent` is of one CPU since the scan before; 0 for a process that is new."""
+    """A consumer. `cpu_percent` is of one CPU since the previous scan; 0 for a new process."""
 
     pid: int
     name: str
     cpu_percent: float
     rss_bytes: int
     own: bool = False
-    """True for Interlock itself and everything it started."""
+    """True for Interlock itself and its descendants."""
 
 
 class Processes(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +37,10 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     total: int = 0
     running: int = 0
     blocked: int = 0
-    """In uninterruptible sleep: mostly waiting for a disk."""
+    """Processes in uninterruptible sleep, mostly waiting for a disk."""
     zombies: int = 0
     own: int = 0
-    """Interlock and its descendants."""
+    """Number of processes that are Interlock or its descendants."""
     own_zombies: int = 0
     truncated: bool = False
     """True if the scan stopped at its limit: the numbers are lower bounds."""
@@ -49,7 +49,7 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU or its like; what the driver's files do not tell is None."""
+    """A GPU or a similar device; None for what the driver's files do not report."""
 
     name: str
     busy_percent: float | None = None
@@ -58,31 +58,31 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One sample. Percentages are 0 to 100; `own_*` is the part that Interlock and its descendants use themselves."""
+    """One sample. Percentages are 0 to 100; `own_*` is the part that Interlock and its descendants use."""
 
     ts: int
     """Microseconds since the epoch."""
     mono_ns: int
     cpus: int
     cpu_percent: float | None = None
-    """Of all CPUs together, since the sample before."""
+    """Of all CPUs together, since the previous sample."""
     own_cpu_percent: float | None = None
     load: tuple[float, float, float] | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
-    """Total less what could be had without swapping; of the control group where that is the tighter limit."""
+    """Total minus what is available without swapping; of the control group if that limit is tighter."""
     own_memory_bytes: int | None = None
     disk_total_bytes: int | None = None
     disk_used_bytes: int | None = None
     disk_percent: float | None = None
-    """As `df` counts: used of what an ordinary user may use."""
+    """As `df` counts it: the used part of what an ordinary user may use."""
     pressure: dict[str, float] = {}
-    """`cpu.some`, `memory.some`, `memory.full`, `io.some`, `io.full`: per cent of the last 10 s that work was stalled."""
+    """`cpu.some`, `memory.some`, `memory.full`, `io.some`, `io.full`: percentage of the last 10 s in which work was stalled."""
     accelerators: tuple[Accelerator, ...] = ()
     processes: Processes | None = None
     absent: dict[str, str] = {}
     took_ms: float = 0.0
-    """The cost of the sample itself."""
+    """The cost of taking the sample."""
     table: dict[ProcessKey, str] = {}
     """Every process of the last scan with its name, for `diff`; not part of the view."""
 
@@ -95,21 +95,21 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def unchanged(self) -> dict[str, Any]:
-        """The `diff` of the sample with itself, which most actions have, which end before the next sample."""
+        """The `diff` of the sample with itself. Most actions get it, because they end before the next sample."""
         return diff(self, self)
 
     @cached_property
     def view(self) -> dict[str, Any]:
-        """The snapshot as a JSON object, without what is absent. One object a sample: do not change it."""
+        """The snapshot as a JSON object, without absent measures. All callers share the object: do not change it."""
         fields = msgspec.to_builtins(msgspec.structs.replace(self, table={}))
         return {k: v for k, v in fields.items() if k not in ("table", "mono_ns") and v not in (None, {}, ())}
 
 
 def diff(before: Snapshot, after: Snapshot) -> dict[str, Any]:
-    """What changed: `{interval_ms, disk_used_bytes?, memory_used_bytes?, appeared[], vanished[], *_count}`.
+    """Returns what changed: `{interval_ms, disk_used_bytes?, memory_used_bytes?, appeared[], vanished[], *_count}`.
 
-    `interval_ms` is 0 if both moments fell on the same sample: then nothing can be said, and the lists are empty.
-    A process is named `PID NAME`. Processes that came and went between two samples are not seen.
+    `interval_ms` is 0 if both times fall on the same sample: then nothing is known, and the lists are empty. A process
+    is named `PID NAME`. Processes that start and end between two samples are not seen.
     """
     change: dict[str, Any] = {"interval_ms": round((after.mono_ns - before.mono_ns) / 1e6)}
     for name in _COMPARED:
@@ -124,12 +124,12 @@ def diff(before: Snapshot, after: Snapshot) -> dict[str, Any]:
 
 def _only_in(one: Snapshot, other: Snapshot) -> list[str]:
     if one.table is other.table or not one.table or not other.table:
-        return []  # the same scan, or one of the two has none
+        return []  # the same scan, or one sample has no scan
     return [f"{key[0]} {one.table[key]}" for key in sorted(one.table.keys() - other.table.keys())]
 
 
 def report(before: Snapshot, after: Snapshot, own: dict[str, int | float] | None = None) -> dict[str, Any]:
-    """The `telemetry` of an action's result: `{before, after, change, own?}`."""
+    """Returns the `telemetry` of an action's result: `{before, after, change, own?}`."""
     change = before.unchanged if after is before else diff(before, after)
     out = {"before": before.view, "after": after.view, "change": change}
     if own:
@@ -138,7 +138,9 @@ def report(before: Snapshot, after: Snapshot, own: dict[str, int | float] | None
 
 
 def expand(telemetry: dict[str, Any] | None, samples: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """The `telemetry` of a result from that of an event, where `before` and `after` are numbers of samples (views by number)."""
+    """Expand an event's `telemetry`, in which `before` and `after` are sample numbers, to that of a result. `samples`
+    maps numbers to views.
+    """
     if telemetry is None or "before" not in telemetry:
         return telemetry
     before, after = telemetry["before"], telemetry["after"]
@@ -149,6 +151,6 @@ def expand(telemetry: dict[str, Any] | None, samples: Mapping[int, dict[str, Any
 
 
 def _no_change(view: dict[str, Any]) -> dict[str, Any]:
-    """The `diff` of a sample with itself."""
+    """Returns the `diff` of a sample with itself."""
     measures: dict[str, Any] = {name: 0 for name in _COMPARED if name in view}
     return {"interval_ms": 0, **measures, "appeared_count": 0, "vanished_count": 0, "appeared": [], "vanished": []}

@@ -1,12 +1,12 @@
-"""Spans, made from a run's events: nothing is measured twice, and no tool is called differently for it.
+"""Spans, made from a run's events: nothing is measured twice, and no tool is called differently because of them.
 
     proposal.execute                one per proposal; root
       action.{type}                 one per action; ok if it succeeded, error if it failed or was rejected, else unset
         execute_tool {tool}         one per attempt
 
 Names and attributes follow the semantic conventions for generative AI (`gen_ai.operation.name`, `gen_ai.tool.name`,
-`gen_ai.tool.call.id`, `gen_ai.agent.name`, `gen_ai.conversation.id`) and `interlock.*` for the rest. Parameters and outputs
-never become attributes. `Records` makes plain records of them; `otel` hands them to the OpenTelemetry SDK.
+`gen_ai.tool.call.id`, `gen_ai.agent.name`, `gen_ai.conversation.id`), and `interlock.*` is used for the rest. Parameters and
+outputs never become attributes. `Records` makes plain records; `otel` hands the spans to the OpenTelemetry SDK.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SpanStatus = Literal["ok", "error", "unset"]
 _SHOWN: Final = (
     e.ActionHeld, e.HoldResolved, e.ToolAsked, e.ToolAnswered, e.ActionWaiting, e.ActionRetrying, e.PolicyDecided,
 )  # fmt: skip
-"""What is an event of its action's span."""
+"""Events that are shown as span events of their action."""
 Key = tuple[str, ...]
-"""Of a span: run, proposal, and action where it has one."""
+"""Identifies a span: run, proposal, and action if it has one."""
 
 
 class SpanRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A span that has ended. Ids depend only on the run, so the same journal gives the same ids."""
+    """A span that has ended. Its ids depend only on the run, so the same journal gives the same ids."""
 
     trace_id: str
     """32 hexadecimal digits, the same for all spans of a proposal."""
@@ -40,20 +40,20 @@ class SpanRecord(msgspec.Struct, frozen=True, kw_only=True):
     start_us: int
     """Microseconds since the epoch."""
     end_us: int | None
-    """None if its run ended without saying what became of it."""
+    """None if the run ended without recording the outcome."""
     status: SpanStatus
     reason: str = ""
-    """For an error, and for what is neither: a code, never a message of a tool."""
+    """Set for an error, and for `unset`: a code, never a tool's message."""
     attributes: dict[str, str | int | bool] = {}
     events: tuple[tuple[str, int], ...] = ()
-    """What happened meanwhile: a name and the time (microseconds since the epoch)."""
+    """Span events: name and time (microseconds since the epoch)."""
 
 
 class Span(Protocol):
     """A span that has begun."""
 
     def rename(self, name: str) -> None:
-        """Give it another name."""
+        """Change the name."""
         ...
 
     def set(self, name: str, value: str | int | bool) -> None:
@@ -70,23 +70,23 @@ class Span(Protocol):
 
 
 class Tracer(Protocol):
-    """Makes spans."""
+    """Creates spans."""
 
     def start(
         self, key: Key, name: str, parent: Span | None, at_us: int, attributes: dict[str, str | int | bool]
     ) -> Span:
-        """Begin one. `key` is unique among the spans of a run."""
+        """Begin a span. `key` is unique among the spans of a run."""
         ...
 
 
 class Spans:
-    """Takes the events of any number of runs, each run's in order, and begins and ends spans with their time stamps."""
+    """Takes the events of any number of runs, each run's in order, and begins and ends spans at the events' times."""
 
     def __init__(self, tracer: Tracer) -> None:
-        """Nothing has begun."""
+        """Starts with no spans."""
         self._tracer = tracer
         self._runs: dict[str, dict[str, str | int | bool]] = {}
-        """The attributes of every span of a run."""
+        """The attributes that every span of a run has."""
         self._proposals: dict[Key, Span] = {}
         self._actions: dict[Key, Span] = {}
         self._attempts: dict[Key, Span] = {}
@@ -94,7 +94,7 @@ class Spans:
 
     @classmethod
     def to(cls, sink: Callable[[SpanRecord], None]) -> Self:
-        """Spans as plain records; `sink` gets each when it has ended, those within before the one around them."""
+        """Produces plain records. `sink` gets each span when it has ended, inner spans before outer ones."""
         return cls(Records(sink))
 
     def __call__(self, run_id: str, event: e.Event) -> None:
@@ -119,7 +119,7 @@ class Spans:
                 pass  # spans do not show these events
 
     def close(self) -> None:
-        """End what is still open; its outcome is unknown."""
+        """End the spans that are still open; their outcome is unknown."""
         self._end_open(None, lambda _key: True)
 
     def _end_open(self, at_us: int | None, chosen: Callable[[Key], bool]) -> None:
@@ -189,7 +189,7 @@ class Spans:
             ):
                 self._open_action(event, key).add_event(str(event.__struct_config__.tag), event.ts)
             case _:
-                pass  # undo, logs and state: the journal has them
+                pass  # undo, logs and state are only in the journal
 
     def _open_action(self, event: e.Event, key: Key) -> Span:
         span = self._actions.get(key)
@@ -237,7 +237,7 @@ class Spans:
 
 
 def _types_of(view: Any) -> Iterable[tuple[str, str]]:
-    """Id and type of each action in the view of a proposal, as far as it has them."""
+    """Yields id and type of each action in the view of a proposal that has both."""
     document = msgspec.json.decode(view) if isinstance(view, msgspec.Raw) else view
     actions = document.get("actions", ()) if isinstance(document, dict) else ()
     for action in actions:
@@ -246,7 +246,7 @@ def _types_of(view: Any) -> Iterable[tuple[str, str]]:
 
 
 class Records:
-    """A tracer that makes plain records: needs nothing that is not in the base install."""
+    """A tracer that makes plain records; needs only the base install."""
 
     def __init__(self, sink: Callable[[SpanRecord], None]) -> None:
         """`sink` gets each span when it has ended."""
@@ -261,7 +261,7 @@ class Records:
 
 
 class _Recorded:
-    """A record in the making."""
+    """A record whose span is still open."""
 
     def __init__(
         self,
@@ -308,13 +308,13 @@ class _Recorded:
 
 
 def _id(key: Key, digits: int) -> str:
-    """An id from a key. The lengths of its parts are included, because any part may contain any character."""
+    """Returns an id made from a key. The hash includes the lengths of the parts, because a part may contain any character."""
     data = b"".join(b"%d:%b" % (len(part), part.encode("utf-8", "surrogatepass")) for part in key)
     return hashlib.sha256(b"interlock.span.v1\n" + data).hexdigest()[:digits]
 
 
 def spans_of(run_id: str, events: Iterable[e.Event | e.Unknown]) -> list[SpanRecord]:
-    """The spans of a run from its events, in the order in which they ended."""
+    """Returns the spans of a run from its events, in the order in which they ended."""
     found: list[SpanRecord] = []
     spans = Spans.to(found.append)
     for event in events:

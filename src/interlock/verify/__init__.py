@@ -1,1 +1,1 @@
-"""Answers "is this plan well formed?". Pure: no clock, no I/O, no await."""
+"""Checks that a plan is well formed. Pure: no clock, no I/O, no await."""

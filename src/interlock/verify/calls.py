@@ -1,4 +1,4 @@
-"""What can be said about a single action without running anything: does its tool exist, do its parameters fit?"""
+"""Checks a single action without running anything: does its tool exist, do its parameters fit?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from interlock.verify.references import References, has_dollar
 
 _NAME: Final = lazy_pattern(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _LEVEL_OF_ITS_OWN: Final = lazy_pattern(r"is a required property$|^(an )?unknown property")
-"""Messages about an object itself, which stay true whatever the references inside it turn out to be."""
+"""Messages about an object itself, which stay true whatever values its references get."""
 
 
 class Problem(NamedTuple):
@@ -27,16 +27,18 @@ class Problem(NamedTuple):
 
 
 class Calls:
-    """Looks at actions against tools; each schema is compiled once."""
+    """Checks actions against tools; compiles each schema once."""
 
     def __init__(self, tools: Mapping[str, Tool], references: References) -> None:
-        """The tools by name, and the parser that tells references from text in the proposal."""
+        """`tools` by name; `references` tells references from text in the proposal."""
         self._tools = tools
         self._references = references
         self._schemas: dict[str, Schema | None] = {}
 
     def problems(self, action: Action) -> list[Problem]:
-        """What is wrong with the action and with its compensation. Raises: SchemaError for a tool that no one could call."""
+        """Returns what is wrong with the action and its compensation. Raises: SchemaError for a tool that cannot be
+        called at all.
+        """
         found: list[Problem] = []
         if action.invocation_mode != "one_shot":
             tool = self._tools.get(action.tool or "") if action.type == "tool_call" else None
@@ -69,7 +71,7 @@ class Calls:
         return self._schemas[tool.name]
 
     def _open_places(self, value: Any, path: str) -> list[str]:
-        """Where references are, as paths in the way `Schema.errors` writes them."""
+        """Returns where references are, as paths in the notation of `Schema.errors`."""
         if isinstance(value, str):
             return [path] if self._refers(value) else []
         if isinstance(value, dict):
@@ -90,7 +92,7 @@ class Calls:
 
 
 def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bool:
-    """True if the error could vanish once the references have their values."""
+    """Returns True if the error could vanish once the references have their values."""
     if path in open_places:
         return True
     inside = any(place.startswith((path + ".", path + "[")) for place in open_places)
@@ -98,7 +100,9 @@ def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bo
 
 
 def mode_problem(action: Action, tool: Tool | None) -> str | None:
-    """Why an action cannot have its `invocation_mode`, or None if it can. `tool` is None if the action calls no known tool."""
+    """Returns why an action cannot have its `invocation_mode`, or None if it can. `tool` is None if the action calls no
+    known tool.
+    """
     modes = ("one_shot",) if tool is None else tool.invocation_modes
     if action.invocation_mode in modes:
         return None

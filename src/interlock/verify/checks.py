@@ -1,7 +1,7 @@
 """`interlock verify`: finds every problem of a proposal, without running or reserving anything.
 
-An error means that the proposal, or one of its actions, cannot run as it stands. A warning means that it can, but probably
-not as it was meant. Linear in the size of the proposal.
+An error means that the proposal, or one of its actions, cannot run. A warning means that it can, but probably not as
+intended. Linear in the size of the proposal.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Issue(msgspec.Struct, frozen=True, kw_only=True):
     """One finding. `code` is a key of `REASONS` or of `WARNINGS` in `interlock.model.codes`."""
 
     action_id: str | None
-    """None if it is about the proposal as a whole."""
+    """None if the issue concerns the whole proposal."""
     severity: Literal["error", "warning"]
     code: str
     message: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer."""
+    """The result of `verify`."""
 
     valid: bool
     """True if there is no error; warnings do not count."""
@@ -56,9 +56,9 @@ def verify(
     state: Mapping[str, tuple[Any, int]] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
-    """Check a decoded proposal against the registered tools and the state (value and version by key; None: not known).
+    """Check a decoded proposal against the registered tools and the state (value and version by key; None: unknown).
 
-    Raises: SchemaError if the definition of a tool that is called cannot be compiled.
+    Raises: SchemaError if the definition of a called tool cannot be compiled.
     """
     issues: list[Issue] = list(_limits(proposal, limits))
     calls = Calls(tools, References(action.id for action in proposal.actions))
@@ -75,7 +75,9 @@ def verify(
     conflicts = find_conflicts(proposal, tools, graph)
     issues += [
         _warning(
-            c.actions[1], "unordered_writers", f"only its place orders it after `{c.actions[0]}`; both write `{c.key}`"
+            c.actions[1],
+            "unordered_writers",
+            f"only its position in the list orders it after `{c.actions[0]}`; both write `{c.key}`",
         )
         for c in conflicts
     ]
@@ -98,13 +100,13 @@ def _limits(proposal: Proposal, limits: Limits) -> Iterator[Issue]:
     calls = sum(action.type == "tool_call" for action in proposal.actions)
     for name, needed, most in (("actions", count, budget.actions), ("tool_calls", calls, budget.tool_calls)):
         if most is not None and needed > most:
-            yield _warning(None, "budget_exceeded", f"it has {needed} {name}, and its own budget allows {most}")
+            yield _warning(None, "budget_exceeded", f"it has {needed} {name}, but its own budget allows {most}")
 
 
 def _state(
     proposal: Proposal, tools: Mapping[str, Tool], state: Mapping[str, tuple[Any, int]] | None, graph: Graph
 ) -> Iterator[Issue]:
-    """Conditions that cannot hold, and conditions that depend on the unknown state."""
+    """Yields conditions that cannot hold, and conditions that depend on the unknown state."""
     for dropped in play(proposal, tools, state, graph, lambda _: None).dropped:
         if dropped.reason in _ON_STATE:
             yield _error(dropped.action_id, dropped.reason, dropped.detail)
@@ -122,14 +124,14 @@ def _state(
 
 
 def _unordered(earlier: str, later: str, path: str) -> Issue:
-    what = f"both touch `{path}`, and one writes it" if path != ANYTHING else "neither says what it changes"
+    what = f"both use `{path}`, and one writes it" if path != ANYTHING else "neither says what it changes"
     return _warning(
         later, "unordered_calls", f"nothing makes it wait for `{earlier}`, because the order is `free`; {what}"
     )
 
 
 def _repeats(proposal: Proposal, tools: Mapping[str, Tool]) -> Iterator[Issue]:
-    """One warning for each call that is made `REPEATS` times or more, at the action that reaches this number."""
+    """Yields one warning for each call that is made `REPEATS` times or more, at the action that reaches this number."""
     seen: dict[tuple[str, bytes], int] = {}
     for action in proposal.actions:
         tool = tools.get(action.tool or "")
@@ -145,7 +147,7 @@ def _repeats(proposal: Proposal, tools: Mapping[str, Tool]) -> Iterator[Issue]:
 
 
 def _action_at(proposal: Proposal, path: str | None) -> str | None:
-    """The id of the action that a path such as `$.actions[3].id` leads to."""
+    """Returns the id of the action that a path such as `$.actions[3].id` leads to."""
     number = (path or "").removeprefix("$.actions[").partition("]")[0]
     return proposal.actions[int(number)].id if number.isdigit() else None
 

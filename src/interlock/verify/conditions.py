@@ -1,9 +1,9 @@
-"""Step 4: do an action's preconditions and assumptions hold in the state that it would find?
+"""Step 4: checks an action's preconditions and assumptions against the state that it would find.
 
-Values are compared as JSON values: 1 equals 1.0, true is not 1, strings are ordered by code point, and there is no order
-between values of different types (such a comparison does not hold; it is not an error). A key that is absent, or a path that
-leads nowhere in it, fails every operator that needs a value. Refusals name key and operator, never a value of the state: an agent
-that may not read a key must not learn its value from an error.
+Values are compared as JSON values: 1 equals 1.0, true is not 1, strings are ordered by code point, and there is no
+order between values of different types (such a comparison does not hold; it is not an error). An absent key, or a path
+that leads nowhere in its value, fails every operator that needs a value. Refusals name key and operator, never a value
+of the state: an agent that may not read a key must not learn its value from an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from interlock.model.decision import Refusal
 from interlock.model.proposal import Assumption, Precondition
 
 Lookup = Callable[[str], tuple[Any, int] | None]
-"""Value and version of a state key, or None if it is absent."""
+"""Returns value and version of a state key, or None if it is absent."""
 
 _ABSENT: Final = object()
 _ORDER: Final[dict[str, Callable[[Any, Any], bool]]] = {
@@ -30,7 +30,7 @@ _ORDER: Final[dict[str, Callable[[Any, Any], bool]]] = {
 
 
 def check_preconditions(conditions: Iterable[Precondition], lookup: Lookup) -> Refusal | None:
-    """The refusal (`precondition_failed`) for the first condition that does not hold, or None."""
+    """Returns the refusal (`precondition_failed`) for the first condition that does not hold, or None."""
     for number, condition in enumerate(conditions):
         if not holds(condition, lookup(condition.key)):
             where = f" at `{condition.path}`" if condition.path else ""
@@ -43,9 +43,9 @@ def check_preconditions(conditions: Iterable[Precondition], lookup: Lookup) -> R
 
 
 def check_assumptions(assumptions: Iterable[Assumption], lookup: Lookup) -> Refusal | None:
-    """The refusal (`precondition_failed`) for the first assumption that is wrong, or None.
+    """Returns the refusal (`precondition_failed`) for the first assumption that is wrong, or None.
 
-    An absent key has version 0, and null as its value, as `state_read` says.
+    An absent key has version 0 and the value null, as in `state_read`.
     """
     for number, assumption in enumerate(assumptions):
         value, version = lookup(assumption.key) or (None, 0)
@@ -60,7 +60,7 @@ def check_assumptions(assumptions: Iterable[Assumption], lookup: Lookup) -> Refu
 
 
 def holds(condition: Precondition, found: tuple[Any, int] | None) -> bool:
-    """True if the condition holds for what was found under its key."""
+    """Returns True if the condition holds for the value and version of its key."""
     value = _ABSENT if found is None else found[0]
     if condition.path:
         value = _follow(value, condition.path)
@@ -101,14 +101,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _contains(value: Any, wanted: Any) -> bool:
-    """Part of a string, element of an array, or key of an object."""
+    """Returns True if `wanted` is part of a string, an element of an array, or a key of an object."""
     if isinstance(value, list):
         return any(equal(item, wanted) for item in value)
     return isinstance(value, str | dict) and isinstance(wanted, str) and wanted in value
 
 
 def _follow(value: Any, pointer: str) -> Any:
-    """The value that a JSON Pointer (RFC 6901) leads to, or `_ABSENT`."""
+    """Returns the value that a JSON Pointer (RFC 6901) leads to, or `_ABSENT`."""
     for part in pointer.split("/")[1:]:
         step = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict):
@@ -121,5 +121,5 @@ def _follow(value: Any, pointer: str) -> Any:
 
 
 def _is_index(step: str) -> bool:
-    """RFC 6901 section 4: digits without a leading zero. Longer ones than any array has are not even converted."""
+    """RFC 6901 section 4: digits without a leading zero. Digits longer than the length of any array are not converted."""
     return step.isascii() and step.isdigit() and len(step) < 19 and (step == "0" or step[0] != "0")

@@ -1,4 +1,4 @@
-"""Actions that touch the same thing, and whose order is decided only by their place in the list.
+"""Actions that use the same key or path, and that only their position in the list orders.
 
 Two actions are ordered if one needs the other, directly or through others, or if both are in the declared chain
 (`order: declared`: actions that may change something run one after the other).
@@ -18,7 +18,7 @@ from interlock.verify.graph import Graph, read_only, state_writes
 from interlock.verify.paths import PathsTouched
 
 ANYTHING: Final = ""
-"""Stands for a path where a tool does not say what it changes."""
+"""Stands for a path if a tool does not say what it changes."""
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -29,9 +29,9 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class Unordered(msgspec.Struct, frozen=True):
-    """Two actions (in declared order) that run in any order although `path` is written by one and touched by the other.
+    """Two actions (in declared order) that run in any order although one writes `path` and the other uses it.
 
-    `ANYTHING` for the path: neither says what it changes.
+    The path is `ANYTHING` if neither says what it changes.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Unordered(msgspec.Struct, frozen=True):
 
 
 def find_conflicts(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) -> list[Conflict]:
-    """The conflicts between each writer of a key and the next one. Linear in actions and edges."""
+    """Returns the conflicts between each writer of a key and the next one. Linear in actions and edges."""
     pairs: list[tuple[str, int, int]] = []
     last: dict[str, int] = {}
     for i in graph.order:
@@ -59,13 +59,13 @@ def find_conflicts(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
 
 
 def find_unordered(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) -> list[Unordered]:
-    """Calls that look ordered to a reader of the list, but that `order: free` does not order.
+    """Returns calls that look ordered to a reader of the list, but that `order: free` does not order.
 
-    Only the nearest earlier call counts, and of the calls that may change anything only the first pair is named. Linear in
-    actions and edges.
+    Only the nearest earlier call counts, and of the calls that may change anything only the first pair is named. Linear
+    in actions and edges.
     """
     if proposal.order == "declared":
-        return []  # nothing that may change something runs beside anything that comes before or after it
+        return []  # an action that may change something runs beside no earlier or later action
     touched, pairs = PathsTouched(tools), []
     last = -1
     for i in graph.order:
@@ -92,11 +92,11 @@ def find_unordered(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
 
 
 class _Order:
-    """Answers "does u certainly come before v?".
+    """Decides whether u certainly comes before v.
 
-    Nodes are put on paths (each continues that of a node right before it, or begins one), so most questions are answered by
-    comparing two numbers. The rest are answered by a search, limited to a total number of steps linear in the graph; beyond
-    that the answer is no, which warns once too often rather than once too little.
+    Each node is put on a path: it continues that of a node right before it, or begins one. So most questions are
+    answered by comparing two numbers. The rest are answered by a search, limited to a total number of steps linear in
+    the graph; beyond that the answer is no, which gives a false warning rather than a missing one.
     """
 
     def __init__(self, proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) -> None:
@@ -139,6 +139,6 @@ class _Order:
         path = list(range(self._graph.size))
         for i in self._graph.order:
             after = self._after(i)
-            if after:  # the chain's is the last one, and the longest path there is
+            if after:  # the chain's successor is the last one, and gives the longest path
                 path[after[-1]] = path[i]
         return path

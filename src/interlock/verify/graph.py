@@ -1,12 +1,13 @@
 """The graph of a proposal: which action waits for which, and which parameter takes its value from which output.
 
-Two kinds of edge. A *need* (an id in `dependencies`, a `"$ID.output"` reference, or a state key that the later action uses and
-the earlier one writes) passes failure on: if the earlier action did not succeed, the later one cannot run. An *order* edge only
-says who goes first: state keys (write after read, write after write, a condition after a write) and, with `order: declared`, the
-list itself: what may change something runs alone, one after the other, and reading tools run side by side in between. Order
-edges follow the declared order as far as the needs allow it, so they never close a cycle.
+There are two kinds of edge. A *need* (an id in `dependencies`, a `"$ID.output"` reference, or a state key that the
+later action uses and the earlier one writes) passes failure on: if the earlier action did not succeed, the later one
+cannot run. An *order* edge only says which goes first. Order edges come from state keys (write after read, write after
+write, a condition after a write) and, with `order: declared`, from the list itself: actions that may change something
+run alone, one after the other, and reading tools run side by side between them. Order edges follow the declared order
+as far as the needs allow it, so they never close a cycle.
 
-Everything is linear in actions and edges (a heap adds a logarithm only where a need points backwards).
+Everything is linear in actions and edges (a heap adds a logarithm only if a need points backwards).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _NO_REFERENCES: Final = References(())
 class Graph:
     """The edges of one proposal, by index of the action in declared order.
 
-    `waits[i]` counts the edges into action i. `dependents[i]` lists the actions that wait for i: `j` for a need, `~j` (a
-    negative number) for an order edge. `order` is a topological order. `referring` is the set of actions with references,
-    `stateful` of those that name a state key, or whose tool writes one. `reserved` holds the actions that run only as the
-    compensation of another one.
+    `waits[i]` counts the edges into action i. `dependents[i]` lists the actions that wait for i: `j` for a need, `~j`
+    (a negative number) for an order edge. `order` is a topological order. `referring` is the set of actions with
+    references, `stateful` the set of actions that name a state key or whose tool writes one. `reserved` holds the
+    actions that run only as the compensation of another one.
     """
 
     __slots__ = (
@@ -43,7 +44,7 @@ class Graph:
         self.references = _NO_REFERENCES
         self.waits: list[int] = [0] * size
         self.needs: list[set[int] | None] = [None] * size
-        """The actions without whose success an action cannot run."""
+        """For each action, the actions that must succeed before it can run."""
         self.dependents: list[list[int]] = [[] for _ in range(size)]
         self.order: list[int] | range = range(size)
         self.referring: set[int] = set()
@@ -51,7 +52,7 @@ class Graph:
         self.stateful: set[int] = set()
 
     def levels(self) -> list[list[int]]:
-        """Actions grouped by the length of the longest path into them."""
+        """Returns the actions grouped by the length of the longest path into them."""
         depth = [0] * self.size
         for i in self.order:
             below = depth[i] + 1
@@ -65,10 +66,10 @@ class Graph:
 
 
 def build_graph(proposal: Proposal, tools: Mapping[str, Tool]) -> Graph:
-    """The graph of a decoded proposal.
+    """Returns the graph of a decoded proposal.
 
-    Raises: ProposalError with `duplicate_id`, `dependency_unknown`, `reference_malformed` or `dependency_cycle` (the message
-    names the cycle).
+    Raises: ProposalError with `duplicate_id`, `dependency_unknown`, `reference_malformed` or `dependency_cycle` (the
+    message names the cycle).
     """
     actions = proposal.actions
     graph = Graph(len(actions))
@@ -81,9 +82,9 @@ def build_graph(proposal: Proposal, tools: Mapping[str, Tool]) -> Graph:
 
 
 def read_only(action: Action, tools: Mapping[str, Tool]) -> bool:
-    """True if the action changes nothing: such actions are not held to the declared order.
+    """Returns True if the action changes nothing: such actions need not keep the declared order.
 
-    An assertion changes nothing either, but it is there to stop what comes after it, so it keeps its place.
+    An assertion changes nothing either, but it is meant to stop what follows it, so it keeps its position.
     """
     if action.type == "tool_call":
         tool = tools.get(action.tool or "")
@@ -92,12 +93,14 @@ def read_only(action: Action, tools: Mapping[str, Tool]) -> bool:
 
 
 def needs(action: Action, names: References) -> set[str]:
-    """The ids of the actions that an action declares it needs: its dependencies, and those that its parameters refer to."""
+    """Returns the ids of the actions that an action declares it needs: its dependencies, and those that its parameters
+    refer to.
+    """
     return {reference.id for reference in names.of(action.parameters)} | set(action.dependencies)
 
 
 def state_reads(action: Action) -> list[str]:
-    """State keys that the action looks at (a key may come twice)."""
+    """Returns the state keys that the action reads (possibly with duplicates)."""
     keys = [*action.state_dependencies, *action.read_set]
     if action.type in ("state_read", "assertion"):
         keys.append(action.parameters["key"])
@@ -109,7 +112,7 @@ def state_reads(action: Action) -> list[str]:
 
 
 def state_writes(action: Action, tool: Tool | None) -> list[str]:
-    """State keys that the action changes or claims to change (a key may come twice)."""
+    """Returns the state keys that the action changes or claims to change (possibly with duplicates)."""
     keys = [*action.write_set, *action.expected_effects]
     if action.type == "state_write":
         keys.append(action.parameters["key"])
@@ -136,7 +139,7 @@ def _index(graph: Graph, actions: tuple[Action, ...]) -> None:
 
 
 def _needs(graph: Graph, actions: tuple[Action, ...]) -> tuple[list[set[int] | None], bool]:
-    """Add the needs; returns them per action, and whether one of them points to a later action."""
+    """Add the needs. Returns them per action, and whether one of them points to a later action."""
     index = graph.index
     needs = graph.needs
     backwards = False
@@ -177,7 +180,7 @@ def _find(index: dict[str, int], name: str, path: str) -> int:
 
 
 def _topological(graph: Graph, actions: tuple[Action, ...], needs: list[set[int] | None]) -> list[int]:
-    """The order nearest to the declared one that the needs allow. Raises ProposalError if there is none."""
+    """Returns the order closest to the declared one that the needs allow. Raises: ProposalError if there is none."""
     waits = graph.waits.copy()
     ready = [i for i in range(graph.size) if not waits[i]]
     order: list[int] = []
@@ -196,13 +199,13 @@ def _topological(graph: Graph, actions: tuple[Action, ...], needs: list[set[int]
             f"actions wait for each other: {names}{more}",
             code="dependency_cycle",
             path=f"$.actions[{circle[0]}].dependencies",
-            hint="take one of these dependencies or references out",
+            hint="remove one of these dependencies or references",
         )
     return order
 
 
 def _circle(needs: list[set[int] | None], start: int, waits: list[int]) -> list[int]:
-    """A cycle among the actions that never became ready: follow needs until an action comes twice."""
+    """Returns a cycle among the actions that never became ready: follows needs until an action comes twice."""
     seen: dict[int, int] = {}
     path: list[int] = []
     i = start
@@ -214,7 +217,7 @@ def _circle(needs: list[set[int] | None], start: int, waits: list[int]) -> list[
 
 
 def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], needs: list[set[int] | None]) -> None:
-    """Add the edges of state keys and of the declared order, skipping those that a need implies already."""
+    """Add the edges of state keys and of the declared order, except those that a need already implies."""
     actions = proposal.actions
     waits, dependents, reserved = graph.waits, graph.dependents, graph.reserved
     declared = proposal.order == "declared"
@@ -243,7 +246,7 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
 
 
 def _touches_state(action: Action, tool: Tool | None) -> bool:
-    """A quick no for the plain tool calls that make up most proposals."""
+    """Returns False quickly for the plain tool calls that make up most proposals."""
     return (
         action.type != "tool_call"
         or bool(action.state_dependencies or action.read_set or action.write_set or action.expected_effects)
@@ -262,7 +265,7 @@ class _Places:
         self._readers: list[int] = []
 
     def before(self, action: Action, tool: Tool | None, i: int) -> Collection[int]:
-        """The actions that must have ended before this one, each once. Call it once per action, in order."""
+        """Returns the actions that must have ended before this one, each once. Call it once per action, in order."""
         last = self._last
         if tool and tool.read_only:
             self._readers.append(i)
@@ -275,7 +278,7 @@ class _Places:
 
 
 class _Keys:
-    """Who wrote each state key last, and who has read it since."""
+    """The last writer of each state key, and its readers since then."""
 
     __slots__ = ("_readers", "_writers")
 
@@ -284,10 +287,10 @@ class _Keys:
         self._readers: dict[str, list[int]] = {}
 
     def add(self, action: Action, tool: Tool | None, i: int) -> tuple[set[int], set[int]]:
-        """The actions whose values this one uses, and the others that must have ended (some are in both).
+        """Returns the actions whose values this one uses, and the others that must have ended (some are in both).
 
-        A condition is judged against the current state: a failed writer does not prevent an assertion or precondition from
-        being evaluated, because otherwise the actions that they guard would run unguarded.
+        A condition is judged against the current state: a failed writer does not prevent an assertion or precondition
+        from being evaluated, because otherwise the actions that they guard would run unguarded.
         """
         writers, readers = self._writers, self._readers
         sources: set[int] = set()
@@ -310,7 +313,7 @@ class _Keys:
 
 
 def _values_used(action: Action) -> tuple[str, ...]:
-    """State keys whose values the action needs in order to do what its author meant."""
+    """Returns the state keys whose values the action needs to do what its author intended."""
     if action.type == "state_read":
         return (*action.state_dependencies, *action.read_set, action.parameters["key"])
     return action.state_dependencies + action.read_set

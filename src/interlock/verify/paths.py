@@ -1,4 +1,4 @@
-"""Which paths the calls of a proposal read and write, according to their parameters. Pure text: no file is looked up."""
+"""Determines which paths the calls of a proposal read and write, from their parameters. Pure text: accesses no file."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from interlock.model.schema_walk import marks
 from interlock.model.tool import Tool
 
 _DEPTH_MAX: Final = 64
-"""The number of directories above a path that are examined."""
+"""Maximum number of directories above a path that are examined."""
 
 _Marks = tuple[tuple[tuple[str, ...], bool], ...]
 """Steps to a path parameter, and whether it is written."""
 
 
 class PathsTouched:
-    """The last readers and writers of each path, and of anything beneath each directory, while calls are added in order."""
+    """The last readers and writers of each path, and of anything beneath each directory, as calls are added in order."""
 
     def __init__(self, tools: Mapping[str, Tool]) -> None:
-        """The tools by name: their schemas say which parameters are paths."""
+        """`tools` by name: their schemas say which parameters are paths."""
         self._tools = tools
         self._marks: dict[str, _Marks] = {}
         self._at: dict[tuple[str, bool], int] = {}
         self._beneath: dict[tuple[str, bool], int] = {}
 
     def names_what_it_writes(self, tool: Tool) -> bool:
-        """True if some parameter of the tool is marked as a path that it writes."""
+        """Returns True if some parameter of the tool is marked as a path that it writes."""
         return any(writes for _, writes in self._of(tool))
 
     def add(self, action: Action, tool: Tool, index: int) -> list[tuple[str, int]]:
-        """Add a call. Returns (path, earlier call) where one of the two writes; at most one earlier call of each kind a path."""
+        """Add a call. Returns (path, earlier call) if one of the two writes the path; for each path at most one earlier
+        call of each kind.
+        """
         named: list[tuple[str, bool]] = []
         for steps, writes in self._of(tool):
             named += [
@@ -66,7 +68,7 @@ class PathsTouched:
 
 
 def values_at(value: Any, steps: tuple[str, ...]) -> Iterator[Any]:
-    """The values that the steps of a mark's pointer pattern lead to (`*` is any member)."""
+    """Returns the values that the steps of a mark's pointer pattern lead to (`*` is any member)."""
     if not steps:
         yield value
         return
@@ -85,7 +87,7 @@ def _normal(path: str) -> str:
 
 
 def _above(path: str) -> list[str]:
-    """The directories that contain a path, including the workspace's root (`.`)."""
+    """Returns the directories that contain a path, including the workspace's root (`.`)."""
     found = ["."] if path not in (".", "/") and not path.startswith(("/", "..")) else []
     parts = path.split("/")[:_DEPTH_MAX]
     return found + ["/".join(parts[:length]) or "/" for length in range(1, len(parts))]

@@ -1,9 +1,9 @@
 """References: parameter texts that stand for the output of another action.
 
-`$ID.output` stands for the output, `$ID.output.files[0]['a name']` for a part of it. Which texts are references depends on
-the ids of the proposal, because an id may hold spaces, letters of any alphabet and dots. A text that begins with `$` and an
-id of the proposal, and is not a reference, is refused: passed on as text, a misspelt reference would do something other than
-what its author meant. Write `$$` instead of `$` to make such a text plain.
+`$ID.output` stands for the output, `$ID.output.files[0]['a name']` for a part of it. Which texts are references depends
+on the ids of the proposal, because an id may contain spaces, letters of any alphabet and dots. A text that begins with
+`$` and an id of the proposal but is not a reference is refused: passed on as text, a misspelt reference would do
+something other than its author intended. Write `$$` instead of `$` to make such a text plain.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ class Reference(NamedTuple):
 
 
 class References:
-    """Tells references from plain text, for the ids of one proposal."""
+    """Distinguishes references from plain text, for the ids of one proposal."""
 
     __slots__ = ("_ids", "_lengths", "_nested")
 
     def __init__(self, ids: Iterable[str]) -> None:
-        """`ids` are those of all actions of the proposal; a mapping or a set is used as it is."""
+        """`ids` are those of all actions of the proposal; a mapping or a set is not copied."""
         self._ids = ids if isinstance(ids, dict | set | frozenset) else frozenset(ids)
-        self._lengths: list[int] | None = None  # looked at only where a text is not of the usual form
+        self._lengths: list[int] | None = None  # needed only for a text that does not have the usual form
         self._nested = False
 
     def read(self, text: str) -> Reference | None:
-        """The reference that a text stands for, or None for plain text.
+        """Returns the reference that a text stands for, or None for plain text.
 
-        Raises: ProposalError `reference_malformed` if it begins with `$` and a known id and cannot be told from plain text.
+        Raises: ProposalError `reference_malformed` if it begins with `$` and a known id and cannot be distinguished
+        from plain text.
         """
         if text[:1] != "$" or text[1:2] == "$":
             return None
@@ -67,14 +68,14 @@ class References:
             return Reference(usual[1], _path(usual[2]))
         if begun:
             raise _malformed(
-                f"the text begins with `$` and the id `{begun[0]}`, and is not a reference", _how(begun[0])
+                f"the text begins with `$` and the id `{begun[0]}`, but is not a reference", _how(begun[0])
             )
         if text[1:2] == "{" and (inside := [name for name in self._begun(text, 2) if text[2 + len(name)] == "."]):
             raise _malformed(f"the id `{inside[0]}` is in braces", _how(inside[0]))
         return None
 
     def of(self, value: Any) -> Iterator[Reference]:
-        """The references in parameters, at any depth. Raises: ProposalError as `read`."""
+        """Yields the references in parameters, at any depth. Raises: ProposalError as `read`."""
         if value.__class__ is str:
             if value[:1] == "$" and (found := self.read(value)) is not None:
                 yield found
@@ -83,11 +84,11 @@ class References:
                 yield from self.of(inner)
 
     def any_in(self, value: Any) -> bool:
-        """True if the value is or holds a reference. Raises: ProposalError as `read`."""
+        """Returns True if the value is or contains a reference. Raises: ProposalError as `read`."""
         return has_dollar([value]) and next(self.of(value), None) is not None
 
     def resolve(self, value: Any, lookup: Callable[[str, Path], Any]) -> Any:
-        """A copy of `value` in which each reference is what `lookup(id, path)` gives, and texts escaped by `$$` are plain.
+        """Returns a copy of `value` with each reference replaced by `lookup(id, path)`, and texts escaped by `$$` made plain.
 
         Raises: ProposalError as `read`.
         """
@@ -131,7 +132,7 @@ class References:
                 yield from self.check(inner, f"{path}[{index}]")
 
     def escape(self, value: Any) -> Any:
-        """A copy of `value` in which no text is a reference or refused: what `resolve` makes the same value of again."""
+        """Returns a copy of `value` in which no text is a reference or refused; `resolve` turns it back into the same value."""
         if value.__class__ is str:
             return f"${value}" if value[:1] == "$" and self._means_something(value) else value
         if value.__class__ is dict:
@@ -139,14 +140,14 @@ class References:
         return [self.escape(v) for v in value] if value.__class__ is list else value
 
     def _means_something(self, text: str) -> bool:
-        """True if the text, with one `$` in front instead of any number, would not be plain."""
+        """Returns True if the text, with exactly one leading `$`, would not be plain."""
         try:
             return self.read("$" + text.lstrip("$")) is not None
         except ProposalError:
             return True
 
     def _begun(self, text: str, start: int) -> Iterator[str]:
-        """The known ids that stand at `start` and end there as a word, longest first."""
+        """Yields the known ids that begin at `start` and end at the end of a word, longest first."""
         for length in self._lengths or ():
             after = text[start + length : start + length + 1]
             if len(text) >= start + length and not (after.isalnum() or after == "_"):
@@ -156,7 +157,7 @@ class References:
 
 
 def has_dollar(parameters: Any) -> bool:
-    """True if some string in the parameters begins with `$`: only then is there something to resolve."""
+    """Returns True if some string in the parameters begins with `$`: only then is there something to resolve."""
     for value in parameters.values() if parameters.__class__ is dict else parameters:
         if value.__class__ is str:
             if value[:1] == "$":

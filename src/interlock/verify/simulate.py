@@ -1,8 +1,8 @@
-"""Simulates a proposal without running any tool: what would the state be afterwards?
+"""Predicts the state after a proposal, without running any tool.
 
-Values that only a tool can supply are unknown, and conditions on them are assumed to hold. An action that cannot run is dropped,
-with everything that needs it, and the rest continues, so that one simulation shows every problem. (The engine would stop
-there if the action's failure behaviour is to abort.)
+Values that only a tool can supply are unknown, and conditions on them are assumed to hold. An action that cannot run is
+dropped, with everything that needs it, and the rest continues, so that one simulation shows every problem. (The engine
+would stop there if the action's failure behaviour is to abort.)
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, Any]
     """Keys whose value is known."""
     unknown: list[str]
-    """Keys that are written with a value that only a tool can tell."""
+    """Keys written with a value that only a tool can supply."""
     dropped: list[Dropped]
-    """In declared order."""
+    """Dropped actions, in declared order."""
 
 
 def simulate(
@@ -71,7 +71,7 @@ def play(
     graph: Graph,
     refuse: Callable[[Action], Refusal | None],
 ) -> Simulation:
-    """As `simulate`; `refuse` gives the reason, other than the state, why an action cannot run."""
+    """As `simulate`; `refuse` returns a reason, other than the state, why an action cannot run."""
     world = _World(state, graph.references)
     dropped: dict[int, Dropped] = {}
     for i in graph.order:
@@ -103,7 +103,7 @@ class _World:
         self._claims: dict[str, tuple[Any, int]] = {}
 
     def check(self, action: Action) -> Refusal | None:
-        """Step 4, as far as it can be predicted, and the result of an assertion."""
+        """Check step 4, as far as it can be predicted, and the result of an assertion."""
         for key in action.state_dependencies:
             if self._is_known(key) and self._claimed(key) is None:
                 return Refusal("state_missing", f"the state has no key `{key}`")
@@ -116,7 +116,7 @@ class _World:
         return self._assertion(action) if action.type == "assertion" else None
 
     def perform(self, action: Action, tool: Tool | None) -> None:
-        """The state that a success would write."""
+        """Write what a success of the action would write."""
         written: dict[str, Any] = {}
         if action.type == "state_write":
             value = action.parameters.get("value")
@@ -145,7 +145,7 @@ class _World:
         return Refusal("assertion_failed", f"state key `{key}` would not have the asserted value")
 
     def _value(self, value: Any) -> Any:
-        """The value that a parameter will have; unknown if it contains an output."""
+        """Returns the value that a parameter will have; unknown if it contains an output."""
         return _UNKNOWN if self._references.any_in(value) else self._references.resolve(value, _never)
 
     def _is_known(self, key: str) -> bool:

@@ -1,6 +1,6 @@
 """Templates in a tool's definition: `$parameters.x` and `$output.y.z` stand for parts of a call.
 
-`Tool.effects` and `CompensationTemplate.parameters` hold them. They come from the operator, not from the agent.
+`Tool.effects` and `CompensationTemplate.parameters` contain them. They come from the operator, not from the agent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def fill(template: Any, parameters: dict[str, Any], output: Any) -> Any:
-    """A copy of `template` with its placeholders replaced; null where the call has no such value."""
+    """Returns a copy of `template` with its placeholders replaced; null if the call has no such value."""
     if isinstance(template, dict):
         return {key: fill(value, parameters, output) for key, value in template.items()}
     if isinstance(template, list):
@@ -24,7 +24,7 @@ def fill(template: Any, parameters: dict[str, Any], output: Any) -> Any:
 
 
 def mentions(template: Any, root: str) -> bool:
-    """True if a placeholder of `root` (`parameters` or `output`) is somewhere in the template."""
+    """Returns True if the template contains a placeholder of `root` (`parameters` or `output`)."""
     if isinstance(template, dict):
         return any(mentions(value, root) for value in template.values())
     if isinstance(template, list):

@@ -17,7 +17,7 @@ SHIMS: dict[str, Any] = {
 
 
 def install(environ: Mapping[str, str]) -> None:
-    """Hook into the SDK that the environment names, once the program imports it. Without a socket nothing happens."""
+    """Hook into the SDK that the environment names, once the program imports it. Does nothing without a socket."""
     shim = SHIMS.get(environ.get("INTERLOCK_AGENT_SHIM", ""))
     channel = Channel.inherited(environ)
     if shim is None or channel is None:
@@ -37,7 +37,7 @@ def install(environ: Mapping[str, str]) -> None:
 
 
 def _version(distribution: str) -> str:
-    metadata = importlib.import_module("importlib.metadata")  # large, and only needed where the SDK is
+    metadata = importlib.import_module("importlib.metadata")  # large, and needed only if the SDK is present
     try:
         return str(metadata.version(distribution))
     except ImportError:

@@ -1,4 +1,4 @@
-"""Sends reports through a socket that the program has inherited: one JSON object in each message."""
+"""Sends reports through a socket that the program has inherited, one JSON object per message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME_CHARS_MAX = 1024
 
 
 class Channel:
-    """The reports of one process; a forked child is another writer. Safe for threads. Never raises into the program."""
+    """Sends the reports of one process; a forked child counts as another writer. Thread-safe. Never raises into the program."""
 
     def __init__(self, connection: socket.socket, run_id: str) -> None:
         self._socket, self._run_id = connection, run_id
@@ -27,7 +27,7 @@ class Channel:
 
     @classmethod
     def inherited(cls, environ: Mapping[str, str]) -> Channel | None:
-        """The channel that the environment names; None where this process has no such socket, or has closed it."""
+        """Returns the channel that the environment names; None if this process has no such socket, or has closed it."""
         number, _, inode = environ.get("INTERLOCK_AGENT_SHIM_SOCKET", "").partition(":")
         try:
             found = os.fstat(int(number))
@@ -45,11 +45,11 @@ class Channel:
         self._names = itertools.count(1)
 
     def new_call_id(self) -> str:
-        """An id for a call to which the SDK gives none."""
+        """Returns an id for a call to which the SDK gives none."""
         return f"shim-{self._writer}-{next(self._names)}"
 
     def start_call(self, call_id: str | None, tool: str, arguments: Any) -> tuple[str, str, str]:
-        """Report that a tool is about to be called. Returns what `end_call` needs."""
+        """Report that a tool is about to be called. Returns the argument for `end_call`."""
         source = "provider" if call_id else "shim"
         call = (_cut(call_id or self.new_call_id()), source, _cut(tool or "unknown"))
         fields = {} if (known := _bounded(arguments)) is None else {"arguments": known}
@@ -57,7 +57,7 @@ class Channel:
         return call
 
     def end_call(self, call: tuple[str, str, str], error: str | None = None) -> None:
-        """Report how it ended: `error` says why it failed."""
+        """Report that a call has ended; `error` says why it failed."""
         fields = {} if error is None else {"error": error[:_TEXT_CHARS_MAX]}
         status = "succeeded" if error is None else "failed"
         self.send(
@@ -65,14 +65,14 @@ class Channel:
         )
 
     def finish_run(self, error: str | None = None) -> None:
-        """Report that the agent's own run has ended: `error` says why it failed."""
+        """Report that the agent's own run has ended; `error` says why it failed."""
         if error is None:
             self.send("run_finished")
         else:
             self.send("run_failed", error=error[:_TEXT_CHARS_MAX])
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send one report. One that cannot be sent is lost: the next number is then missing nowhere."""
+        """Send one report. One that cannot be sent is lost, and leaves no gap in the sequence numbers."""
         with self._lock:
             message = {"kind": kind, "run_id": self._run_id, "writer": self._writer, "seq": self._seq, **fields}
             try:
@@ -89,7 +89,7 @@ def _cut(text: Any) -> str:
 
 
 def _bounded(arguments: Any) -> Any:
-    """Arguments as JSON; None if they are no JSON, or too long."""
+    """Returns arguments as JSON; None if they are not JSON, or too long."""
     if isinstance(arguments, str):
         if len(arguments) > _ARGUMENTS_BYTES_MAX:
             return None

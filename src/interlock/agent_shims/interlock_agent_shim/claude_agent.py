@@ -1,6 +1,6 @@
-"""claude-agent-sdk: hooks of ours are added to the program's own where the SDK registers them with Claude Code.
+"""claude-agent-sdk: adds our hooks to the program's own when the SDK registers them with Claude Code.
 
-A tool's end is reported by `PostToolUse` or `PostToolUseFailure`; a call that was denied has neither, so it stays open.
+`PostToolUse` or `PostToolUseFailure` reports a tool's end. A denied call has neither, so it stays open.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _EVENTS = ("PreToolUse", "PostToolUse", "PostToolUseFailure")
 
 
 def hook(module: Any, channel: Channel) -> None:
-    """Wrap the class that speaks with Claude Code. Raises: AttributeError, TypeError if it has another shape."""
+    """Wrap the class that talks to Claude Code. Raises: AttributeError, TypeError if it has another shape."""
     query = module.Query
     begin, receive = query.__init__, query.receive_messages
     if "hooks" not in begin.__code__.co_varnames:

@@ -1,7 +1,7 @@
 """google-genai: automatic function calling passes through two functions of `_extra_utils`, one of them async.
 
-The SDK has no public place for a callback. A program that calls the functions itself is not seen: then the SDK knows nothing of
-the calls. A call may have no id; then the shim makes one.
+The SDK has no public place for a callback. If a program calls the functions itself, neither the SDK nor the shim sees
+those calls. If a call has no id, the shim makes one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def hook(module: Any, channel: Channel) -> None:
 
 
 def _each(response: Any) -> Iterator[tuple[Any, Any]]:
-    """The response once for each function call in it, with that call alone; as it is, and None, if it has none."""
+    """Yields one copy of the response for each function call, with only that call in it; the response itself and None
+    if it has no call.
+    """
     candidates = response.candidates or []
     content: Any = candidates[0].content if candidates else None
     calls = [part for part in (getattr(content, "parts", None) or ()) if part.function_call]
@@ -69,7 +71,7 @@ def _each(response: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _error_in(parts: list[Any]) -> str | None:
-    """Why the function failed: the SDK puts that where a model reads it, and raises nothing."""
+    """Returns why the function failed. The SDK raises nothing, and reports the failure only to the model."""
     if not parts:
         return "the SDK did not call it"
     response = getattr(parts[0].function_response, "response", None)

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 
 def when_imported(name: str, action: Callable[[Any], None]) -> None:
-    """Call `action(module)` at the end of the import of `name`; at once if it is imported already."""
+    """Call `action(module)` at the end of the import of `name`, or at once if it has been imported already."""
     module = sys.modules.get(name)
     if module is not None:
         action(module)
@@ -18,7 +18,7 @@ def when_imported(name: str, action: Callable[[Any], None]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds one module as the finders behind it do, and wraps its loader."""
+    """Finds one module through the remaining finders, and wraps its loader."""
 
     def __init__(self, name: str, action: Callable[[Any], None]) -> None:
         self._name, self._action = name, action
@@ -38,7 +38,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads as another loader does, and then calls the action. Everything else is the other's."""
+    """Loads through another loader, and then calls the action. Delegates everything else."""
 
     def __init__(self, loader: Any, action: Callable[[Any], None]) -> None:
         self._loader, self._action = loader, action

@@ -1,7 +1,7 @@
-"""openai-agents: run hooks of ours around the program's own, and the places where a failure becomes a text for the model.
+"""openai-agents: wraps the program's run hooks, and the places where a failure becomes a text for the model.
 
-The hooks know a call's id, but get the text that the model sees, also of a tool that failed; what failed is seen where the SDK
-turns the exception into that text. A run reports its end by the hook `on_agent_end`, and a failure by the exception.
+The hooks get a call's id, but even for a failed tool only the text that the model sees. So failures are observed where the
+SDK turns the exception into that text. A run reports its end by the hook `on_agent_end`, and a failure by the exception.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MODULE = "agents.run"
 
 
 _CONTEXT: ContextVar[int] = ContextVar("_CONTEXT", default=0)
-"""The `id` of the context of the call that runs."""
+"""The `id` of the running call's context."""
 
 
 def hook(module: Any, channel: Channel) -> None:
     """Wrap the normaliser of hooks, the invocation of functions and the runner. Raises: AttributeError, KeyError."""
     calls = _Calls(channel)
-    # All of them are imported by now: `agents.run` needs them.
+    # All of them have been imported by now: `agents.run` needs them.
     hooks_of = _reporting(sys.modules["agents.lifecycle"].RunHooks, calls)
     normalise = module.validate_run_hooks
 
@@ -38,7 +38,7 @@ def hook(module: Any, channel: Channel) -> None:
 
 
 def _wrap_invocation(places: list[Any], calls: _Calls) -> None:
-    """Learn of functions that fail. `places` are modules that have the SDK's functions under the same names."""
+    """Observe functions that fail. `places` are modules that hold the SDK's functions under the same names."""
     tools = places[0]
     timeout_error: Any = tools.ToolTimeoutError
     explain, invoke = tools.maybe_invoke_function_tool_failure_error_function, tools._invoke_function_tool_with_metadata
@@ -53,7 +53,7 @@ def _wrap_invocation(places: list[Any], calls: _Calls) -> None:
         token = _CONTEXT.set(id(context))
         try:
             return await invoke(function_tool=function_tool, context=context, arguments=arguments)
-        except BaseException as error:  # it ends the run, and the hook of the tool's end is not called
+        except BaseException as error:  # it ends the run, and the hook for the tool's end is not called
             calls.errors.setdefault(id(context), _text(error))
             calls.end(context, function_tool)
             raise
@@ -103,7 +103,7 @@ class _Calls:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.errors: dict[int, str] = {}
-        """By the `id` of a call's context."""
+        """Errors, by the `id` of a call's context."""
         self._begun: dict[int, tuple[str, str, str]] = {}
 
     def start(self, context: Any, tool: Any) -> None:
@@ -118,12 +118,12 @@ class _Calls:
 
 
 def _key(context: Any, tool: Any) -> int:
-    # A function's call has a context of its own; other tools share that of the run.
+    # A function call has its own context; other tools share the run's context.
     return id(context) if getattr(context, "tool_call_id", None) else hash((id(context), id(tool)))
 
 
 def _reporting(base: Any, calls: _Calls) -> Any:
-    """Makes run hooks that report, and then do what others do."""
+    """Returns run hooks that report, and then call the program's own hooks."""
 
     class Reporting(base):  # type: ignore[misc]
         def __init__(self, inner: Any) -> None:
