@@ -43,6 +43,14 @@ VOID_SOMEWHERE = {
     "find a file's handle",
     "give another file an attribute",
     "open a message queue of another process",
+    "change the flags of a file that may be read",  # file systems
+    "give a file that may be read a project",
+    "give a file that may be read an attribute by its descriptor",
+    "hear of all files by fanotify",
+    "ask the kernel for the machine's sockets",  # CONFIG_INET_DIAG
+    "list the user's keys",  # CONFIG_KEYS
+    "see the user's keyrings",
+    "see what another process waits in",
 }
 """What a kernel may refuse by itself; the rest succeeds on every machine, or the test of it is broken."""
 

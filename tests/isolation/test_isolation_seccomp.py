@@ -114,6 +114,12 @@ def test_what_no_filter_can_read_seems_not_to_exist(ask, name):
         (("prlimit64", 1, 7), "EPERM"),  # the supervisor
         (("shmget", 5), ALLOW),  # in namespaces of its own
         (("setpriority", 0, 77, 19), ALLOW),
+        (("fcntl", 3, 2, 1), ALLOW),
+        (("fcntl", 3, 1024, 0), "EPERM"),  # F_SETLEASE
+        (("fcntl", 3, 0x1_0000_0400, 0), "EPERM"),
+        (("fcntl", 3, 1040, 0), "EPERM"),  # F_SETDELEG
+        (("ioctl", 3, 0x40086602), ALLOW),  # with a root of its own, other files are read-only
+        (("fsetxattr", 3), ALLOW),
     ],
 )
 def test_arguments_decide(ask, call, answer):
@@ -169,6 +175,28 @@ def test_what_landlock_does_not_see_is_refused_without_namespaces(ask, name):
 )
 def test_without_namespaces_a_process_changes_only_itself(ask, call, answer):
     assert ask(*call, sockets="pairs") == answer
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (("fsetxattr", 3), "ENOTSUP"),
+        (("fremovexattr", 3), "ENOTSUP"),
+        (("ioctl", 3, 0x80086601), ALLOW),  # FS_IOC_GETFLAGS
+        (("ioctl", 3, 0x40086602), "ENOTTY"),  # FS_IOC_SETFLAGS
+        (("ioctl", 3, 0x401C5820), "ENOTTY"),  # FS_IOC_FSSETXATTR
+        (("ioctl", 3, 0x40806685), "ENOTTY"),  # FS_IOC_ENABLE_VERITY
+        (("ioctl", 3, 0x800C6613), "ENOTTY"),  # FS_IOC_SET_ENCRYPTION_POLICY
+        (("ioctl", 3, 0x5000940E), "ENOTTY"),  # BTRFS_IOC_SUBVOL_CREATE
+        (("ioctl", 3, 0x40087602), "ENOTTY"),  # FS_IOC_SETVERSION
+        (("ioctl", 3, 0x40049409), ALLOW),  # FICLONE
+        (("ioctl", 3, 0x5412), "EPERM"),
+        (("ioctl", 3, 0x5401), ALLOW),  # TCGETS
+        (("ioctl", 3, 0x5451), ALLOW),  # FIOCLEX
+    ],
+)
+def test_without_namespaces_a_descriptor_that_reads_changes_nothing(ask, call, answer):
+    assert ask(*call, sockets="pairs") == ask(*call, sockets="tcp") == answer
 
 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)

@@ -141,6 +141,8 @@ def _targets(directory: str) -> Iterator[dict[str, Any]]:
     libc = ctypes.CDLL(None, use_errno=True)
     facts |= {"victim": victim.pid, "victim_fd": held, "inherited": inherited, "shm": os.getpid() | 0x49000000}
     segment = libc.shmget(facts["shm"], 4096, 0o1600)
+    messages = libc.msgget(facts["shm"], 0o1600)
+    semaphores = libc.semget(facts["shm"], 1, 0o1600)
     facts["queue"] = mark
     syscalls.call("mq_open", mark.encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
     sockets = _listen(facts, mark)
@@ -150,6 +152,8 @@ def _targets(directory: str) -> Iterator[dict[str, Any]]:
         victim.kill()
         victim.wait()
         libc.shmctl(segment, 0, None)
+        libc.msgctl(messages, 0, None)
+        libc.semctl(semaphores, 0, 0)
         syscalls.call("mq_unlink", mark.encode())
         os.close(master)
         os.close(terminal)
@@ -308,7 +312,11 @@ async def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict
     async def perform(argv: list[str], workspace: str, seconds: float) -> tuple[bytes, bool]:
         protected, hidden = ("interlock.toml", "tools/deep/mod.py"), (f"{workspace}/server.sock",)
         spec = WallSpec(
-            profile=profile, workspace=workspace, protected=protected, hidden=hidden if profile == "ns" else ()
+            profile=profile,
+            workspace=workspace,
+            protected=protected,
+            hidden=hidden if profile == "ns" else (),
+            binds=({"path": facts["chain"], "writable": False},),
         )
         cwd = os.open(workspace, os.O_PATH | os.O_CLOEXEC)
         try:

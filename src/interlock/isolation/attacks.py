@@ -362,6 +362,110 @@ ATTACKS: Final = (
         "namespaces",
         "s = socket.socket(socket.AF_UNIX); s.connect('server.sock'); escaped()",
     ),
+    # -- beside what Landlock covers
+    Attack(
+        "hold up others by a lease on a file",
+        "syscalls",
+        "f = os.open(T['chain'] + '/tool', os.O_RDONLY); fcntl.fcntl(f, 1024, 1); escaped()",
+    ),
+    Attack(
+        "change the flags of a file that may be read",
+        "syscalls",
+        "f = os.open(T['chain'] + '/tool', os.O_RDONLY); b = bytearray(8); fcntl.ioctl(f, 0x80086601, b)\n"
+        "b[0] |= 0x80; fcntl.ioctl(f, 0x40086602, bytes(b)); escaped()",
+    ),
+    Attack(
+        "give a file that may be read a project",
+        "syscalls",
+        "f = os.open(T['chain'] + '/tool', os.O_RDONLY); b = bytearray(28); fcntl.ioctl(f, 0x801c581f, b)\n"
+        "b[0] |= 0x80; fcntl.ioctl(f, 0x401c5820, bytes(b)); escaped()",
+    ),
+    Attack(
+        "give a file that may be read an attribute by its descriptor",
+        "syscalls",
+        "f = os.open(T['chain'] + '/tool', os.O_RDONLY); os.setxattr(f, 'user.x', b'x'); escaped()",
+    ),
+    Attack(
+        "watch another directory for a signal",
+        "fs",
+        "f = os.open(T['outside'], os.O_RDONLY); fcntl.fcntl(f, 1026, 4); escaped()",
+    ),
+    Attack(
+        "use a message queue of another process by its key", "syscalls", "libc.msgget(T['shm'], 0) >= 0 and escaped()"
+    ),
+    Attack("use semaphores of another process", "syscalls", "libc.semget(T['shm'], 0, 0) >= 0 and escaped()"),
+    Attack(
+        "signal another process with a value",
+        "signals",
+        "i = ctypes.create_string_buffer(struct.pack('iii', 18, 0, -1).ljust(128, b'\\0'), 128)\n"
+        "sys_(129, 138, T['victim'], 18, i); escaped()",
+    ),
+    Attack("signal a thread of another process", "signals", "sys_(234, 131, T['victim'], T['victim'], 18); escaped()"),
+    Attack(
+        "read another process's list of locks",
+        "syscalls",
+        "h = ctypes.c_void_p(); n = ctypes.c_size_t(); sys_(274, 100, T['victim'], ctypes.byref(h), ctypes.byref(n)); escaped()",
+    ),
+    Attack(
+        "change another process's I/O priority", "syscalls", "sys_(251, 30, 1, T['victim'], (2 << 13) | 7); escaped()"
+    ),
+    Attack(
+        "change another process's policy",
+        "syscalls",
+        "os.sched_setscheduler(T['victim'], os.SCHED_BATCH, os.sched_param(0)); escaped()",
+    ),
+    Attack("see the user's keyrings", "syscalls", "sys_(250, 219, 0, -4, 0); escaped()"),
+    Attack("list the user's keys", "namespaces", "open('/proc/keys').read() and escaped()", NONS),
+    Attack(
+        "see the machine's connections",
+        "namespaces",
+        "f':{T[\"tcp\"]:04X} ' in open('/proc/net/tcp').read() and escaped()",
+        NONS,
+    ),
+    Attack(
+        "see the machine's sockets", "namespaces", "T['abstract'] in open('/proc/net/unix').read() and escaped()", NONS
+    ),
+    Attack(
+        "ask the kernel for the machine's sockets",
+        "net",
+        "socket.socket(16, socket.SOCK_DGRAM, 4).bind((0, 0)); escaped()",
+    ),
+    Attack(
+        "see the machine's mounts",
+        "namespaces",
+        "any(l.split()[4] == '/' and 'tmpfs' not in l for l in open('/proc/self/mountinfo')) and escaped()",
+        NONS,
+    ),
+    Attack("hear of all files by fanotify", "syscalls", "f = sys_(300, 262, 0x200, 0); escaped()"),
+    Attack(
+        "send a datagram through a pair",
+        "net",
+        "a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.sendto(b'x', '\\0' + T['abstract'] + '-d'); escaped()",
+    ),
+    Attack(
+        "open the namespaces of another process",
+        "fs",
+        "os.open(f\"/proc/{T['victim']}/ns/net\", os.O_RDONLY); escaped()",
+    ),
+    Attack(
+        "write another process's oom score",
+        "fs",
+        "open(f\"/proc/{T['victim']}/oom_score_adj\", 'w').write('1000'); escaped()",
+    ),
+    Attack("read another process's maps", "fs", "open(f\"/proc/{T['victim']}/maps\").read() and escaped()"),
+    Attack("read another process's io", "fs", "open(f\"/proc/{T['victim']}/io\").read() and escaped()"),
+    Attack("see what another process waits in", "fs", "open(f\"/proc/{T['victim']}/syscall\").read(); escaped()"),
+    Attack(
+        "have the kernel open another file through a script",
+        "fs",
+        "open('s', 'w').write('#!' + T['outside'] + '/program\\n'); os.chmod('s', 0o755); os.execv('./s', ['s'])",
+    ),
+    Attack(
+        "rename by exchange",
+        "fs",
+        "open('x', 'w').write('x')\nif libc.renameat2(-100, b'x', -100, (T['outside'] + '/mine').encode(), 2) == 0: escaped()",
+    ),
+    Attack("read the machine's name", "namespaces", "os.uname().nodename != 'box' and escaped()", NONS),
     # -- inherited state, and limits
     Attack("read an inherited descriptor", "descriptors", "os.pread(T['inherited'], 9, 0) and escaped()", alone=True),
     Attack("read Interlock's environment", "environment", "'INTERLOCK_ATTACK_SECRET' in os.environ and escaped()"),

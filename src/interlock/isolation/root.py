@@ -94,6 +94,7 @@ def enter(walls: Walls, layer: int | None) -> None:
         "devpts", f"{PREPARED}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"
     )
     syscalls.mount("proc", f"{PREPARED}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
+    _hide(f"{PREPARED}/proc/keys")  # the keyrings of a user have no namespace
     above = [bind for bind in walls["binds"] if walls["workspace"].startswith(bind["path"].rstrip("/") + "/")]
     for bind in above:
         _add_bind(bind)

@@ -43,9 +43,24 @@ ALONE: Final[dict[str, str]] = {
     "semtimedop mq_open mq_unlink",
     "attributes of the user's other files": "setxattr lsetxattr setxattrat removexattr lremovexattr removexattrat file_setattr",
 }
-"""Calls also refused with EPERM if a process has no namespaces, because Landlock does not cover them. Calls that change
-attributes by descriptor are allowed, because the open file was allowed.
+"""Calls also refused with EPERM if a process has no namespaces, because Landlock does not cover them."""
+_BY_DESCRIPTOR: Final = ("fsetxattr", "fremovexattr")
+"""The same by a descriptor, which may be one that was only opened for reading. Refused with ENOTSUP, as by a file system without
+attributes: programs that copy files take that for an answer.
 """
+_LEASES: Final = (1024, 1040)
+"""F_SETLEASE and F_SETDELEG of fcntl. With a lease on a file that it can only read, a program would hold up everyone who opens it
+for the machine's `fs.lease-break-time`, again and again.
+"""
+_FILE_SYSTEMS: Final = (0x6600, 0x5800, 0x7600, 0x9400)
+"""The kinds of ioctl (its second byte) that file systems answer, also by a descriptor that was only opened for reading: `f`, `X`,
+`v` and that of btrfs. They change flags and projects, make a file unchangeable, make subvolumes.
+"""
+_HARMLESS: Final = (
+    0x80086601, 0x80046601, 0x801C581F, 0x80087601, 0xC020660B,
+    0xC0046686, 0xC0096616, 0x40049409, 0x4020940D, 0xC0189436,
+)  # fmt: skip
+"""Of these, what only tells (flags, version, extents, verity, encryption), and clones, which need a file open for writing."""
 _SELF_ONLY: Final = {
     "sched_setaffinity": 0,
     "sched_setscheduler": 0,
@@ -128,6 +143,7 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bo
         "socket": _socket(sockets),
         "socketpair": _family((1,)),
         "prlimit64": _only_self("prlimit64", 0),  # pid 1 is a supervisor
+        "fcntl": [_argument(1), *_none_of(_LEASES, errno.EPERM)],
     }
     if sockets == "tcp":
         checks |= {name: _no_flag(index, _FAST_OPEN) for name, index in _FAST_OPEN_FLAGS.items()}
@@ -137,6 +153,8 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bo
         checks[name] = [*([] if truncation else _no_cut(index)), *_no_set_id_created(index)]
     if sockets != "all":
         checks |= {name: _only_self(name, index) for name, index in _SELF_ONLY.items()}
+        checks |= {name: [_answer(_ERRNO | errno.ENOTSUP)] for name in _BY_DESCRIPTOR}
+        checks["ioctl"] += _no_file_system()
     if not truncation:
         checks["truncate"] = [_answer(_ERRNO | errno.EACCES)]
     return _filter([*" ".join(DENIED.values()).split(), *alone.split()], MISSING, checks, machine)
@@ -159,6 +177,7 @@ def rules() -> list[Rule]:
     found += [Rule(call, "", "ENOSYS", "the arguments are behind a pointer, or it hides memory") for call in MISSING]
     found.append(Rule("clone", "with a flag for namespaces", "EPERM", "namespaces"))
     found.append(Rule("ioctl", "TIOCSTI, TIOCLINUX, TIOCSETD", "EPERM", "terminals"))
+    found.append(Rule("fcntl", "F_SETLEASE, F_SETDELEG", "EPERM", "files that others cannot open"))
     found.append(Rule("personality", "except the randomisation of addresses", "EPERM", "data that can be executed"))
     found.append(Rule("socket", "by family, type and protocol", "EAFNOSUPPORT", "networks that no namespace confines"))
     found.append(Rule("socketpair", "except AF_UNIX", "EAFNOSUPPORT", "networks that no namespace confines"))
@@ -166,6 +185,10 @@ def rules() -> list[Rule]:
     found += [Rule(call, "with a set-id bit", "EPERM", "rights left behind") for call in (*_MODES, *_OPEN_FLAGS)]
     alone = "without namespaces"
     found += [Rule(call, alone, "EPERM", reason) for reason, calls in ALONE.items() for call in calls.split()]
+    found += [Rule(call, alone, "ENOTSUP", "attributes of the user's other files") for call in _BY_DESCRIPTOR]
+    found.append(
+        Rule("ioctl", f"{alone}, what changes a file by its file system", "ENOTTY", "files that are only read")
+    )
     found += [Rule(call, f"{alone}, of another process", "EPERM", "other processes") for call in _SELF_ONLY]
     fast = f"{alone}, where git connects: with TCP fast open"
     found += [Rule(call, fast, "EOPNOTSUPP", "ports that Landlock does not see") for call in _FAST_OPEN_FLAGS]
@@ -259,11 +282,20 @@ def _clone() -> list[Instruction]:
     return [_argument(0), Instruction(_SET, 0, 1, _NAMESPACES), _answer(_ERRNO | errno.EPERM)]
 
 
+def _none_of(values: tuple[int, ...], refusal: int) -> list[Instruction]:
+    """Fall through if the loaded value is not in `values`, else refuse."""
+    return [part for value in values for part in (Instruction(_EQUAL, 0, 1, value), _answer(_ERRNO | refusal))]
+
+
 def _terminal() -> list[Instruction]:
-    code = [_argument(1)]
-    for command in _TERMINAL:
-        code += [Instruction(_EQUAL, 0, 1, command), _answer(_ERRNO | errno.EPERM)]
-    return code
+    return [_argument(1), *_none_of(_TERMINAL, errno.EPERM)]
+
+
+def _no_file_system() -> list[Instruction]:
+    """Refuse the ioctls of file systems, but those that are harmless; fall through for all others."""
+    tests = [Instruction(_EQUAL, len(_FILE_SYSTEMS) - index, 0, kind) for index, kind in enumerate(_FILE_SYSTEMS)]
+    known = [_argument(1), *_one_of(_HARMLESS, errno.ENOTTY)]
+    return [_argument(1), Instruction(_AND, 0, 0, 0xFF00), *tests, Instruction(_JUMP, 0, 0, len(known)), *known]
 
 
 def _personality() -> list[Instruction]:

@@ -29,7 +29,8 @@ MACHINES: Final = ("x86_64", "aarch64")
 _NUMBERS: Final = """
 accept 43 202|accept4 288 242|acct 163 89|add_key 248 217|adjtimex 159 171|bind 49 200|bpf 321 280|capset 126 91
 chroot 161 51|clock_adjtime 305 266|clock_settime 227 112|clone 56 220|clone3 435 435|close_range 436 436|connect 42 203
-delete_module 176 106|execve 59 221|execveat 322 281|exit_group 231 94|fanotify_init 300 262|finit_module 313 273
+delete_module 176 106|execve 59 221|execveat 322 281|exit_group 231 94|fanotify_init 300 262|fcntl 72 25
+finit_module 313 273|fremovexattr 199 16|fsetxattr 190 7
 fsconfig 431 431|fsmount 432 432|fsopen 430 430|fspick 433 433|init_module 175 105|io_uring_enter 426 426
 io_uring_register 427 427|io_uring_setup 425 425|ioctl 16 29|ioperm 173 -|iopl 172 -|kcmp 312 272|kexec_file_load 320 294
 kexec_load 246 104|keyctl 250 219|landlock_add_rule 445 445|landlock_create_ruleset 444 444|landlock_restrict_self 446 446

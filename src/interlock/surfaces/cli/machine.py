@@ -36,7 +36,7 @@ _INDENT = 11
 @click.command(cls=Command)
 @click.option("--config", is_flag=True, help="Print each setting with its value and source.")
 @click.option(
-    "--attack", is_flag=True, help="Try some ninety escapes from the walls, harmlessly, and print the results."
+    "--attack", is_flag=True, help="Try some 120 escapes from the walls, harmlessly, and print the results."
 )
 @click.option(
     "--clients",
@@ -52,7 +52,7 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
     from interlock.engine.inspect import doctor as engine  # noqa: PLC0415 - start-up
 
     if attack:
-        out.note("trying some ninety attacks, without walls and behind them: this takes about a minute")
+        out.note("trying some 120 attacks, without walls and behind them: this takes about a minute")
         rows = engine.attacks(os.environ)
         documents = [
             {
