@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 import interlock
 from interlock.disk import Database
 from interlock.learning.align import Step, Trace, bindings
@@ -165,18 +167,28 @@ def compared(work, theirs, ours):
     }
 
 
-def context_ms(root, facts=FACTS, rounds=15):
-    """Time in milliseconds to build a context from this many facts."""
+def context_ms(root, facts=FACTS, rounds=15, *, vectors=False):
+    """Milliseconds of a block of context over so many facts: by words, or also by random `vectors` of 256 numbers."""
+    root.mkdir()
     store = FactStore(Database(root / "facts.db"), "w", FakeClock())
     words = [f"word{n}" for n in range(2_000)]
     chance = random.Random(1)
     with store.db.transaction():
         for n in range(facts):
             store.note(f"mem_{n}", WORKSPACE, f"subject {n}", "", " ".join(chance.sample(words, 6)), author="agent:a")
+    given = np.random.default_rng(1).normal(size=(facts if vectors else 0, 256)).astype("<f4")
+    store.vectors.add("bench", list(enumerate(given, 1)))
+    store.vectors.missing("bench", [WORKSPACE])  # and, once in a process, the matrix is read
+    store.vectors.nearest("bench", [1.0] * 256, [WORKSPACE])
     took = []
     for n in range(rounds):
         began = time.perf_counter()
-        found = render(store.search(f"what of word{n * 7} and word{n * 11}, subject {n}", [WORKSPACE], limit=50), 1_000)
+        near = []
+        if vectors:
+            assert not store.vectors.missing("bench", [WORKSPACE])
+            near = [number for number, _ in store.vectors.nearest("bench", given[n] + given[n + 1], [WORKSPACE])]
+        query = f"what of word{n * 7} and word{n * 11}, subject {n}"
+        found = render(store.search(query, [WORKSPACE], limit=50, near=near), 1_000)
         took.append((time.perf_counter() - began) * 1_000)
         assert found.pieces
     store.db.close()
@@ -203,8 +215,10 @@ def distilling_ms(root, proposals=60):
 def rows(root, *, quick=False):
     yield from whether_it_helps(root)
     facts = FACTS // 10 if quick else FACTS
-    took = f"{context_ms(root, facts):.2f} ms"
+    took = f"{context_ms(root / 'words', facts):.2f} ms"
     yield {"work": f"`build_context` over {facts:,} facts", "with skills": took, "to reach": "20 ms"}
+    took = f"{context_ms(root / 'vectors', facts, vectors=True):.2f} ms"
+    yield {"work": "the same, with vectors of 256 numbers", "with skills": took, "to reach": "20 ms"}
     took = f"{distilling_ms(root / 'd'):.2f} ms"
     yield {"work": "until a proposal is learnt, after its result", "with skills": took, "to reach": "5 ms"}
 

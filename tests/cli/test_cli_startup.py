@@ -25,7 +25,7 @@ ROLLBACK = {"interlock.engine.completion.rollback", "interlock.engine.kit.calls"
 PEM = {"cryptography.hazmat.primitives.serialization"}
 
 COMMANDS = {
-    "run plan.json": (PARSERS | NETWORK | DRAWING | TOOLS | PEM | ROLLBACK | {"tempfile"}, 390),
+    "run plan.json": (PARSERS | NETWORK | DRAWING | TOOLS | PEM | ROLLBACK | {"tempfile"}, 391),
     'call fs.read {"path":"plan.json"}': (PARSERS | NETWORK | DRAWING | TOOLS | PEM | {"tempfile"}, 400),
     "runs list": (PARSERS | NETWORK | DRAWING | TOOLS | ENGINE | SETTINGS | {"asyncio"}, 82),
     "log": (PARSERS | NETWORK | DRAWING | TOOLS | ENGINE | SETTINGS | {"asyncio"}, 82),

@@ -6,7 +6,7 @@ any agent's. So an undo only has to withdraw the new facts, and the earlier ones
 A fact is pending until its proposal has ended: an aborted proposal leaves nothing behind, and a process that dies in the middle
 leaves what only its own resumed proposal sees.
 
-Schema history: 1: first. The table of words is SQLite's FTS5; in another database it is that one's full-text search.
+Schema history: 1: first. 2: vectors. The table of words is SQLite's FTS5; in another database it is that one's full-text search.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.disk import Database
+from interlock.learning.vectors import VectorIndex
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock
 from interlock.model.errors import UsageError
@@ -38,6 +39,15 @@ _SCHEMA: Final = (
     create index memory_facts_of on memory_facts (workspace, run, proposal, action);
     create virtual table memory_words using fts5(words, tokenize = 'unicode61 remove_diacritics 2');
     create virtual table memory_counts using fts5vocab(memory_words, 'row');
+    """,
+    """
+    create table memory_vectors (
+        id integer primary key autoincrement,
+        workspace text not null, embedder text not null, fact integer not null, vector blob not null,
+        unique (embedder, fact)
+    );
+    create index memory_vectors_of on memory_vectors (workspace, embedder, id);
+    create index memory_vectors_fact on memory_vectors (fact);
     """,
 )
 WORKSPACE: Final = "workspace"
@@ -125,6 +135,7 @@ class FactStore:
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
         """Open it, making the tables if they are absent."""
         self.db = db
+        self.vectors = VectorIndex(db, workspace)
         self._workspace = workspace
         self._clock = clock
         db.migrate("memory", _SCHEMA)
@@ -274,27 +285,39 @@ class FactStore:
         *,
         origin: Origin = NOWHERE,
         limit: int = 10,
+        near: Sequence[int] = (),
     ) -> list[Found]:
-        """The facts of some scopes that hold and share words with the query: best first, by relevance and by age together.
+        """The facts of some scopes that hold, and share words with the query or are `near` it (by number, nearest first): best
+        first, by words, nearness and age together.
 
         `origin` names the proposal that asks, which sees what it has noted itself.
         """
         words = self._telling(query)
-        if not words or not scopes:
+        if not scopes:
             return []
+        by_words = self._by_words(words, scopes, origin) if words else []
+        by_vectors = self._by_number(near, scopes, origin) if near else []
+        return fuse(by_words, by_vectors)[:limit]
+
+    def _by_words(self, words: Sequence[str], scopes: Sequence[str], origin: Origin) -> list[Fact]:
+        """The facts that hold and share words with a query, the most relevant first."""
         marks, values = _in(scopes)
         match = " OR ".join(f'"{word}"' for word in words)
         given = {**values, "run": origin.run, "proposal": origin.proposal, "match": match, "limit": _CANDIDATES_MAX}
-        ranked = self._select(
+        return self._select(
             f"memory_words match :match and f.scope in {marks} and {_HOLDS.replace('SCOPES', marks)}",
             given, "order by bm25(memory_words), f.number desc", "memory_words w join memory_facts f on f.number = w.rowid",
         )  # fmt: skip
-        newest = {fact.id: rank for rank, fact in enumerate(sorted(ranked, key=lambda f: f.created_us, reverse=True))}
-        scored = [
-            Found(fact=fact, score=round(1 / (_FUSION + rank) + 0.25 / (_FUSION + newest[fact.id]), 6))
-            for rank, fact in enumerate(ranked)
-        ]
-        return sorted(scored, key=lambda one: (-one.score, one.fact.id))[:limit]
+
+    def _by_number(self, near: Sequence[int], scopes: Sequence[str], origin: Origin) -> list[Fact]:
+        """The facts among these that hold, in this order."""
+        marks, values = _in(scopes)
+        given = {**values, "run": origin.run, "proposal": origin.proposal, "near": msgspec.json.encode(near).decode()}
+        return self._select(
+            f"f.scope in {marks} and {_HOLDS.replace('SCOPES', marks)}",
+            {**given, "limit": _CANDIDATES_MAX}, "order by n.key",
+            "json_each(:near) n cross join memory_facts f on f.number = n.value",
+        )  # fmt: skip
 
     def _telling(self, query: str) -> list[str]:
         """The words of a query that distinguish facts: those that few facts contain, or the rarest ones if all are common."""
@@ -333,11 +356,27 @@ class FactStore:
 
     def _delete(self, condition: str, *values: Any) -> int:
         self.db.execute(
+            f"delete from memory_vectors where fact in (select number from memory_facts where workspace = ? and {condition})",  # noqa: S608 - as above
+            (self._workspace, *values),
+        )
+        self.db.execute(
             f"delete from memory_words where rowid in (select number from memory_facts where workspace = ? and {condition})",  # noqa: S608 - as above
             (self._workspace, *values),
         )
         self.db.execute(f"delete from memory_facts where workspace = ? and {condition}", (self._workspace, *values))  # noqa: S608 - as above
         return self.db.changes
+
+
+def fuse(*rankings: Sequence[Fact]) -> list[Found]:
+    """Several rankings as one, with their age as a weaker one: reciprocal rank fusion, equal scores in the order of ids."""
+    facts = {fact.id: fact for ranking in rankings for fact in ranking}
+    newest = sorted(facts.values(), key=lambda fact: (-fact.created_us, fact.id))
+    scores = {fact.id: 0.25 / (_FUSION + rank) for rank, fact in enumerate(newest)}
+    for ranking in rankings:
+        for rank, fact in enumerate(ranking):
+            scores[fact.id] += 1 / (_FUSION + rank)
+    found = [Found(fact=facts[each], score=round(score, 6)) for each, score in scores.items()]
+    return sorted(found, key=lambda one: (-one.score, one.fact.id))
 
 
 def _fact(row: tuple[Any, ...]) -> Fact:

@@ -458,6 +458,13 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory: Annotated[
         bool, Meta(description="Offer the tools `memory.read`, `memory.read_agent` and `memory.write`.")
     ] = False
+    embed: Annotated[
+        Name | None,
+        Meta(
+            description="The model of `[models]` whose vectors the search of the memory uses beside words. Unless set, the first "
+            "of the provider `local`, if there is one. Another has to be named here, because it is sent what is noted."
+        ),
+    ] = None
     distill: Annotated[
         bool, Meta(description="Look for skills in successful proposals; each needs a person's approval.")
     ] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from interlock.engine.learning import grounded
+from interlock.engine.learning import embedding, grounded
 from interlock.engine.learning.distil import Distiller
 from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
 from interlock.engine.learning.skill_tools import SKILL_TOOLS
@@ -46,6 +46,8 @@ def offer_memory(services: Services, adjust: Adjust) -> None:
         return
     store = _facts(services)
     store.prune(services.clock.now_us() - services.settings.learning.keep_ms * 1000)
+    if services.settings.learning.embed is not None and embedding.configured(services, services.settings) is None:
+        services.hooks.warn_once(embedding.off(services.settings.learning.embed))
     for binding in bindings(services, store):
         registry.add_built_in(adjust(binding, services.settings))
     services.judges.expire()

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from interlock.engine.learning import embedding
 from interlock.engine.learning.memory_tools import READ_TOOL, origin_of, scopes_of
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.services import Services
@@ -36,18 +37,20 @@ def offer(services: Services, store: FactStore, settings: Settings, adjust: Adju
     if GROUNDED_TOOL in registry.by_name:
         registry.remove(GROUNDED_TOOL)
     if infer is not None:
-        registry.add_built_in(adjust(_binding(infer.binding, store), settings))
+        registry.add_built_in(adjust(_binding(services, infer.binding, store), settings))
     services.judges.expire()
 
 
-def _binding(infer: Binding, store: FactStore) -> Binding:
+def _binding(services: Services, infer: Binding, store: FactStore) -> Binding:
     def ask(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
         refused = ctx.refusal_of(READ_TOOL, {"query": _query(parameters)})
         if refused is not None:
             message = f"it reads the memory, and `{READ_TOOL}` is refused: {refused.detail}"
             raise ToolError(message, code=refused.reason, retryable=False)
-        found = store.search(_query(parameters), scopes_of(ctx), origin=origin_of(ctx), limit=_FOUND_MAX)
+        query, scopes = _query(parameters), scopes_of(ctx)
+        near = embedding.nearest_in_question(services, store, query, scopes, ctx)
+        found = store.search(query, scopes, origin=origin_of(ctx), limit=_FOUND_MAX, near=near.facts)
         context = render(found, parameters.get("budget_tokens", TOKENS))
         output = cast("dict[str, Any]", infer.function(_asked(parameters, context.text), ctx))
         return {**output, "grounding": [_shown(piece) for piece in context.pieces]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from interlock.engine.learning import embedding
 from interlock.engine.services import Services
 from interlock.learning.context import Context, render
 from interlock.learning.facts import WORKSPACE, Fact, FactStore, Found
@@ -24,8 +25,8 @@ class Memory:
         return [f"agent:{agent}", *(f"group:{name}" for name in groups), WORKSPACE]
 
     def search(self, query: str, *, agent: str | None = None, limit: int = 10) -> Sequence[Found]:
-        """The current facts that match a query best: those that `agent` sees, or all. Every method may raise StoreError."""
-        return self._store.search(query, self._scopes(agent), limit=limit)
+        """The facts that hold and fit a query best; those that `agent` sees, or all. Raises: StoreError, as everything here."""
+        return self._search(query, self._scopes(agent), limit)
 
     def list(self, *, agent: str | None = None, everything: bool = False) -> Sequence[Fact]:
         """The current facts, newest first; with `everything` also withdrawn, replaced and expired ones."""
@@ -36,8 +37,8 @@ class Memory:
         return self._store.get(fact_id)
 
     def build_context(self, query: str, *, agent: str | None = None, budget_tokens: int = 1_000) -> Context:
-        """A block of at most about `budget_tokens` for a model: best facts first, each with its source, marked as data."""
-        return render(self._store.search(query, self._scopes(agent), limit=50), budget_tokens)
+        """A block of at most about `budget_tokens` for a model: best first, each piece with its source, marked as data."""
+        return render(self._search(query, self._scopes(agent), 50), budget_tokens)
 
     def correct(self, fact_id: str, value: Any, *, by: str | None = None) -> Fact:
         """Correct a fact in the name of a person (by default the user). The correction overrides agents' notes from now
@@ -52,6 +53,12 @@ class Memory:
         """Delete a fact permanently. Raises: UsageError `not_found`."""
         self._store.get(fact_id)
         self._store.forget(ids=[fact_id])
+
+    def _search(self, query: str, scopes: Sequence[str], limit: int) -> Sequence[Found]:
+        """By words, and by vectors where the configured model is a local one: an endpoint is asked in calls only."""
+        model = embedding.configured(self._services, self._services.settings)
+        near = embedding.Near() if model is None else embedding.nearest_for_person(self._store, query, scopes, model)
+        return self._store.search(query, scopes, limit=limit, near=near.facts)
 
     def _scopes(self, agent: str | None) -> Sequence[str]:
         return self._store.scopes() if agent is None else self.scopes_of(agent)

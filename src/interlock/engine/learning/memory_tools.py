@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from interlock.engine.learning import embedding
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.services import Services
+from interlock.executors.inference.models import LOCAL
 from interlock.learning.context import flags_of
 from interlock.learning.facts import SUBJECT_CHARS_MAX, VALUE_BYTES_MAX, WORKSPACE, FactStore, Found, Origin
 from interlock.model.errors import ToolError, UsageError
@@ -28,10 +30,15 @@ _ITEMS: Final = {
             "type": "array",
             "items": {"type": "object"},
             "description": "Best first: `id`, `scope`, `subject`, `predicate`, `value`, `author`, `confidence`, `run`, "
-            "`noted_us`, `score`, and `flags` if a detector fired, such as `model_instructions`.",
-        }
+            "`noted_us`, `score`, and `flags` where a detector saw something, such as `model_instructions`.",
+        },
+        "vectors": {
+            "type": ["string", "null"],
+            "description": "The model by whose vectors facts were found too; null if words alone were compared.",
+        },
+        "why": {**_TEXT, "description": "Why words alone were compared."},
     },
-    "required": ["items"],
+    "required": ["items", "vectors"],
 }
 
 
@@ -52,26 +59,32 @@ def bindings(services: Services, store: FactStore) -> list[Binding]:
 
     def read(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
-        return _items(store, parameters, scopes_of(ctx), ctx)
+        return _items(services, store, parameters, scopes_of(ctx), ctx)
 
     def read_agent(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
-        return _items(store, parameters, [f"agent:{parameters['agent']}"], ctx)
+        return _items(services, store, parameters, [f"agent:{parameters['agent']}"], ctx)
 
     def write(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
         return _write(services, store, parameters, ctx)
 
+    model = embedding.configured(services, services.settings)
+    most = None if model is None or model.provider == LOCAL else embedding.estimates(services)
     return [
-        Binding(tool=_READ, function=read, mode="thread", writes="nothing"),
-        Binding(tool=_READ_AGENT, function=read_agent, mode="thread", writes="nothing"),
+        Binding(tool=_READ, function=read, mode="thread", writes="nothing", estimates=most),
+        Binding(tool=_READ_AGENT, function=read_agent, mode="thread", writes="nothing", estimates=most),
         Binding(tool=_WRITE, function=write, mode="thread", writes="nothing"),
     ]
 
 
-def _items(store: FactStore, parameters: dict[str, Any], scopes: list[str], ctx: ActionContext) -> dict[str, Any]:
-    found = store.search(parameters["query"], scopes, origin=origin_of(ctx), limit=parameters.get("limit", 10))
-    return {"items": [shown(one) for one in found]}
+def _items(
+    services: Services, store: FactStore, parameters: dict[str, Any], scopes: list[str], ctx: ActionContext
+) -> dict[str, Any]:
+    query = parameters["query"]
+    near = embedding.nearest_for_agent(services, store, query, scopes, ctx)
+    found = store.search(query, scopes, origin=origin_of(ctx), limit=parameters.get("limit", 10), near=near.facts)
+    return {"items": [shown(one) for one in found], "vectors": near.model, **({"why": near.why} if near.why else {})}
 
 
 def shown(one: Found) -> dict[str, Any]:

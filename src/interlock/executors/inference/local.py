@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 _PACKAGE: Final = "wordllama"
-_WEIGHTS: Final = "weights/l2_supercat_256.safetensors"
+WEIGHTS: Final = "weights/l2_supercat_256.safetensors"
 _TOKENIZER: Final = "tokenizers/l2_supercat_tokenizer_config.json"
 _DIGITS: Final = 6
 
@@ -30,7 +30,7 @@ class StaticEmbedder:
         """Read the files of the package. Raises: OSError if they are not as expected."""
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(directory / _TOKENIZER))
-            (self._rows,) = load_file(directory / _WEIGHTS).values()
+            (self._rows,) = load_file(directory / WEIGHTS).values()
         except Exception as error:  # these libraries raise arbitrary exceptions
             raise OSError(f"{directory}: {error}") from error
 

@@ -53,7 +53,7 @@ def bindings(models: Mapping[str, Model], clock: Clock) -> list[Binding]:
         usable = [model for model in models.values() if name in model.tools]
         if usable:
             tool, estimates = define(usable)
-            function = functools.partial(_call, made, name, usable[0].name)
+            function = ModelCalls(made, name, usable)
             found.append(Binding(tool=tool, function=function, mode="thread", writes="nothing", estimates=estimates))
     return found
 
@@ -64,8 +64,19 @@ class _Functions(Protocol):
     def __getattribute__(self, name: str) -> Any: ...
 
 
-def _call(made: Callable[[], _Functions], name: str, default: str, parameters: dict[str, Any], ctx: Context) -> Any:
-    return getattr(made(), name)({"model": default, **parameters}, ctx)
+class ModelCalls:
+    """The function of one of the tools."""
+
+    def __init__(self, made: Callable[[], _Functions], tool: str, usable: Sequence[Model]) -> None:
+        """`usable` are the models of the tool, the default first."""
+        self._made = made
+        self._tool = tool
+        self._default = usable[0].name
+        self.models = {model.name: model for model in usable}
+
+    def __call__(self, parameters: dict[str, Any], ctx: Context) -> Any:
+        """Call it. Raises: ToolError."""
+        return getattr(self._made(), self._tool)({"model": self._default, **parameters}, ctx)
 
 
 _Defined = tuple[Tool, Callable[[dict[str, Any]], Sequence[Estimate]]]

@@ -52,9 +52,15 @@ def list_facts(out: Output, scope: str | None, everything: bool) -> None:
 @click.option("--scope", metavar="SCOPE", help="Only facts of `agent:NAME`, `group:NAME` or `workspace`.")
 @click.pass_obj
 def search(out: Output, query: str, scope: str | None) -> None:
-    """Show the facts that match QUERY, best first."""
+    """Show the facts that fit QUERY, best first: by words, and by the vectors of the extra `infer` if that is installed."""
+    from interlock.engine.learning.embedding import nearest_for_person  # noqa: PLC0415 - start-up
+
     with _store() as store:
-        found = store.search(query, store.scopes() if scope is None else [scope], limit=50)
+        scopes = store.scopes() if scope is None else [scope]
+        near = nearest_for_person(store, query, scopes, None)
+        found = store.search(query, scopes, limit=50, near=near.facts)
+    if near.why is not None:
+        out.note(near.why)
     out.emit(found, lambda: _table(out, [one.fact for one in found]))
 
 

@@ -1,0 +1,191 @@
+"""Vectors for the search of the memory, from the model that the configuration names; else search is by words.
+
+The local model needs no request, so it is used wherever one is configured for `embed`. An endpoint is asked only if `[learning]
+embed` names its model, and only for an agent that the rules let call `embed` itself, without a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.services import Services
+from interlock.engine.tools.model_tools import PACKAGES
+from interlock.executors.inference.models import LOCAL, Model
+from interlock.executors.inference.tools import ModelCalls
+from interlock.lazy import lazy
+from interlock.learning.facts import FactStore
+from interlock.model.canonical import digest
+from interlock.model.errors import ToolError
+from interlock.model.tool import Binding, Estimate
+from interlock.settings import Settings
+
+if TYPE_CHECKING:
+    from interlock.executors.inference import local
+else:
+    local = lazy("interlock.executors.inference.local")
+
+_EMBED: Final = "embed"
+_ENDPOINT_BYTES: Final = 16_384
+"""Texts of facts that one search sends to an endpoint at most, beside the query."""
+_BATCH: Final = 256
+_EXTRA: Final = "pip install 'interlock[infer]'"
+
+Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
+
+
+class Near(NamedTuple):
+    """What vectors give for a query."""
+
+    facts: Sequence[int] = ()
+    """Numbers of the nearest facts, best first."""
+    model: str | None = None
+    """The model by which they were found; None if the search is by words alone."""
+    why: str | None = None
+    """Why it is by words alone."""
+
+
+def configured(services: Services, settings: Settings) -> Model | None:
+    """The model whose vectors the memory uses; None if there is none, or none of the name in `[learning] embed`."""
+    wanted, models = settings.learning.embed, _models(services)
+    if wanted is None:
+        return next((model for model in models.values() if model.provider == LOCAL), None)
+    return models.get(wanted)
+
+
+def nearest_for_agent(
+    services: Services, store: FactStore, query: str, scopes: Sequence[str], ctx: ActionContext
+) -> Near:
+    """The facts that are nearest to a query, for the agent of a call. Raises: StoreError; ToolError `cancelled`, `timeout`."""
+    model = configured(services, services.settings)
+    if model is None:
+        return Near(why=off(services.settings.learning.embed))
+    if model.provider == LOCAL:
+        return _nearest(store, query, scopes, model, _local(_check(services, ctx)))
+    refused = ctx.refusal_of(_EMBED, {"texts": [query], "model": model.name})
+    if refused is not None:
+        return Near(why=f"`embed` is refused: {refused.detail}")
+    binding = services.registry.require(_EMBED).binding
+
+    def ask(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        output: Any = binding.function({"texts": list(texts), "model": model.name}, ctx)
+        vectors: Sequence[Sequence[float]] = output["vectors"]
+        return vectors
+
+    try:
+        return _nearest(store, query, scopes, model, ask, bytes_max=_ENDPOINT_BYTES)
+    except ToolError as error:
+        if error.code in ("cancelled", "timeout"):
+            raise
+        return Near(why=f"`{model.name}` gives no vectors: {error.message}")
+
+
+def nearest_in_question(
+    services: Services, store: FactStore, query: str, scopes: Sequence[str], ctx: ActionContext
+) -> Near:
+    """As `nearest_for_agent`, within the call of another model: no endpoint is asked, whose use that call did not reserve."""
+    model = configured(services, services.settings)
+    if model is None or model.provider != LOCAL:
+        return Near()
+    return _nearest(store, query, scopes, model, _local(_check(services, ctx)))
+
+
+def nearest_for_person(store: FactStore, query: str, scopes: Sequence[str], model: Model | None) -> Near:
+    """The facts that are nearest to a query, outside of any call: by the local model alone. Raises: StoreError."""
+    if not is_installed():
+        return Near(why=off())
+    if model is not None and model.provider != LOCAL:
+        return Near(why=f"`{model.name}` is asked in calls of agents only")
+    return _nearest(store, query, scopes, model or LOCAL_MODEL, _local(lambda: None))
+
+
+def estimates(services: Services) -> Callable[[dict[str, Any]], Sequence[Estimate]]:
+    """What the vectors for a call of `memory.read` can cost."""
+
+    def of(parameters: dict[str, Any]) -> Sequence[Estimate]:
+        model = configured(services, services.settings)
+        embed = _binding(services)
+        if model is None or model.provider == LOCAL or embed is None or embed.estimates is None:
+            return []
+        texts = [str(parameters.get("query", "")), " " * _ENDPOINT_BYTES]
+        return embed.estimates({"texts": texts, "model": model.name})
+
+    return of
+
+
+def off(wanted: str | None = None) -> str:
+    """Why there are no vectors where no model is configured, or not the `wanted` one."""
+    if wanted is not None:
+        return f"search is by words alone: there is no model `{wanted}` for the tool `embed` (`learning.embed`)"
+    if not is_installed():
+        return f"search is by words alone: vectors need the extra `infer` ({_EXTRA})"
+    return 'search is by words alone: no model gives vectors (`[models.words]` with `provider = "local"` does)'
+
+
+def is_installed() -> bool:
+    """True if the local model is there."""
+    return all(find_spec(name) is not None for name in PACKAGES)
+
+
+LOCAL_MODEL: Final = Model(
+    name=LOCAL, provider=LOCAL, endpoint="", id="", key=None, key_env=None, prices=None, output_tokens=0,
+    tools=(_EMBED,), structured=False, stream=False,
+)  # fmt: skip
+"""The local model where none is configured: for the person at the command line."""
+
+
+def _models(services: Services) -> dict[str, Model]:
+    binding = _binding(services)
+    function = None if binding is None else binding.function
+    return dict(function.models) if isinstance(function, ModelCalls) else {}
+
+
+def _binding(services: Services) -> Binding | None:
+    found = services.registry.find(_EMBED)
+    return None if found is None else found.binding
+
+
+def _identity(model: Model) -> str:
+    """What changes when the same text would get another vector."""
+    if model.provider == LOCAL:
+        return digest("embedder", [LOCAL, version("wordllama"), local.WEIGHTS])
+    return digest("embedder", [model.provider, model.endpoint, model.id])
+
+
+def _local(check: Callable[[], None]) -> Embed:
+    def embed(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        return local.embedder().vectors(texts, check)[0]
+
+    return embed
+
+
+def _check(services: Services, ctx: ActionContext) -> Callable[[], None]:
+    def check() -> None:
+        late = ctx.deadline_ns > 0 and services.clock.mono_ns() >= ctx.deadline_ns
+        if ctx.cancelled or late:
+            code = "timeout" if late else "cancelled"
+            raise ToolError("the search was stopped before all facts had vectors", code=code, retryable=False)
+
+    return check
+
+
+def _nearest(
+    store: FactStore, query: str, scopes: Sequence[str], model: Model, embed: Embed, *, bytes_max: int | None = None
+) -> Near:
+    """Store the vectors of facts that have none yet, and compare. The query and the facts are one request to an endpoint."""
+    embedder, index = _identity(model), store.vectors
+    pending = index.missing(embedder, scopes, bytes_max)
+    first, rest = (pending, []) if bytes_max is not None else (pending[:_BATCH], pending[_BATCH:])
+    try:
+        own, *vectors = embed([query, *(text for _, text in first)])
+        index.add(embedder, [(number, vector) for (number, _), vector in zip(first, vectors, strict=True)])
+        while rest:
+            batch, rest = rest[:_BATCH], rest[_BATCH:]
+            found = embed([text for _, text in batch])
+            index.add(embedder, [(number, vector) for (number, _), vector in zip(batch, found, strict=True)])
+        return Near([number for number, _ in index.nearest(embedder, own, scopes)], model.name)
+    except (OSError, ImportError) as error:
+        return Near(why=f"the files of the extra `infer` cannot be read: {type(error).__name__}")

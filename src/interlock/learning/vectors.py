@@ -1,0 +1,149 @@
+"""Vectors of facts, beside the words of `facts.py`: exact nearest neighbours, by cosine.
+
+A vector belongs to one embedder, which is known by an identity that changes with its model: vectors of different embedders are
+never compared. Each process keeps a matrix of what it has read, and reads only what was added since. Needs numpy.
+
+The tables are those of the room `memory`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from interlock.disk import Database
+from interlock.lazy import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy")
+
+SIMILARITY_MIN: Final = 0.3
+"""Facts that are less similar to the query than this are not found by their vectors."""
+_NEAREST_MAX: Final = 400
+"""How many of the nearest facts of the reader's scopes are looked at."""
+_DIGITS: Final = 4
+"""Digits of a similarity that count: more would depend on the machine that computes it."""
+
+
+class _Matrix:
+    """The vectors of one embedder that were read so far."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.numbers: Any = np.zeros(0, dtype=np.int64)
+        self.scopes: Any = np.zeros(0, dtype=np.int32)
+        self.vectors: Any = None
+
+
+class VectorIndex:
+    """The vectors of one workspace's facts. Safe in threads. Every method may raise StoreError."""
+
+    def __init__(self, db: Database, workspace: str) -> None:
+        """Its tables are there."""
+        self._db = db
+        self._workspace = workspace
+        self._lock = threading.Lock()
+        self._matrices: dict[str, _Matrix] = {}
+        self._scopes: dict[str, int] = {}
+        self._complete: dict[tuple[str, ...], Sequence[Any]] = {}
+        """For an embedder and scopes: the state in which every fact had its vector."""
+
+    def missing(self, embedder: str, scopes: Sequence[str], bytes_max: int | None = None) -> list[tuple[int, str]]:
+        """Facts (number and text) of some scopes without a vector, newest first: as many as fit `bytes_max`."""
+        key, state = (embedder, *scopes), self._state()
+        if self._complete.get(key) == state:
+            return []
+        marks = ", ".join("?" * len(scopes))
+        condition = f"f.workspace = ? and f.withdrawn_by is null and f.scope in ({marks})"
+        rows = self._db.execute(
+            "select f.number, w.words from memory_facts f join memory_words w on w.rowid = f.number"  # noqa: S608 - marks alone
+            f" where {condition} and not exists"
+            " (select 1 from memory_vectors v where v.embedder = ? and v.fact = f.number) order by f.number desc",
+            (self._workspace, *scopes, embedder),
+        )
+        if not rows:
+            self._complete[key] = state
+        found, left = [], bytes_max
+        for number, text in rows:
+            if left is not None:
+                left -= len(text.encode("utf-8", "surrogatepass"))
+                if left < 0:
+                    break
+            found.append((int(number), str(text)))
+        return found
+
+    def _state(self) -> Sequence[Any]:
+        """What changes whenever a fact or a vector is added or deleted. Cheaper than to look for the vector of each fact."""
+        facts = "select count(*), max(number) from memory_facts"
+        vectors = "select count(*), max(id) from memory_vectors"
+        return (*self._db.execute(facts)[0], *self._db.execute(vectors)[0])
+
+    def add(self, embedder: str, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
+        """Store the vectors of facts, as unit vectors. A fact that was forgotten meanwhile gets none."""
+        rows = []
+        for number, vector in vectors:
+            unit = _unit(vector)
+            if unit is not None:
+                rows.append((self._workspace, embedder, number, unit.tobytes(), number, self._workspace))
+        with self._db.transaction():
+            self._db.execute_many(
+                "insert into memory_vectors (workspace, embedder, fact, vector)"
+                " select ?, ?, ?, ? where exists (select 1 from memory_facts where number = ? and workspace = ?)"
+                " on conflict (embedder, fact) do nothing",
+                rows,
+            )
+
+    def nearest(self, embedder: str, vector: Sequence[float], scopes: Sequence[str]) -> list[tuple[int, float]]:
+        """The facts (number and similarity) of some scopes that are nearest to a vector, best first: equal ones newest first.
+
+        Facts that do not hold are among them.
+        """
+        query = _unit(vector)
+        if query is None:
+            return []
+        with self._lock:
+            found = self._read(embedder)
+            if found.vectors is None or found.vectors.shape[1] != query.shape[0]:
+                return []
+            wanted = [self._scopes[scope] for scope in scopes if scope in self._scopes]
+            similar = np.round(found.vectors @ query, _DIGITS)
+            chosen = np.flatnonzero(np.isin(found.scopes, wanted) & (similar >= SIMILARITY_MIN))
+            order = np.lexsort((-found.numbers[chosen], -similar[chosen]))[:_NEAREST_MAX]
+            return [(int(found.numbers[row]), round(float(similar[row]), _DIGITS)) for row in chosen[order]]
+
+    def _read(self, embedder: str) -> _Matrix:
+        """The matrix with what was added since it was read."""
+        matrix = self._matrices.setdefault(embedder, _Matrix())
+        rows = self._db.execute(
+            "select v.id, v.fact, v.vector, f.scope from memory_vectors v join memory_facts f on f.number = v.fact"
+            " where v.workspace = ? and v.embedder = ? and v.id > ? order by v.id",
+            (self._workspace, embedder, matrix.last),
+        )
+        size = len(rows[0][2]) if matrix.vectors is None and rows else 0
+        if matrix.vectors is not None:
+            size = matrix.vectors.shape[1] * 4
+        new = [row for row in rows if len(row[2]) == size]
+        if rows:
+            matrix.last = int(rows[-1][0])
+        if not new:
+            return matrix
+        vectors = np.frombuffer(b"".join(row[2] for row in new), dtype="<f4").reshape(len(new), -1)
+        numbers = np.array([row[1] for row in new], dtype=np.int64)
+        scopes = np.array([self._scopes.setdefault(row[3], len(self._scopes)) for row in new], dtype=np.int32)
+        if matrix.vectors is not None:
+            kept = ~np.isin(matrix.numbers, numbers)  # a number that was forgotten is used again
+            vectors = np.concatenate((matrix.vectors[kept], vectors))
+            numbers = np.concatenate((matrix.numbers[kept], numbers))
+            scopes = np.concatenate((matrix.scopes[kept], scopes))
+        matrix.vectors, matrix.numbers, matrix.scopes = vectors, numbers, scopes
+        return matrix
+
+
+def _unit(vector: Sequence[float]) -> Any:
+    """The vector with length 1; None if it has no direction."""
+    found = np.asarray(vector, dtype="<f4")
+    length = float(np.linalg.norm(found))
+    return found / np.float32(length) if length > 0 and np.isfinite(length) else None
