@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from capsules_world import KV, call, wat
+from capsules_world import KV, call, name_of, wat
 
 from interlock.disk import Disk, store_error
 from interlock.engine.inspect import capsule_files
+from interlock.engine.inspect.policy_check import read_policies
 from interlock.executors.capsules import worker
 from interlock.executors.capsules.interfaces import INTERFACES
 from interlock.model.errors import ConfigurationError, ToolError
@@ -261,3 +262,18 @@ def test_wasi_is_there_with_nothing_behind_it(world):
     world.add(source=source)
     world.configure()
     assert call(world.open(), "echo").ok
+
+
+def test_rules_about_tools_of_capsules_are_checked_and_explained_without_loading_one(world):
+    world.add("a")
+    world.configure()
+    (world.root / "policy").mkdir()
+    tool = f"a/{name_of('echo')}"
+    policy = world.root / "policy/own.cedar"
+    policy.write_text(f'forbid (principal, action == Action::"{tool}", resource);\n')
+    path = world.root / "interlock.toml"
+    path.write_text(path.read_text() + '[policy]\nfiles = ["policy/*.cedar"]\n')
+    found = read_policies(world.root, world.env)
+    assert found.explain(tool, agent=None, parameters={}).decision.decision == "deny"
+    policy.write_text('forbid (principal, action == Action::"a/absent", resource);\n')
+    assert any("a/absent" in str(one) for one in read_policies(world.root, world.env).judge.warnings)

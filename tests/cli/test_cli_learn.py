@@ -117,7 +117,7 @@ def test_a_grant_that_used_a_tool_that_is_not_known_here_stays(used):
         find = Registry.find
         patch.setattr(Registry, "find", lambda self, name: None if name == "fs.list" else find(self, name))
         notes, change, refused = learnt()
-    assert "grants.coder: as it is, because it used tools that are not known here: fs.list" in notes
+    assert "grants.coder: as it is, because it used tools whose needs are not known here: fs.list" in notes
     assert ("-tools" in change, refused) == (False, [])
 
 

@@ -8,6 +8,9 @@ import json
 import pytest
 from servers_world import CONFIGURATION, text_of, tool
 
+from interlock.engine.inspect.history import History
+from interlock.engine.inspect.needed import read_needed
+from interlock.engine.inspect.policy_check import read_policies, replay_runs
 from interlock.executors.mcp.definitions import UnusableDefinition, read_definition, remarks
 from interlock.executors.mcp.lock import decode_lock, encode_lock
 from interlock.model.errors import ConfigurationError, UsageError
@@ -221,3 +224,39 @@ def test_a_server_that_cannot_be_asked_keeps_its_lock(project):
     assert "broken" in found.unreachable
     assert found.differs
     assert (project.root / "interlock.lock").read_bytes() == before
+
+
+def test_rules_about_locked_tools_are_checked_explained_and_replayed_without_a_server(project):
+    runtime = project.ready(ECHO, tool("pid"), rules='[rules]\nallow = ["s/*"]\n' + GRANT)
+    done = runtime.call_sync("s/echo", {"text": "x"})
+    project.script()  # nothing that the server could still offer
+    (project.root / "server.py").unlink()
+    (project.root / "policy").mkdir()
+    policy = project.root / "policy/own.cedar"
+    policy.write_text(
+        'forbid (principal, action == Action::"s/echo", resource)\n'
+        'when { context.params has text && context.params.text == "x" };\n'
+    )
+    (project.root / "interlock.toml").write_text(
+        '[rules]\nallow = ["s/echo", "s/pid"]\n' + GRANT + project.server + '[policy]\nfiles = ["policy/*.cedar"]\n'
+    )
+    found = read_policies(project.root, project.env)
+    assert {"s/echo", "s/pid"} <= found.registry.by_name.keys()
+    assert found.explain("s/echo", agent=None, parameters={"text": "x"}).decision.decision == "deny"
+    assert found.explain("s/echo", agent=None, parameters={"text": "y"}).decision.decision == "allow"
+    with History.open(project.root, project.env) as past:
+        (change,) = replay_runs(found, past, [done.run_id]).changes
+        assert (change.before, change.after.decision) == ("allow", "deny")
+        needed = read_needed(found, past, 0)
+    assert needed.wanted["grants"]["agent"]["tools"] == ["s/echo"]
+    assert needed.wanted["grants"]["agent"]["unscoped"] == ["s/echo"]
+    policy.write_text('forbid (principal, action == Action::"s/ecko", resource);\n')
+    assert any("s/ecko" in str(one) for one in read_policies(project.root, project.env).judge.warnings)
+
+
+GRANT = """
+[grants.agent]
+tools = ["s/*"]
+unscoped = ["s/*"]
+paths = { read = ["**"] }
+"""

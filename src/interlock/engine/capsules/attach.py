@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,7 +18,7 @@ from interlock.engine.local.machine import own_key
 from interlock.engine.services import Services
 from interlock.engine.tools.mcp_tools import Adjust, Hands, Told, lock_of
 from interlock.executors.capsules.bus import HOST, Bus, Owner
-from interlock.executors.capsules.capsules import Absent, Capsules
+from interlock.executors.capsules.capsules import Absent, Capsules, declared_tools, tool_of
 from interlock.executors.capsules.code_cache import CodeCache
 from interlock.executors.capsules.loading import Installed
 from interlock.executors.capsules.workers import WalledStart
@@ -26,6 +27,7 @@ from interlock.model.capsule_events import CapsuleLoaded, CapsuleRefused, Capsul
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionHeld, Event, HoldResolved, RunFinished, RunStarted
+from interlock.model.tool import Tool
 from interlock.settings import Loaded
 from interlock.settings.named import MANIFEST
 from interlock.state.capsule_values import CapsuleValues
@@ -70,6 +72,11 @@ def open_capsules(
         tell=hooks.notify,
         new_instance=lambda: SystemIds().new("capsule"),
     )
+
+
+def declared(manifests: Mapping[str, Manifest]) -> list[Tool]:
+    """The definitions of the tools of capsules, which are not loaded."""
+    return [tool_of(name, one, tool) for name, one in manifests.items() for tool in declared_tools(one)]
 
 
 def offer(services: Services, capsules: Capsules, adjust: Adjust) -> None:

@@ -21,6 +21,8 @@ from interlock.engine.inspect.history import History
 from interlock.engine.inspect.policy_check import PastCall, Policies, past_calls
 from interlock.engine.judges.build import policy_of
 from interlock.engine.tools.registry import Registered
+from interlock.executors.capsules.capsules import TAG as CAPSULE
+from interlock.executors.mcp.servers import TAG as MCP
 from interlock.model.decision import Decision, Refusal
 from interlock.model.globs import name_matcher
 from interlock.model.grant import GROUP, OPERATOR
@@ -100,9 +102,7 @@ class _Grants(NamedTuple):
         """The first grant that covers a call with these (normal) parameters, by its name in the file; else the last refusal."""
         agent, last = call.past.request.agent, Refusal("capability_denied", "the agent has no grant")
         for name, capability in self.by_agent.get(agent, ()):
-            if (
-                tool is None and call.action.tool is not None
-            ):  # of an MCP server or a capsule: its parameters are not known here
+            if tool is None and call.action.tool is not None:  # it is gone: its parameters are not known
                 refusal = capability.tool(agent, Tool(name=call.action.tool), 0)
             elif tool is None:
                 refusal = capability.state_key(agent, str(parameters.get("key")), 0)
@@ -224,10 +224,14 @@ class _Seen:
             if only is not None and name != only:
                 continue
             unknown = sorted(
-                {call.action.tool for call, tool in calls or () if tool is None and call.action.tool is not None}
+                {
+                    call.action.tool
+                    for call, tool in calls or ()
+                    if call.action.tool is not None and (tool is None or CAPSULE in tool.tool.tags)
+                }
             )
             if unknown:
-                yield f"grants.{name}: as it is, because it used tools that are not known here: {', '.join(unknown)}"
+                yield f"grants.{name}: as it is, because it used tools whose needs are not known here: {', '.join(unknown)}"
             elif calls is None:
                 yield f"grants.{name}: as it is, because nothing used it"
             else:
@@ -247,7 +251,7 @@ class _Seen:
             table["state_keys"] = sorted(keys)
         else:
             yield f"grants.{name}.state_keys: as they are"
-        if any(tool.tool.isolation in _PROCESSES for tool in tools.values()):
+        if any(tool.tool.isolation in _PROCESSES or MCP in tool.tool.tags for tool in tools.values()):
             yield f"grants.{name}.paths and hosts: as they are, because processes ran, and what they need is not known"
             return
         used = self._reached(calls)

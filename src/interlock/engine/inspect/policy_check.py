@@ -19,6 +19,7 @@ import msgspec
 from interlock.capability.arguments import normalize
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded
+from interlock.engine.capsules import attach as capsule_tools
 from interlock.engine.closing import close_all
 from interlock.engine.inspect.history import History
 from interlock.engine.judges.build import policy_of
@@ -27,16 +28,17 @@ from interlock.engine.judges.requests import Subject, build_request, proposal_fa
 from interlock.engine.learning import attach as learning
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.record.replay import ReplayedRun
-from interlock.engine.tools import model_tools
+from interlock.engine.tools import mcp_tools, model_tools
 from interlock.engine.tools.registry import Registry
+from interlock.executors.mcp.lock import FILE
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
-from interlock.model.errors import IntegrityError, InterlockError, UsageError
+from interlock.model.errors import ConfigurationError, IntegrityError, InterlockError, UsageError
 from interlock.model.events import PolicyDecided
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
 from interlock.model.result import ActionResult
-from interlock.model.tool import Tool
+from interlock.model.tool import Binding, Context, Tool
 from interlock.policy import (
     CaseResult,
     Change,
@@ -77,8 +79,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     tools: int
     trusted: bool
     """False if these policies are not in force until `interlock trust`."""
-    left_out: list[str]
-    """Tool modules that were not loaded because their code is not trusted."""
+    left_out: dict[str, str]
+    """Why the tools of each tool module that was not loaded, or of `interlock.lock`, are not known here."""
     registry: Registry
     root: Path
     settings: Settings
@@ -153,9 +155,11 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
     try:
         model_tools.prepare(services, gathered.settings, {}, lambda binding, _: binding)()
         learning.offer_to_rules(services, gathered.settings)
+        left_out = _offer_outside_tools(services.registry, gathered)
         modules = gathered.settings.tools.modules
-        left_out = list(modules) if changed & set(gathered.modules.values()) else []
-        if modules and not left_out:
+        untrusted = bool(changed & set(gathered.modules.values()))
+        left_out |= dict.fromkeys(modules if untrusted else (), "their code is not trusted, so it does not run")
+        if modules and not untrusted:
             data = {file.name: file.data for file in gathered.files}
             trusted = {
                 module: (str(gathered.root / name), hashlib.sha256(data[name]).hexdigest())
@@ -191,6 +195,22 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
         )
     finally:
         close_all(closing)
+
+
+def _offer_outside_tools(registry: Registry, gathered: Gathered) -> dict[str, str]:
+    """Register the locked tools of MCP servers and those that capsules declare; none is started. Returns what is left out."""
+
+    async def refuse(_parameters: dict[str, Any], _ctx: Context) -> Any:
+        raise UsageError("nothing runs where rules are looked at")
+
+    left_out, locked = {}, []
+    try:
+        locked = mcp_tools.locked_tools(gathered.settings, gathered.files)
+    except ConfigurationError as error:  # opening the project reports it, and `interlock trust` shows the file
+        left_out[FILE] = error.message
+    for tool in (*locked, *capsule_tools.declared(gathered.capsules)):
+        registry.register(Binding(tool=tool, function=refuse, mode="async"))
+    return left_out
 
 
 def _fits(pattern: str, gathered: Gathered) -> bool:

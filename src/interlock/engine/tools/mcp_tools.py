@@ -10,12 +10,12 @@ from typing import Any, Final, Protocol
 from interlock.engine.tools.registry import Registry
 from interlock.executors.mcp.launch import Launcher, ServerSpec
 from interlock.executors.mcp.lock import FILE, Lock, decode_lock
-from interlock.executors.mcp.servers import SEPARATOR, Servers
+from interlock.executors.mcp.servers import SEPARATOR, Servers, tool_of
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
 from interlock.model.errors import ConfigurationError
-from interlock.model.tool import Binding
-from interlock.settings import Loaded
+from interlock.model.tool import Binding, Tool
+from interlock.settings import Loaded, SourceFile
 from interlock.settings.sections import McpServer, Settings
 
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -119,9 +119,27 @@ def _register(services: Registering, servers: Servers, adjust: Adjust) -> None:
             services.register(binding)
 
 
+def locked_tools(settings: Settings, files: Sequence[SourceFile]) -> list[Tool]:
+    """The definitions of the locked tools of the configured servers, which are not started. Raises: ConfigurationError
+    `lock_invalid`.
+    """
+    servers, lock = settings.mcp.servers, lock_in(files)
+    return [
+        tool_of(name, servers[name].read_only, definition)
+        for name, locked in sorted(lock.servers.items())
+        if name in servers
+        for definition in locked.tools
+    ]
+
+
 def lock_of(loaded: Loaded) -> Lock:
-    """The lock beside the configuration; an empty one if there is none. Raises: ConfigurationError `lock_invalid`."""
-    data = next((file.data for file in loaded.files if file.name == FILE), None)
+    """The lock beside a configuration; see `lock_in`."""
+    return lock_in(loaded.files)
+
+
+def lock_in(files: Sequence[SourceFile]) -> Lock:
+    """The lock among the files of a configuration; an empty one if there is none. Raises: ConfigurationError `lock_invalid`."""
+    data = next((file.data for file in files if file.name == FILE), None)
     return Lock() if data is None else decode_lock(data)
 
 

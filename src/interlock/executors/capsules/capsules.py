@@ -43,6 +43,35 @@ class Absent(NamedTuple):
     problem: str
 
 
+def declared_tools(manifest: Manifest) -> list[CapsuleTool]:
+    """The tools of a capsule, those that handle messages included."""
+    return [*manifest.tools, *handler_tools(manifest)]
+
+
+def tool_of(name: str, manifest: Manifest, declared: CapsuleTool) -> Tool:
+    """The tool that a capsule's manifest declares."""
+    own = manifest.capabilities
+    return Tool(
+        name=f"{name}{SEPARATOR}{declared.name}",
+        description=declared.description,
+        parameters=declared.input_schema,
+        returns=declared.output_schema,
+        read_only=declared.read_only,
+        destructive=declared.destructive and not declared.read_only,
+        open_world=bool(own.net or own.tools or manifest.uplinks),
+        reversibility="reversible"
+        if own.fs_write and not (own.kv or own.net or own.tools or own.ipc_publish or manifest.uplinks)
+        else "irreversible",
+        idempotent=declared.idempotent,
+        timeout_ms=RUN_MS if _runs(manifest, declared) else manifest.limits.timeout_ms + _LOADING_MS,
+        tags=(TAG,),
+    )
+
+
+def _runs(manifest: Manifest, declared: CapsuleTool) -> bool:
+    return declared.name == RUN and manifest.behavior.run
+
+
 class Capsules:
     """The capsules of one runtime. Must be closed. Safe to use from several event loops."""
 
@@ -90,7 +119,7 @@ class Capsules:
         return [
             self._binding(name, one.manifest, declared)
             for name, one in self._installed.items()
-            for declared in (*one.manifest.tools, *handler_tools(one.manifest))
+            for declared in declared_tools(one.manifest)
         ]
 
     def close(self) -> None:
@@ -119,22 +148,8 @@ class Capsules:
         return None if loaded is None else loaded.instance, ended
 
     def _binding(self, name: str, manifest: Manifest, declared: CapsuleTool) -> Binding:
-        own, runs = manifest.capabilities, declared.name == RUN and manifest.behavior.run
-        tool = Tool(
-            name=f"{name}{SEPARATOR}{declared.name}",
-            description=declared.description,
-            parameters=declared.input_schema,
-            returns=declared.output_schema,
-            read_only=declared.read_only,
-            destructive=declared.destructive and not declared.read_only,
-            open_world=bool(own.net or own.tools or manifest.uplinks),
-            reversibility="reversible"
-            if own.fs_write and not (own.kv or own.net or own.tools or own.ipc_publish or manifest.uplinks)
-            else "irreversible",
-            idempotent=declared.idempotent,
-            timeout_ms=RUN_MS if runs else manifest.limits.timeout_ms + _LOADING_MS,
-            tags=(TAG,),
-        )
+        own, runs = manifest.capabilities, _runs(manifest, declared)
+        tool = tool_of(name, manifest, declared)
 
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self._call(name, declared.name, parameters, ctx)

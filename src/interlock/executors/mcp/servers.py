@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
@@ -47,6 +47,20 @@ class Listing(NamedTuple):
     """Maps each tool that cannot be locked to the reason."""
     remarks: dict[str, list[str]]
     """Excerpts of definitions that a person should read carefully."""
+
+
+def tool_of(server: str, read_only: Sequence[str], definition: Definition) -> Tool:
+    """The tool that a locked definition is here; `read_only` has the operator's globs for names of tools that only read."""
+    reads = name_matcher(read_only)(definition.name)
+    return Tool(
+        name=f"{server}{SEPARATOR}{definition.name}",
+        description=definition.description or definition.title,
+        parameters={"type": "object", **definition.input_schema},
+        read_only=reads,
+        destructive=not reads,
+        timeout_ms=TIMEOUT_MS,
+        tags=(TAG,),
+    )
 
 
 class Servers:
@@ -167,22 +181,12 @@ class Servers:
     # -- one call
 
     def _binding(self, spec: ServerSpec, definition: Definition) -> Binding:
-        name = f"{spec.name}{SEPARATOR}{definition.name}"
-        read_only = name_matcher(spec.read_only)(definition.name)
-        tool = Tool(
-            name=name,
-            description=definition.description or definition.title,
-            parameters={"type": "object", **definition.input_schema},
-            read_only=read_only,
-            destructive=not read_only,
-            timeout_ms=TIMEOUT_MS,
-            tags=(TAG,),
-        )
+        tool = tool_of(spec.name, spec.read_only, definition)
 
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self._call(spec, definition, parameters, ctx)
 
-        writes: Writes = "anywhere" if spec.writes and not read_only else "nothing"
+        writes: Writes = "anywhere" if spec.writes and not tool.read_only else "nothing"
         return Binding(tool=tool, function=call, mode="async", writes=writes)
 
     async def _call(self, spec: ServerSpec, definition: Definition, parameters: dict[str, Any], ctx: Context) -> Any:

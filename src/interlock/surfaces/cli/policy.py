@@ -126,9 +126,8 @@ def _policies(out: Output) -> Policies:
     from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up: imports every tool
 
     found = read_policies(Path(), os.environ)
-    if found.left_out:
-        names = ", ".join(map(clean, found.left_out))
-        out.warn(f"tools of {names} are left out, because their code is not trusted")
+    for name, why in found.left_out.items():
+        out.warn(f"the tools of {clean(name)} are left out: {clean(why)}")
     return found
 
 
