@@ -169,7 +169,7 @@ def compared(work, theirs, ours):
 
 def context_ms(root, facts=FACTS, rounds=15, *, vectors=False):
     """Milliseconds of a block of context over so many facts: by words, or also by random `vectors` of 256 numbers."""
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     store = FactStore(Database(root / "facts.db"), "w", FakeClock())
     words = [f"word{n}" for n in range(2_000)]
     chance = random.Random(1)
