@@ -150,3 +150,27 @@ def test_what_a_recorder_saw_is_in_the_archive_with_its_action(run_line, tmp_pat
     check = validator_for(json.loads((published.DIRECTORY / "kernel-line.schema.json").read_bytes()))
     for line in archive.lines("layers/kernel.ndjson"):
         check.validate(line)
+
+
+def test_what_a_program_did_after_its_action_is_in_the_archive_under_its_handle(run_line, tmp_path):
+    (tmp_path / "project" / "interlock.toml").write_text(CONFIGURATION + 'isolation.recorder = "notify"\n')
+    actions = [
+        {"id": "s", "tool": "proc.start", "parameters": {"command": "echo ready; read line; sleep 600"}},
+        {"id": "s2", "tool": "proc.start", "parameters": {"command": "sleep 0.3; touch late; echo done; sleep 600"}},
+        {"id": "w", "tool": "proc.wait", "parameters": {"handle": "$s2.output.handle", "output": "done"}},
+    ]
+    plan = {"agent": "coder", "actions": [{"type": "tool_call", **action} for action in actions]}
+    (tmp_path / "project" / "plan.json").write_text(json.dumps(plan))
+    assert app.run(["trust", "--yes", "--quiet"]) == 0
+    assert app.run(["run", "plan.json", "--quiet"]) == 0
+    code, done = run_line("evidence", "export", "last", "--to", "k.tar.gz")
+    assert code == 0, done
+    archive = Archive((tmp_path / "project" / "k.tar.gz").read_bytes())
+    made = [e for e in archive.lines("layers/kernel.ndjson") if "create" in e.get("flags", ())]
+    assert [(e["action"], os.path.basename(e["path"])) for e in made] == [("s2", "late")]
+    events = archive.lines("events.ndjson")
+    handles = {e["action"]: e["handle"] for e in events if e["kind"] == "process_started"}
+    assert {e["action"]: e["handle"] for e in events if e["kind"] == "action_recorded"} == handles
+    # Only `proc.wait`, which starts no process, has no recorder.
+    assert done["layers"]["kernel"] == "partial"
+    assert archive.health["notes"] == ["actions_without_recorder"]

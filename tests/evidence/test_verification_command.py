@@ -149,11 +149,12 @@ def test_real_runs_are_valid(tmp_path, monkeypatch):
     )
     assert app.run(["trust", "--yes", "--quiet"]) == 0
     assert app.run(["call", "exec", '{"argv": ["cp", "interlock.toml", "copy"]}', "--quiet"]) == 0
+    assert app.run(["call", "proc.start", '{"command": "touch late; sleep 600"}', "--quiet"]) == 0
     with History.open(root, os.environ) as past:
         spec = RunSpec(command=("ls", "/"), run_id="run_m")
         measure_command(past, spec, Options(profile="none"), directory=root, env=os.environ)
         runs = sorted(past.index.ids())
-    assert len(runs) == 2
+    assert len(runs) == 3
     for run in runs:
         assert app.run(["evidence", "export", run, "--to", "x.tar.gz", "--force", "--quiet"]) == 0
         verdict = interlock.verify_archive("x.tar.gz")

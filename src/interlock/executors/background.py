@@ -25,6 +25,7 @@ from interlock.executors.process import (
     signal_name,
     text_or_base64,
 )
+from interlock.executors.recording import Record, Summary
 from interlock.isolation.background import Background
 from interlock.isolation.client import Outcome
 from interlock.isolation.egress.background import BackgroundWatch
@@ -62,6 +63,8 @@ class Program(msgspec.Struct, eq=False):
     """The watch on its network; None if it has no network."""
     offer: Offer | None = None
     """The ports on which later actions reach it; None without `ports`."""
+    record: Record | None = None
+    """What its recorder writes; None without a recorder."""
     reported: bool = False
     """True once its end has been recorded."""
 
@@ -71,12 +74,14 @@ class End(msgspec.Struct, frozen=True):
 
     why: str
     """One of `exited`, `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_stopped`,
-    `run_ended`, `session_ended`, `lost`.
+    `run_ended`, `session_ended`, `recorder_lost`, `lost`.
     """
     outcome: Outcome | None
     """None if its supervisor was killed or did not know."""
     traffic: Traffic = Traffic()
     """Network traffic that no action has reported yet."""
+    recorded: Summary | None = None
+    """How its recorder ended."""
 
 
 class Listener(Protocol):
@@ -121,13 +126,14 @@ class Programs:
         handle, ports = _handle(ctx), parameters.get("ports", ())
         offer = self._offered.offer(handle, ctx, session, ports) if ports else None
         try:
-            process, network = await self._runner.start(
+            process, network, record = await self._runner.start(
                 ["/bin/sh", "-c", parameters["command"]],
                 ctx=ctx,
                 cwd=parameters.get("cwd"),
                 env=requested_environment(parameters.get("env", {})),
                 output_bytes_max=KEPT_BYTES,
                 offer=offer,
+                shared=session is not None,
             )
         except BaseException:
             self._offered.withdraw(offer)
@@ -135,9 +141,8 @@ class Programs:
         if offer is not None:
             offer.started()
         program = Program(
-            handle, ctx.agent, ctx.run_id, ctx.proposal_id, ctx.action_id, session, process, network, offer
+            handle, ctx.agent, ctx.run_id, ctx.proposal_id, ctx.action_id, session, process, network, offer, record
         )
-        ctx.posture(**self._runner.enclosure.posture_unrecorded("proxied"))
         ctx.not_exactly_undoable(_CHANGED)
         with self._lock:
             self._programs[program.handle] = program
@@ -187,9 +192,11 @@ class Programs:
         if ran:
             ctx.not_exactly_undoable("a program was stopped")
         outcome = await asyncio.to_thread(program.process.stop)
-        self._tell(program, outcome, ctx, "stopped" if ran else "exited")
+        await self._tell(program, _end_of(outcome, "stopped" if ran else "exited"), ctx)
         await self._report_traffic(program, ctx, ended=True)
-        account(outcome.report, ctx, self._runner.enclosure.posture_unrecorded("proxied"), changed=None)
+        enclosure = self._runner.enclosure
+        posture = enclosure.posture_unrecorded if program.record is None else enclosure.posture
+        account(outcome.report, ctx, posture("proxied"), changed=None)
         return {**_shown(outcome, parameters), "stopped": ran}
 
     # -- ends
@@ -229,6 +236,8 @@ class Programs:
                 self._offered.withdraw(one.offer)
             if one.network is not None:
                 end = msgspec.structs.replace(end, traffic=one.network.finish())
+            if not one.reported:
+                end = msgspec.structs.replace(end, recorded=_recorded(one))
             if not one.reported or end.traffic != Traffic():
                 ends.append((one, end))
         return ends
@@ -254,13 +263,12 @@ class Programs:
             outcome = await asyncio.to_thread(program.process.look)
         except ToolError as error:
             if error.code == "process_lost" and not error.retryable and not program.reported:
-                program.reported = True
-                self._listener.ended(program, End("lost", None), ctx)
+                await self._tell(program, End("lost", None), ctx)
                 await self._report_traffic(program, ctx, ended=True)
             raise
         ended = outcome.report["ended"]
         if ended:
-            self._tell(program, outcome, ctx, "exited")
+            await self._tell(program, _end_of(outcome, "exited"), ctx)
         await self._report_traffic(program, ctx, ended=ended)
         return outcome
 
@@ -270,11 +278,12 @@ class Programs:
         if watch is not None:
             self._runner.network.tell(ctx, await asyncio.to_thread(watch.finish if ended else watch.take))
 
-    def _tell(self, program: Program, outcome: Outcome, ctx: Context, why: str) -> None:
+    async def _tell(self, program: Program, end: End, ctx: Context) -> None:
         if not program.reported:
             program.reported = True
             self._offered.withdraw(program.offer)
-            self._listener.ended(program, _end_of(outcome, why), ctx)
+            recorded = await asyncio.to_thread(_recorded, program)
+            self._listener.ended(program, msgspec.structs.replace(end, recorded=recorded), ctx)
 
     def _make_room(self) -> None:
         """Forget the oldest ended programs. Raises: ToolError `process_limit` if too many run."""
@@ -308,10 +317,17 @@ def _handle(ctx: Context) -> str:
     return "proc-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def _recorded(program: Program) -> Summary | None:
+    """How the recorder of an ended program ended. Waits for what it wrote last."""
+    return None if program.record is None else program.record.finish()
+
+
 def _end_of(outcome: Outcome, why: str) -> End:
     stopped = outcome.report["stopped"]
     if stopped is None:
         why = "exited"
+    elif stopped == "recorder_lost":
+        why = stopped
     elif stopped == "limit":
         why = f"{'process' if outcome.report['exceeded'] == 'processes' else outcome.report['exceeded']}_limit"
     return End(why, outcome)

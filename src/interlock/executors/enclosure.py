@@ -53,7 +53,9 @@ _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".
 """Variables that point a tool chain to its directory, because processes have another HOME."""
 
 
-_UNRECORDED: Final = "absent(programs that live on, MCP servers and workers of capsules are not recorded)"
+_UNRECORDED: Final = (
+    "absent(what several runs can use is not recorded: programs of a session, MCP servers, workers of capsules)"
+)
 
 Enclose = Callable[[], "Enclosure"]
 """Returns the walls of a runtime; the first call probes what the machine supports. Raises: ConfigurationError."""
@@ -131,16 +133,18 @@ class Enclosure(msgspec.Struct, frozen=True):
         return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
 
     def posture_unrecorded(self, network: Network = "none") -> dict[str, str]:
-        """The posture of a process without a recorder: a background program, an MCP server or a capsule worker.
+        """The posture of a process that several runs can use: a session's program, an MCP server or a capsule worker. It
+        has no recorder, because its effects belong to no single run.
 
         Raises: ToolError `isolation_failed` if `isolation.require` names `record`.
         """
         if "record" in self.require:
             raise ToolError(
-                "`isolation.require` names `record`, but background programs, MCP servers and capsule workers cannot be recorded",
+                "`isolation.require` names `record`, but what several runs can use cannot be recorded: a session's program, "
+                "an MCP server, a capsule worker",
                 code="isolation_failed",
                 retryable=False,
-                hint="nothing has run; use `shell` or `exec`, or remove `record` from `isolation.require`",
+                hint="nothing has run; use `shell`, or `proc.start` for the run, or remove `record` from `isolation.require`",
             )
         posture = self.posture(network)
         return posture if self.recorder == "none" else {**posture, "record": _UNRECORDED}

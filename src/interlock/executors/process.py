@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.executors import enclosure as walls_of
+from interlock.executors import recording
 from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment, requested_environment
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
@@ -24,7 +25,7 @@ from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.offered_ports import Offer
 from interlock.executors.process_watch import recorded_changes
-from interlock.executors.recording import ProcessRecording, check_recorded
+from interlock.executors.recording import NO_LAYER, ProcessRecording, check_recorded
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
 from interlock.isolation.egress.background import BackgroundWatch
@@ -188,30 +189,41 @@ class ProcessRunner:
         stdin: bytes | None = None,
         output_bytes_max: int,
         offer: Offer | None = None,
-    ) -> tuple[background.Background, BackgroundWatch | None]:
-        """Start a program that outlives this action; like `run`, but without a time-out. Returns the program and the watch on its
-        network (None without one), which the caller closes at its end. Later actions reach it on the ports of the `offer`.
-        The last `output_bytes_max` bytes of each stream are kept. Raises: ToolError, as `run`, and `ports_unavailable`.
+        shared: bool = False,
+    ) -> tuple[background.Background, BackgroundWatch | None, recording.Record | None]:
+        """Start a program that outlives this action; like `run`, but without a time-out. Returns the program, the watch on its
+        network and its record (None without one), which the caller finishes at its end. Later actions reach it on the ports of
+        the `offer`. The last `output_bytes_max` bytes of each stream are kept. A program that several runs share is not
+        recorded. Raises: ToolError, as `run`, and `ports_unavailable`.
         """
-        self.enclosure.posture_unrecorded("proxied")  # raises if `isolation.require` names `record`
+        enclosure = self.enclosure
+        posture = enclosure.posture_unrecorded("proxied") if shared else enclosure.posture("proxied")
         around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds, in_scope=True)
         directory = open_cwd(ctx, cwd)
-        watch = None
+        watch = record = None
         try:
+            record = self._recording.start(ctx, posture, enclosure.require)
             walls, watch = await self._network.open_lasting(ctx, around, offer)
             request = self._request(argv, env, self._limits, walls, output_bytes_max)
             request["keep_last"] = True
-            given = {} if walls is None else walls.descriptors()
+            given = {**({} if walls is None else walls.descriptors()), **({} if record is None else record.descriptors)}
             started = await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
         except BaseException as error:
             if watch is not None:
                 watch.drop()
+            if record is not None:
+                await self._recording.close(ctx, record)
             if isinstance(error, NotStarted):
                 raise spawn_error(error.failure) from None
             raise
         finally:
             os.close(directory)
-        return started, watch
+        if record is not None:
+            record.begun()
+        elif posture["record"].startswith("active"):
+            posture["record"] = NO_LAYER
+        ctx.posture(**posture)
+        return started, watch, record
 
     async def serve(
         self,

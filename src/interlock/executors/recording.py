@@ -86,6 +86,13 @@ class ProcessRecording:
             self._tell(ctx, summary)
         record.check()
 
+    async def close(self, ctx: Context, record: Record) -> None:
+        """Close the record of a program that could not be started."""
+        record.begun()
+        await record.to_its_end()
+        if (summary := record.finish()) is not None:
+            self._tell(ctx, summary)
+
     def start(self, ctx: Context, posture: Mapping[str, str], require: Sequence[str]) -> Record | None:
         """A record of a program that is about to start; None without a recorder. Raises: ToolError, as `open` does."""
         if not posture["record"].startswith("active"):

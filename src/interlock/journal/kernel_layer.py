@@ -144,6 +144,10 @@ class KernelWriter:
         ids = {"proposal": proposal, "action": action, "attempt": attempt, "recorder": recorder}
         self._tail = b"," + msgspec.json.encode(ids)[1:-1] + b","
 
+    def sync(self) -> None:
+        """Make the lines durable. Raises: StoreError."""
+        self._layer.sync()
+
     @property
     def digest(self) -> str:
         """The digest `sha256:...` of the lines written so far."""

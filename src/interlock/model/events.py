@@ -330,6 +330,8 @@ class ActionRecorded(Event, kw_only=True, tag="action_recorded"):
     """The number of lines of this recorder."""
     digest: str = ""
     """`sha256:...` of these lines in order, including newlines."""
+    handle: str | None = None
+    """The background program that was recorded, if it outlived the action that started it."""
 
 
 class ProcessStarted(Event, kw_only=True, tag="process_started"):
@@ -348,7 +350,8 @@ class ProcessEnded(Event, kw_only=True, tag="process_ended"):
     """A background program has ended; `action` is the one that stopped it, or detected its end.
 
     `why` is `exited` (by itself), `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`,
-    `run_ended`, `session_ended`, or `lost`: its supervisor was killed, and the program with it.
+    `run_ended`, `session_ended`, `recorder_lost` (its recorder was killed, and with it the program), or `lost` (the same
+    for its supervisor).
     """
 
     handle: str

@@ -40,8 +40,8 @@ def record_summary(ctx: Context, summary: Summary) -> None:
             ctx.run.recorder.record(event, ctx.proposal_id, ctx.action_id, 9)
 
 
-def event_of(summary: Summary) -> ActionRecorded:
-    """The journal event for a recorder that has ended."""
+def event_of(summary: Summary, handle: str | None = None) -> ActionRecorded:
+    """The journal event for a recorder that has ended. `handle` names the background program that it recorded."""
     lines = cast("KernelWriter", summary.lines)
     return ActionRecorded(
         recorder=lines.recorder,
@@ -51,4 +51,5 @@ def event_of(summary: Summary) -> ActionRecorded:
         lost=summary.lost,
         lines=lines.lines,
         digest=lines.digest,
+        handle=handle,
     )

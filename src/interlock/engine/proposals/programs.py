@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from typing import cast
 
+from interlock.engine.proposals.kernel_records import event_of
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import record_connections
 from interlock.engine.record.recorder import Recorder
 from interlock.executors.background import End, Program
 from interlock.executors.process import signal_name
+from interlock.executors.recording import Summary
+from interlock.journal.kernel_layer import KernelWriter
 from interlock.model.errors import StoreError
 from interlock.model.events import ProcessEnded, ProcessStarted
 from interlock.model.tool import Context
@@ -34,6 +38,9 @@ class OnRecord:
     def ended(self, program: Program, end: End, ctx: Context) -> None:
         """`process_ended`, by an action."""
         assert isinstance(ctx, ActionContext)
+        if end.recorded is not None and ctx.run.recorder is not None:
+            with contextlib.suppress(StoreError):  # the journal has failed: the run reports that itself
+                _recorded(ctx.run.recorder, program, end.recorded)
         agent = ctx.agent if end.why == "stopped" else None
         ctx.run.record(9, ctx.index, lambda _: _event(program, end, agent))
 
@@ -44,8 +51,17 @@ def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) 
         if recorder is not None:
             record_connections(recorder, end.traffic.records, program.proposal, program.action)
             with contextlib.suppress(StoreError):  # the next flush fails in the same way and reports it
+                if end.recorded is not None:
+                    _recorded(recorder, program, end.recorded)
                 if not program.reported:
                     recorder.record(_event(program, end), program.proposal)
+
+
+def _recorded(recorder: Recorder, program: Program, summary: Summary) -> None:
+    """`action_recorded`, for the action that started the program. Raises: StoreError."""
+    lines = cast("KernelWriter", summary.lines)
+    lines.sync()
+    recorder.record(event_of(summary, program.handle), program.proposal, program.action, 9)
 
 
 def _event(program: Program, end: End, agent: str | None = None) -> ProcessEnded:
