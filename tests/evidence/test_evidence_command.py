@@ -57,7 +57,7 @@ def test_a_measured_run_is_exported_and_signed(run_line, measured, tmp_path):
     assert (done["run_id"], done["path"], done["events"]) == ("run_m", "run_m.tar.gz", 4)
     archive = Archive(path.read_bytes())
     assert archive.correlation["command"]["outcome"] == "finished"
-    assert archive.document("attestation.dsse.json")["signatures"][0]["keyid"] == done["signed_by"]
+    assert archive.document("attestation.dsse.json")["signatures"][0]["keyid"] == done["signed_by"][0]
     assert archive.manifest["signed_head"]["payloadType"] == "application/vnd.interlock.journal-head.v1+json"
     assert path.stat().st_mode & 0o777 == 0o600
     before = path.read_bytes()
@@ -83,11 +83,40 @@ def test_keys_are_made_listed_exported_and_used(run_line, measured, tmp_path):
     assert parse_public_key(pem).public_bytes_raw().hex() == made["keyid"].removeprefix("ed25519:")
     assert run_line("keys", "export", "release", "--to", "release.pub")[1]["error"]["code"] == "file_exists"
     code, done = run_line("evidence", "export", "run_m", "--key", "release", "-o", "a.tar.gz")
-    assert done["signed_by"] == made["keyid"]
+    assert done["signed_by"] == [made["keyid"]]
     assert (
         run_line("evidence", "export", "run_m", "--key", "other", "-o", "b.tar.gz")[1]["error"]["code"] == "not_found"
     )
-    assert run_line("evidence", "export", "run_m", "--unsigned", "-o", "b.tar.gz")[1]["signed_by"] is None
+    assert run_line("evidence", "export", "run_m", "--unsigned", "-o", "b.tar.gz")[1]["signed_by"] == []
+
+
+def test_several_keys_sign_and_each_of_them_can_be_asked_for(run_line, measured, tmp_path):
+    ids = {name: run_line("keys", "make", name)[1]["keyid"] for name in ("release", "audit", "other")}
+    both = ["--key", "release", "--key", "audit"]
+    code, done = run_line("evidence", "export", "run_m", *both, "-o", "a.tar.gz")
+    assert (code, done["signed_by"]) == (0, sorted([ids["release"], ids["audit"]]))
+    path = tmp_path / "project" / "a.tar.gz"
+    attestation = Archive(path.read_bytes()).document("attestation.dsse.json")
+    assert [signature["keyid"] for signature in attestation["signatures"]] == done["signed_by"]
+    for asked in (["release"], ["audit"], ["release", "audit"]):
+        keys = [part for name in asked for part in ("--key", ids[name])]
+        assert run_line("evidence", "verify", "a.tar.gz", *keys)[1]["valid"]
+    code, verdict = run_line("evidence", "verify", "a.tar.gz", "--key", ids["release"], "--key", ids["other"])
+    assert (code, [error["code"] for error in verdict["errors"]]) == (4, ["signature_foreign"])
+    # The order in which keys are named changes nothing.
+    run_line("evidence", "export", "run_m", "--key", "audit", "--key", "release", "-o", "b.tar.gz")
+    assert (tmp_path / "project" / "b.tar.gz").read_bytes() == path.read_bytes()
+
+
+def test_a_key_signs_once_and_a_bundle_has_one_signature(run_line, measured, tmp_path):
+    run_line("keys", "make", "release")
+    twice = ["--key", "release", "--key", "release"]
+    code, refused = run_line("evidence", "export", "run_m", *twice, "-o", "a.tar.gz")
+    assert (code, refused["error"]["message"]) == (2, "`--key release` names a key that is named already")
+    both = ["--key", "release", "--key", "default", "--bundle", "bundle.json"]
+    code, refused = run_line("evidence", "export", "run_m", *both, "-o", "a.tar.gz")
+    assert (code, refused["error"]["message"]) == (2, "a Sigstore bundle has exactly one signature")
+    assert sorted(path.name for path in (tmp_path / "project").glob("*.*")) == ["interlock.toml"]
 
 
 def test_a_public_key_has_the_form_that_securesystemslib_reads(run_line, capsys):

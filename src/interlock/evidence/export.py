@@ -61,7 +61,8 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     bytes: int
     """Size of all members."""
-    signed_by: str | None
+    signed_by: tuple[str, ...]
+    """The ids of the keys that signed, in order; empty without a signature."""
     attestation: form.Envelope
     documents: Documents
 
@@ -91,7 +92,7 @@ def export(
         manifest = _manifest(source, spools, head, view)
         spools[form.MANIFEST].document(manifest)
         digest_of_manifest = spools[form.MANIFEST].member().sha256
-        keys = list(signers)
+        keys = sorted(signers, key=lambda signer: signer.keyid)
         attestation = _attestation(manifest, digest_of_manifest, keys)
         spools[form.ATTESTATION].document(attestation)
         write_archive([spools[path] for path in form.MEMBERS], write, redaction.sweep)
@@ -100,7 +101,7 @@ def export(
             manifest_sha256=digest_of_manifest,
             events=observed.events,
             bytes=sum(one.bytes for one in spools.values()),
-            signed_by=keys[0].keyid if keys else None,
+            signed_by=tuple(signer.keyid for signer in keys),
             attestation=attestation,
             documents=documents,
         )

@@ -35,9 +35,7 @@ _INDENT = 11
 
 @click.command(cls=Command)
 @click.option("--config", is_flag=True, help="Print each setting with its value and source.")
-@click.option(
-    "--attack", is_flag=True, help="Try some 120 escapes from the walls, harmlessly, and print the results."
-)
+@click.option("--attack", is_flag=True, help="Try some 120 escapes from the walls, harmlessly, and print the results.")
 @click.option(
     "--clients",
     is_flag=True,

@@ -41,7 +41,15 @@ evidence.add_command(report_command)
     metavar="FILE",
     help="The file to write. [default: RUN.tar.gz]",
 )
-@click.option("--key", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="Sign with this key.")
+@click.option(
+    "--key",
+    "keys",
+    metavar="NAME",
+    multiple=True,
+    default=[DEFAULT_NAME],
+    show_default=True,
+    help="Sign with this key (repeatable: all of them sign).",
+)
 @click.option("--unsigned", is_flag=True, help="Do not sign.")
 @click.option(
     "--bundle",
@@ -52,7 +60,14 @@ evidence.add_command(report_command)
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @click.pass_obj
 def export(
-    out: Speaks, run_id: str, target: Path | None, key: str, bundle: Path | None, *, unsigned: bool, force: bool
+    out: Speaks,
+    run_id: str,
+    target: Path | None,
+    keys: tuple[str, ...],
+    bundle: Path | None,
+    *,
+    unsigned: bool,
+    force: bool,
 ) -> None:
     """Write the archive of a run: its events, what was observed, and what was not. Secrets are replaced.
 
@@ -65,7 +80,9 @@ def export(
     with History.open(Path(), os.environ) as past:
         found = past.find(run_id)
         path = target or Path(found + ENDING)
-        signers = [] if unsigned else [Signer.named(past.place.state / "keys", key, past.disk)]
+        signers = [] if unsigned else signers_of(past, keys)
+        if bundle is not None and len(signers) != 1:
+            raise UsageError("a Sigstore bundle has exactly one signature", hint="name one `--key`")
         done = export_run(past, found, path, signers=signers, replace=force)
         if bundle is not None:
             past.disk.write_atomic(bundle, sigstore_bundle(done.attestation), 0o644)
@@ -75,15 +92,26 @@ def export(
         "path": str(path),
         "manifest_sha256": done.manifest_sha256,
         "events": done.events,
-        "signed_by": done.signed_by,
+        "signed_by": list(done.signed_by),
         "layers": {name: layer["state"] for name, layer in layers.items()},
         "notes": list(done.documents.health.notes),
     }
     out.emit(document, lambda: _text(path, done))
 
 
+def signers_of(past: History, names: Iterable[str]) -> list[Signer]:
+    """The keys with these names. Raises: UsageError for a key that is named twice; StoreError."""
+    found: dict[str, Signer] = {}
+    for name in names:
+        signer = Signer.named(past.place.state / "keys", name, past.disk)
+        if signer.keyid in found:
+            raise UsageError(f"`--key {name}` names a key that is named already", hint="name each key once")
+        found[signer.keyid] = signer
+    return list(found.values())
+
+
 def _text(path: Path, done: Exported) -> Iterable[str]:
-    yield f"wrote {path}: {done.events} events, signed by {done.signed_by or 'nobody'}"
+    yield f"wrote {path}: {done.events} events, signed by {', '.join(done.signed_by) or 'nobody'}"
     layers = msgspec.to_builtins(done.documents.health.layers)
     yield "  " + ", ".join(f"{name} {layer['state']}" for name, layer in layers.items())
     if done.documents.health.notes:
