@@ -211,7 +211,7 @@ def test_files_are_written_with_comments_kept_and_given_back(project, client, mo
         assert "// mine" in left
         assert '"gateway"' in left
     facts = {fact.name: fact for fact in examine_clients(project.root, project.env, run=True)}
-    assert "not tried with the real program here" in facts[f"{client}: own tools"].detail
+    assert "not tested with the real program" in facts[f"{client}: own tools"].detail
     assert facts[f"{client}: {mode} mode, {scope}: hook"].status == "ok"
     project.remove(client, scope)
     project.stop_gate()

@@ -94,10 +94,10 @@ def test_it_shows_what_was_decided_answered_and_done(tmp_path):
         "approved by ann",
         "make",
         "policy_denied: no policy permits it",
-        "Nothing observed effects in the kernel",
+        "Effects were not observed in the kernel",
         "Signed by no one",
         "No recorder watched this action",
-        "What belongs together",
+        "Correlation",
     ):
         assert words in page.text
     assert "path" in page.tags, "b waits for a: the graph has an edge"

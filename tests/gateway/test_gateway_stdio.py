@@ -118,7 +118,7 @@ def test_a_bad_frame_gets_an_error_and_other_calls_go_on(project):
             ("resources/read", "without being checked by the rules"),
             ("prompts/list", "tools only"),
             ("completion/complete", "tools only"),
-            ("logging/setLevel", "no log messages"),
+            ("logging/setLevel", "does not pass on log messages"),
             ("no/such", "no method `no/such`"),
         ):
             refused = gateway.request(method)["error"]

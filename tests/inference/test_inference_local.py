@@ -109,7 +109,7 @@ def test_policies_see_that_it_is_local(tmp_path):
         ({"endpoint": "http://localhost:1"}, "sends nothing"),
         ({"key_env": "KEY"}, "sends nothing"),
         ({"prices": {"input": 1.0}}, "sends nothing"),
-        ({"tools": ["infer"]}, "compares words"),
+        ({"tools": ["infer"]}, "supports only `classify` and `embed`"),
         ({"tools": []}, "at least one tool"),
     ],
 )

@@ -207,7 +207,7 @@ def test_a_skill_that_decides_itself_what_is_done_is_not_imported(skilled):
         step = document["content"]["template"]["steps"][1]
         step["tool"] = tool
         document["content"]["tools"] = {"fs.write": document["content"]["tools"]["fs.write"], tool: "1"}
-        with pytest.raises(UsageError, match="decides itself"):
+        with pytest.raises(UsageError, match="decides by itself"):
             skilled.skills.load(msgspec.json.encode(document))
 
 

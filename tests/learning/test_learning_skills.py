@@ -271,7 +271,7 @@ def test_a_test_leaves_nothing_behind(project, rt):
     do(rt, "jan", "feb")
     skill = rt.skills.list()[0]
     before = {path: path.read_bytes() for path in project.root.glob("*.txt")}
-    with pytest.raises(UsageError, match="where layers wait"):
+    with pytest.raises(UsageError, match="only if layers wait"):
         asyncio.run(rt.skills.test(skill))
     waiting = project.open(flags={"workspace.mode": "layer", "workspace.commit": "never"})
     given = {"path": "new.txt", "path_2": "jan.txt"}

@@ -102,7 +102,7 @@ def test_secrets_are_not_in_the_record(project):
 )
 def test_an_event_that_is_not_understood_is_a_refusal(project, data):
     answer = project.say(data)
-    assert (answer.code, "not one that Interlock understands" in answer.error) == (2, True)
+    assert (answer.code, "does not understand the event" in answer.error) == (2, True)
 
 
 def test_large_and_small_inputs(project):

@@ -66,7 +66,7 @@ def test_the_file_is_trusted_with_the_configuration_and_no_agent_writes_it(proje
         ({"s": {"type": "sse", "url": "http://127.0.0.1/"}}, "", "no longer part"),
         ({"s": {"args": []}}, "", "either `command` or `url`"),
         ({"s": []}, "", "must be an object"),
-        ({"s": scripted(env={"LD_PRELOAD": "/x.so"})}, "", "never passed on"),
+        ({"s": scripted(env={"LD_PRELOAD": "/x.so"})}, "", "never passed to servers"),
         ({"s": scripted(env={"A": "ghp_" + "a1B2c3D4" * 5})}, "", "secret"),
         ({"two words": scripted()}, "", "the name of a server"),
         ({"s": scripted()}, '[mcp.servers.s]\ncommand = ["x"]', "two MCP servers"),
