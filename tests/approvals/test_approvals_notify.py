@@ -229,7 +229,7 @@ def test_it_is_tried_again_when_that_may_help(receiver, store, answers, tries):
     told.tell(ask(store))
     assert told.drain(10)
     assert len(receiver.got) == tries
-    failed = [] if answers[tries - 1] == 200 else [("webhook", f"the webhook answered {answers[tries - 1]}")]
+    failed = [] if answers[tries - 1] == 200 else [("webhook", f"the webhook responded with {answers[tries - 1]}")]
     assert problems(store) == failed
 
 

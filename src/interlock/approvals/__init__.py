@@ -1,6 +1,6 @@
-"""Stores questions and answers, grants and approvers, across processes and restarts (step 6).
+"""Stores holds and answers, grants and approvers, across processes and restarts (step 6).
 
-- `store.ApprovalStore`: questions; `wait.Waiter`: waiting for their answers; `standing`: answers for more than one call
+- `store.ApprovalStore`: holds; `wait.Waiter`: waiting for their answers; `standing`: answers for more than one call
 - `notify.Notifications` and `notifiers`: notifications
 - `approvers.Approvers`: who may answer, tokens and PINs
 - `grants.GrantStore`: issued grants, and the use counts of all grants

@@ -1,4 +1,4 @@
-"""Approvers, who may answer questions, and their proofs: a token, and an optional PIN.
+"""Approvers, who may answer holds, and their proofs: a token, and an optional PIN.
 
 An agent runs as the user's own uid, so being that uid proves nothing. A token has 256 bits and is stored as SHA-256; a PIN is
 short and is stored with scrypt. Failures are counted in the database, for all processes, and an attempt counts as a
@@ -33,16 +33,16 @@ _SCHEMA: Final = (
 
 FAILURES_MAX: Final = 5
 FAILURES_WINDOW_US: Final = 15 * 60 * 1_000_000
-"""After this many failures of one source (a remote address, an approver's PIN) within the window, it has to wait."""
+"""After this many failures from one source (a remote address, an approver's PIN) within the window, the source must wait."""
 
 PIN_FAILURES_MAX: Final = 50
-"""After this many failures since the last success, over any time, a PIN is locked: four digits are quickly guessed."""
+"""After this many failures since the last success, however long ago, a PIN is locked: four digits are quickly guessed."""
 PIN_CHARS_MIN: Final = 4
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1  # 16 MiB, some 50 ms: OWASP's minimum for interactive use
 
 
 class AccessError(UsageError):
-    """The caller could not prove to be an approver. Codes: `unauthenticated` (401), `too_many_failures` (429)."""
+    """The caller could not prove that they are an approver. Codes: `unauthenticated` (401), `too_many_failures` (429)."""
 
     default_code = "unauthenticated"
 
@@ -79,7 +79,7 @@ class Approvers:
         database.migrate("approvers", _SCHEMA)
 
     def add(self, name: str, *, display: str = "", groups: Sequence[str] = (), pin: str | None = None) -> str:
-        """Add an approver; returns the token, which is not stored.
+        """Add an approver. Returns the token, which is not stored.
 
         Raises: UsageError if the name is taken or empty, a group has no name, or the PIN too short.
         """
@@ -88,7 +88,7 @@ class Approvers:
         if any(not group or not group.isprintable() or group == ANY_GROUP for group in groups):
             raise UsageError(f"a group's name must be printable, not empty, and not `{ANY_GROUP}`")
         if pin is not None and len(pin) < PIN_CHARS_MIN:
-            raise UsageError(f"a PIN has at least {PIN_CHARS_MIN} characters")
+            raise UsageError(f"a PIN must have at least {PIN_CHARS_MIN} characters")
         token = "".join(self._ids.new("token").removeprefix("token_") for _ in range(2))
         salt = self._ids.new("salt") if pin is not None else ""
         pin_hash = _pin_hash(pin, salt) if pin is not None else ""
@@ -100,13 +100,13 @@ class Approvers:
             )
             if self._database.changes != 1:
                 raise UsageError(
-                    f"there is an approver `{name}` already", hint="remove it first to give it a new token"
+                    f"an approver `{name}` already exists", hint="remove the approver first to issue a new token"
                 )
             self._audit.write(now, "approver_added", name, detail={"groups": list(groups), "pin": pin is not None})
         return token
 
     def remove(self, name: str) -> bool:
-        """Remove an approver, whose token stops working at once. False if there is no such approver."""
+        """Remove an approver, whose token stops working at once. Returns False if there is no such approver."""
         with self._database.transaction():
             now = self._time.tick()
             self._database.execute("delete from approvers_attempts where source = ?", (f"pin:{name}",))
@@ -117,7 +117,7 @@ class Approvers:
             return removed
 
     def all(self) -> list[ApproverRow]:
-        """All approvers, by name. If there are none, the local user may answer, and `doctor` warns."""
+        """Returns all approvers, by name. If there are none, the local user may answer, and `doctor` warns."""
         rows = self._database.execute(
             "select name, display, groups, pin_hash, created_at_us from approvers order by name"
         )
@@ -129,7 +129,7 @@ class Approvers:
         ]
 
     def by_token(self, token: str, source: str) -> Approver:
-        """The approver with this token. `source` identifies the origin of the attempt, for counting failures.
+        """Returns the approver with this token. `source` identifies the origin of the attempt, for counting failures.
 
         Raises: AccessError.
         """
@@ -143,11 +143,11 @@ class Approvers:
         if found is None:
             # 256 bits cannot be guessed, so a right token is never refused because of failures from the same address.
             self._begin_attempt(source)
-            raise AccessError("the token is not that of an approver", hint="`interlock approvers add` makes one")
+            raise AccessError("the token belongs to no approver", hint="`interlock approvers add` makes one")
         return found
 
     def by_pin(self, name: str, pin: str) -> Approver:
-        """The approver with this name and PIN. Raises AccessError, the same for a wrong name and a wrong PIN."""
+        """Returns the approver with this name and PIN. Raises: AccessError, the same for a wrong name and a wrong PIN."""
         attempt = self._begin_attempt(f"pin:{name}")
         rows = self._database.execute(
             "select display, groups, pin_salt, pin_hash from approvers where name = ?", (name,)
@@ -155,7 +155,7 @@ class Approvers:
         display, groups, salt, stored = rows[0] if rows else (name, "[]", "", "")
         right = hmac.compare_digest(_pin_hash(pin, salt), stored)
         if not right or not stored:
-            raise AccessError("the name or PIN is wrong, or no PIN was set")
+            raise AccessError("the name or PIN is wrong, or no PIN is set")
         self._end_attempt(attempt)
         return Approver(id=name, display=display, groups=self._groups(name, groups))
 
@@ -178,9 +178,9 @@ class Approvers:
             )
             if rows[0][0] >= PIN_FAILURES_MAX:
                 raise AccessError(
-                    "the PIN is locked: it was wrong too often since it was last right",
+                    "the PIN is locked after too many failures",
                     code="too_many_failures",
-                    hint="use the token; `interlock approvers remove` and `add` give a new PIN",
+                    hint="use the token, or set a new PIN with `interlock approvers remove` and `add`",
                 )
             if rows[0][1] >= FAILURES_MAX:
                 raise AccessError(

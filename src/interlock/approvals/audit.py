@@ -1,4 +1,4 @@
-"""The audit of questions, approvers and grants: an append-only table, written in the same transaction as the recorded change.
+"""The audit of holds, approvers and grants: an append-only table, written in the same transaction as the recorded change.
 
 If the record cannot be written, the recorded change does not happen either.
 """

@@ -54,8 +54,8 @@ class FileSink:
         self._path = path
         self._disk = disk
 
-    def write(self, record: AuditRecord, timeout_s: float) -> None:  # noqa: ARG002 # a disk takes the time it takes
-        """Append it. Raises: NotifyError."""
+    def write(self, record: AuditRecord, timeout_s: float) -> None:  # noqa: ARG002 # a write to a disk has no time limit
+        """Append the record. Raises: NotifyError."""
         try:
             fd = self._disk.open_append(self._path)
             try:
@@ -71,12 +71,12 @@ class CommandSink:
     """Runs a program for each record, with the record as JSON on standard input, like the command notifier."""
 
     def __init__(self, command: Command) -> None:
-        """Runs that command."""
+        """The sink, and its cursor, are named after the command."""
         self.name = command.name
         self._command = command
 
     def write(self, record: AuditRecord, timeout_s: float) -> None:
-        """Run it to its end. Raises: NotifyError."""
+        """Run the command to its end. Raises: NotifyError."""
         self._command.run(msgspec.json.encode(record), timeout_s)
 
 
@@ -84,25 +84,25 @@ class WebhookSink:
     """Posts each record as signed JSON, like the webhook notifier."""
 
     def __init__(self, webhook: Webhook) -> None:
-        """Posts there."""
+        """The sink, and its cursor, are named after the webhook."""
         self.name = webhook.name
         self._webhook = webhook
 
     def write(self, record: AuditRecord, timeout_s: float) -> None:
-        """Post it. Raises: NotifyError."""
+        """Post the record. Raises: NotifyError."""
         self._webhook.post(msgspec.json.encode(record), timeout_s)
 
 
 class FunctionSink:
-    """Calls the program's own function."""
+    """Calls the application's own function."""
 
     def __init__(self, function: Callable[[AuditRecord], None]) -> None:
         """The sink, and its cursor, are named after the function."""
         self.name = f"function {getattr(function, '__qualname__', 'sink')}"
         self._function = function
 
-    def write(self, record: AuditRecord, timeout_s: float) -> None:  # noqa: ARG002 # it is the program's to keep it
-        """Call it."""
+    def write(self, record: AuditRecord, timeout_s: float) -> None:  # noqa: ARG002 # the function must keep the limit
+        """Call the function."""
         self._function(record)
 
 

@@ -63,7 +63,7 @@ class GrantStore:
         database.migrate("grants", _SCHEMA)
 
     def revision(self) -> int:
-        """Changes whenever a grant is issued or revoked; then compile the grants again."""
+        """Returns a number that changes whenever a grant is issued or revoked; then compile the grants again."""
         return int(self._database.execute("select revision from grants_revision where one = 1")[0][0])
 
     def issue(self, grant: Grant, *, by: str, session: str | None = None) -> Grant:
@@ -81,7 +81,7 @@ class GrantStore:
             if made.parent is not None:
                 parents = self._database.execute("select revoked_at_us from grants where id = ?", (made.parent,))
                 if not parents or parents[0][0] is not None:
-                    raise UsageError(f"there is no grant `{made.parent}` to make a child of", code="not_found")
+                    raise UsageError(f"there is no active parent grant `{made.parent}`", code="not_found")
             self._insert(made, now, by, session)
             self._changed(now, "grant_issued", made.id, by, {"agent": made.agent, "source": made.source})
         return made
@@ -103,7 +103,7 @@ class GrantStore:
                     self._audit.write(now, "grant_token_known", grant.id, who=by, detail={"agent": grant.agent})
                 elif known.revoked_at_us is not None:
                     raise UsageError(
-                        "the grant token was revoked, or one that it was made from", code="grant_token_revoked"
+                        "the grant token, or one from which it was made, was revoked", code="grant_token_revoked"
                     )
                 elif known.grant != grant:
                     raise UsageError("another block of a grant token has the same id", code="bad_grant_token")
@@ -152,7 +152,7 @@ class GrantStore:
     def use(self, grant_ids: Sequence[str]) -> bool:
         """Take one use of each of these grants (`Compiled.counted`: a grant and its ancestors), of all or of none.
 
-        False if one is used up, expired, revoked or unknown.
+        Returns False if one is used up, expired, revoked or unknown.
         """
         with self._database.transaction():
             now = self.time.tick()
@@ -171,7 +171,7 @@ class GrantStore:
         return True
 
     def revoke(self, grant_id: str, by: str) -> tuple[str, ...]:
-        """Revoke a grant and its descendants, effective at once; returns the revoked ids."""
+        """Revoke a grant and its descendants, effective at once. Returns the revoked ids."""
         with self._database.transaction():
             now = self.time.tick()
             revoked = self._revoke(grant_id, by, now)
@@ -180,16 +180,16 @@ class GrantStore:
         return revoked
 
     def all(self) -> list[IssuedGrant]:
-        """Every grant, oldest first, revoked and expired ones included."""
+        """Returns every grant, oldest first, including revoked and expired ones."""
         return [_issued(r) for r in self._database.execute(f"select {_COLUMNS} from grants order by issued_at_us, id")]
 
     def get(self, grant_id: str) -> IssuedGrant | None:
-        """One grant by its id."""
+        """Returns one grant by its id; None if there is none."""
         rows = self._database.execute(f"select {_COLUMNS} from grants where id = ?", (grant_id,))
         return _issued(rows[0]) if rows else None
 
     def load(self, session: str | None, token: str | None = None) -> tuple[list[Grant], list[Grant]]:
-        """The grants to compile for a session: those in force, and the revoked ones (to explain refusals).
+        """Returns the grants to compile for a session: those in force, and the revoked ones (to explain refusals).
 
         With `token` (the id of its last block) the blocks of that token are included, and never those of other tokens.
         """

@@ -27,7 +27,7 @@ ANY_GROUP = "*"
 
 
 class FileShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A file shown in a question, as it was then. If it has changed by the time of the answer, the question is asked again."""
+    """A file shown with a hold, as it was then. If it has changed by the time of the answer, the call is held again."""
 
     path: str
     digest: str | None
@@ -56,7 +56,7 @@ class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A question to ask. `parameters` and `context` are raw: the store redacts them and keeps only the redacted form."""
+    """The request for a hold. `parameters` and `context` are raw: the store redacts them and keeps only the redacted form."""
 
     agent: str
     summary: str
@@ -121,7 +121,7 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored question. `status` takes the time into account: a pending row past its time limit reads `expired`."""
+    """A held call, as stored. `status` takes the time into account: a pending row past its time limit reads `expired`."""
 
     id: str
     seq: int
@@ -169,7 +169,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     `resolved`: this answer decided. `recorded`: it counts, more are needed. `already_resolved`: `hold.status` came first.
     `not_found`: no such id. The rest are refusals: `agent_may_not_approve`, `separation`, `not_in_group`, and `changed`
-    (the question has changed since it was shown: show it again).
+    (the hold has changed since it was shown: show it again).
     """
 
     code: Literal[
@@ -191,12 +191,12 @@ def action_digest(tool: str, tool_version: str, parameters: Any) -> str:
 
 
 def with_effect(tool_version: str, effect: str) -> str:
-    """The version of a tool in a question about the effect of a call in a temporary layer, given by its digest."""
+    """Returns the version of a tool for a hold on the effect of a call in a temporary layer. `effect` is its digest."""
     return f"{tool_version}{_EFFECT}{effect}"
 
 
 def without_effect(tool_version: str) -> str:
-    """The version of the tool itself."""
+    """Returns the version of the tool itself."""
     return tool_version.partition(_EFFECT)[0]
 
 

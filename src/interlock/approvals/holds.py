@@ -1,4 +1,4 @@
-"""Reads questions from the database, for listing and showing them, and for the store that changes them."""
+"""Reads holds from the database, for listing and showing them, and for the store that changes them."""
 
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
 
@@ -57,7 +57,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Holds:
-    """The questions of a workspace. A question past its time limit reads as expired, whether or not that was recorded."""
+    """The holds of a workspace. A hold past its time limit reads as expired, whether or not that was recorded."""
 
     def __init__(self, database: Database, time: SharedTime) -> None:
         """Migrate the table."""
@@ -66,17 +66,17 @@ class Holds:
         database.migrate("approvals", _MIGRATIONS)
 
     def get(self, hold_id: str, now: int | None = None) -> Hold | None:
-        """A question by its id, as of `now` (microseconds of the shared time)."""
+        """Returns a hold by its id, as of `now` (microseconds of the shared time)."""
         rows = self.database.execute(f"select {COLUMNS} from approvals where id = ?", (hold_id,))
         return read_hold(rows[0], self.time.now_us() if now is None else now) if rows else None
 
     def schema_of(self, hold_id: str) -> Any:
-        """The JSON Schema that edited parameters must match; None if there is none."""
+        """Returns the JSON Schema that edited parameters must match; None if there is none."""
         stored = self.database.execute("select schema from approvals where id = ?", (hold_id,))[0][0]
         return None if stored is None else msgspec.json.decode(stored)
 
     def find(self, text: str) -> str:
-        """The id of a question from any unambiguous prefix, or of the newest open one for `last`.
+        """Returns the id of a hold from any unambiguous prefix, or of the newest open one for `last`.
 
         Raises: UsageError `not_found`, `ambiguous_id`.
         """
@@ -93,10 +93,10 @@ class Holds:
         found: list[str] = [hold_id for (hold_id,) in rows]
         if text == "last" and found:
             return found[0]
-        return choose_id(text, found, what="question", hint="`interlock approvals list --status all` shows them")
+        return choose_id(text, found, what="hold", hint="`interlock approvals list --status all` shows them")
 
     def answered(self, hold_ids: Sequence[str]) -> list[Hold]:
-        """Those of the questions that are no longer pending."""
+        """Returns those of the holds that are no longer pending."""
         now = self.time.now_us()
         out: list[Hold] = []
         for i in range(0, len(hold_ids), _IDS_PER_QUERY):
@@ -110,7 +110,7 @@ class Holds:
         return out
 
     def list_holds(self, status: Status | None = "pending", *, after: int = 0, limit: int = 100) -> list[Hold]:
-        """Questions in order of creation, from `seq` above `after`; None for all."""
+        """Returns holds in order of creation, with a `seq` above `after`. `status` None selects all."""
         now = self.time.now_us()
         where = {
             None: "seq > :after",
@@ -124,7 +124,7 @@ class Holds:
         return [read_hold(row, now) for row in rows]
 
     def for_action(self, run: str, proposal: str, action: str, *, kind: Kind = "tool_call") -> Hold | None:
-        """The latest question of that kind about an action, which `resume` looks for."""
+        """Returns the latest hold of that kind for an action; `resume` looks for it."""
         rows = self.database.execute(
             f"select {COLUMNS} from approvals where run = ? and proposal = ? and action = ? order by seq desc",
             (run, proposal, action),
@@ -133,14 +133,14 @@ class Holds:
         return next((hold for row in rows if (hold := read_hold(row, now)).kind == kind), None)
 
     def of_run(self, run: str) -> list[Hold]:
-        """All questions of a run, in order of creation."""
+        """Returns all holds of a run, in order of creation."""
         now = self.time.now_us()
         rows = self.database.execute(f"select {COLUMNS} from approvals where run = ? order by seq", (run,))
         return [read_hold(row, now) for row in rows]
 
 
 def read_hold(row: tuple[Any, ...], now: int) -> Hold:
-    """A row of `COLUMNS`, as of `now`."""
+    """Reads a row of `COLUMNS`, as of `now`."""
     values = dict(zip(COLUMNS.split(", "), row, strict=True))
     question = typed.decode(values.pop("question"), Question)
     if values["status"] == "pending" and values["expires_at_us"] <= now:
@@ -152,5 +152,5 @@ def read_hold(row: tuple[Any, ...], now: int) -> Hold:
 
 
 def as_text(value: Any) -> str:
-    """The JSON text of a column."""
+    """Returns the JSON text of a column."""
     return msgspec.json.encode(value).decode()

@@ -42,7 +42,7 @@ class TerminalBell:
         self._terminal = terminal
 
     def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # a bell carries no text and takes no time
-        """Write one BEL. Doing nothing without a terminal is not a failure."""
+        """Write one BEL. Does nothing without a terminal."""
         with contextlib.suppress(OSError):
             fd = os.open(self._terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -52,7 +52,7 @@ class TerminalBell:
 
 
 def _ring(fd: int) -> None:
-    """Write one BEL; waits for a fifth of a second at most while another process writes, or output is stopped."""
+    """Write one BEL. Waits at most a fifth of a second while another process writes, or output is stopped."""
     for _ in range(40):
         try:
             os.write(fd, b"\a")
@@ -63,47 +63,49 @@ def _ring(fd: int) -> None:
 
 
 class Function:
-    """Calls the program's own function, which should return soon. If it raises, it is retried, then the failure is audited."""
+    """Calls the application's own function, which should return soon. Retries if it raises, then audits the failure."""
 
     def __init__(self, function: Callable[[Hold], None]) -> None:
-        """It is named after the function."""
+        """The notifier is named after the function."""
         self.name = getattr(function, "__name__", "function")
         self._function = function
 
-    def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # it is the program's to keep it
-        """Call it."""
+    def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # the function must keep the limit
+        """Call the function."""
         self._function(hold)
 
 
 class Webhook:
-    """Posts the question as signed JSON in the format of Slack's incoming webhooks.
+    """Posts the hold as signed JSON in the format of Slack's incoming webhooks.
 
     `X-Interlock-Signature: v1=<hex>` is HMAC-SHA256 with the shared secret over `v1:<timestamp>:<body>`, where the timestamp
     (seconds since the epoch) is `X-Interlock-Timestamp`. A receiver should refuse old timestamps. Redirects are not followed.
     """
 
     def __init__(self, url: str, secret: bytes | None, time: SharedTime, *, name: str = "webhook") -> None:
-        """`url` may hold a token (Slack's do) and is never repeated in a message. Raises ConfigurationError.
+        """`url` may contain a token (as Slack's do) and is never repeated in a message. Raises: ConfigurationError.
 
         Without a `secret`, for a URL that is itself secret, posts are not signed.
         """
         parts = _web_address(url)
         if parts is None:
-            message = "the URL of a webhook is `http://...` or `https://...`, without spaces and letters beyond ASCII"
+            message = (
+                "the URL of a webhook must be `http://...` or `https://...`, without spaces or non-ASCII characters"
+            )
             raise ConfigurationError(message)
         if secret is not None and not secret:
-            raise ConfigurationError("a webhook needs a secret to sign with", hint="name it with `secret_env`")
+            raise ConfigurationError("a webhook needs a signing secret", hint="name it with `secret_env`")
         self.name = name
         self._parts = parts
         self._secret = secret
         self._time = time
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
-        """Post it. Raises NotifyError, permanent for a response that reports a bad request."""
+        """Post the hold. Raises: NotifyError, permanent if the response reports a bad request."""
         self.post(msgspec.json.encode(slack_message(hold)), timeout_s)
 
     def post(self, body: bytes, timeout_s: float) -> None:
-        """Post JSON. Raises NotifyError."""
+        """Post JSON. Raises: NotifyError."""
         timestamp = str(self._time.now_us() // 1_000_000)
         headers = {
             "Content-Type": "application/json",
@@ -127,29 +129,31 @@ class Webhook:
         finally:
             connection.close()
         if not 200 <= status < 300:
-            raise NotifyError(f"the webhook answered {status}", permanent=status < 500 and status not in {408, 429})
+            raise NotifyError(
+                f"the webhook responded with {status}", permanent=status < 500 and status not in {408, 429}
+            )
 
 
 class Command:
-    """Runs a program with the question as JSON on standard input. No shell, and nothing from the hold in its arguments.
+    """Runs a program with the hold as JSON on standard input. No shell, and nothing from the hold in its arguments.
 
     It runs in `/`, because an agent could leave files in the workspace that the program would load by a relative name.
     """
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], *, name: str = "command") -> None:
-        """`environment` is the program's whole environment. Raises ConfigurationError for a program that cannot be found."""
+        """`environment` is the program's whole environment. Raises: ConfigurationError for a program that cannot be found."""
         if not argv or ("/" in argv[0] and not argv[0].startswith("/")):
-            raise ConfigurationError("a notifying command needs a program: a name or an absolute path")
+            raise ConfigurationError("a notification command needs a program: a name or an absolute path")
         self.name = name
         self._argv = tuple(argv)
         self._environment = dict(environment)
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
-        """Run the program to its end. Raises NotifyError; permanent if the program cannot be started."""
+        """Run the program to its end. Raises: NotifyError; permanent if the program cannot be started."""
         self.run(msgspec.json.encode(summary_of(hold)), timeout_s)
 
     def run(self, document: bytes, timeout_s: float) -> None:
-        """Run the program to its end, with JSON on standard input. Raises NotifyError."""
+        """Run the program to its end, with JSON on standard input. Raises: NotifyError."""
         try:
             process = subprocess.Popen(
                 self._argv,
@@ -172,11 +176,11 @@ class Command:
                     os.killpg(process.pid, 9)
                 raise NotifyError("the command did not end within its time limit") from None
         if process.returncode != 0:
-            raise NotifyError(f"the command ended with {process.returncode}")
+            raise NotifyError(f"the command exited with {process.returncode}")
 
 
 def _web_address(url: str) -> SplitResult | None:
-    """The parts of a valid webhook URL."""
+    """Returns the parts of a webhook URL; None if the URL is invalid."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -186,12 +190,12 @@ def _web_address(url: str) -> SplitResult | None:
 
 
 def signature(secret: bytes, timestamp: str, body: bytes) -> str:
-    """The value of the signature header: compare it with `hmac.compare_digest`."""
+    """Returns the value of the signature header: compare it with `hmac.compare_digest`."""
     return "v1=" + hmac.new(secret, b"v1:%b:%b" % (timestamp.encode(), body), hashlib.sha256).hexdigest()
 
 
 def summary_of(hold: Hold) -> dict[str, Any]:
-    """The content of a notification: enough to find and judge the question, without raw values."""
+    """Returns the content of a notification: enough to find and judge the hold, without raw values."""
     return {
         "id": hold.id,
         "agent": hold.agent,
@@ -208,7 +212,7 @@ def summary_of(hold: Hold) -> dict[str, Any]:
 
 
 def slack_message(hold: Hold) -> dict[str, Any]:
-    """The body of the webhook: text for people, and the summary as Slack message metadata for programs."""
+    """Returns the body of the webhook: text for people, and the summary as Slack message metadata for programs."""
     lines = [f"*{_escape(hold.agent)}* asks: {_escape(hold.summary)}"]
     if hold.reason:
         lines.append(_escape(hold.reason))
@@ -222,5 +226,5 @@ def slack_message(hold: Hold) -> dict[str, Any]:
 
 
 def _escape(text: str) -> str:
-    """Slack's three control characters: without this an agent could mention people or forge a link."""
+    """Escape Slack's three control characters: otherwise an agent could mention people or forge a link."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

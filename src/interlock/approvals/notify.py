@@ -1,6 +1,6 @@
-"""Notifies people of a waiting question: terminal bell, webhook, command, or any `Notifier`.
+"""Notifies people of a hold: terminal bell, webhook, command, or any `Notifier`.
 
-Notification never delays the question: each notifier has its own queue and daemon thread, a time limit for each attempt, and
+Notification never delays the answer: each notifier has its own queue and daemon thread, a time limit for each attempt, and
 a few attempts. A failure, a hang or a full queue is recorded in the audit table; after `HUNG_MAX` hung attempts the notifier
 is disabled. Notifiers get redacted holds only.
 """
@@ -32,7 +32,7 @@ class NotifyError(InterlockError):
     default_code = "notify_failed"
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
-        """`message` names no secret and nothing of the hold."""
+        """`message` must not contain secrets or data of the hold."""
         super().__init__(message)
         self.permanent = permanent
 
@@ -45,12 +45,12 @@ class Notifier(Protocol):
     """Shown in the audit table; must not hold secrets."""
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
-        """Notify about one question, within the time limit. Called on a separate thread. Raises NotifyError."""
+        """Notify about one hold, within the time limit. Called on a separate thread. Raises: NotifyError."""
         ...
 
 
 class Notifications:
-    """Passes each new question to every notifier."""
+    """Passes each new hold to every notifier."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Notifications:
         timeout_s: float = TIMEOUT_S,
         back_off_s: float = BACK_OFF_S,
     ) -> None:
-        """Threads start with the first question."""
+        """Threads start with the first hold."""
         self._audit = audit
         self._time = time
         self._limits = timeout_s, back_off_s
@@ -70,7 +70,7 @@ class Notifications:
             self.add(notifier)
 
     def add(self, notifier: Notifier) -> None:
-        """Add a notifier, from the next question on."""
+        """Add a notifier, from the next hold on."""
         self._desks.append(_Desk(notifier, *self._limits, self._record))
 
     def tell(self, hold: Hold) -> None:
@@ -79,7 +79,7 @@ class Notifications:
             desk.put(hold)
 
     def drain(self, timeout_s: float) -> bool:
-        """At the end of a process, wait until every notification was delivered or given up; False if that takes too long."""
+        """At the end of a process, wait until every notification is delivered or given up. Returns False after the time limit."""
         return all(desk.idle.wait(timeout_s) for desk in self._desks)
 
     def _record(self, hold: Hold, name: str, problem: str) -> None:
@@ -107,7 +107,7 @@ class _Desk:
         self.idle.set()
 
     def put(self, hold: Hold) -> None:
-        """Queue a notification; if the queue is full it is dropped, which the thread records later."""
+        """Queue a notification. If the queue is full, the notification is dropped, which the thread records later."""
         with self._lock:
             self.idle.clear()
             try:
@@ -135,7 +135,7 @@ class _Desk:
                     self.idle.set()
 
     def _deliver(self, hold: Hold) -> str | None:
-        """Make a few attempts; returns the last problem, or None."""
+        """Make a few attempts. Returns the last problem, or None."""
         problem: str | None = None
         for attempt in range(TRIES):
             if attempt:

@@ -1,4 +1,4 @@
-"""Decides who may answer a question, and when it has enough answers. Pure."""
+"""Decides who may answer a hold, and when it has enough answers. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WIDTH: dict[Scope, int] = {"once": 0, "session": 1, "always": 2}
 
 
 def refusal(hold: Hold, approver: Approver) -> Literal["agent_may_not_approve", "separation", "not_in_group"] | None:
-    """The reason why this approver may not answer this question; None if they may."""
+    """Returns why this approver may not answer this hold; None if they may."""
     if approver.id.casefold() == hold.agent.casefold():
         return "agent_may_not_approve"
     if hold.separation and approver.id == hold.started_by:
@@ -24,7 +24,7 @@ def refusal(hold: Hold, approver: Approver) -> Literal["agent_may_not_approve", 
 
 
 def satisfied(hold: Hold, votes: Sequence[Vote]) -> bool:
-    """True if every requirement has its quorum of distinct approvers, each of its own group, for the current digest."""
+    """Returns True if every requirement has its quorum of distinct approvers, each of its own group, for the current digest."""
     agreeing = [v for v in votes if v.decision != "deny" and v.digest == hold.digest]
     return all(
         len({v.approver for v in agreeing if _belongs(r, v.groups)}) >= max(1, r.quorum)
@@ -33,7 +33,7 @@ def satisfied(hold: Hold, votes: Sequence[Vote]) -> bool:
 
 
 def agreed_standing(hold: Hold, votes: Sequence[Vote]) -> Standing:
-    """The narrowest of the terms that the approvers agreed to."""
+    """Returns the narrowest of the terms that the approvers agreed to."""
     terms = [v.standing for v in votes if v.decision != "deny" and v.digest == hold.digest]
     return Standing(
         scope=min((t.scope for t in terms), key=_WIDTH.__getitem__, default="once"),

@@ -60,7 +60,7 @@ class StandingAnswers:
     """The table of standing answers."""
 
     def __init__(self, database: Database, time: SharedTime, ids: Ids, audit: Audit) -> None:
-        """Make the table if it is not there."""
+        """Create the table if it does not exist."""
         self._database = database
         self._time = time
         self._ids = ids
@@ -68,7 +68,7 @@ class StandingAnswers:
         database.migrate("approvals_standing", _SCHEMA)
 
     def mint(self, hold: Hold, terms: Standing, now_us: int, who: str) -> str:
-        """Issue one for an approved hold; called inside the transaction that approves."""
+        """Issue a standing answer for an approved hold, inside the transaction that approves it. Returns the id."""
         made = self.preview(hold, terms, now_us, self._ids.new("standing"))
         self._database.execute(
             f"insert into approvals_standing ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)",
@@ -95,7 +95,7 @@ class StandingAnswers:
     def use(
         self, agent: str, session: str | None, tool: str, tool_version: str, contents: Iterable[str]
     ) -> tuple[str, ...] | None:
-        """Take one use of the answers that together discharge all of `contents`; returns their ids, or None (and uses
+        """Take one use of the answers that together discharge all of `contents`. Returns their ids, or None (and uses
         nothing).
         """
         missing = set(contents) or {""}
@@ -118,7 +118,7 @@ class StandingAnswers:
         return tuple(used)
 
     def revoke(self, standing_id: str, who: str) -> bool:
-        """Revoke one, effective at once. False if there is no such answer or it was revoked before."""
+        """Revoke a standing answer, effective at once. Returns False if there is none, or it was revoked before."""
         with self._database.transaction():
             now = self._time.tick()
             self._database.execute(

@@ -1,7 +1,7 @@
-"""Questions and answers in the database: questions survive a crash, and each is decided exactly once.
+"""The holds and their answers in the database: holds survive a crash, and each is decided exactly once.
 
 A hold is stored before anyone is notified. Every change is one transaction that reads the row, decides, writes the row
-and its audit record; SQLite's write lock makes it a compare-and-set across processes. A question past its time limit reads as
+and its audit record; SQLite's write lock makes it a compare-and-set across processes. A hold past its time limit reads as
 expired, whether or not that has been recorded yet.
 """
 
@@ -56,7 +56,7 @@ Redact = Callable[[Any], Any]
 
 
 class ApprovalStore(Holds):
-    """The questions of a workspace, shared by its processes: `Holds` reads them, this asks and answers them."""
+    """The holds of a workspace, shared by its processes: `Holds` reads them, this class adds and answers them."""
 
     def __init__(
         self, database: Database, clock: Clock, ids: Ids, *, boot: str, redact: Redact, changed: Callable[[], None]
@@ -70,7 +70,7 @@ class ApprovalStore(Holds):
         self.standing = StandingAnswers(database, self.time, ids, self.audit)
 
     def ask(self, request: HoldRequest) -> Hold:
-        """Store a question, whose time limit starts now. Raises StoreError, UsageError."""
+        """Store a hold, whose time limit starts now. Raises: StoreError, UsageError."""
         if request.separation and not request.started_by:
             raise UsageError("`separation` needs to know who started the run")
         own = [request.ttl_ms if r.ttl_ms is None else r.ttl_ms for r in request.requirements]
@@ -131,13 +131,13 @@ class ApprovalStore(Holds):
         patch: dict[str, Any] | None = None,
         standing: Standing = ONCE,
     ) -> Outcome:
-        """Answer a question. `digest` is that of the hold as the approver saw it; a denial counts for any digest.
+        """Answer a hold. `digest` is that of the hold as the approver saw it; a denial counts for any digest.
 
         One denial is final. An edit replaces the parameters (`patch` is a JSON merge patch), voids all earlier approvals and
         counts as its author's approval. A later answer of the same approver replaces an earlier one.
 
         Raises: StoreError, UsageError for an invalid patch or standing terms (`invalid_parameters` if the edited
-        parameters do not fit the tool). Then nothing has happened, and the question is still open.
+        parameters do not fit the tool). Then nothing has happened, and the hold is still open.
         """
         _check(decision, patch, standing)
         with self.database.transaction():
@@ -153,7 +153,7 @@ class ApprovalStore(Holds):
                 self.audit.write(now, "refused", hold_id, who=who, surface=surface, detail={**detail, "code": refused})
                 return Outcome(code=refused, hold=hold)
             if standing.scope == "session" and hold.session is None:
-                raise UsageError("this question belongs to no session: answer it `once` or `always`")
+                raise UsageError("this hold belongs to no session: answer it `once` or `always`")
             _check_terms(hold, patch, standing)
             if patch is not None:
                 hold = _edited(hold, patch, self.schema_of(hold.id), self._redact)
@@ -177,9 +177,9 @@ class ApprovalStore(Holds):
         return Outcome(code="recorded" if hold.status == "pending" else "resolved", hold=hold)
 
     def record_look(self, hold_id: str, approver: Approver, surface: Surface, *, digest: str) -> Outcome:
-        """Record that an approver is about to see the values that a question hides; `recorded` if they may.
+        """Record that an approver is about to see the values that a hold hides. The outcome is `recorded` if they may.
 
-        Only those who may answer may look, only while the question is open, and only at the version they were shown: `digest`
+        Only those who may answer may look, only while the hold is open, and only at the version they were shown: `digest`
         is that of the hold as they saw it. Call it before anything is shown. Raises: StoreError, and then nothing may be
         shown.
         """
@@ -203,7 +203,7 @@ class ApprovalStore(Holds):
         return Outcome(code="recorded", hold=hold)
 
     def cancel(self, hold_id: str, reason: str, *, who: str = "") -> Outcome:
-        """Withdraw a question whose caller no longer waits. Raises StoreError."""
+        """Withdraw a hold whose caller no longer waits. Raises: StoreError."""
         with self.database.transaction():
             now = self.time.tick()
             hold = self._row(hold_id, now, expire=True)
@@ -217,7 +217,7 @@ class ApprovalStore(Holds):
         return Outcome(code="resolved", hold=hold)
 
     def expire(self) -> int:
-        """Record which questions have expired. They read as expired before that, too.
+        """Record which holds have expired. They read as expired before that, too.
 
         Returns how many: at most `EXPIRE_AT_ONCE`, the longest overdue first, so that the write lock is held only briefly.
         """
@@ -241,8 +241,8 @@ class ApprovalStore(Holds):
     def consume(self, hold_id: str, digest: str, by: str) -> bool:
         """Use an approval for the call `by` (`run/proposal/action`) with this digest.
 
-        The first call that asks gets it, and gets it again for retries and after a crash; no other call does. Also False if
-        it is not approved or the digest differs.
+        The first call that asks gets it, and gets it again for retries and after a crash; no other call does. Returns False
+        for another call, if it is not approved, or if the digest differs.
         """
         with self.database.transaction():
             self.database.execute(
@@ -268,7 +268,7 @@ class ApprovalStore(Holds):
         return hold
 
     def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
-        """Decide the question if this vote completes it."""
+        """Decide the hold if this vote completes it."""
         if vote.decision == "deny":
             return self._decide(hold, "denied", now, vote.reason, vote.approver)
         if not satisfied(hold, hold.votes):
@@ -309,15 +309,15 @@ def _check(decision: Choice, patch: dict[str, Any] | None, standing: Standing) -
     if (decision == "edit") != (patch is not None) or patch == {}:
         raise UsageError("an edit needs a patch that changes something, and no other answer takes one")
     if patch is not None and len(canonical(patch)) > DEFAULT_LIMITS.parameters_bytes:
-        raise UsageError(f"the patch is over {DEFAULT_LIMITS.parameters_bytes} bytes")
+        raise UsageError(f"the patch is longer than {DEFAULT_LIMITS.parameters_bytes} bytes")
     if standing.scope != "once" and (standing.ttl_ms <= 0 or standing.uses <= 0):
-        raise UsageError("a standing answer needs a time to live and a number of uses above zero")
+        raise UsageError("a standing answer needs a positive time to live and number of uses")
     if standing.ttl_ms > STANDING_DAYS_MAX * 86_400_000 or standing.uses > STANDING_USES_MAX:
         raise UsageError(f"a standing answer is limited to {STANDING_DAYS_MAX} days and {STANDING_USES_MAX} uses")
 
 
 def _check_terms(hold: Hold, patch: dict[str, Any] | None, standing: Standing) -> None:
-    """Refuse an answer that this question cannot have. Raises: UsageError."""
+    """Refuse an answer that this hold cannot have. Raises: UsageError."""
     if hold.kind == "unknown_outcome":
         if standing.scope != "once":
             raise UsageError("the outcome of one call says nothing about others: answer it `once`")
@@ -325,13 +325,13 @@ def _check_terms(hold: Hold, patch: dict[str, Any] | None, standing: Standing) -
     if hold.tool or hold.parameters is not None:
         return  # it is about a call
     if standing.scope != "once":
-        raise UsageError("this question is about one thing, not about calls of a tool: answer it `once`")
+        raise UsageError("this hold is not about a tool call: answer it `once`")
     if patch is not None:
-        raise UsageError("this question has no parameters to edit: approve or deny it")
+        raise UsageError("this hold has no parameters to edit: approve or deny it")
 
 
 def _edited(hold: Hold, patch: dict[str, Any], schema: Any, redact: Redact) -> Hold:
-    """The question after an approver's edit. Raises: UsageError if that does not fit the tool."""
+    """Returns the hold after an approver's edit. Raises: UsageError if the edit does not fit the tool."""
     parameters = merge_patch(hold.parameters, patch)
     if schema is not None:
         _check_fits(hold, parameters, schemas.Schema.compile(schema))
@@ -341,13 +341,13 @@ def _edited(hold: Hold, patch: dict[str, Any], schema: Any, redact: Redact) -> H
         digest=edited_digest(hold.digest, patch),
         edits=(*hold.edits, patch),
         parameters=shown,
-        changes=(),  # they are what the call was before the edit
+        changes=(),  # these belong to the call before the edit
         summary=redact(edited_summary(hold.summary, shown)),
     )
 
 
 def _check_fits(hold: Hold, edited: Any, schema: schemas.Schema) -> None:
-    """Refuse an edit that the gate would refuse, while the question is still open. Raises: UsageError.
+    """Refuse an edit that the gate would refuse, while the hold is still open. Raises: UsageError.
 
     Redacted values may not match the schema either; those errors are ignored.
     """
@@ -358,5 +358,5 @@ def _check_fits(hold: Hold, edited: Any, schema: schemas.Schema) -> None:
                 f"the edit does not fit the tool: {message}",
                 code="invalid_parameters",
                 path=path,
-                hint="the question is still open: edit it again, or approve or deny it",
+                hint="the hold is still open: edit it again, or approve or deny it",
             )

@@ -3,7 +3,7 @@
 A wall clock can be set back, by an administrator or by NTP, and would then extend every time limit. So the database stores,
 with each write, the time and the machine's monotonic clock. From then on the time is at least the stored time plus the
 monotonic time since (the same for all processes of a boot); after a reboot, at least the stored time. A wall clock that jumps
-ahead is believed: questions expire early, which denies.
+ahead is believed: holds expire early, which denies.
 """
 
 from __future__ import annotations

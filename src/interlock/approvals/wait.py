@@ -1,7 +1,7 @@
 """Waits for an answer from another process, without a busy loop.
 
-A process that changes a question touches a file in the state directory after the commit; a waiting process watches that
-file's directory with inotify and reads the database after a touch. It also reads once a second, and when the question
+A process that changes a hold touches a file in the state directory after the commit; a waiting process watches that
+file's directory with inotify and reads the database after a touch. It also reads once a second, and when the hold
 expires, because a touch can be lost (the writer was killed, or the file system does not notify).
 
 inotify(7) is called through ctypes: the standard library has no binding.
@@ -35,22 +35,22 @@ _IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 
 
 class Wake(Protocol):
-    """How waiters learn that a question has changed."""
+    """How waiters learn that a hold has changed."""
 
     def ring(self) -> None:
-        """A question has changed. Never raises."""
+        """Signal that a hold has changed. Never raises."""
         ...
 
     def watch(self) -> int | None:
-        """A descriptor that becomes readable when a question changes; the caller closes it. None if there is no descriptor."""
+        """Returns a descriptor that becomes readable when a hold changes, or None. The caller closes it."""
         ...
 
 
 class LocalWake:
-    """For questions in memory, which no other process can change."""
+    """For holds in memory, which no other process can change."""
 
     def __init__(self) -> None:
-        """No watcher yet."""
+        """Starts without watchers."""
         self._lock = threading.Lock()
         self._watches: set[int] = set()
 
@@ -78,10 +78,10 @@ class LocalWake:
 
 
 class WakeFile:
-    """The file to touch. `directory` should hold nothing that is written for other reasons."""
+    """The file to touch. `directory` should contain nothing that is written for other reasons."""
 
     def __init__(self, directory: Path, name: str = "approvals") -> None:
-        """Make the directory (0700) if it is not there."""
+        """Create the directory (0700) if it does not exist."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = directory / name
 
@@ -95,12 +95,12 @@ class WakeFile:
                 os.close(fd)
 
     def watch(self) -> int | None:
-        """An inotify descriptor on the directory."""
+        """Returns an inotify descriptor on the directory."""
         return watch_directory(self.path.parent)
 
 
 class _Question:
-    """A question that this process waits for."""
+    """A hold that this process waits for."""
 
     def __init__(self, expires_at_us: int) -> None:
         self.expires_at_us = expires_at_us
@@ -112,7 +112,7 @@ class _Question:
 
 
 class Waiter:
-    """All waits of one event loop: one inotify descriptor, one timer, one query for any number of questions.
+    """All waits of one event loop: one inotify descriptor, one timer, one query for any number of holds.
 
     Close it at the end; an unclosed one closes its descriptor when it and its loop are collected.
     """
@@ -128,15 +128,15 @@ class Waiter:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def wait_answered(self, hold_id: str, *, withdraw: bool = True) -> Hold:
-        """Wait until the question is no longer pending; expiry is an answer too (`status == "expired"`).
+        """Wait until the hold is no longer pending; expiry is an answer too (`status == "expired"`).
 
-        A cancelled caller withdraws its question, unless it has been answered, or `withdraw` is False.
+        A cancelled caller withdraws its hold, unless it has been answered, or `withdraw` is False.
 
         Raises: UsageError (`not_found`); StoreError if the database cannot be read, to every waiter.
         """
         hold = self._store.get(hold_id)
         if hold is None:
-            raise UsageError(f"no approval `{hold_id}`", code="not_found")
+            raise UsageError(f"there is no approval `{hold_id}`", code="not_found")
         loop = asyncio.get_running_loop()
         self._open(loop)
         future: asyncio.Future[Hold] = loop.create_future()
@@ -146,7 +146,7 @@ class Waiter:
             self._look()
             return await future
         except asyncio.CancelledError:
-            # If this cannot be written, the question stays open and expires; its answer has no effect.
+            # If this cannot be written, the hold stays open and expires; its answer has no effect.
             if withdraw:
                 with contextlib.suppress(StoreError):
                     self._store.cancel(hold_id, "the caller was cancelled")
@@ -194,14 +194,14 @@ class Waiter:
         self._look()
 
     def _look(self) -> None:
-        """Read which questions are answered, wake their waiters, and reset the timer."""
+        """Read which holds are answered, wake their waiters, and reset the timer."""
         if self._loop is None or not self._questions:
             return
         now = 0
         try:
             now = self._store.time.now_us()
             if any(q.expires_at_us <= now for q in self._questions.values()):
-                with contextlib.suppress(StoreError):  # they read as expired already: this only records it
+                with contextlib.suppress(StoreError):  # they already read as expired: this only records it
                     self._store.expire()
             for hold in self._store.answered(list(self._questions)):
                 _settle(self._questions[hold.id], hold)
@@ -227,8 +227,9 @@ def _settle(question: _Question, answer: Hold | StoreError) -> None:
 
 
 def watch_directory(path: Path) -> int | None:
-    """An inotify descriptor that becomes readable when a file in the directory is made or touched; None if inotify is not
-    available.
+    """Returns an inotify descriptor that becomes readable when a file in the directory is created or touched.
+
+    None if inotify is not available.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)

@@ -293,7 +293,7 @@ def _missing(agent: str, what: str) -> Refusal:
 
 
 def _revoked(what: str) -> Refusal:
-    return Refusal("grant_revoked", f"the grant that would allow {what} was revoked, or the one it was made from")
+    return Refusal("grant_revoked", f"the grant that would allow {what}, or one it was made from, was revoked")
 
 
 def _expired(what: str) -> Refusal:

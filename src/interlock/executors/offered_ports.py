@@ -1,7 +1,7 @@
-"""The ports on which programs that live on (`proc.start`) can be reached by other actions of their run or session.
+"""The ports on which other actions of a run or session can reach its background programs (`proc.start`).
 
-A program says its ports when it is started, so that they are judged and on record. An action that starts later has a listener
-of its own on each of them, which leads into the program's network namespace. No grant has to name a host for that: nothing
+A program's ports are declared when it is started, so that they are judged and recorded. An action that starts later gets its
+own listener on each of them, which leads into the program's network namespace. No grant has to name a host for that: nothing
 leaves the walls.
 """
 
@@ -26,18 +26,18 @@ from interlock.model.tool import Context
 PORTS_MAX: Final = 8
 """Maximum number of ports of one program."""
 VISIBLE_MAX: Final = 24
-"""Maximum number of ports that one action can reach: each is a listener."""
+"""Maximum number of ports that one action can reach: each needs a listener."""
 LOWEST: Final = 1024
-"""No program behind walls can listen on a lower one."""
+"""The lowest port on which a program behind walls can listen."""
 
 _PATH: Final = "$.parameters.ports"
 
 
 class Offer:
-    """The ports of one program. Close it when the program has ended."""
+    """The ports of one program. Close the offer when the program has ended."""
 
     def __init__(self, handle: str, ctx: Context, session: str | None, ports: Sequence[int]) -> None:
-        """Use `OfferedPorts.offer`. Raises: OSError."""
+        """For `OfferedPorts.offer`, which creates the object. Raises: OSError."""
         self.handle = handle
         self.ports = tuple(ports)
         self._agent = ctx.agent
@@ -48,11 +48,13 @@ class Offer:
 
     @property
     def inside(self) -> int:
-        """The descriptor that goes to the program's supervisor."""
+        """The descriptor that is passed to the program's supervisor."""
         return self._inside.fileno()
 
     def check(self, walls: WallSpec | None, rules: Rules) -> None:
-        """Raises: ToolError `ports_unavailable` without a network namespace, `port_taken` if `rules` let the agent reach this
+        """Check that a program can listen on the ports, and that they mean nothing else to the agent.
+
+        Raises: ToolError `ports_unavailable` without a network namespace, `port_taken` if `rules` let the agent reach this
         machine itself at one of the ports.
         """
         if walls is not None and walls.profile == "nons":
@@ -61,12 +63,12 @@ class Offer:
                 code="ports_unavailable",
                 path=_PATH,
                 retryable=False,
-                hint="`interlock doctor` says how to get the profile `ns`; without it a program can serve others through files",
+                hint="`interlock doctor` explains how to get the profile `ns`; without it, programs can exchange files",
             )
         for port in self.ports:
             if rules.reach_own_machine(Endpoint("localhost", port)):
                 raise ToolError(
-                    f"a grant names port {port} of this machine itself, and actions that connect there mean that",
+                    f"a grant allows port {port} of this machine itself, and actions that connect to it must reach that",
                     code="port_taken",
                     path=_PATH,
                     retryable=False,
@@ -74,16 +76,16 @@ class Offer:
                 )
 
     def started(self) -> None:
-        """The supervisor has its end: from now on the channel ends with it."""
+        """Close our copy of the supervisor's end, so that the channel ends with the supervisor."""
         self._inside.close()
 
     def visible(self, ctx: Context) -> bool:
-        """True if this action belongs to the same agent and run, or session."""
+        """Returns True if this action belongs to the same agent, and to the same run or session."""
         same = self._run == ctx.run_id if self._session is None else self._session == ctx.session
         return same and self._agent == ctx.agent
 
     def has_ended(self) -> bool:
-        """True if the supervisor is gone, and the program with it."""
+        """Returns True if the supervisor has ended, and the program with it."""
         if self.channel.fileno() < 0:
             return True
         poller = select.poll()
@@ -91,16 +93,16 @@ class Offer:
         return bool(poller.poll(0))
 
     def close(self) -> None:
-        """Close it. May be called again."""
+        """Close the channel. Can be called again."""
         self._inside.close()
         self.channel.close()
 
 
 class OfferedPorts:
-    """All offers of a runtime. Safe to use from several threads."""
+    """All offers of a runtime. Thread-safe."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Starts empty."""
         self._lock = threading.Lock()
         self._offers: list[Offer] = []
 
@@ -111,7 +113,7 @@ class OfferedPorts:
         """
         if PROXY_PORT in ports:
             raise ToolError(
-                f"port {PROXY_PORT} is that of the egress proxy in every program's network",
+                f"port {PROXY_PORT} is used by the egress proxy in every program's network",
                 code="invalid_parameters",
                 path=_PATH,
                 retryable=False,
@@ -121,7 +123,7 @@ class OfferedPorts:
             for one in others:
                 for port in sorted(set(one.ports).intersection(ports)):
                     raise ToolError(
-                        f"port {port} is that of {one.handle}, which is still running",
+                        f"port {port} is used by {one.handle}, which is still running",
                         code="port_taken",
                         path=_PATH,
                         retryable=False,
@@ -129,7 +131,7 @@ class OfferedPorts:
                     )
             if sum(len(one.ports) for one in others) + len(ports) > VISIBLE_MAX or len(others) >= PROGRAMS_MAX:
                 raise ToolError(
-                    f"programs of this run (or session) offer more than {VISIBLE_MAX} ports",
+                    f"the programs of this run (or session) would offer more than {VISIBLE_MAX} ports",
                     code="port_taken",
                     path=_PATH,
                     retryable=False,
@@ -143,7 +145,7 @@ class OfferedPorts:
             return made
 
     def withdraw(self, offer: Offer | None) -> None:
-        """The program has ended, or was not started. None is nothing to do."""
+        """Close the offer of a program that has ended or was not started. Does nothing for None."""
         if offer is None:
             return
         with self._lock:
@@ -153,7 +155,7 @@ class OfferedPorts:
 
     @contextlib.contextmanager
     def reachable(self, ctx: Context) -> Iterator[tuple[ReachableProgram, ...]]:
-        """The programs that a new action can connect to, with descriptors that are open as long as the block.
+        """Yields the programs that a new action can connect to, with descriptors that stay open inside the block.
 
         Raises: ToolError `spawn_failed`.
         """
@@ -171,5 +173,7 @@ class OfferedPorts:
 
 def _no_descriptors() -> ToolError:
     return ToolError(
-        "no descriptor is left for the ports of programs", code="spawn_failed", hint="allow more open files (ulimit -n)"
+        "no file descriptor is left for the ports of programs",
+        code="spawn_failed",
+        hint="allow more open files (ulimit -n)",
     )

@@ -32,7 +32,7 @@ async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: b
     """Record what the process that runs inside the block changes. Records nothing if it is read-only or no backups are kept.
 
     With `in_scope`, a process in a layer may change only what the action's grant lets it write. In the workspace itself it may
-    change nothing that the loader reads: walls prevent that for files that exist, and cannot for new ones.
+    change nothing that the loader reads: walls protect existing files, but cannot prevent new ones.
 
     Raises: StoreError, IntegrityError `backup_damaged`; CancelledError before the process starts; ToolError
     `path_denied` or `path_protected` after it has ended. Refused changes in a layer are never committed.
@@ -64,16 +64,16 @@ async def _recorded(ctx: Context, *, read_only: bool, in_scope: bool) -> AsyncIt
 
 
 def _check_loaded(workspace: Workspace, before: dict[Rel, Identity]) -> None:
-    """Raises: ToolError naming the first files that the loader reads and that are not as they were."""
+    """Raises: ToolError that names the first changed files among those that the loader reads."""
     after = loaded_files.loaded_states(workspace)
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     if paths:
         raise ToolError(
-            f"{_named(paths)} changed while the process ran: Interlock or a client reads that, and no agent may change it; "
-            "the process worked in the workspace itself, so it is there",
+            f"{_named(paths)} changed while the process ran: Interlock or a client reads it, and no agent may change it; "
+            "the process worked in the workspace itself, so the change is already there",
             code="path_protected",
             retryable=False,
-            hint="look at it, and remove it unless it was a person who changed it",
+            hint="review the change, and remove it unless a person made it",
         )
 
 

@@ -76,7 +76,7 @@ class Meter:
                 return "memory"
             if self._group.refused_forks():
                 return "processes"
-        if code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):  # a shell tells its command's signal so
+        if code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ):  # how a shell reports the signal of its command
             return "file_size"
         if failed and self._temporary is not None and _is_full(self._temporary):
             return "tmp"

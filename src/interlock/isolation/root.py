@@ -249,7 +249,7 @@ def _pin(top: str, path: str, pinned: set[str]) -> bool:
 
 
 def _is_missing(directory: int, path: str) -> bool:
-    """True if there is nothing at a path, as far as no symbolic link is on the way. Raises OSError."""
+    """Returns True if a path does not exist, False if it contains a symbolic link. Raises: OSError."""
     try:
         os.close(syscalls.open_beneath(directory, path, os.O_PATH | os.O_NOFOLLOW))
     except OSError as error:
@@ -262,10 +262,9 @@ def _is_missing(directory: int, path: str) -> bool:
 
 
 def _pin_one(top: str, place: str) -> bool:
-    """Make one name a mount; False for a symbolic link, which is made one too. Raises OSError."""
-    directory = os.open(
-        top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    )  # anew: what was opened before is beneath the mounts
+    """Turn one name into a mount. Returns False for a symbolic link, which also becomes one. Raises: OSError."""
+    # Open `top` again: a descriptor from before is beneath the mounts.
+    directory = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = syscalls.open_beneath(directory, place, os.O_PATH | os.O_NOFOLLOW)
     finally:

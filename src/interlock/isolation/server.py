@@ -176,12 +176,15 @@ class Server:
         self.poller.register(pidfd, select.POLLIN)
 
     def _start_recorder(self, fds: list[int]) -> int:
-        """Start a recorder for an action and return the socket to it. It ends if no supervisor takes that. Raises: OSError."""
+        """Start a recorder for an action and return the socket to it. Raises: OSError.
+
+        The recorder ends if no supervisor takes the socket.
+        """
         assembled()  # once here, not in each child
         work = [fds[1], *fds[4:]]
         recorder, self.spare = self.spare, None
         if recorder is not None:
-            with contextlib.suppress(OSError), recorder:  # else it was killed
+            with contextlib.suppress(OSError), recorder:  # fails if it was killed
                 send_message(recorder, WORK, work)
                 return fcntl.fcntl(recorder.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
         with self._fork_recorder() as recorder:
@@ -191,7 +194,7 @@ class Server:
     def _make_spare(self) -> None:
         """Fork the recorder of the next action ahead of time."""
         if self.open and self.spare is None:
-            with contextlib.suppress(OSError):  # then the next action forks its own
+            with contextlib.suppress(OSError):  # the next action then forks its own
                 self.spare = self._fork_recorder(ahead=True)
 
     def _drop_spare(self) -> None:
@@ -275,7 +278,7 @@ class Server:
                         self.sweep_until = time.monotonic() + _SWEEP_S
         except ChildProcessError:  # without children there are no orphans either
             self.sweep_until = 0.0
-        if recorded:  # there will be another recorded action; never after a failure, which could repeat for ever
+        if recorded:  # expect another recorded action; never after a failure, which could repeat for ever
             self._make_spare()
 
     @staticmethod

@@ -77,7 +77,7 @@ def verify(
         _warning(
             c.actions[1],
             "unordered_writers",
-            f"only its position in the list orders it after `{c.actions[0]}`; both write `{c.key}`",
+            f"only its position in the list orders the action after `{c.actions[0]}`; both write `{c.key}`",
         )
         for c in conflicts
     ]
@@ -100,7 +100,9 @@ def _limits(proposal: Proposal, limits: Limits) -> Iterator[Issue]:
     calls = sum(action.type == "tool_call" for action in proposal.actions)
     for name, needed, most in (("actions", count, budget.actions), ("tool_calls", calls, budget.tool_calls)):
         if most is not None and needed > most:
-            yield _warning(None, "budget_exceeded", f"it has {needed} {name}, but its own budget allows {most}")
+            yield _warning(
+                None, "budget_exceeded", f"the proposal has {needed} {name}, but its own budget allows {most}"
+            )
 
 
 def _state(
@@ -126,7 +128,7 @@ def _state(
 def _unordered(earlier: str, later: str, path: str) -> Issue:
     what = f"both use `{path}`, and one writes it" if path != ANYTHING else "neither says what it changes"
     return _warning(
-        later, "unordered_calls", f"nothing makes it wait for `{earlier}`, because the order is `free`; {what}"
+        later, "unordered_calls", f"nothing makes the action wait for `{earlier}`, because the order is `free`; {what}"
     )
 
 

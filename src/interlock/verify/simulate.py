@@ -22,7 +22,7 @@ from interlock.verify.references import References
 from interlock.verify.templates import fill, mentions
 
 _UNKNOWN: Final = object()
-_RESERVED: Final = Refusal("reserved", "it runs only to take another action back")
+_RESERVED: Final = Refusal("reserved", "the action runs only as the compensation of another one")
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +84,7 @@ def play(
             dropped[i] = Dropped(action_id=action.id, reason=refusal.reason, detail=refusal.detail)
         for j in graph.dependents[i]:
             if j >= 0 and j not in dropped:
-                detail = f"it needs `{action.id}`, which cannot run"
+                detail = f"the action needs `{action.id}`, which cannot run"
                 dropped[j] = Dropped(action_id=proposal.actions[j].id, reason="dependency_failed", detail=detail)
     return Simulation(
         state={key: value for key, (value, _) in sorted(world.values.items()) if value is not _UNKNOWN},

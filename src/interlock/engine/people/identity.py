@@ -35,7 +35,7 @@ else:
 _REFUSALS = {
     "agent_may_not_approve": "an agent never answers its own questions",
     "separation": "the user who started the run may not answer its questions",
-    "not_in_group": "this question is for other groups of approvers",
+    "not_in_group": "this hold is for other groups of approvers",
     "changed": "the question is no longer the one that was shown",
 }
 

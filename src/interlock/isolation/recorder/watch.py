@@ -75,7 +75,7 @@ def record(channel: socket.socket, out: int, profile: str) -> None:
 
 
 def rehearse() -> None:
-    """Process some calls of this process, so that the pages of memory that a first call touches are copied now."""
+    """Process some of our own calls, so that the memory pages that a first call touches are copied now."""
     nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         Recorder(nowhere, nowhere, channel).rehearse()
@@ -153,13 +153,13 @@ class Recorder:
                 answer_open(number, tid, "open", AT_FDCWD, a, b, c)
 
     def rehearse(self) -> None:
-        """Process made-up calls of this process, which nothing waits for. Use this recorder for nothing else."""
+        """Process invented calls of our own, for which nothing waits. Use this recorder for nothing else."""
         path = ctypes.create_string_buffer(b"/proc/self/exe")
         me, at = os.getpid(), ctypes.addressof(path)
         argv = (ctypes.c_uint64 * 2)(at, 0)
-        self._ticking = True  # no timer
+        self._ticking = True  # do not start a timer
         for _ in range(2):
-            with contextlib.suppress(OSError):  # there is nothing to answer
+            with contextlib.suppress(OSError):  # no call waits for an answer
                 self._answer_open(0, me, "openat", AT_FDCWD, at, os.O_RDONLY | os.O_CLOEXEC, 0)
             with contextlib.suppress(OSError):
                 self._answer(0, me, "execve", (at, ctypes.addressof(argv), 0, 0, 0, 0))

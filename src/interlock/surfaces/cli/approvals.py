@@ -184,8 +184,7 @@ def watch(out: Output, count: int | None, token_file: Path | None, approver: str
 @click.option("--follow", "-f", is_flag=True, help="Continue, and show each record as it is written, until Ctrl-C.")
 @click.pass_obj
 def audit(out: Output, subject: str | None, after: int, follow: bool) -> None:
-    """Show the audit in order: holds, answers, edits, views of hidden values, grants and revocations; with ID only of
-    that one.
+    """Show the audit in order: holds, answers, edits, views of hidden values, grants and revocations; with ID only of that one.
 
     ID is a hold, a grant, a standing answer, or an approver. With --json: one list, or with --follow one document per
     line.
@@ -295,7 +294,7 @@ def _note_outcome(out: Output, outcome: Outcome) -> None:
 
 def _table(out: Output, found: list[Hold]) -> Iterable[str]:
     if not found:
-        return ["no questions"]
+        return ["no holds"]
     return out.table(
         ("APPROVAL", "ASKED", "UNTIL", "STATUS", "AGENT", "WHAT"),
         ((h.id, when(h.created_at_us), when(h.expires_at_us), h.status, h.agent, brief(h.summary, 60)) for h in found),
