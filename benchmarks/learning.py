@@ -168,7 +168,7 @@ def compared(work, theirs, ours):
 
 
 def context_ms(root, facts=FACTS, rounds=15, *, vectors=False):
-    """Milliseconds of a block of context over so many facts: by words, or also by random `vectors` of 256 numbers."""
+    """Time in milliseconds to build a context from this many facts: by words, or also by random `vectors` of 256 numbers."""
     root.mkdir(exist_ok=True)
     store = FactStore(Database(root / "facts.db"), "w", FakeClock())
     words = [f"word{n}" for n in range(2_000)]
@@ -178,7 +178,7 @@ def context_ms(root, facts=FACTS, rounds=15, *, vectors=False):
             store.note(f"mem_{n}", WORKSPACE, f"subject {n}", "", " ".join(chance.sample(words, 6)), author="agent:a")
     given = np.random.default_rng(1).normal(size=(facts if vectors else 0, 256)).astype("<f4")
     store.vectors.add("bench", list(enumerate(given, 1)))
-    store.vectors.missing("bench", [WORKSPACE])  # and, once in a process, the matrix is read
+    store.vectors.missing("bench", [WORKSPACE])  # this also reads the matrix, once per process
     store.vectors.nearest("bench", [1.0] * 256, [WORKSPACE])
     took = []
     for n in range(rounds):

@@ -112,7 +112,7 @@ def test_a_key_signs_once_and_a_bundle_has_one_signature(run_line, measured, tmp
     run_line("keys", "make", "release")
     twice = ["--key", "release", "--key", "release"]
     code, refused = run_line("evidence", "export", "run_m", *twice, "-o", "a.tar.gz")
-    assert (code, refused["error"]["message"]) == (2, "`--key release` names a key that is named already")
+    assert (code, refused["error"]["message"]) == (2, "`--key release` names a key twice")
     both = ["--key", "release", "--key", "default", "--bundle", "bundle.json"]
     code, refused = run_line("evidence", "export", "run_m", *both, "-o", "a.tar.gz")
     assert (code, refused["error"]["message"]) == (2, "a Sigstore bundle has exactly one signature")

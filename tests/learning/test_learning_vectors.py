@@ -56,7 +56,7 @@ def test_without_a_model_it_says_that_words_alone_were_compared():
         note(rt, "delete old log files")
         values, output = read(rt, "remove stale logs")
         assert (values, output["vectors"]) == ([], None)
-        assert "by words alone" in output["why"]
+        assert "compares only words" in output["why"]
 
 
 def test_vectors_show_no_one_what_is_not_theirs_and_nothing_that_does_not_hold():

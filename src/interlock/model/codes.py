@@ -102,7 +102,7 @@ REASONS: Final[dict[str, str]] = {
     "process_foreign": "The process belongs to another user.",
     "process_unknown": "This agent started no program with this handle in this run or session, or the program ended long ago.",
     "process_ended": "The program ended before it printed the awaited text.",
-    "port_taken": "Another program of this run or session has this port, or they have too many.",
+    "port_taken": "Another program of this run or session uses this port, or they use too many ports.",
     "ports_unavailable": "Behind walls without namespaces (profile `nons`) no program can listen on a port.",
     "session_missing": "A program cannot end with its session, because the run has none.",
     # step 9: file tools

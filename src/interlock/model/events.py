@@ -331,7 +331,7 @@ class ActionRecorded(Event, kw_only=True, tag="action_recorded"):
     digest: str = ""
     """`sha256:...` of these lines in order, including newlines."""
     handle: str | None = None
-    """The background program that was recorded, if it outlived the action that started it."""
+    """The handle of the recorded background program, if it outlived the action that started it."""
 
 
 class ProcessStarted(Event, kw_only=True, tag="process_started"):

@@ -79,7 +79,7 @@ CLIENT_SOURCE: Final = "client/"
 """The prefix of a proposal's `source` if a coding agent executes the calls with its own tools."""
 
 SHARED_SOURCE: Final = "calls"
-"""The source of a run that takes several calls of an agent, one after the other or at once."""
+"""The source of a run that contains several calls of an agent, one after the other or concurrent."""
 
 INVOCATION_MODES: Final = ("one_shot", "run", "session")
 """How long a program that an action starts may live: until the end of the action, its run or its session."""

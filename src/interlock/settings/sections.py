@@ -461,8 +461,8 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     embed: Annotated[
         Name | None,
         Meta(
-            description="The model of `[models]` whose vectors the search of the memory uses beside words. Unless set, the first "
-            "of the provider `local`, if there is one. Another has to be named here, because it is sent what is noted."
+            description="The model of `[models]` whose vectors the memory search uses in addition to words. Default: "
+            "the first model of the provider `local`. Others must be named here, because the notes are sent to them."
         ),
     ] = None
     distill: Annotated[

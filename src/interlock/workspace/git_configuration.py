@@ -1,7 +1,8 @@
-"""What a repository's configuration makes git execute from the workspace: the files that it includes, and directories of hooks.
+"""Finds what a repository's configuration makes git execute from the workspace: included files, and hook directories.
 
-Git's own program is not asked: this is about files that a layer has changed, which must have no effect before a person has seen
-them. In doubt a file counts as included: conditions (`includeIf`) always hold, and in every section `path` is an include.
+Git itself is not run: these are files that a layer has changed, which must have no effect before a person has reviewed
+them. In doubt a file counts as included: conditions (`includeIf`) are always met, and `path` is an include in every
+section.
 
 Source: git-config(1), "Syntax", "Includes", and `core.hooksPath`.
 """
@@ -28,20 +29,20 @@ _SETTING: Final = lazy_pattern(
 _ESCAPED: Final = lazy_pattern(rb"\\(.)|\"", re.DOTALL)
 _BYTES_MAX: Final = 1024 * 1024
 _FILES_MAX: Final = 200
-"""Files of one repository that are read; its configuration cannot include more than a person would write."""
+"""Maximum number of files read for one repository, more than a person would include."""
 
 
 class Named(NamedTuple):
-    """What configurations name, as paths in the workspace."""
+    """The paths in the workspace that configurations name."""
 
     hooks: frozenset[Rel]
-    """Directories of hooks."""
+    """Hook directories."""
     files: frozenset[Rel]
-    """Included files: what is in them is configuration."""
+    """Included files, which are configuration themselves."""
 
 
 def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
-    """What the configuration of the repository in `top` names, with that of the user. All `trees` show the same root."""
+    """The paths named by the configuration of the repository in `top` and of the user. All `trees` have the same root."""
     root = os.fsencode(trees[0].root)
     hooks: set[Rel] = set()
     included: set[Rel] = set()
@@ -73,7 +74,7 @@ def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _inside(root: bytes, path: bytes) -> Iterator[Rel]:
-    """The path as one in the workspace, if it is that: as written, and without links."""
+    """The path in the workspace, as written and without links; nothing for other paths."""
     for one in {path, os.path.realpath(path)}:
         relative = os.path.relpath(one, root)
         if relative not in (b".", b"..") and not relative.startswith(b"../"):
@@ -81,7 +82,7 @@ def _inside(root: bytes, path: bytes) -> Iterator[Rel]:
 
 
 def _texts(trees: Iterable[Workspace], root: bytes, path: bytes) -> Iterator[bytes]:
-    """The contents of a file, in each tree where they differ."""
+    """The contents of a file, once for each tree in which they differ."""
     names = list(_inside(root, path))
     if not names:
         with contextlib.suppress(OSError, StoreError), open_regular(Path(os.fsdecode(path))) as file:
@@ -96,7 +97,7 @@ def _texts(trees: Iterable[Workspace], root: bytes, path: bytes) -> Iterator[byt
 
 
 def _of_repository(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[bytes]:
-    """The files of a repository's own configuration; those of a linked worktree or a submodule are elsewhere."""
+    """The configuration files of a repository; those of a linked worktree or a submodule are elsewhere."""
     marker = os.path.join(root, *top, b".git")  # noqa: PTH118 - bytes
     directories = [marker]
     for text in _texts(trees, root, marker):
@@ -109,7 +110,7 @@ def _of_repository(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[by
 
 
 def _of_user() -> list[bytes]:
-    """The user's and the system's git configuration."""
+    """The git configuration files of the user and the system."""
     home = Path("~").expanduser()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     places = [home / ".gitconfig", config / "git" / "config", Path("/etc/gitconfig")]

@@ -91,16 +91,16 @@ class GitDirectories:
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
 
     def is_configured(self, path: Rel) -> bool:
-        """True for a path in a hook directory, and for a file that a configuration includes. The configurations are those of the
-        repositories above it and of the user.
+        """True for a path in a hook directory, and for a file that is included in the configuration of a repository
+        above it or of the user.
         """
         return any(self._names(path[:depth], path) for depth in range(len(path)))
 
     def _names(self, top: Rel, path: Rel) -> bool:
-        """True if the configuration of the repository whose files are in `top` names the path."""
+        """True if the configuration of the repository with its files in `top` names the path."""
         known = self._named.get(top)
         if known is None:
-            both = (self._below, self._merged)  # without a repository the user's own configuration may still name files
+            both = (self._below, self._merged)  # even without a repository, the user's own configuration may name files
             trees = [tree for tree in both if not top or _exists(tree, (*top, b".git"))]
             known = self._named[top] = named_by(trees, top) if trees else Named(frozenset(), frozenset())
         return path in known.files or any(path[: len(hooks)] == hooks for hooks in known.hooks)

@@ -337,7 +337,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
 
 
 def _let_go(mounted: Mounted | int) -> None:
-    """Close a view that nobody uses."""
+    """Close a view that is not in use."""
     for fd in (mounted,) if isinstance(mounted, int) else (mounted.root, *mounted.namespaces):
         os.close(fd)
 

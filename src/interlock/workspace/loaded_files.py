@@ -1,6 +1,6 @@
-"""Where the files that Interlock's loader and clients read are in a workspace itself, and which of them have changed.
+"""Finds the files that Interlock's loader and clients read in a workspace itself, and detects changes of them.
 
-Looked at by their plain paths, as their readers open them: this finds changes, and the walls prevent them.
+They are examined at their plain paths, as their readers open them. This only detects changes; the walls prevent them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from interlock.workspace.nodes import Identity, identity
 from interlock.workspace.tree import Workspace
 
 _ENTRIES_MAX = 10_000
-"""Of one directory that is read as a whole."""
+"""Maximum entries of a directory that is read as a whole."""
 
 
 def protected_places(workspace: Workspace) -> list[Rel]:
-    """The protected paths, and where those lead that are symbolic links, or are reached by one."""
+    """The protected paths, plus the targets of those that are symbolic links or are reached through one."""
     found = dict.fromkeys(workspace.protected)
-    if workspace.layer is not None:  # a commit finds out where links lead
+    if workspace.layer is not None:  # a commit resolves links itself
         return list(found)
     root, seen = os.fsencode(workspace.root), dict[Rel, bool]()
     for place in workspace.protected:
@@ -29,13 +29,13 @@ def protected_places(workspace: Workspace) -> list[Rel]:
             for follow in (True, False):
                 try:
                     found[workspace.resolve(place, follow=follow)] = None
-                except ToolError:  # it leads out of the workspace, or in a circle
+                except ToolError:  # the link leads out of the workspace, or forms a loop
                     continue
     return list(found)
 
 
 def loaded_states(workspace: Workspace) -> dict[Rel, Identity]:
-    """What is at the protected paths, and in directories among them."""
+    """The state of the protected paths, and of everything in directories among them."""
     root = os.fsencode(workspace.root)
     return {path: state for place in protected_places(workspace) for path, state in _states(root, place)}
 

@@ -74,8 +74,8 @@ class Guard:
     def check(self, path: Rel, field: str = "path", *, after: str | None = None) -> None:
         """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`.
 
-        `after` is the kind of node that the change leaves there (`dir`, `absent` ...), if it leaves what is beneath alone, or
-        if that is checked as well.
+        `after` is the kind of node after the change (`dir`, `absent` ...), if the change does not affect what is
+        beneath, or if that is checked separately.
         """
         near = [place for place in self._places if related(path, place)]
         if near and not (after in ("dir", "absent") and all(len(place) > len(path) for place in near)):

@@ -29,7 +29,7 @@ LINKS_MAX: Final = 40  # the kernel's own limit (MAXSYMLINKS)
 CHUNK_BYTES: Final = 1024 * 1024
 _ZEROS: Final = bytes(CHUNK_BYTES)
 Access = Literal["read", "write", "write_alone"]
-"""`write_alone`: the path, and not what is beneath it, which is checked by itself."""
+"""`write_alone`: only the path itself; what is beneath it is checked separately."""
 _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
 
 

@@ -75,7 +75,7 @@ def open_capsules(
 
 
 def declared(manifests: Mapping[str, Manifest]) -> list[Tool]:
-    """The definitions of the tools of capsules, which are not loaded."""
+    """The tool definitions of capsules, without loading them."""
     return [tool_of(name, one, tool) for name, one in manifests.items() for tool in declared_tools(one)]
 
 

@@ -1,7 +1,7 @@
-"""Vectors for the search of the memory, from the model that the configuration names; else search is by words.
+"""Vectors for searching the memory, from the configured model; without one, the search compares only words.
 
-The local model needs no request, so it is used wherever one is configured for `embed`. An endpoint is asked only if `[learning]
-embed` names its model, and only for an agent that the rules let call `embed` itself, without a question.
+The local model sends no requests, so it is used wherever one is configured for `embed`. An endpoint is used only if
+`[learning] embed` names its model, and only for an agent that the rules allow to call `embed` itself without approval.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ else:
 
 _EMBED: Final = "embed"
 _ENDPOINT_BYTES: Final = 16_384
-"""Texts of facts that one search sends to an endpoint at most, beside the query."""
+"""Maximum bytes of facts' texts that one search sends to an endpoint, in addition to the query."""
 _BATCH: Final = 256
 _EXTRA: Final = "pip install 'interlock[infer]'"
 
@@ -38,18 +38,18 @@ Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 
 
 class Near(NamedTuple):
-    """What vectors give for a query."""
+    """The result of comparing vectors with a query."""
 
     facts: Sequence[int] = ()
     """Numbers of the nearest facts, best first."""
     model: str | None = None
-    """The model by which they were found; None if the search is by words alone."""
+    """The model that found them; None if only words were compared."""
     why: str | None = None
-    """Why it is by words alone."""
+    """Why only words were compared."""
 
 
 def configured(services: Services, settings: Settings) -> Model | None:
-    """The model whose vectors the memory uses; None if there is none, or none of the name in `[learning] embed`."""
+    """The model whose vectors the memory uses; None if there is none, or none with the name in `[learning] embed`."""
     wanted, models = settings.learning.embed, _models(services)
     if wanted is None:
         return next((model for model in models.values() if model.provider == LOCAL), None)
@@ -59,7 +59,7 @@ def configured(services: Services, settings: Settings) -> Model | None:
 def nearest_for_agent(
     services: Services, store: FactStore, query: str, scopes: Sequence[str], ctx: ActionContext
 ) -> Near:
-    """The facts that are nearest to a query, for the agent of a call. Raises: StoreError; ToolError `cancelled`, `timeout`."""
+    """The facts nearest to a query, for the agent of a call. Raises: StoreError; ToolError `cancelled`, `timeout`."""
     model = configured(services, services.settings)
     if model is None:
         return Near(why=off(services.settings.learning.embed))
@@ -86,7 +86,7 @@ def nearest_for_agent(
 def nearest_in_question(
     services: Services, store: FactStore, query: str, scopes: Sequence[str], ctx: ActionContext
 ) -> Near:
-    """As `nearest_for_agent`, within the call of another model: no endpoint is asked, whose use that call did not reserve."""
+    """As `nearest_for_agent`, but within the call of another model, which has reserved no use of an endpoint: none is asked."""
     model = configured(services, services.settings)
     if model is None or model.provider != LOCAL:
         return Near()
@@ -94,16 +94,16 @@ def nearest_in_question(
 
 
 def nearest_for_person(store: FactStore, query: str, scopes: Sequence[str], model: Model | None) -> Near:
-    """The facts that are nearest to a query, outside of any call: by the local model alone. Raises: StoreError."""
+    """The facts nearest to a query, outside of any call: only by the local model. Raises: StoreError."""
     if not is_installed():
         return Near(why=off())
     if model is not None and model.provider != LOCAL:
-        return Near(why=f"`{model.name}` is asked in calls of agents only")
+        return Near(why=f"`{model.name}` is used only in calls of agents")
     return _nearest(store, query, scopes, model or LOCAL_MODEL, _local(lambda: None))
 
 
 def estimates(services: Services) -> Callable[[dict[str, Any]], Sequence[Estimate]]:
-    """What the vectors for a call of `memory.read` can cost."""
+    """The possible cost of the vectors for a call of `memory.read`."""
 
     def of(parameters: dict[str, Any]) -> Sequence[Estimate]:
         model = configured(services, services.settings)
@@ -117,16 +117,16 @@ def estimates(services: Services) -> Callable[[dict[str, Any]], Sequence[Estimat
 
 
 def off(wanted: str | None = None) -> str:
-    """Why there are no vectors where no model is configured, or not the `wanted` one."""
+    """Why there are no vectors: no model is configured, or not the `wanted` one."""
     if wanted is not None:
-        return f"search is by words alone: there is no model `{wanted}` for the tool `embed` (`learning.embed`)"
+        return f"the search compares only words: there is no model `{wanted}` for the tool `embed` (`learning.embed`)"
     if not is_installed():
-        return f"search is by words alone: vectors need the extra `infer` ({_EXTRA})"
-    return 'search is by words alone: no model gives vectors (`[models.words]` with `provider = "local"` does)'
+        return f"the search compares only words: vectors need the extra `infer` ({_EXTRA})"
+    return 'the search compares only words: no model returns vectors (`[models.words]` with `provider = "local"` does)'
 
 
 def is_installed() -> bool:
-    """True if the local model is there."""
+    """True if the local model is installed."""
     return all(find_spec(name) is not None for name in PACKAGES)
 
 
@@ -134,7 +134,7 @@ LOCAL_MODEL: Final = Model(
     name=LOCAL, provider=LOCAL, endpoint="", id="", key=None, key_env=None, prices=None, output_tokens=0,
     tools=(_EMBED,), structured=False, stream=False,
 )  # fmt: skip
-"""The local model where none is configured: for the person at the command line."""
+"""The local model if none is configured, for the person at the command line."""
 
 
 def _models(services: Services) -> dict[str, Model]:
@@ -149,7 +149,7 @@ def _binding(services: Services) -> Binding | None:
 
 
 def _identity(model: Model) -> str:
-    """What changes when the same text would get another vector."""
+    """Changes when the same text would get another vector."""
     if model.provider == LOCAL:
         return digest("embedder", [LOCAL, version("wordllama"), local.WEIGHTS])
     return digest("embedder", [model.provider, model.endpoint, model.id])

@@ -25,7 +25,7 @@ class Memory:
         return [f"agent:{agent}", *(f"group:{name}" for name in groups), WORKSPACE]
 
     def search(self, query: str, *, agent: str | None = None, limit: int = 10) -> Sequence[Found]:
-        """The facts that hold and fit a query best; those that `agent` sees, or all. Raises: StoreError, as everything here."""
+        """The current facts that match a query best: those that `agent` sees, or all. Every method may raise StoreError."""
         return self._search(query, self._scopes(agent), limit)
 
     def list(self, *, agent: str | None = None, everything: bool = False) -> Sequence[Fact]:
@@ -37,7 +37,7 @@ class Memory:
         return self._store.get(fact_id)
 
     def build_context(self, query: str, *, agent: str | None = None, budget_tokens: int = 1_000) -> Context:
-        """A block of at most about `budget_tokens` for a model: best first, each piece with its source, marked as data."""
+        """A block of at most about `budget_tokens` for a model: best facts first, each with its source, marked as data."""
         return render(self._search(query, self._scopes(agent), 50), budget_tokens)
 
     def correct(self, fact_id: str, value: Any, *, by: str | None = None) -> Fact:
@@ -55,7 +55,7 @@ class Memory:
         self._store.forget(ids=[fact_id])
 
     def _search(self, query: str, scopes: Sequence[str], limit: int) -> Sequence[Found]:
-        """By words, and by vectors where the configured model is a local one: an endpoint is asked in calls only."""
+        """Search by words, and by vectors if the configured model is local. Endpoints are used only in calls."""
         model = embedding.configured(self._services, self._services.settings)
         near = embedding.Near() if model is None else embedding.nearest_for_person(self._store, query, scopes, model)
         return self._store.search(query, scopes, limit=limit, near=near.facts)

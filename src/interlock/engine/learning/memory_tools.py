@@ -30,13 +30,13 @@ _ITEMS: Final = {
             "type": "array",
             "items": {"type": "object"},
             "description": "Best first: `id`, `scope`, `subject`, `predicate`, `value`, `author`, `confidence`, `run`, "
-            "`noted_us`, `score`, and `flags` where a detector saw something, such as `model_instructions`.",
+            "`noted_us`, `score`, and `flags` if a detector fired, such as `model_instructions`.",
         },
         "vectors": {
             "type": ["string", "null"],
-            "description": "The model by whose vectors facts were found too; null if words alone were compared.",
+            "description": "The model whose vectors were also compared; null if only words were compared.",
         },
-        "why": {**_TEXT, "description": "Why words alone were compared."},
+        "why": {**_TEXT, "description": "Why only words were compared."},
     },
     "required": ["items", "vectors"],
 }

@@ -120,9 +120,7 @@ def _register(services: Registering, servers: Servers, adjust: Adjust) -> None:
 
 
 def locked_tools(settings: Settings, files: Sequence[SourceFile]) -> list[Tool]:
-    """The definitions of the locked tools of the configured servers, which are not started. Raises: ConfigurationError
-    `lock_invalid`.
-    """
+    """The locked tool definitions of the configured servers, without starting them. Raises: ConfigurationError `lock_invalid`."""
     servers, lock = settings.mcp.servers, lock_in(files)
     return [
         tool_of(name, servers[name].read_only, definition)

@@ -52,7 +52,7 @@ def list_facts(out: Output, scope: str | None, everything: bool) -> None:
 @click.option("--scope", metavar="SCOPE", help="Only facts of `agent:NAME`, `group:NAME` or `workspace`.")
 @click.pass_obj
 def search(out: Output, query: str, scope: str | None) -> None:
-    """Show the facts that fit QUERY, best first: by words, and by the vectors of the extra `infer` if that is installed."""
+    """Show the facts that match QUERY, best first: by words, and by vectors if the extra `infer` is installed."""
     from interlock.engine.learning.embedding import nearest_for_person  # noqa: PLC0415 - start-up
 
     with _store() as store:

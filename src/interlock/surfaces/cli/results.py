@@ -119,7 +119,7 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             "not_undone": lambda left: _left(out, left["action"], left["reason"], left["detail"]),
         }
         for kind, line in said.items():
-            listed = done.get(kind, ())  # undos of earlier versions do not say what was learnt
+            listed = done.get(kind, ())  # undos of earlier versions do not have this field
             yield from map(line, listed[:UNDONE_SHOWN])
             if (more := len(listed) - UNDONE_SHOWN) > 0:
                 yield f"and {more} more: `interlock runs show {clean(result.run_id)} --action undo` shows all"

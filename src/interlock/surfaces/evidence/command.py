@@ -105,7 +105,7 @@ def signers_of(past: History, names: Iterable[str]) -> list[Signer]:
     for name in names:
         signer = Signer.named(past.place.state / "keys", name, past.disk)
         if signer.keyid in found:
-            raise UsageError(f"`--key {name}` names a key that is named already", hint="name each key once")
+            raise UsageError(f"`--key {name}` names a key twice", hint="name each key once")
         found[signer.keyid] = signer
     return list(found.values())
 
