@@ -103,6 +103,42 @@ def test_it_shows_what_was_decided_answered_and_done(tmp_path):
     assert "path" in page.tags, "b waits for a: the graph has an edge"
 
 
+def test_a_host_that_was_refused_is_not_shown_as_one_that_was_reached(tmp_path):
+    def connection(host, outcome, reason=None):
+        return e.ActionConnection(
+            proposal="p", action="a", step=9, host=host, port=443, via="connect", outcome=outcome, reason=reason
+        )
+
+    run = Run(
+        tmp_path,
+        received({"id": "a", "type": "tool_call", "tool": "shell", "parameters": {"command": "make"}}),
+        decided(),
+        intent(),
+        connection("ok.example.org", "connected"),
+        connection("evil.example.org", "refused", "host_denied"),
+        connection("down.example.org", "failed"),
+        succeeded(),
+        FINISHED,
+    )
+    page = page_of(run.export(tmp_path))
+    hosts = re.search("<small>Hosts</small><pre>(.*?)</pre>", page, re.DOTALL)[1].splitlines()
+    assert hosts == [
+        "ok.example.org:443",
+        "evil.example.org:443 (refused: host_denied)",
+        "down.example.org:443 (failed)",
+    ]
+
+
+def test_an_action_without_a_recorder_says_why_if_that_is_known(tmp_path):
+    spec = {"id": "a", "type": "tool_call", "tool": "mcp.read", "parameters": {}}
+    posture = {"record": "absent(what several runs can use is not recorded: MCP servers)"}
+    run = Run(tmp_path, received(spec), decided(tool="mcp.read"), intent(), succeeded(posture=posture), FINISHED)
+    assert (
+        f"No recorder watched this action in the kernel: {posture['record']}."
+        in Page(page_of(run.export(tmp_path))).text
+    )
+
+
 def test_nothing_in_an_archive_can_act_on_who_reads_the_page(tmp_path):
     run = Run(
         tmp_path,

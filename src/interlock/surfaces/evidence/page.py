@@ -31,14 +31,16 @@ border-top:1px solid var(--line)}td:not(:last-child){white-space:nowrap}
 .bar{position:relative;height:.5rem;background:var(--line);border-radius:3px}
 .bar i{position:absolute;top:0;bottom:0;min-width:3px;background:currentColor;border-radius:3px}
 ol,ul.tree{list-style:none;padding:0}ol li{margin:.5rem 0}ul.tree li{border-left:2px solid var(--line);padding-left:.5rem}
-small{opacity:.75}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
+small{opacity:.75}article>small{display:block}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}
 .unseen{border:2px solid var(--warn);border-radius:6px;padding:.2rem 1rem}
 .wide{overflow-x:auto}svg{max-width:none}svg text{font:13px ui-monospace,monospace;fill:currentColor}
 svg rect{fill:var(--node);stroke:currentColor;stroke-opacity:.4}svg path{stroke:currentColor;fill:none;opacity:.6}
 @media (max-width:30rem){dl{grid-template-columns:1fr}dt{margin-top:.4rem}body{padding:.6rem}}
-@media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}article,li,tr{break-inside:avoid}
-pre{font-size:8.5pt}h2{break-after:avoid}.bar,svg{print-color-adjust:exact}.wide{overflow:visible}svg{max-width:100%;height:auto}
-details>*{display:block}}
+@media print{:root{color-scheme:light;--good:#187a3c;--bad:#b3261e;--warn:#946200}
+body{max-width:none;padding:0;font-size:11pt}li,tr{break-inside:avoid}
+pre{font-size:8.5pt}h2,h3,article>small,summary{break-after:avoid}
+.bar,svg{print-color-adjust:exact}.wide{overflow:visible}svg{max-width:100%;height:auto}
+details::details-content{content-visibility:visible;block-size:auto}}
 """
 _COLORS: Final = {"succeeded": "good", "failed": "bad", "rejected": "bad", "held": "warn", "unknown outcome": "warn"}
 _STATES: Final = {"complete": "good", "self_reported": "warn", "partial": "warn", "absent": "bad"}
@@ -188,7 +190,9 @@ def _action(action: ActionStory) -> str:
     parts += [_places(*one) for one in (("Hosts", action.hosts), ("Files written", action.files_written))]
     parts.append(_places("Files read", action.files_read, folded=True))
     if not action.recorded and action.begun is not None:
-        parts.append("<p><small>No recorder watched this action in the kernel.</small></p>")
+        why = action.posture.get("record", "")
+        because = f": {_text(why)}" if why.startswith("absent(") else ""
+        parts.append(f"<p><small>No recorder watched this action in the kernel{because}.</small></p>")
     return "".join(parts) + "</article>\n"
 
 

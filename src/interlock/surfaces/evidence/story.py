@@ -203,7 +203,9 @@ def _of_action(action: ActionStory, event: dict[str, Any]) -> None:
         action.begun = event["mono"] if action.begun is None else action.begun
         action.tool = action.tool or str(event.get("tool") or "")
     elif kind == "action_connection":
-        action.hosts.take(host_of(event["host"], event.get("port")))
+        host = host_of(event["host"], event.get("port"))
+        why = f": {event['reason']}" if event.get("reason") else ""
+        action.hosts.take(host if event["outcome"] == "connected" else f"{host} ({event['outcome']}{why})")
     elif kind == "undo_done":
         action.reason = "undone"
     if kind in _ENDS:
