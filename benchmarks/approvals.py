@@ -1,5 +1,4 @@
-"""Approvals: the time from an approval in one process to the resumed wait in another, and operations on ten thousand
-open holds.
+"""Approvals: from an approval in one process to the resumed wait in another; operations on ten thousand open holds.
 
     python benchmarks/approvals.py [--json]
 

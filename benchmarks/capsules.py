@@ -1,5 +1,4 @@
-"""Capsules compared with raw `wasmtime` and `extism`: a fresh store and one call of a small module that returns its
-arguments.
+"""Capsules compared with raw `wasmtime` and `extism`: a fresh store and one call of a small echo module.
 
     python benchmarks/capsules.py [--quick] [--json]
 

@@ -129,9 +129,7 @@ def chains(peer: Peer, rounds: int) -> list[dict]:
 
 
 def governed(rounds: int, count: int = 1_000) -> list[dict]:
-    """A no-op with 100 policies, and with no policy but `allow`: once with four policies per tool, once with all about
-    the called tool.
-    """
+    """A no-op with 100 policies, and with only `allow`: once with four policies per tool, once all about the called tool."""
     rows = []
     with scratch() as root:
         plain = subject.Subject(subject.in_memory())

@@ -1,5 +1,4 @@
-"""Export and verification of a run: their speed, where the time goes, and that memory does not grow with the size of
-the layers.
+"""Export and verification of a run: speed, where the time goes, and that memory does not grow with the layers.
 
     python benchmarks/evidence.py [--quick] [--json]
 

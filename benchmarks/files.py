@@ -1,5 +1,4 @@
-"""The file tools: a search compared with ripgrep and grep, reads and writes compared with plain calls, and delays of
-the event loop.
+"""The file tools compared with ripgrep, grep and plain reads and writes; and delays of the event loop.
 
     python benchmarks/files.py [--quick] [--json]
 

@@ -1,5 +1,4 @@
-"""The cost of durability, compared with raw `fdatasync` and with LangGraph and DBOS on SQLite; and the cost of a
-snapshot and of starting a command.
+"""The cost of durability, compared with raw `fdatasync`, LangGraph and DBOS; also of a snapshot and a command's start.
 
     python benchmarks/journal.py [--quick] [--json]
 

@@ -1,5 +1,4 @@
-"""One workspace, many processes: who waits for whom, how fair the queue is, and the cost of unfinished runs at each
-start.
+"""One workspace, many processes: who waits for whom, fairness of the queue, cost of unfinished runs at a start.
 
     python benchmarks/workspace.py [--quick] [--json]
 

@@ -141,8 +141,7 @@ class RunIndex:
         return rows[0]
 
     def find(self, text: str) -> str:
-        """Resolve an unambiguous prefix of a run id (with or without `run_`), or `last` for the newest run, to the full
-        id.
+        """Resolve a prefix of a run id (with or without `run_`), or `last` for the newest run, to the full id.
 
         Raises: UsageError `not_found`, `ambiguous_id`.
         """

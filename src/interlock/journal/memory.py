@@ -79,9 +79,7 @@ class KeptRuns:
     """The in-memory journals of one runtime, oldest run first."""
 
     def __init__(self, key: bytes, clock: Clock, *, events_max: int = EVENTS_MAX) -> None:
-        """Start with no runs. `key` is the HMAC key for digests of redacted values, so that a digest cannot be used to
-        test guesses.
-        """
+        """Start with no runs. `key` is the HMAC key for digests of redacted values, which so cannot confirm a guess."""
         self._key = key
         self._clock = clock
         self._events_max = events_max

@@ -28,9 +28,7 @@ Durability = Literal["full", "batch", "memory", "off"]
 
 
 class SealedFile:
-    """`commit` is called by one thread at a time, either the loop's or the flusher's; `sync` (durability `batch`) by
-    any thread.
-    """
+    """`commit` is called by one thread at a time (the loop's or the flusher's), `sync` (durability `batch`) by any thread."""
 
     def __init__(
         self, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, head: Head, descriptors: tuple[int, int]

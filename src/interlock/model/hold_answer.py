@@ -7,9 +7,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 AskedKind = Literal["tool_call", "delegate", "schedule", "other"]
-"""The subject of the question: a tool call, handing work to another agent, doing something later or repeatedly, or
-anything else.
-"""
+"""The subject: a tool call, handing work to another agent, doing something later or repeatedly, or anything else."""
 
 ToolAskedKind = Literal["delegate", "schedule", "other"]
 """The subjects about which a tool can ask while it runs. Its own call was judged before."""

@@ -10,9 +10,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     proposal_bytes: int = 32 * 1024 * 1024
     values: int = 2_000_000
-    """Values of a document, including containers. 32 MiB of nested empty arrays would take 1.2 GiB when parsed, and as
-    much again per copy.
-    """
+    """Values of a document, including containers. 32 MiB of nested empty arrays would take 1.2 GiB parsed, per copy."""
     actions: int = 100_000
     parameters_bytes: int = 1024 * 1024
     depth: int = 64

@@ -41,9 +41,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str = ""
     parameters: dict[str, Any] = msgspec.field(default_factory=open_schema)
-    """JSON Schema 2020-12. `x-interlock` marks the kind of a property: `path.read`, `path.write`, `host`, `secret`, `command`,
-    `environment` or `model`.
-    """
+    """JSON Schema 2020-12. `x-interlock` marks the kind of a property, such as `path.read` or `secret` (`schema_walk.MARKS`)."""
     returns: dict[str, Any] | None = None
     read_only: bool = False
     destructive: bool = True
@@ -188,8 +186,9 @@ class Context(Protocol):
 PROCESS_RAN = "a process ran in the workspace itself, where not every change is recorded"
 LAYERED_PROCESS_RAN = "a process ran in a layer, without walls that keep it from files and hosts outside"
 PROCESS_NOTES = frozenset({PROCESS_RAN, LAYERED_PROCESS_RAN})
-"""The notes about processes that may write. If the tool's compensation has worked, these notes are irrelevant; all
-other notes are not.
+"""The notes about processes that may write.
+
+If the tool's compensation has worked, these notes are irrelevant; all other notes are not.
 """
 
 
@@ -242,8 +241,9 @@ class MeteredContext(Context, Protocol):
         ...
 
     def report_usage(self, tokens: int, cost: float | None, *, known: bool = True) -> None:
-        """Report the call's usage, which replaces the reservation; the last report counts. Without one the reservation
-        is spent.
+        """Report the call's usage, which replaces the reservation; the last report counts.
+
+        Without one the reservation is spent.
 
         `cost` is None if the prices are unknown; `known` is False if part of the amounts is an upper bound.
         """
@@ -251,14 +251,13 @@ class MeteredContext(Context, Protocol):
 
 
 Estimates = Callable[[dict[str, Any]], Sequence[Estimate]]
-"""The possible usage of a call with these parameters: the largest first, then smaller amounts that suffice if a budget
-has less left.
-"""
+"""The possible usage of a call with these parameters: the largest first, then smaller amounts for smaller budgets."""
 
 
 Preview = Callable[[dict[str, Any], Any], Sequence[FilePreview]]
-"""The files that a call with these parameters would change in a workspace. Changes nothing. Raises: ToolError if the
-call would fail.
+"""The files that a call with these parameters would change in a workspace.
+
+Changes nothing. Raises: ToolError if the call would fail.
 """
 
 
@@ -272,9 +271,7 @@ class Expansion(NamedTuple):
 
 
 Expand = Callable[[str, dict[str, Any]], Expansion | None]
-"""The proposal that the call of an action (its id and parameters) stands for; None if there is none, which its function
-explains.
-"""
+"""The proposal that the call of an action (id and parameters) stands for; None if there is none, as its function explains."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,8 +285,9 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """True if the function accesses files only through its context, or in processes that it starts through the
     executors; then it works in the layer of its proposal.
     """
-    """Calls that may write the same files wait for each other. Declare less than `anywhere` only if the function cannot
-    do more.
+    """Calls that may write the same files wait for each other.
+
+    Declare less than `anywhere` only if the function cannot do more.
     """
     preview: Preview | None = None
     estimates: Estimates | None = None

@@ -25,9 +25,7 @@ def duration_ms(text: str) -> int:
 
 
 def size_bytes(text: str) -> int:
-    """Whole bytes of `512KiB`, `1GiB` (powers of 1024) or `1MB` (powers of 1000). Raises: ValueError with a sentence
-    for people.
-    """
+    """Whole bytes of `512KiB`, `1GiB` (powers of 1024) or `1MB` (powers of 1000). Raises: ValueError, for people."""
     return _parse(text, SIZE_PATTERN, BYTES_PER_UNIT, "a size such as `512KiB` or `1GiB`", "1B")
 
 

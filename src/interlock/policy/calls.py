@@ -1,5 +1,4 @@
-"""The parts of a call that policies see besides its parameters: the simple commands of a command line, and the named
-paths.
+"""The parts of a call that policies see besides its parameters: simple commands, model and named paths.
 
 A call that runs a command line is judged once for each simple command in it. Cedar has no "for all", and a permit for
 one command must not let another command in the same line through. So `context.command` is one simple command, and the

@@ -1,5 +1,4 @@
-"""Determines what each action's context must hold, by resolving the uses of all policies against the shapes of the
-actions.
+"""Determines what each action's context must hold, by resolving the policies' uses against the actions' shapes.
 
 The result for each action is the pruned shape, from which the Cedar schema is made, and the converter that fills
 exactly this shape from a request. Unknown names, undetermined types and contradictory types are reported as problems of

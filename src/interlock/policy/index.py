@@ -1,5 +1,4 @@
-"""Finds the policies that could match by action, principal and resource, and evaluates them as far as these three
-allow.
+"""Finds the policies that could match an action, principal and resource, and evaluates them as far as possible.
 
 For a given principal, action and resource, the scope of a policy and every condition without the context are constant.
 `Index.residue` evaluates them once. The judge caches the rest, a few closures over the context, for later requests with

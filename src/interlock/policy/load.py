@@ -184,8 +184,7 @@ def _check(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> tupl
 def _with(
     absent: Sequence[Absence], world: World, policies: list[Policy]
 ) -> tuple[World, dict[str, ActionType], set[str], list[Policy]]:
-    """Extend a world by names that only policies mention; also returns its actions, its groups, and the policies to
-    check.
+    """Extend a world by names that only policies mention. Also returns its actions, groups, and policies to check.
 
     A policy that also names an existing tool must be valid for that tool, so its other names have to exist.
     """

@@ -1,5 +1,4 @@
-"""Decodes a table (parsed TOML, or given in code) to `Settings`, strictly: one error that names the field, never its
-value.
+"""Decodes a table (parsed TOML, or given in code) to `Settings`, strictly. Errors name the field, never its value.
 
 Unknown keys, wrong types, numbers without a unit and values that look like a secret are errors. It raises the first
 error in the file.

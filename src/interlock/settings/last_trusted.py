@@ -27,8 +27,7 @@ _SOURCE: Final = "as last trusted"
 
 
 def load_last_trusted(root: Path, *, env: Mapping[str, str], trust: TrustStore) -> Loaded:
-    """The last trusted configuration of the project at `root`, overridden by the environment; the defaults if it is
-    unusable.
+    """The project's last trusted configuration, overridden by the environment; the defaults if it is unusable.
 
     Raises: ConfigurationError for bad environment variables (`override_loosens` and others); StoreError and
     IntegrityError from the trust record.

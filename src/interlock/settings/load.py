@@ -64,9 +64,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def protected(self) -> tuple[str, ...]:
-        """The paths that no agent may write, relative to the root: the files that were read, and the places of possible
-        new ones.
-        """
+        """The paths that no agent may write, relative to the root: files that were read, and places of possible new ones."""
         components = component_names(self.settings, self.capsules, self.root)
         return protected_names((*(file.name for file in self.files), *components), self.settings, self.root)
 
@@ -196,8 +194,9 @@ def load(
 def load_table(
     table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str], flags: Mapping[str, Any]
 ) -> Loaded:
-    """The configuration for settings passed by a program instead of a file. Files that they name are read beneath
-    `root`.
+    """The configuration for settings passed by a program instead of a file.
+
+    Files that they name are read beneath `root`.
 
     The program trusts the files it names, so the trust record is not checked. Such a runtime stores nothing on disk, so
     `workspace.mode` is `direct` unless the table sets it. Raises: ConfigurationError, also if there are files to read

@@ -74,8 +74,7 @@ def component_names(settings: Settings, capsules: Mapping[str, Manifest], root: 
 
 
 def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:
-    """Every file that Python could load as the module or a package above it, beside or instead of the file that was
-    read.
+    """Every file that Python could load as the module or a package above it, other than the one that was read.
 
     If such a file exists, the project does not start: which file is meant must not depend on who wrote last.
     """

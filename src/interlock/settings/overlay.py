@@ -28,9 +28,7 @@ _KUBERNETES: Final = lazy_pattern(
     r"INTERLOCK_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
 _BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))
-"""Entries of `[rules]` that are not tools. A glob over tool names does not cover them, except that `*` alone covers
-those on state.
-"""
+"""Entries of `[rules]` that are not tools. Globs over tool names do not cover them, except `*` alone those on state."""
 _ON_STATE: Final = frozenset(("state_read", "state_write", "assert"))
 
 Rule = Callable[[Any, Any, Settings], Any]

@@ -1,5 +1,4 @@
-"""The JSON Schema of `interlock.toml`, for editors. `python -m` of this module prints the `interlock.schema.json`
-beside it.
+"""The JSON Schema of `interlock.toml`, for editors. `python -m` prints the `interlock.schema.json` beside it.
 
 It is generated from the types that decode the file, so the two cannot differ, and it ships with the package. `interlock
 init` copies it into the project and names the copy in the first line of the configuration; `interlock trust` updates

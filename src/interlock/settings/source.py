@@ -40,8 +40,7 @@ def parse_toml(data: bytes, name: str) -> dict[str, Any]:
 
 
 def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:
-    """A function that formats a setting's place: `interlock.toml:12: rules.allow[2]`; without the line if it is not
-    found.
+    """A function that formats a setting's place: `interlock.toml:12: rules.allow[2]`, or without the line.
 
     It works line by line, so a line of a multi-line string that looks like a key can mislead it.
     """

@@ -106,8 +106,7 @@ class SharedBudget:
         return any(purse.kind == kind for purse in self._purses)
 
     def reserve(self, actions: int = 1, tool_calls: int = 1, tokens: int = 0, cost: float = 0.0) -> bool:
-        """Reserve before dispatch, once per attempt: everything in every scope, or nothing, in which case it returns
-        False.
+        """Reserve before dispatch, once per attempt: everything in every scope, or nothing. True if it succeeded.
 
         `tokens` and `cost` are the maximum of the attempt, if known. Raises: StoreError.
         """
@@ -148,8 +147,9 @@ class SharedBudget:
         return _Preview(self._database, self._purses)
 
     def _needs(self, actions: int, tool_calls: int, tokens: int = 0, cost: float = 0.0) -> _Needs:
-        """What a reservation takes from each purse. Time and unknown costs take nothing, but their limit must not be
-        reached yet.
+        """What a reservation takes from each purse.
+
+        Time and unknown costs take nothing, but their limit must not be reached yet.
         """
         if tokens or cost:
             return self._work_out(actions, tool_calls, tokens, cost)

@@ -93,8 +93,9 @@ class StateConflictError(ConflictError):
 
 
 class StateStore:
-    """The state of one workspace. Thread-safe; several processes may have the database open. Every method may raise
-    StoreError.
+    """The state of one workspace.
+
+    Thread-safe; several processes may have the database open. Every method may raise StoreError.
     """
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
@@ -257,8 +258,9 @@ class StateStore:
 
 
 def encode(value: Any) -> str:
-    """The JSON text of a stored value, which decodes to the same value. Raises: CanonicalError if the value is not
-    JSON.
+    """The JSON text of a stored value, which decodes to the same value.
+
+    Raises: CanonicalError if the value is not JSON.
 
     This is not the canonical text, which writes 1e20 as an integer that exceeds 2^53 - 1.
     """

@@ -51,8 +51,7 @@ class CrashingDisk(Disk):
         self._names: list[tuple[Path, Callable[[], None]]] = []  # directory, and how to revert the unsynced change
 
     def power_loss(self, *, survives: Callable[[int], int] = lambda _unsynced: 0, names: bool = False) -> None:
-        """Lose what was not synced: of n unsynced bytes of a file, the first `survives(n)` stay; new names only with
-        `names`.
+        """Lose what was not synced: of n unsynced bytes of a file, `survives(n)` stay; new names only with `names`.
 
         A file that was truncated but not synced has its old size again, unless `names`.
         """

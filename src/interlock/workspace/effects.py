@@ -395,8 +395,9 @@ def _put(
 
 
 def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
-    """Replace the expected file, and nothing else, with the temporary one. The replaced file is checked again
-    afterwards.
+    """Replace the expected file, and nothing else, with the temporary one.
+
+    The replaced file is checked again afterwards.
 
     In a layer, where no one else writes, it is replaced directly: a swap would copy it up, which breaks a hard link.
     """

@@ -91,9 +91,7 @@ class GitDirectories:
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
 
     def is_configured(self, path: Rel) -> bool:
-        """True for a path in a hook directory, and for a file that is included in the configuration of a repository
-        above it or of the user.
-        """
+        """True for a path in a hook directory, and for a file that a repository above it or the user includes."""
         return any(self._names(path[:depth], path) for depth in range(len(path)))
 
     def _names(self, top: Rel, path: Rel) -> bool:

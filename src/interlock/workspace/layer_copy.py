@@ -122,9 +122,7 @@ class _Copying:
         return files
 
     def _finish_directory(self, path: Rel, to: bytes, found: os.stat_result) -> None:
-        """Set the permissions, attributes (default access control lists) and times of a directory, after its contents
-        are copied.
-        """
+        """Set a directory's permissions, attributes (default access control lists) and times, after copying its contents."""
         fd = self._source.open_directory(path)
         try:
             wanted = attributes(fd)

@@ -89,8 +89,9 @@ class Uncommittable(NamedTuple):
 
 
 class Upper:
-    """The upper directory of an overlay. Walked by descriptors, because a process may have nested directories deeper
-    than a path can name.
+    """The upper directory of an overlay.
+
+    Walked by descriptors, because a process may have nested directories deeper than a path can name.
     """
 
     def __init__(self, path: bytes) -> None:
@@ -125,8 +126,7 @@ class Upper:
                     pending.append(one[0])
 
     def origin(self, path: Rel) -> bytes | None:
-        """The file handle of the lower file from which this one was copied up, whatever its name was; None for a new
-        file.
+        """The file handle of the lower file from which this one was copied up, whatever its name; None for a new file.
 
         Source: struct ovl_fb, fs/overlayfs/overlayfs.h: version, magic, length, flags, type, a uuid, the handle.
         """

@@ -22,9 +22,7 @@ class LayerSize:
     """
 
     def __init__(self, directory: Path, copied: Callable[[], Iterable[int]]) -> None:
-        """`directory` holds what the layer added; `copied` returns the sizes of the files that were copied into it at
-        the start.
-        """
+        """`directory` holds what the layer added; `copied` returns the sizes of the files copied into it at the start."""
         self._directory = directory
         self._copied = copied
         self._lock = threading.Lock()

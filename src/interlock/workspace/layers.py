@@ -121,8 +121,7 @@ class Layer:
 
     @property
     def began_ns(self) -> int:
-        """When the layer was opened, in the present wall-clock time: earlier than stored if the clock was set back
-        since.
+        """When the layer was opened, by the present wall clock: earlier than stored if the clock was set back since.
 
         A clock that was set back and forward again in between, or across a reboot, is not detected.
         """
@@ -215,9 +214,7 @@ class Layer:
         return found.st_ctime_ns != found.st_mtime_ns
 
     def _is_gone(self, path: Rel, origin: bytes) -> bool:
-        """True if others have removed the lower file that was copied up to `path`; it may also have been moved or
-        linked there.
-        """
+        """True if others have removed the lower file that was copied up to `path`, or moved or linked it there."""
         depth, above = len(path) - 1, None
         while depth >= 0 and above is None:
             with contextlib.suppress(ToolError):

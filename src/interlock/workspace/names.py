@@ -23,8 +23,7 @@ Rel = tuple[bytes, ...]
 
 
 def parse(value: Any, root: str, field: str = "path") -> Rel:
-    """The path beneath `root` that a parameter names, in the normal form that the capability check compares
-    (`model.globs.workspace_path`).
+    """The path beneath `root` that a parameter names, in the form that step 3 compares (`model.globs.workspace_path`).
 
     Raises: ToolError `path_outside_workspace` or `path_invalid`; `field` is the parameter's name.
     """

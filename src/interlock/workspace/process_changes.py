@@ -33,9 +33,7 @@ _SHOWN_MAX: Final = 3
 
 
 class ProcessWatch:
-    """Scans around one process. Call `begin` before it starts, and `end` after it exits, even after a failure. Both may
-    be slow.
-    """
+    """Scans around one process: `begin` before it starts, `end` after it exits, even after a failure. Both may be slow."""
 
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin) -> None:
         """`origin` is the action that started the process. The scan ignores the agent's grants.
@@ -52,8 +50,9 @@ class ProcessWatch:
         self._whole = True
 
     def begin(self) -> None:
-        """Scan, and record changes by others since the last state. Durable once it returns. Raises: StoreError,
-        IntegrityError.
+        """Scan, and record changes by others since the last state.
+
+        Durable once it returns. Raises: StoreError, IntegrityError.
         """
         backups = self._backups
         with self._workspace.changing():
@@ -155,9 +154,7 @@ class _Look:
         """Paths that were not compared: special files, unreadable files, or files beyond the limits."""
 
     def at_all(self, more: dict[Rel, Node] | None = None) -> dict[Rel, Node]:
-        """The state of each path that the run has touched, of the paths beneath directories that it created, and of
-        each path in `more`.
-        """
+        """The state of each path that the run has touched or that is beneath a directory it created, and of those in `more`."""
         touched = self._backups.touched()
         for path in (*touched.states, *(more or ())):
             self._take(path)

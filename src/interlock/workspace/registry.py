@@ -51,8 +51,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def state_directory(env: Mapping[str, str], disk: Disk) -> Path:
-    """The state directory (mode 0700), created if missing: `INTERLOCK_STATE_DIR`, or `interlock` in the XDG state
-    directory.
+    """The state directory (mode 0700), created if missing: `INTERLOCK_STATE_DIR`, or `interlock` in XDG's.
 
     Raises: ConfigurationError `state_dir_unsafe`, StoreError.
     """
@@ -178,8 +177,9 @@ class Registry:
 
 
 def _find(known: list[Known], path: str, device: int, inode: int, birth_ns: str) -> int | None:
-    """Find the same directory by identity. At its old path the device is not compared, because its number may change at
-    a reboot.
+    """Find the same directory by identity.
+
+    At its old path the device is not compared, because its number may change at a reboot.
     """
     for i, one in enumerate(known):
         if (one.device, one.inode, one.birth_ns) == (device, inode, birth_ns) and (

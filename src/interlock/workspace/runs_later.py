@@ -1,5 +1,4 @@
-"""Files that execute later, outside any walls: git's hooks and configuration, CI, editor, shell and tool start-up
-files.
+"""Files that execute later, outside any walls: git hooks and configuration, CI, editor, shell and tool start-up files.
 
 A program that an agent may not run could be put into one of them, and run when a person opens the project or asks git
 for its status. A commit leaves these files out until a person commits them by name. The project's own sources, build

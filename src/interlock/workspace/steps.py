@@ -32,9 +32,7 @@ class Step(msgspec.Struct, frozen=True):
 
     @property
     def removes(self) -> bool:
-        """True if the present node must be removed first: a rename cannot replace a directory, or put a directory in
-        place of another node.
-        """
+        """True if the present node must be removed first: a rename can neither replace a directory nor put one in its place."""
         return self.seen.node.kind != "absent" and (
             self.want.kind == "absent" or (self.seen.node.kind == "dir") != (self.want.kind == "dir")
         )

@@ -79,8 +79,7 @@ class Workspace:
         access: beneath.Beneath | None = None,
         fd: int | None = None,
     ) -> None:
-        """Open the root; `access` is for tests. Agents may change neither `protected` nor the paths that are always
-        protected.
+        """Open the root; `access` is for tests. Agents may not change `protected` and paths that are always protected.
 
         Raises: UsageError `workspace_missing`, ToolError for a bad `protected`. `fd` is a descriptor of another tree
         that is shown at `root`, such as a layer over it; it is closed with this object.

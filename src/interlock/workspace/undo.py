@@ -108,8 +108,9 @@ def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = No
 
 
 def plan_by_action(run: Path, *, proposal: str | None = None) -> dict[tuple[str, str], list[Entry]]:
-    """The same for many actions in one pass: the entries of each, newest first, by proposal and action. Raises: as
-    `plan_undo`.
+    """The same for many actions in one pass: the entries of each, newest first, by proposal and action.
+
+    Raises: as `plan_undo`.
     """
     found: dict[tuple[str, str], list[Entry]] = {}
     for entry in plan_undo(run, proposal=proposal):

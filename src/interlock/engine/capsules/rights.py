@@ -34,10 +34,9 @@ from interlock.workspace.names import Rel, to_json
 async def handle_message(
     services: Services, tool: str, message: dict[str, Any], agent: str, session: str | None = None
 ) -> str | None:
-    """Deliver a message to a capsule, through the gate and as a separate run. Returns the problem; None if there was
-    none.
+    """Deliver a message to a capsule, through the gate and as a separate run.
 
-    Raises: StoreError.
+    Returns the problem; None if there was none. Raises: StoreError.
     """
     try:
         result = await calls.call(services, tool, {"message": message}, calls.Caller(agent, session), call_id=None)

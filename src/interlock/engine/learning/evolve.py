@@ -40,8 +40,9 @@ class Repair(NamedTuple):
 
 
 def repair(services: Services, store: SkillStore, skill: Skill) -> Repair | None:
-    """Store the repair of a skill as a candidate. Returns None if there is no repair, or a candidate already. Raises:
-    StoreError.
+    """Store the repair of a skill as a candidate.
+
+    Returns None if there is no repair, or a candidate already. Raises: StoreError.
     """
     found = repaired(services, store, skill)
     if found is None:

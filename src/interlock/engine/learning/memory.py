@@ -41,10 +41,10 @@ class Memory:
         return render(self._search(query, self._scopes(agent), 50), budget_tokens)
 
     def correct(self, fact_id: str, value: Any, *, by: str | None = None) -> Fact:
-        """Correct a fact in the name of a person (by default the user). The correction overrides agents' notes from now
-        on.
+        """Correct a fact in the name of a person (by default the user).
 
-        Raises: UsageError `not_found`; CanonicalError if the value is not JSON.
+        The correction overrides agents' notes from now on. Raises: UsageError `not_found`; CanonicalError if the value
+        is not JSON.
         """
         services = self._services
         return self._store.correct(fact_id, value, by=by or services.desk.user, new_id=services.ids.new("mem"))

@@ -114,8 +114,9 @@ class Skills:
         return document_of(template, arguments, source=source, after=after)
 
     def usable(self, name: str, registry: Registry | None = None) -> Skill:
-        """The version in use, if its tools are unchanged. Raises: UsageError `not_found`, `skill_not_active`,
-        `skill_tool_changed`.
+        """The version in use, if its tools are unchanged.
+
+        Raises: UsageError `not_found`, `skill_not_active`, `skill_tool_changed`.
         """
         skill = self._store.get(name)
         if skill.state != "active":
@@ -162,8 +163,9 @@ class Skills:
         return self._store.retire(name, by=by or self._services.desk.user)
 
     async def test(self, skill: Skill, arguments: dict[str, Any] | None = None, *, agent: str | None = None) -> str:
-        """Run a skill in a layer that is discarded. Returns `passed`, or the problem. Default `arguments`: those of its
-        newest evidence.
+        """Run a skill in a layer that is discarded.
+
+        Returns `passed`, or the problem. Default `arguments`: those of its newest evidence.
 
         Only for a runtime whose layers wait (`workspace.mode` is `layer`, `commit` is `never`). Programs can still
         reach the hosts of the grant. Raises: UsageError `not_available`, `skill_arguments`; as `Runtime.execute`.

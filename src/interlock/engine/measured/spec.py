@@ -56,8 +56,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return msgspec.structs.replace(self, env={**self.env, name: value})
 
     def validate(self, taken: Collection[str] = ()) -> None:
-        """Check the spec; `taken` are the ids of existing runs. Raises the first of these errors that applies, in this
-        order.
+        """Check the spec; `taken` are the ids of existing runs. Raises the first error that applies, in this order.
 
         Raises: UsageError `empty_command`, `empty_run_id`, `run_id_colon`, `run_id_unsafe`, `run_id_too_long`,
         `run_id_ambiguous`, `unknown_shim`, `run_exists`, `bad_environment`.

@@ -53,8 +53,7 @@ def enclosed(
     shown: Sequence[str] = (),
     warn: Callable[[str], None],
 ) -> Iterator[Enclosed]:
-    """The walls for a command that starts in `directory` with the environment `env` and `given`. It can read the paths
-    in `shown`.
+    """The walls for a command that starts in `directory` with the environment `env` and `given`, and can read `shown`.
 
     Raises: ConfigurationError `isolation_unavailable` if the machine supports none, or lacks a required recorder;
     UsageError if `directory` is not visible behind them; StoreError.

@@ -179,9 +179,7 @@ def _beneath_home(path: str, home: str) -> str:
 
 
 def _expanded(text: str, path: str, allowed: Sequence[str], env: Mapping[str, str]) -> str:
-    """Replace `${NAME}` and `${NAME:-default}` in a text. Raises: ConfigurationError for a name that is not allowed or
-    not set.
-    """
+    """Replace `${NAME}` and `${NAME:-default}` in a text. Raises: ConfigurationError for a name not allowed or not set."""
 
     def value(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]

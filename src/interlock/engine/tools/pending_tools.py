@@ -23,8 +23,9 @@ class PendingTools:
         return self._load is None
 
     async def load_into(self, registry: Registry) -> bool:
-        """Load and register the tools, except for those that the program registered itself. True if there were any.
-        Raises: ConfigurationError.
+        """Load and register the tools, except for those that the program registered itself.
+
+        True if there were any. Raises: ConfigurationError.
         """
         load = self._load
         if load is None:

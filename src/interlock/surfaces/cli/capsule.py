@@ -165,8 +165,7 @@ def list_config(out: Output, name: str) -> None:
 @click.argument("value", required=False)
 @click.pass_obj
 def set_config(out: Output, name: str, key: str, value: str | None) -> None:
-    """Set a value of a capsule. Without VALUE it is read from standard input, as a secret should be (a line end is
-    dropped).
+    """Set a value of a capsule. Without VALUE, a secret say, it is read from standard input (a line end is dropped).
 
     It takes effect when the capsule is loaded next.
     """

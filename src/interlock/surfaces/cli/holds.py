@@ -50,9 +50,7 @@ def hidden(hold: Hold) -> int:
 
 
 def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | None = None) -> Iterator[str]:
-    """The hold as text for `stream` (standard output): the agent, the call, the reasons and the deadline, the changes
-    it would make, and every parameter.
-    """
+    """The hold for `stream` (standard output): agent, call, reasons, deadline, changes that it would make, every parameter."""
     stream = sys.stdout if stream is None else stream
     title = f"{clean(hold.agent)} asks: {brief(hold.summary, 200)}"
     yield out.paint(title, "bold", stream) + f"  ({clean(hold.id)}, {hold.status})"

@@ -36,8 +36,9 @@ _WHY: Final = {
 @click.option("--content", is_flag=True, help="Show the differences of files, line by line.")
 @click.pass_obj
 def diff(out: Output, run_id: str, paths: tuple[str, ...], content: bool) -> int:
-    """Show what the kept layer of a run would change in the workspace, or only at or beneath each PATH. Changes
-    nothing.
+    """Show what the kept layer of a run would change in the workspace, or only at or beneath each PATH.
+
+    Changes nothing.
 
     The signs: + added, ~ changed, - deleted, m permissions, a attributes or access control lists, t modification time.
     With --content, values that are certainly secrets are hidden, as in a hold.

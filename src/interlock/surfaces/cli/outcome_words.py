@@ -1,6 +1,4 @@
-"""Describes outcomes of calls in words: `wrote 12 lines to a.txt`, `exit 0`, `3 matches`. Outputs of the user's own
-tools stay JSON.
-"""
+"""Describes outcomes of calls: `wrote 12 lines to a.txt`, `exit 0`, `3 matches`. The user's own tools keep their JSON."""
 
 from __future__ import annotations
 

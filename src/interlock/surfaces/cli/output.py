@@ -1,5 +1,4 @@
-"""Prints the output of commands: exactly one JSON document with `--json`, else text for people without control
-characters.
+"""Prints the output of commands: one JSON document with `--json`, else text for people without control characters.
 
 Standard output carries the answer, standard error everything else (errors, notes, progress, prompts).
 """
@@ -81,9 +80,7 @@ class Output:
                 self.write(sys.stdout, line)
 
     def emit_list(self, documents: Iterable[Any], text: Callable[[Any], str], *, lines: bool = False) -> None:
-        """Print an answer of any length item by item: a line each, or with `--json` a list (with `lines` one document
-        per line).
-        """
+        """Print an answer of any length item by item: a line each; with `--json` a list (with `lines` a document per line)."""
         first = True
         for document in documents:
             if self.json:
@@ -170,9 +167,7 @@ class Output:
         return aligned(head, cells) if drawing is None else drawing.table(head, cells)
 
     def folded(self, text: str, indent: int, hanging: int = 0) -> list[str]:
-        """Prose for standard output, wrapped beside `indent` columns, with later lines `hanging` further in; one line
-        if it is not a terminal.
-        """
+        """Prose wrapped beside `indent` columns, later lines `hanging` further in; one line if not at a terminal."""
         if not sys.stdout.isatty():
             return [text]
         import textwrap  # noqa: PLC0415 - start-up

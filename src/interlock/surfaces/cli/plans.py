@@ -58,8 +58,9 @@ def simulate(out: Output, plan: str) -> int:
 @click.option("--session", metavar="NAME", help="Explain it as part of this session.")
 @click.pass_obj
 def explain(out: Output, plan: str, agent: str | None, session: str | None) -> int:
-    """Show how steps 2 to 7 of the gate would decide each action, and which policies apply. Nobody is asked for
-    approval.
+    """Show how steps 2 to 7 of the gate would decide each action, and which policies apply.
+
+    Nobody is asked for approval.
 
     Exit code: 0 if nothing would be rejected, 1 if an action would be, 3 if an action would need approval.
     """

@@ -133,8 +133,9 @@ def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None)
 
 
 def ask_to_trust(out: Output) -> bool:
-    """Before a run at a terminal, show the differences and ask whether to trust them. Returns True if the configuration
-    is trusted.
+    """Before a run at a terminal, show the differences and ask whether to trust them.
+
+    Returns True if the configuration is trusted.
     """
     reviewed = project.review(Path(), os.environ)
     out.write(sys.stderr, "The current configuration is not trusted. The differences:")

@@ -51,8 +51,7 @@ def page(report: Report) -> Iterator[str]:
 
 
 def page_of_runs(title: str, rows: list[RunRow], reports: Iterator[Report], left_out: int) -> Iterator[str]:
-    """One page about several runs, piece by piece: a table of contents, and a section for each of `rows`, in that
-    order.
+    """One page about several runs, piece by piece: a table of contents, and a section for each of `rows`, in order.
 
     `left_out` is the number of runs that did not fit on the page.
     """

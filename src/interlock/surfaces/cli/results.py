@@ -159,9 +159,7 @@ def _path(path: Any) -> str:
 
 
 def undo_outputs(result: ProposalResult) -> list[dict[str, Any]]:
-    """The outputs of the tool `undo`: `restored`, `compensated`, `state`, `not_undone`; also of a failed undo that did
-    something.
-    """
+    """The outputs of the tool `undo` (`restored`, `compensated`, `state`, `not_undone`), also of a partly failed undo."""
     return [row.output for row in result.results if isinstance(row.output, dict) and "restored" in row.output]
 
 

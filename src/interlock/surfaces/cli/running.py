@@ -142,8 +142,9 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 @click.option("--skip-changed", is_flag=True, help="Skip files that were changed since, and undo the rest.")
 @click.pass_obj
 def undo(out: Output, run_id: str | None, action: str | None, force: bool, skip_changed: bool) -> int:
-    """Undo the effects of a run: files, state, and actions with a compensation. An undo is itself a run, and can be
-    undone.
+    """Undo the effects of a run: files, state, and actions with a compensation.
+
+    An undo is itself a run, and can be undone.
 
     Without RUN, at a terminal: shows what undoing the newest run that is not undone would change, and asks for
     confirmation.

@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a run: the first stops it cleanly, so that it can be resumed; the second exits at
-once.
+"""Ctrl-C, SIGTERM and SIGHUP during a run: the first stops it cleanly, for a resume; the second exits at once.
 
 SIGHUP arrives when the terminal closes, often twice (from the kernel and the shell), so it never counts as the second.
 Under `nohup`, where it is ignored, it stays ignored.

@@ -1,5 +1,4 @@
-"""Claude Code: in replace mode its own tools are denied and the gateway is started; in guard mode its hooks ask the
-gate.
+"""Claude Code: in replace mode it has the gateway instead of its own tools; in guard mode its hooks ask the gate.
 
 Tested with version 2.1.332. Sources: its documentation of settings, permissions, hooks and MCP, and trials with the
 program.

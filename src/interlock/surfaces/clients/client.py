@@ -17,9 +17,7 @@ from interlock.surfaces.clients.trial import Place, Tried
 Mode = Literal["guard", "replace"]
 """`replace`: the client's own tools are off, and Interlock's are offered. `guard`: hooks check the client's own tools."""
 Scope = Literal["project", "user", "managed"]
-"""Whose settings to change: the project's, the user's for all projects, or the machine's, which the user and agent
-cannot override.
-"""
+"""Whose settings to change: the project's, the user's for all projects, or the machine's, which cannot be overridden."""
 
 SERVER: Final = "interlock"
 STATE_VARIABLE: Final = "INTERLOCK_STATE_DIR"

@@ -1,5 +1,4 @@
-"""Codex: in replace mode its shell is off, its editor is read-only and the gateway is started; in guard mode its hooks
-ask the gate.
+"""Codex: in replace mode it has no shell, a read-only editor and the gateway; in guard mode its hooks ask the gate.
 
 Tested with version 0.171.0. It reads a project's `.codex` only if the user trusts the project, and runs only hooks
 whose hash is in the user's `config.toml`; both are written there. Sources: its documentation of settings, hooks and

@@ -1,5 +1,6 @@
-"""The hooks of Copilot CLI 1.0: its events, its own tools, and the format of its answers. Sources: its documentation,
-trials.
+"""The hooks of Copilot CLI 1.0: its events, its own tools, and the format of its answers.
+
+Sources: its documentation, trials.
 
 Event names are written in VS Code's form. Then an event has the fields of Claude Code's, and its names for most tools,
 but with Copilot's own inputs. It has no id of the call, so one is derived from the tool and its input. Copilot CLI also

@@ -1,5 +1,6 @@
-"""Edits clients' configuration files as text: JSON, JSON with comments, TOML. Comments and layout stay where nothing
-changes.
+"""Edits clients' configuration files as text: JSON, JSON with comments, TOML.
+
+Comments and layout stay where nothing changes.
 
 The new content is computed on plain values (`entries.py`). Here the text is edited to match, and read again as a check.
 """

@@ -1,5 +1,4 @@
-"""Gemini CLI: in replace mode its own tools are excluded and the gateway is started; in guard mode its hooks ask the
-gate.
+"""Gemini CLI: in replace mode it has the gateway instead of its own tools; in guard mode its hooks ask the gate.
 
 Tested with version 0.61.0. It reads a project's `.gemini` only if the user trusts the directory, so that is configured
 too. Sources: its documentation of settings, hooks and MCP, and trials with the program.

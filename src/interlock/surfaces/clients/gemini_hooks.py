@@ -1,5 +1,6 @@
-"""The hooks of Gemini CLI 0.61: its events, its own tools, and the format of its answers. Sources: its documentation,
-trials.
+"""The hooks of Gemini CLI 0.61: its events, its own tools, and the format of its answers.
+
+Sources: its documentation, trials.
 
 An event has no id of the call, so one is derived from the tool and its inputs. The event after a call also has inputs
 that the model did not give (defaults), so only the inputs that `translate` uses are part of the id.

@@ -1,5 +1,4 @@
-"""The program that a client runs as a hook: passes the event to the resident gate, and the gate's answer back to the
-client.
+"""The program that a client runs as a hook: passes the event to the resident gate, and its answer back.
 
 Run with `-I -S` and as the only import, without any of Interlock's or of the larger standard modules: it is started for
 every tool call, so its start is the cost of a hook. (It also works when run by its path, but is then compiled each

@@ -34,8 +34,9 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     session has it. If the client gives none, the dialect derives one from what the call does (`made_id`).
     """
     moment: str = ""
-    """The time of the event, for derived ids; all hooks of one event get the same. Another event with the same id is
-    about another call.
+    """The time of the event, for derived ids; all hooks of one event get the same.
+
+    Another event with the same id is about another call.
     """
     tool: str = ""
     """The client's name of the tool."""

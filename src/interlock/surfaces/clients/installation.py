@@ -61,8 +61,10 @@ class _Saved(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was set up. Version history: 1: first; 2: absolute paths, entries, mode, version of the client; 3: counts
-    directories, whole files.
+    """What was set up.
+
+    Version history: 1: first; 2: absolute paths, entries, mode, version of the client; 3: counts directories, whole
+    files.
     """
 
     version: int
@@ -123,9 +125,7 @@ class Installation:
         return changes + [self._removing(path, each) for path, each in saved.items() if path not in wanted]
 
     def plan_remove(self) -> list[FileChange]:
-        """The changes for `apply_removal`, which remove Interlock from the client. Raises: UsageError `not_found`,
-        `client_file`.
-        """
+        """The changes that remove Interlock from the client. Raises: UsageError `not_found`, `client_file`."""
         record = self.record
         if record is None:
             raise UsageError(f"`{self._client.name}` is not set up here", code="not_found")

@@ -1,5 +1,6 @@
-"""Answers in the formats of model services: a text or one tool call, streamed, for four APIs. Used by
-`scripted_model.py`.
+"""Answers in the formats of model services: a text or one tool call, streamed, for four APIs.
+
+Used by `scripted_model.py`.
 
 Sources: the documentation of Anthropic's Messages, OpenAI's Responses and chat completions, and Gemini's
 `generateContent`.

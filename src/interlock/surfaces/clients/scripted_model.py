@@ -29,8 +29,9 @@ _CHOICE: Final = json.dumps(
         "next_speaker": "user",
     }
 )
-"""The JSON answer to Gemini CLI's requests before each turn: the model to use, and who speaks next. Without it, it
-retries for minutes.
+"""The JSON answer to Gemini CLI's requests before each turn: the model to use, and who speaks next.
+
+Without it, it retries for minutes.
 """
 _SHAPES: Final = (
     ("/messages", model_replies.anthropic),

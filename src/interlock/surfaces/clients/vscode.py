@@ -1,5 +1,5 @@
-"""Visual Studio Code: hooks of its agents ask the gate; in replace mode they refuse its own tools, and the gateway is
-started.
+"""Visual Studio Code: its agents' hooks ask the gate; in replace mode they refuse its own tools in favour of the
+gateway.
 
 Set up from its documentation (hooks, MCP) and the published source of its chat extension; the program was not tried. It
 has no setting that removes its own tools. Copilot CLI reads the same hook files, and VS Code those of Claude Code: see

@@ -30,10 +30,10 @@ class _Front(msgspec.Struct, frozen=True):
 
 
 def compare(past: History, run_id: str, archive: BinaryIO) -> ArchiveFinding | None:
-    """The first event of a valid archive that differs from the journal; None if there is none. Later journal events are
-    ignored.
+    """The first event of a valid archive that differs from the journal; None if there is none.
 
-    Raises: UsageError `not_found` if this project has no such run; IntegrityError if its journal is damaged.
+    Later journal events are ignored. Raises: UsageError `not_found` if this project has no such run; IntegrityError if
+    its journal is damaged.
     """
     directory = past.directory(run_id)
     redaction = Redaction(redaction_key(past.place.state, past.disk))

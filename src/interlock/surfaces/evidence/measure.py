@@ -50,8 +50,9 @@ def measure(
     key: str = DEFAULT_NAME,
     replace: bool = False,
 ) -> RunOutcome:
-    """Run a command as a measured run, with this process's standard streams, and write its archive. Blocks until the
-    command ends.
+    """Run a command as a measured run, with this process's standard streams, and write its archive.
+
+    Blocks until the command ends.
 
     `archive` is the file (default: `RUN_ID.tar.gz` in `workspace`), `workspace` the project and working directory
     (default: the current directory), `env` the environment (default: this process's), `recorder` what records the
@@ -93,8 +94,7 @@ def skeleton_archive(
     key: str = DEFAULT_NAME,
     replace: bool = False,
 ) -> Path:
-    """Write the archive that a run of `spec` would leave if nothing were observed. Nothing is run, and no run is
-    recorded.
+    """Write the archive that an unobserved run of `spec` would leave. Nothing is run, and no run is recorded.
 
     The archive has all members; its health says `not_run`. Raises: UsageError as `measure`; StoreError; IntegrityError.
     """

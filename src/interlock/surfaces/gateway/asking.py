@@ -54,8 +54,9 @@ class OpenCall:
         self.task.add_done_callback(lambda _: self._withdraw())
 
     async def ask(self, method: str, params: dict[str, Any], key: str) -> dict[str, Any]:
-        """Send the client a request with its next result, and wait for the answer. `key` is the request's name, if it
-        is unused.
+        """Send the client a request with its next result, and wait for the answer.
+
+        `key` is the request's name, if it is unused.
         """
         if isinstance(said := self._given.pop(key, None), dict):
             return said

@@ -36,9 +36,7 @@ class Caller:
     def __init__(
         self, origin: object, envelope: Envelope, capabilities: Mapping[str, Any], tell: Tell, ask: Ask
     ) -> None:
-        """`origin` is the client's connection. `tell` sends notifications of the call, `ask` sends the client a request
-        and waits.
-        """
+        """`origin` is the client's connection. `tell` sends notifications, `ask` sends the client a request and waits."""
         self.origin = origin
         self.capabilities = capabilities
         self._envelope = envelope
@@ -72,8 +70,9 @@ class Caller:
         return await self._ask(method, params, key)
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """Forward the notification that a link's purpose is complete. Others are dropped: the gateway declares no
-        capability for them.
+        """Forward the notification that a link's purpose is complete.
+
+        Others are dropped: the gateway declares no capability for them.
         """
         link = params.get("elicitationId")
         if method == _LINK_DONE and self._envelope.revision == _LINK_REVISION and isinstance(link, str):

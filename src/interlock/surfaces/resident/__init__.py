@@ -1,5 +1,4 @@
-"""The resident gate: one process per user, which the hooks of coding agents ask, so that a project's rules are compiled
-once.
+"""The resident gate: one process per user, which coding agents' hooks ask. It compiles a project's rules only once.
 
 | file | what it does |
 |---|---|

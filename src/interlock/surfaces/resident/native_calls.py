@@ -72,8 +72,9 @@ class NativeCalls:
         return len(self._open)
 
     async def before(self, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
-        """Decide whether the client may make the call. If cancelled, nothing of it continues. Raises: StoreError,
-        ConfigurationError.
+        """Decide whether the client may make the call.
+
+        If cancelled, nothing of it continues. Raises: StoreError, ConfigurationError.
         """
         use = _use_of(event, caller)
         if not event.call_id:
@@ -136,8 +137,9 @@ class NativeCalls:
         await self._give_up(ended)
 
     def permission(self, event: HookEvent, call: NativeCall, client: str) -> Verdict:
-        """Decide when the client wants to ask its own user. This may only narrow: calls that were not allowed here are
-        refused.
+        """Decide when the client wants to ask its own user.
+
+        This may only narrow: calls that were not allowed here are refused.
         """
         for use, known in self._open.items():
             if use[:2] == (client, _session_of(event)) and known.call == call:

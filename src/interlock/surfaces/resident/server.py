@@ -1,5 +1,6 @@
-"""Connections on the gate's socket, one request each. The socket's peer credentials identify the caller: only this
-user.
+"""Connections on the gate's socket, one request each.
+
+The socket's peer credentials identify the caller: only this user.
 
 The wire format is described in `clients/hook_program.py`.
 """

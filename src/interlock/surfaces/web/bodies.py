@@ -1,5 +1,4 @@
-"""The shapes of requests and responses: the structs that decode bodies and from which the OpenAPI document is
-generated.
+"""The shapes of requests and responses, for decoding bodies and for generating the OpenAPI document.
 
 Times are integer microseconds since the epoch, durations integer milliseconds. An approver may see everything in an
 `Approval`, because secrets were redacted before it was stored.

@@ -1,5 +1,4 @@
-"""What applies to every request, whatever the route: the Host header, limits, response headers, errors as JSON, the
-access log.
+"""Applies to every request: the Host header check, limits, response headers, errors as JSON, the access log.
 
 The Host header must name this server. Otherwise a page could point its own host name at the loopback address and read
 answers as its own origin (DNS rebinding). The log records who, what and how long, but never a header, a query or a

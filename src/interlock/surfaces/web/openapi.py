@@ -1,6 +1,4 @@
-"""The OpenAPI 3.1 document. It is generated from the structs that decode bodies and encode responses, so it cannot
-differ from them.
-"""
+"""The OpenAPI 3.1 document, generated from the structs that decode bodies and encode responses, so it cannot differ."""
 
 from __future__ import annotations
 

@@ -85,8 +85,9 @@ def run(
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when idle. Uvicorn would wait forever, and a few hundred idle connections would lock
-    others out.
+    """A connection that is closed when idle.
+
+    Uvicorn would wait forever, and a few hundred idle connections would lock others out.
     """
 
     _overdue: asyncio.TimerHandle | None = None
