@@ -1,8 +1,8 @@
 """Aligns traces of one shape: values that differ become parameters, equal values stay. Pure and deterministic.
 
-A trace is a proposal without its ids: its steps in order, and references as `{"$reference": "s1.output.path"}`. A template
-is a trace in which `{"$parameter": NAME}` stands for each value that differs. Secrets, and texts with an absolute path, are never
-kept as they are: they become parameters even where all traces agree.
+A trace is a proposal without its ids: its steps in order, and references as `{"$reference": "s1.output.path"}`. A
+template is a trace in which `{"$parameter": NAME}` stands for each value that differs. Secrets, and texts with an
+absolute path, are never kept: they become parameters even if all traces agree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES: Final = {
     type(None): "null",
 }
 JSON_TYPES: Final = frozenset(_TYPES.values())
-"""What a parameter of a template can be."""
+"""JSON types that a parameter of a template can have."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -40,7 +40,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tool: str | None = None
     parameters: dict[str, Any] = {}
     needs: tuple[int, ...] = ()
-    """Numbers of the steps that it depends on, from 0."""
+    """Numbers of the steps that this step depends on, from 0."""
     more: dict[str, Any] = {}
     """Other fields of the action: the same in all traces of a shape."""
 
@@ -54,7 +54,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def shape(self) -> str:
-        """What traces must have in common to be aligned: tools, edges, order, names, and references."""
+        """Returns a digest of what traces must have in common to be aligned: tools, edges, order, names, and references."""
         steps = [
             [
                 one.type,
@@ -83,7 +83,7 @@ class UnalignableError(Exception):
 
 
 def align(traces: Sequence[Trace]) -> Template:
-    """The template of traces of one shape, regardless of their order. Raises: UnalignableError."""
+    """Returns the template of traces of one shape, regardless of their order. Raises: UnalignableError."""
     merging = _Merging()
     first = traces[0]
     steps = []
@@ -95,7 +95,7 @@ def align(traces: Sequence[Trace]) -> Template:
 
 
 def bindings(template: Template, trace: Trace) -> dict[str, Any] | None:
-    """The arguments with which the template gives the trace; None if it does not."""
+    """Returns the arguments with which the template yields the trace; None if it does not."""
     if template.order != trace.order or len(template.steps) != len(trace.steps):
         return None
     found: dict[str, Any] = {}
@@ -108,7 +108,7 @@ def bindings(template: Template, trace: Trace) -> dict[str, Any] | None:
 
 
 def fill(value: Any, arguments: dict[str, Any]) -> Any:
-    """The value with its parameters replaced by arguments."""
+    """Returns the value with its parameters replaced by arguments."""
     if isinstance(value, dict):
         name = value.get(PARAMETER)
         if len(value) == 1 and isinstance(name, str):
@@ -118,7 +118,7 @@ def fill(value: Any, arguments: dict[str, Any]) -> Any:
 
 
 def keeps_apart(value: Any) -> bool:
-    """True if a value must not be kept in a template: it holds a redacted secret or an absolute path."""
+    """Returns True if a value must not be kept in a template: it contains a redacted secret or an absolute path."""
     if isinstance(value, str):
         return DONE.search(value) is not None or _ABSOLUTE.search(value) is not None
     if isinstance(value, dict):
@@ -127,7 +127,7 @@ def keeps_apart(value: Any) -> bool:
 
 
 def is_marker(value: Any) -> bool:
-    """True if a value looks like a mark of a trace or a template: such a proposal is not learnt from."""
+    """Returns True if a value looks like a mark of a trace or a template: nothing is learnt from such a proposal."""
     if isinstance(value, dict):
         return REFERENCE in value or PARAMETER in value or any(map(is_marker, value.values()))
     return isinstance(value, list | tuple) and any(map(is_marker, value))
@@ -157,7 +157,7 @@ class _Merging:
         return {PARAMETER: self._name(values, place)}
 
     def _name(self, values: list[Any], place: tuple[str, ...]) -> str:
-        """The same values at two places are one parameter."""
+        """Returns the name of a parameter. The same values at two places are one parameter."""
         key = canonical(values)
         known = self._names.get(key)
         if known is not None:
@@ -184,7 +184,7 @@ def _is_reference(value: Any) -> bool:
 
 
 def _references(value: Any, path: str) -> Iterator[str]:
-    """The places of references, and their targets."""
+    """Yields the places of references, with their targets."""
     if _is_reference(value):
         yield f"{path} {value[REFERENCE]}"
     elif isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Facts as a block of text for a model: bounded, each with its source, and marked as data.
+"""Renders facts as a block of text for a model: bounded, each with its source, and marked as data.
 
-A piece is one line, in which nothing can look like another piece: values are JSON, and invisible characters are escaped.
+A piece is one line that cannot be mistaken for another piece: values are JSON, and invisible characters are escaped.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     score: float
     source: str
-    """Its author, and the action that it came from: `agent:NAME in RUN/PROPOSAL/ACTION`."""
+    """Its author, and the action that noted it: `agent:NAME in RUN/PROPOSAL/ACTION`."""
     flags: tuple[str, ...] = ()
-    """What the detectors see in it, such as `model_instructions`."""
+    """The detectors' findings in the fact, such as `model_instructions`."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The facts in memory that answer a query."""
 
     text: str
-    """Empty if it has nothing to say."""
+    """Empty if there are no pieces."""
     pieces: tuple[Piece, ...]
     left_out: int
     """Pieces that did not fit the budget."""
 
 
 def flags_of(fact: Fact) -> tuple[str, ...]:
-    """The detectors' findings in a fact."""
+    """Returns the detectors' findings in a fact."""
     return prompt_flags([fact.subject, fact.predicate, fact.value])
 
 
 def source_of(fact: Fact) -> str:
-    """Who wrote it, and where."""
+    """Returns who noted a fact, and in which action."""
     return f"{fact.author} in {fact.run}/{fact.proposal}/{fact.action}" if fact.run else fact.author
 
 
 def render(found: Sequence[Found], budget_tokens: int) -> Context:
-    """The pieces that fit, best first: a piece that is too long is left out, and shorter ones after it may fit."""
+    """Returns the pieces that fit, best first. A piece that is too long is left out, and shorter ones after it may fit."""
     left = budget_tokens * BYTES_PER_TOKEN - len(HEAD)
     lines, pieces, missing = [HEAD], [], 0
     for one in found:
@@ -80,7 +80,7 @@ def _line(fact: Fact, flags: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as JSON on one line, with all invisible characters escaped."""
+    """Returns a value as JSON on one line, with all invisible characters escaped."""
     text = msgspec.json.encode(value).decode()
     if text.isascii():
         return text

@@ -1,7 +1,7 @@
 """Divides the calls of a session, which do not say where a task begins, into tasks. Pure and deterministic.
 
-A task is what is repeated: two neighbouring parts of the same shapes (tools and names of parameters, step by step) are the same
-task twice. What is left at the end of a session, after the last of these, is one task too.
+A task is what is repeated: two adjacent parts of the same shapes (tools and names of parameters, step by step) are the
+same task done twice. The calls after the last repetition, at the end of a session, are also one task.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class SessionCalls(Generic[T]):
     """The calls of one session that succeeded, in order."""
 
     def __init__(self, *, shortest: int, longest: int) -> None:
-        """The number of calls in a task."""
+        """`shortest` and `longest` limit the number of calls in a task."""
         self._shortest, self._longest = shortest, longest
         self._calls: list[_Call[T]] = []
         self._told = 0
-        """The number of calls that belong to given tasks."""
+        """The number of calls that belong to tasks already returned."""
 
     def add(self, shape: str | None, payload: T) -> list[list[T]]:
-        """Add a call; the tasks that have become known by it, oldest first. A call without a shape belongs to no task."""
+        """Add a call. Returns the tasks that it completes, oldest first. A call without a shape belongs to no task."""
         calls = self._calls
         calls.append(_Call(shape, payload))
         found: list[list[T]] = []
@@ -48,7 +48,7 @@ class SessionCalls(Generic[T]):
         return found
 
     def rest(self) -> list[T]:
-        """End the session. Returns its last calls if they form a task; they belong to no other task from now on."""
+        """End the session. Returns its last calls if they form a task; they then belong to no other task."""
         left = self._calls[self._told :]
         self._told = len(self._calls)
         for index in range(len(left) - 1, -1, -1):
@@ -59,11 +59,11 @@ class SessionCalls(Generic[T]):
         return [call.payload for call in left] if fits else []
 
     def remove(self, payload_is_gone: set[int]) -> None:
-        """Take out the calls at these places, which were undone."""
+        """Remove the calls at these positions, which were undone."""
         self._told -= sum(index < self._told for index in payload_is_gone)
         self._calls = [call for index, call in enumerate(self._calls) if index not in payload_is_gone]
 
     @property
     def payloads(self) -> list[T]:
-        """The calls that were added, in order."""
+        """Returns the calls that were added, in order."""
         return [call.payload for call in self._calls]

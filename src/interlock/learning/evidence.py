@@ -1,4 +1,4 @@
-"""The traces that skills are learnt from, in tables of the room `skills`, whose schema is in `skills.py`.
+"""The traces from which skills are learnt, in tables of the room `skills`, whose schema is in `skills.py`.
 
 A trace of a run that was undone does not count; if the undo is undone, it counts again.
 """
@@ -15,20 +15,20 @@ from interlock.learning.align import Trace
 from interlock.model.clock import Clock
 
 EVIDENCE_MAX: Final = 20
-"""The newest traces of a shape that count."""
+"""Maximum number of traces of a shape that count, newest first."""
 
 
 class TraceStore:
-    """The traces of one workspace. Every method is called in a transaction, and may raise StoreError."""
+    """The traces of one workspace. Call every method in a transaction. Each may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
-        """Its tables are there."""
+        """The tables must exist."""
         self._db = db
         self._workspace = workspace
         self._clock = clock
 
     def add(self, agent: str, runs: Sequence[str], proposal: str, trace: Trace, tools: dict[str, str]) -> bool:
-        """Store a trace of the last of these runs; False if it is there already."""
+        """Store a trace of the last of these runs. Returns False if it is already stored."""
         self._db.execute(
             "insert into skill_traces (workspace, agent, shape, run, proposal, trace, tools, created_us, runs)"
             " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
@@ -39,7 +39,7 @@ class TraceStore:
         )  # fmt: skip
         if not self._db.changes:
             return False
-        for run in runs:  # it may have been undone before this process came to learn from it
+        for run in runs:  # it may have been undone before this process learnt from it
             for (by,) in self._db.execute(
                 "select by_run from skill_undone where workspace = ? and run = ?", (self._workspace, run)
             ):
@@ -47,7 +47,7 @@ class TraceStore:
         return True
 
     def withdraw(self, run: str, *, by: str) -> list[tuple[str, str, bool]]:
-        """A run was undone. Returns agent and shape of the traces that this concerns, and whether they count again."""
+        """Record that a run was undone. Returns agent and shape of the traces concerned, and whether they count again."""
         self._db.execute("delete from skill_undone where workspace = ? and by_run = ?", (self._workspace, run))
         self._db.execute(
             "insert into skill_undone (workspace, run, by_run, at_us) values (?, ?, ?, ?)"
@@ -64,7 +64,7 @@ class TraceStore:
         return [(row[0], row[1], bool(row[2])) for row in rows]
 
     def of(self, agent: str, shape: str) -> list[tuple[str, str, str, str]]:
-        """Run, proposal, trace and tools of the newest traces that count, oldest first."""
+        """Returns run, proposal, trace and tools of the newest traces that count, oldest first."""
         rows = self._db.execute(
             "select run, proposal, trace, tools from skill_traces where workspace = ? and agent = ? and shape = ?"
             " and withdrawn_by is null order by number desc limit ?",
@@ -73,7 +73,7 @@ class TraceStore:
         return [(r[0], r[1], r[2], r[3]) for r in reversed(rows)]
 
     def prune(self, before_us: int) -> None:
-        """Delete what is older."""
+        """Delete traces and undos from before a time."""
         for table, column in (("skill_traces", "created_us"), ("skill_undone", "at_us")):
             self._db.execute(
                 f"delete from {table} where workspace = ? and {column} < ?",  # noqa: S608 - constants
@@ -88,5 +88,5 @@ class TraceStore:
 
 
 def json_of(value: Any) -> str:
-    """A value as it is stored: the same text for the same value."""
+    """Returns a value as it is stored: the same text for the same value."""
     return msgspec.json.encode(value, order="deterministic").decode()

@@ -1,12 +1,12 @@
-"""Facts that agents and people have noted, in the workspace's database, each with the action that it came from.
+"""Facts that agents and people have noted, in the workspace's database, each with the action that noted it.
 
-Which of several facts about one thing holds is computed at look-up and not stored: the newest, and a person's before
-any agent's. So an undo only has to withdraw the new facts, and the earlier ones hold again.
+Which of several facts about the same thing holds is computed at look-up, not stored: the newest one, and a person's
+before any agent's. So an undo only has to withdraw the new facts, and the earlier ones hold again.
 
-A fact is pending until its proposal has ended: an aborted proposal leaves nothing behind, and a process that dies in the middle
-leaves what only its own resumed proposal sees.
+A fact is pending until its proposal has ended: an aborted proposal leaves nothing behind, and what a process that dies
+leaves is seen only by its own resumed proposal.
 
-Schema history: 1: first. 2: vectors. The table of words is SQLite's FTS5; in another database it is that one's full-text search.
+Schema history: 1: first. 2: vectors. The table of words is SQLite's FTS5; another database uses its own full-text search.
 """
 
 from __future__ import annotations
@@ -58,26 +58,26 @@ VALUE_BYTES_MAX: Final = 8_192
 _WORD: Final = re.compile(r"\w+")
 _WORDS_MAX: Final = 24
 _RARE: Final = 2_000
-"""A word that more facts than this hold says little: it is left out while rarer ones are there."""
+"""A word that occurs in more facts than this distinguishes little; it is ignored if the query has rarer words."""
 _CANDIDATES_MAX: Final = 200
 _FUSION: Final = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, 2009)."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that was noted. `run`, `proposal` and `action` lead to the events that it came from; empty for a person's."""
+    """Something that was noted. `run`, `proposal` and `action` identify the action that noted it; empty if a person did."""
 
     id: str
     scope: str
-    """Who sees it: `agent:NAME`, `group:NAME` or `workspace`."""
+    """Readers: `agent:NAME`, `group:NAME` or `workspace`."""
     subject: str
     predicate: str
-    """What is said of the subject; empty for a note that replaces no other."""
+    """The property that the value is of; empty for a note that replaces no other."""
     value: Any
     author: str
     """`agent:NAME` or `person:NAME`."""
     confidence: float
-    """Its author's own, from 0 to 1: it is shown, and decides nothing."""
+    """The author's own estimate, from 0 to 1. It is shown, and decides nothing."""
     run: str
     proposal: str
     action: str
@@ -85,23 +85,23 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int | None = None
     pending: bool = False
     withdrawn_by: str | None = None
-    """The run whose undo withdrew it."""
+    """The run whose undo withdrew the fact."""
 
     @property
     def by_person(self) -> bool:
-        """True if a person noted it."""
+        """Returns True if a person noted it."""
         return self.author.startswith(PERSON)
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact that fits a query. Scores can be compared only within one search."""
+    """A fact that matches a query. Scores can be compared only within one search."""
 
     fact: Fact
     score: float
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """The action that notes something; empty texts for a person at the command line."""
+    """The action that notes something; empty for a person at the command line."""
 
     run: str = ""
     proposal: str = ""
@@ -126,14 +126,16 @@ _HOLDS: Final = """
         )
     )
 """
-"""That a fact holds for a reader of some scopes: it is visible, and nothing that counts more says something of the same thing."""
+"""The SQL condition that a fact holds for a reader of some scopes: it is visible, and no fact of higher precedence says
+something about the same thing.
+"""
 
 
 class FactStore:
     """The facts of one workspace. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
-        """Open it, making the tables if they are absent."""
+        """Create the tables if they do not exist."""
         self.db = db
         self.vectors = VectorIndex(db, workspace)
         self._workspace = workspace
@@ -156,9 +158,9 @@ class FactStore:
         origin: Origin = NOWHERE,
         pending: bool = False,
     ) -> Fact:
-        """Store a fact; an attempt of the same action that was made before it is replaced.
+        """Store a fact. Replaces what an earlier attempt of the same action noted.
 
-        Raises: UsageError for an empty or too long subject or value; CanonicalError if the value is not JSON.
+        Raises: UsageError for a subject or value that is empty or too long; CanonicalError if the value is not JSON.
         """
         _check(subject, predicate, value)
         now = self._clock.now_us()
@@ -185,10 +187,10 @@ class FactStore:
         return fact
 
     def correct(self, fact_id: str, value: Any, *, by: str, new_id: str) -> Fact:
-        """Store a person's correction: it holds from now on, whatever agents note. Raises: UsageError `not_found`."""
+        """Store a person's correction, which holds from now on, whatever agents note. Raises: UsageError `not_found`."""
         old = self.get(fact_id)
         predicate = old.predicate
-        if not predicate:  # a note: the correction has to be about the same thing to take its place
+        if not predicate:  # a note: the correction needs the same predicate to replace it
             predicate = f"note {old.id}"
             self.db.execute(
                 "update memory_facts set predicate = ? where workspace = ? and id = ?",
@@ -197,7 +199,7 @@ class FactStore:
         return self.note(new_id, old.scope, old.subject, predicate, value, author=PERSON + by)
 
     def settle(self, run: str, proposal: str, actions: Sequence[str]) -> None:
-        """End a proposal: the facts that these of its actions noted hold, and all its other facts are discarded."""
+        """End a proposal: the facts that these actions noted hold, and its other facts are discarded."""
         with self.db.transaction():
             for action in actions:
                 self.db.execute(
@@ -207,9 +209,9 @@ class FactStore:
             self._delete("run = ? and proposal = ? and pending = 1", run, proposal)
 
     def withdraw(self, run: str, action: str | None, *, by: str) -> tuple[list[str], list[str]]:
-        """Undo withdraws what a run (or one action of it) noted, and brings back what that run itself had withdrawn.
+        """Withdraw what a run (or one action of it) noted, and restore what that run itself had withdrawn.
 
-        Returns the ids of the facts that it brings back, and of those that it withdraws.
+        Returns the ids of the restored facts, and of the withdrawn ones.
         """
         with self.db.transaction():
             back = self._ids("withdrawn_by = ?", run)
@@ -233,21 +235,21 @@ class FactStore:
         return found
 
     def prune(self, before_us: int) -> int:
-        """Delete the facts that agents noted before a time; those of people stay. Returns their number."""
+        """Delete the facts that agents noted before a time; those of people remain. Returns their number."""
         with self.db.transaction():
             return self._delete("created_us < ? and person = 0", before_us)
 
     # -- reading
 
     def get(self, fact_id: str) -> Fact:
-        """A fact, whether it holds or not. Raises: UsageError `not_found`."""
+        """Returns a fact, whether it holds or not. Raises: UsageError `not_found`."""
         rows = self._select("f.id = :id", {"id": fact_id})
         if not rows:
             raise UsageError(f"there is no fact `{fact_id}`", code="not_found", hint="`interlock memory list --all`")
         return rows[0]
 
     def find(self, text: str) -> str:
-        """The id of a fact from any unambiguous prefix. Raises: UsageError `not_found`, `ambiguous_id`."""
+        """Returns the id of a fact from any unambiguous prefix. Raises: UsageError `not_found`, `ambiguous_id`."""
         rows = self.db.execute(
             "select id from memory_facts where workspace = ? and (substr(id, 1, ?) = ? or substr(id, 1, ?) = ?)"
             " order by id <> ?, id limit ?",
@@ -256,7 +258,7 @@ class FactStore:
         return choose_id(text, [row[0] for row in rows], what="fact", hint="`interlock memory list --all` shows them")
 
     def correction(self, subject: str, predicate: str, scopes: Sequence[str]) -> Fact | None:
-        """A person's fact about this in one of the scopes, if there is one."""
+        """Returns a person's fact about this in one of the scopes; None if there is none."""
         marks, values = _in(scopes)
         known = self._select(
             f"f.subject = :subject and f.predicate = :predicate and f.predicate <> '' and f.person = 1"
@@ -266,14 +268,14 @@ class FactStore:
         return known[0] if known else None
 
     def scopes(self) -> list[str]:
-        """The scopes that hold anything, in order."""
+        """Returns the scopes that contain facts, in order."""
         rows = self.db.execute(
             "select distinct scope from memory_facts where workspace = ? order by scope", (self._workspace,)
         )
         return [row[0] for row in rows]
 
     def facts(self, scopes: Sequence[str], *, everything: bool = False, limit: int = 1_000) -> list[Fact]:
-        """The facts of some scopes that hold, newest first; with `everything` also those that do not hold, or no longer."""
+        """Returns the facts of some scopes that hold, newest first. `everything` includes those that do not hold."""
         marks, values = _in(scopes)
         condition = f"f.scope in {marks}" + ("" if everything else f" and {_HOLDS.replace('SCOPES', marks)}")
         return self._select(condition, {**values, "run": "", "proposal": "", "limit": limit}, "order by f.number desc")
@@ -287,10 +289,10 @@ class FactStore:
         limit: int = 10,
         near: Sequence[int] = (),
     ) -> list[Found]:
-        """The facts of some scopes that hold, and share words with the query or are `near` it (by number, nearest first): best
-        first, by words, nearness and age together.
+        """Returns the facts of some scopes that hold, and share words with the query or are `near` it, best first.
+        `near` lists numbers of facts, nearest first. Words, nearness and age all count.
 
-        `origin` names the proposal that asks, which sees what it has noted itself.
+        `origin` names the proposal that asks, which sees its own pending facts.
         """
         words = self._telling(query)
         if not scopes:
@@ -300,7 +302,7 @@ class FactStore:
         return fuse(by_words, by_vectors)[:limit]
 
     def _by_words(self, words: Sequence[str], scopes: Sequence[str], origin: Origin) -> list[Fact]:
-        """The facts that hold and share words with a query, the most relevant first."""
+        """Returns the facts that hold and share words with a query, the most relevant first."""
         marks, values = _in(scopes)
         match = " OR ".join(f'"{word}"' for word in words)
         given = {**values, "run": origin.run, "proposal": origin.proposal, "match": match, "limit": _CANDIDATES_MAX}
@@ -310,7 +312,7 @@ class FactStore:
         )  # fmt: skip
 
     def _by_number(self, near: Sequence[int], scopes: Sequence[str], origin: Origin) -> list[Fact]:
-        """The facts among these that hold, in this order."""
+        """Returns the facts with these numbers that hold, in this order."""
         marks, values = _in(scopes)
         given = {**values, "run": origin.run, "proposal": origin.proposal, "near": msgspec.json.encode(near).decode()}
         return self._select(
@@ -320,7 +322,9 @@ class FactStore:
         )  # fmt: skip
 
     def _telling(self, query: str) -> list[str]:
-        """The words of a query that distinguish facts: those that few facts contain, or the rarest ones if all are common."""
+        """Returns the words of a query that distinguish facts: those that few facts contain, or the rarest one if all
+        are common.
+        """
         words = list(dict.fromkeys(word.lower() for word in _WORD.findall(query)))[:_WORDS_MAX]
         counted = []
         for word in words:
@@ -368,7 +372,7 @@ class FactStore:
 
 
 def fuse(*rankings: Sequence[Fact]) -> list[Found]:
-    """Several rankings as one, with their age as a weaker one: reciprocal rank fusion, equal scores in the order of ids."""
+    """Merge rankings by reciprocal rank fusion, in which age is a weaker ranking. Equal scores are ordered by id."""
     facts = {fact.id: fact for ranking in rankings for fact in ranking}
     newest = sorted(facts.values(), key=lambda fact: (-fact.created_us, fact.id))
     scores = {fact.id: 0.25 / (_FUSION + rank) for rank, fact in enumerate(newest)}
@@ -385,7 +389,7 @@ def _fact(row: tuple[Any, ...]) -> Fact:
 
 
 def _in(scopes: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """`(:s0, :s1)` and what stands for them."""
+    """Returns `(:s0, :s1)` and the values of these placeholders."""
     values = {f"s{index}": scope for index, scope in enumerate(scopes)}
     return "(" + ", ".join(f":{name}" for name in values) + ")", values
 
@@ -393,7 +397,7 @@ def _in(scopes: Iterable[str]) -> tuple[str, dict[str, str]]:
 def _check(subject: str, predicate: str, value: Any) -> None:
     for name, text in (("subject", subject), ("predicate", predicate)):
         if len(text) > SUBJECT_CHARS_MAX:
-            raise UsageError(f"the {name} has {len(text)} characters; at most {SUBJECT_CHARS_MAX} are kept")
+            raise UsageError(f"the {name} has {len(text)} characters; the limit is {SUBJECT_CHARS_MAX}")
     if not subject.strip():
         raise UsageError("the subject is empty")
     if len(canonical(value)) > VALUE_BYTES_MAX:
@@ -409,6 +413,6 @@ def _words_of(fact: Fact) -> str:
 
 
 def _folded(word: str) -> str:
-    """A word as FTS5's tokenizer `unicode61 remove_diacritics 2` stores it."""
+    """Returns a word as FTS5's tokenizer `unicode61 remove_diacritics 2` stores it."""
     decomposed = unicodedata.normalize("NFD", word.lower())
     return "".join(c for c in decomposed if not unicodedata.combining(c))

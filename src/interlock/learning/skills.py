@@ -1,10 +1,10 @@
-"""Skills: parametrised proposals that were seen to work. Each version is a candidate until a person approves it.
+"""Skills: parametrised proposals that have worked. Each version is a candidate until a person approves it.
 
-Learning from a trace is one transaction, which computes the skills again from all stored traces: two processes that learn at
-the same time, or a repeat of the same history, give the same skills.
+Learning from a trace is one transaction, which recomputes the skills from all stored traces: two processes that learn
+at the same time, or a repetition of the same history, give the same skills.
 
-Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why. 4: which runs were
-undone, so that a process that learns from one of them later knows.
+Schema history: 1: first. 2: a trace may span several runs. 3: which step of a use failed, and why. 4: which runs were
+undone, for a process that learns from one of them later.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SkillState = Literal["candidate", "active", "degraded", "retired"]
 EVIDENCE_MIN: Final = 2
 USES: Final = 20
 USES_MIN: Final = 5
-"""A skill is not degraded before this number of uses."""
+"""Minimum number of uses before a skill can be degraded."""
 RATE_MIN: Final = 0.6
 GOALS_MAX: Final = 5
 EVOLVED: Final = "evolved"
-"""The source of a version that is a repair of another one."""
+"""The source of a version that repairs another one."""
 IMPORTED: Final = ""
 """The shape of a skill that was not learnt here."""
 _SLUG: Final = re.compile(r"[^a-z0-9]+")
@@ -77,19 +77,19 @@ class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a skill does, and when to use it."""
 
     goals: tuple[str, ...]
-    """What the proposals that it was learnt from were for, in their own words."""
+    """The goals of the proposals it was learnt from, in their own words."""
     template: Template
     tools: dict[str, str]
-    """Each tool with the version of its definition when it was learnt."""
+    """Each tool with the version of its definition at the time of learning."""
 
     @property
     def digest(self) -> str:
-        """Of what it does: the goals are words about it."""
+        """Digest of what the skill does. The goals only describe it."""
         return digest("skill", [msgspec.to_builtins(self.template), self.tools])
 
 
 class Skill(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a skill. `agent` is whose proposals it was learnt from: it gives no rights."""
+    """One version of a skill. `agent` is the agent whose proposals it was learnt from: it gives no rights."""
 
     name: str
     version: int
@@ -97,11 +97,11 @@ class Skill(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     content: Content
     digest: str
-    """What a person approves: any change is another digest."""
+    """The digest that a person approves: any change gives another one."""
     created_us: int
     decided_by: str | None = None
     tested: str | None = None
-    """Outcome of the last test of this content: `passed`, or why not."""
+    """Outcome of the last test of this content: `passed`, or the reason why not."""
     source: str = "learnt"
     """`learnt`, `imported`, or `EVOLVED`."""
     shape: str = IMPORTED
@@ -116,16 +116,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Uses(msgspec.Struct, frozen=True, kw_only=True):
-    """How a version of a skill has done, over its last `USES` uses."""
+    """The results of a version's last `USES` uses."""
 
     uses: int
     succeeded: int
     failed: tuple[str, ...] = ()
-    """`STEP REASON` (the step's number, from 0) of those that failed."""
+    """`STEP REASON` (the step's number, from 0) of the failed uses."""
 
     @property
     def rate(self) -> float:
-        """1.0 without any use."""
+        """The share of successful uses; 1.0 without any use."""
         return self.succeeded / self.uses if self.uses else 1.0
 
 
@@ -136,7 +136,7 @@ class SkillStore:
     """The skills of one workspace. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
-        """Open it, making the tables if they are absent."""
+        """Create the tables if they do not exist."""
         self.db = db
         self.traces = TraceStore(db, workspace, clock)
         self._workspace = workspace
@@ -148,14 +148,14 @@ class SkillStore:
     def learn(
         self, agent: str, runs: Sequence[str], proposal: str, trace: Trace, tools: dict[str, str]
     ) -> Skill | None:
-        """Count a proposal that succeeded, or the `runs` of a task's calls; returns the candidate if it makes a new one."""
+        """Count a successful proposal, or the `runs` of a task's calls. Returns the candidate if this creates a new one."""
         with self.db.transaction():
             if not self.traces.add(agent, runs, proposal, trace, tools):
                 return None
             return self._distil(agent, trace.shape)
 
     def withdraw(self, run: str, *, by: str) -> tuple[list[str], list[str]]:
-        """A run was undone: it is no longer evidence. What that run itself had withdrawn counts again.
+        """Remove an undone run from the evidence. What that run itself had withdrawn counts again.
 
         Returns the skills (`NAME@VERSION`) with evidence that counts again, and those that lost evidence.
         """
@@ -172,9 +172,9 @@ class SkillStore:
         return back, gone
 
     def _learn_again(self, agent: str, shape: str) -> None:
-        """The skills of a shape after its evidence has changed."""
+        """Update the skills of a shape after its evidence has changed."""
         if len(self.traces.of(agent, shape)) >= EVIDENCE_MIN:
-            self._distil(agent, shape)  # a candidate keeps nothing of what was withdrawn
+            self._distil(agent, shape)  # a candidate keeps nothing of the withdrawn evidence
             return
         self.db.execute(
             "delete from skills where workspace = ? and agent = ? and shape = ? and state = 'candidate'",
@@ -192,10 +192,10 @@ class SkillStore:
         traces = [typed.decode(row[2], Trace) for row in rows]
         newest = self._newest(agent, shape)
         if newest is not None and newest.state == "candidate" and newest.source == EVOLVED:
-            return None  # a person decides about it first
+            return None  # a person must decide about it first
         if newest is not None and newest.state != "candidate":
             settled = newest.state == "retired" or arguments_of(newest, traces[-1]) is not None
-            if settled:  # a person does not want it, or it covers this as well
+            if settled:  # a person does not want it, or it already covers this trace
                 return None
         try:
             template = align(traces)
@@ -220,7 +220,9 @@ class SkillStore:
             return self._add(name, self._next_version(name), "", IMPORTED, content, "imported")
 
     def add_repair(self, skill: Skill, content: Content) -> Skill | None:
-        """Store a repair of a skill as a candidate; None if a candidate waits already, or an earlier version was the same."""
+        """Store a repair of a skill as a candidate. Returns None if there is a candidate already, or an earlier version
+        was the same.
+        """
         with self.db.transaction():
             known = self.versions(skill.name)
             if any(one.state == "candidate" or one.digest == content.digest for one in known):
@@ -254,14 +256,14 @@ class SkillStore:
     # -- people
 
     def approve(self, name: str, version: int, shown: str, *, by: str) -> Skill:
-        """Make a version the one that is used; the one before it is retired. Raises: UsageError `not_found`; ConflictError
-        `changed` if its digest is not the one that was `shown`.
+        """Make a version the one in use, and retire the previous one. Raises: UsageError `not_found`; ConflictError
+        `changed` if its digest is not the `shown` one.
         """
         with self.db.transaction():
             found = self.get(name, version)
             if found.digest != shown:
                 raise ConflictError(
-                    f"`{name}` is not as it was shown any more", code="changed", hint=f"`interlock skills show {name}`"
+                    f"`{name}` has changed since it was shown", code="changed", hint=f"`interlock skills show {name}`"
                 )
             self.db.execute(
                 "update skills set state = 'retired' where workspace = ? and name = ? and state in ('active', 'degraded')",
@@ -282,7 +284,7 @@ class SkillStore:
         return self.versions(name)
 
     def set_tested(self, skill: Skill, outcome: str) -> None:
-        """Note the outcome of a test, unless the skill was changed meanwhile."""
+        """Store the outcome of a test, unless the skill has changed meanwhile."""
         self.db.execute(
             "update skills set tested = ? where workspace = ? and name = ? and version = ? and digest = ?",
             (outcome, self._workspace, skill.name, skill.version, skill.digest),
@@ -293,7 +295,7 @@ class SkillStore:
     def count_use(
         self, name: str, version: int, run: str, proposal: str, agent: str, *, succeeded: bool, failed: str = ""
     ) -> Uses | None:
-        """Count a use of an active version; what it has come to, if that degrades it. `failed` is as in `Uses`."""
+        """Count a use of an active version. Returns its results if they degrade it, otherwise None. `failed` is as in `Uses`."""
         with self.db.transaction():
             self.db.execute(
                 "insert into skill_uses (workspace, name, version, run, proposal, agent, succeeded, at_us, failed)"
@@ -307,7 +309,7 @@ class SkillStore:
             return uses
 
     def uses(self, name: str, version: int) -> Uses:
-        """The recent results of a version."""
+        """Returns the recent results of a version."""
         rows = self.db.execute(
             f"select succeeded, failed from skill_uses where {_OF_VERSION} order by at_us desc limit ?",  # noqa: S608 - a constant
             (self._workspace, name, version, USES),
@@ -318,7 +320,7 @@ class SkillStore:
     # -- reading
 
     def get(self, name: str, version: int | None = None) -> Skill:
-        """A version; without a number the one in use, or the newest if none is. Raises: UsageError `not_found`."""
+        """Returns a version; without a number the one in use, or the newest if none is. Raises: UsageError `not_found`."""
         found = self.versions(name)
         if version is not None:
             found = [one for one in found if one.version == version]
@@ -327,15 +329,15 @@ class SkillStore:
         return next((one for one in found if version is None and one.state == "active"), found[0])
 
     def versions(self, name: str) -> list[Skill]:
-        """All versions, newest first."""
+        """Returns all versions, newest first."""
         return self._select("name = ? order by version desc", name)
 
     def all(self) -> list[Skill]:
-        """Every version of every skill, by name, newest first."""
+        """Returns every version of every skill, by name, newest first."""
         return self._select("1 = 1 order by name, version desc")
 
     def evidence(self, skill: Skill) -> list[Evidence]:
-        """The proposals that a skill was learnt from and fits, oldest first."""
+        """Returns the proposals that a skill was learnt from and fits, oldest first."""
         found = []
         for run, proposal, text, _ in self.traces.of(skill.agent, skill.shape):
             arguments = arguments_of(skill, typed.decode(text, Trace))
@@ -344,7 +346,7 @@ class SkillStore:
         return found
 
     def prune(self, before_us: int) -> None:
-        """Delete old traces and uses; skills stay."""
+        """Delete old traces and uses; skills remain."""
         with self.db.transaction():
             self.traces.prune(before_us)
             self.db.execute("delete from skill_uses where workspace = ? and at_us < ?", (self._workspace, before_us))
@@ -371,7 +373,9 @@ class SkillStore:
 
 
 def arguments_of(skill: Skill, trace: Trace) -> dict[str, Any] | None:
-    """The arguments with which a skill gives a trace; None if it does not. A repair may differ in how its steps are tried."""
+    """Returns the arguments with which a skill yields a trace; None if it does not. A repair may differ in how its
+    steps are tried.
+    """
     template = skill.content.template
     if skill.source == EVOLVED and len(template.steps) == len(trace.steps):
         pairs = zip(template.steps, trace.steps, strict=True)

@@ -1,7 +1,7 @@
 """Vectors of facts, beside the words of `facts.py`: exact nearest neighbours, by cosine.
 
-A vector belongs to one embedder, which is known by an identity that changes with its model: vectors of different embedders are
-never compared. Each process keeps a matrix of what it has read, and reads only what was added since. Needs numpy.
+A vector belongs to one embedder, identified by a string that changes with its model: vectors of different embedders are
+never compared. Each process keeps a matrix of the vectors it has read, and reads only those added since. Needs numpy.
 
 The tables are those of the room `memory`.
 """
@@ -21,15 +21,15 @@ else:
     np = lazy("numpy")
 
 SIMILARITY_MIN: Final = 0.3
-"""Facts that are less similar to the query than this are not found by their vectors."""
+"""Minimum similarity to the query for a fact to be found by its vector."""
 _NEAREST_MAX: Final = 400
-"""How many of the nearest facts of the reader's scopes are looked at."""
+"""Maximum number of the nearest facts of the reader's scopes that are considered."""
 _DIGITS: Final = 4
-"""Digits of a similarity that count: more would depend on the machine that computes it."""
+"""Digits of a similarity that count: further ones would depend on the machine."""
 
 
 class _Matrix:
-    """The vectors of one embedder that were read so far."""
+    """The vectors of one embedder that have been read."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -39,10 +39,10 @@ class _Matrix:
 
 
 class VectorIndex:
-    """The vectors of one workspace's facts. Safe in threads. Every method may raise StoreError."""
+    """The vectors of one workspace's facts. Thread-safe. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str) -> None:
-        """Its tables are there."""
+        """The tables must exist."""
         self._db = db
         self._workspace = workspace
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class VectorIndex:
         """For an embedder and scopes: the state in which every fact had its vector."""
 
     def missing(self, embedder: str, scopes: Sequence[str], bytes_max: int | None = None) -> list[tuple[int, str]]:
-        """Facts (number and text) of some scopes without a vector, newest first: as many as fit `bytes_max`."""
+        """Returns facts (number and text) of some scopes without a vector, newest first: as many as fit `bytes_max`."""
         key, state = (embedder, *scopes), self._state()
         if self._complete.get(key) == state:
             return []
@@ -76,13 +76,15 @@ class VectorIndex:
         return found
 
     def _state(self) -> Sequence[Any]:
-        """What changes whenever a fact or a vector is added or deleted. Cheaper than to look for the vector of each fact."""
+        """Returns values that change whenever a fact or a vector is added or deleted. Cheaper than to look for each
+        fact's vector.
+        """
         facts = "select count(*), max(number) from memory_facts"
         vectors = "select count(*), max(id) from memory_vectors"
         return (*self._db.execute(facts)[0], *self._db.execute(vectors)[0])
 
     def add(self, embedder: str, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
-        """Store the vectors of facts, as unit vectors. A fact that was forgotten meanwhile gets none."""
+        """Store the vectors of facts, as unit vectors. A fact that has been forgotten meanwhile gets none."""
         rows = []
         for number, vector in vectors:
             unit = _unit(vector)
@@ -97,9 +99,10 @@ class VectorIndex:
             )
 
     def nearest(self, embedder: str, vector: Sequence[float], scopes: Sequence[str]) -> list[tuple[int, float]]:
-        """The facts (number and similarity) of some scopes that are nearest to a vector, best first: equal ones newest first.
+        """Returns the facts (number and similarity) of some scopes that are nearest to a vector, best first; equal ones
+        newest first.
 
-        Facts that do not hold are among them.
+        They include facts that do not hold.
         """
         query = _unit(vector)
         if query is None:
@@ -115,7 +118,7 @@ class VectorIndex:
             return [(int(found.numbers[row]), round(float(similar[row]), _DIGITS)) for row in chosen[order]]
 
     def _read(self, embedder: str) -> _Matrix:
-        """The matrix with what was added since it was read."""
+        """Returns the matrix, after reading the vectors added since the last call."""
         matrix = self._matrices.setdefault(embedder, _Matrix())
         rows = self._db.execute(
             "select v.id, v.fact, v.vector, f.scope from memory_vectors v join memory_facts f on f.number = v.fact"
@@ -134,7 +137,7 @@ class VectorIndex:
         numbers = np.array([row[1] for row in new], dtype=np.int64)
         scopes = np.array([self._scopes.setdefault(row[3], len(self._scopes)) for row in new], dtype=np.int32)
         if matrix.vectors is not None:
-            kept = ~np.isin(matrix.numbers, numbers)  # a number that was forgotten is used again
+            kept = ~np.isin(matrix.numbers, numbers)  # a number is reused after its fact was forgotten
             vectors = np.concatenate((matrix.vectors[kept], vectors))
             numbers = np.concatenate((matrix.numbers[kept], numbers))
             scopes = np.concatenate((matrix.scopes[kept], scopes))
@@ -143,7 +146,7 @@ class VectorIndex:
 
 
 def _unit(vector: Sequence[float]) -> Any:
-    """The vector with length 1; None if it has no direction."""
+    """Returns the vector scaled to length 1; None if it has no direction."""
     found = np.asarray(vector, dtype="<f4")
     length = float(np.linalg.norm(found))
     return found / np.float32(length) if length > 0 and np.isfinite(length) else None
