@@ -27,8 +27,8 @@ from interlock.executors.process import (
     GRACE_MS,
     account,
     open_cwd,
-    spawn_error,
 )
+from interlock.executors.process_errors import spawn_error
 from interlock.executors.process_watch import recorded_changes
 from interlock.executors.recording import ProcessRecording, check_recorded
 from interlock.isolation.client import ForkServer, Outcome, Stopped

@@ -7,7 +7,6 @@ returns, whatever the outcome. The posture lists the layers of isolation that ar
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_fu
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.offered_ports import Offer
+from interlock.executors.process_errors import checked_argv, spawn_error, stopped_error
 from interlock.executors.process_watch import recorded_changes
 from interlock.executors.recording import NO_LAYER, ProcessRecording, check_recorded
 from interlock.isolation import background
@@ -37,7 +37,6 @@ from interlock.isolation.wire import (
     VIEW_MOUNTS,
     VIEW_USER,
     Bind,
-    Failure,
     Network,
     Report,
     Request,
@@ -191,10 +190,11 @@ class ProcessRunner:
         offer: Offer | None = None,
         shared: bool = False,
     ) -> tuple[background.Background, BackgroundWatch | None, recording.Record | None]:
-        """Start a program that outlives this action; like `run`, but without a time-out. Returns the program, the watch on its
-        network and its record (None without one), which the caller finishes at its end. Later actions reach it on the ports of
-        the `offer`. The last `output_bytes_max` bytes of each stream are kept. A program that several runs share is not
-        recorded. Raises: ToolError, as `run`, and `ports_unavailable`.
+        """Start a program that outlives this action; like `run`, but without a time-out. Returns the program, and the watch on
+        its network and its record (each may be None), which the caller closes at its end. Later actions reach it on the ports
+        of the `offer`. The last `output_bytes_max` bytes of each stream are kept. A `shared` program is not recorded.
+
+        Raises: ToolError, as `run`, and `ports_unavailable`.
         """
         enclosure = self.enclosure
         posture = enclosure.posture_unrecorded("proxied") if shared else enclosure.posture("proxied")
@@ -269,15 +269,8 @@ class ProcessRunner:
         keep_bytes: int,
     ) -> Request:
         """Build the request that `run`, `start` and `serve` share. Raises: ToolError `invalid_parameters`."""
-        if not argv or not argv[0] or any("\0" in part for part in argv):
-            raise ToolError(
-                "the program is missing (its name is empty), or an argument contains a NUL character",
-                code="invalid_parameters",
-                path="$.parameters",
-                retryable=False,
-            )
         return {
-            "argv": list(argv),
+            "argv": checked_argv(argv),
             "search": self._environment["PATH"],
             "environment": {**self.enclosure.variables, **self._environment, **environment_of(walls), **(env or {})},
             "home": "HOME" not in {**self._environment, **(env or {})},
@@ -318,13 +311,8 @@ class ProcessRunner:
             partial = _partial(full.outcome, ctx, posture, changed)
             raise layer_full(full.used, limits.layer_bytes, partial) from None
         except Stopped as stopped:
-            late = self._clock.mono_ns() >= ctx.deadline_ns
             partial = _partial(stopped.outcome, ctx, posture, changed)
-            raise ToolError(
-                "stopped at its time-out" if late else "stopped because the action was cancelled",
-                code="timeout" if late else "cancelled",
-                output=partial,
-            ) from None
+            raise stopped_error(partial, late=self._clock.mono_ns() >= ctx.deadline_ns) from None
         failure = outcome.report["failure"]
         if failure is not None:
             raise spawn_error(failure)
@@ -384,59 +372,6 @@ def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed
     if report["strays_left"]:
         ctx.not_exactly_undoable("a process that could not be killed is still running")
         ctx.posture(tree="absent(a process of the tree could not be killed)")
-
-
-def spawn_error(failure: Failure) -> ToolError:
-    """The error for a program that could not start.
-
-    `output.why` is stable. The message never contains the program's name, because that is a parameter.
-    """
-    step, number = failure["step"], failure["errno"]
-    why, message, hint = "failed", f"the program could not be started ({step}): {os.strerror(number)}", None
-    match step, number:
-        case "exec", errno.ENOENT:
-            why, message = "not_found", "the program was not found"
-            hint = "programs are looked up in Interlock's PATH; for a script, the interpreter in its first line must exist too"
-        case "exec", errno.EACCES:
-            why, message = "not_executable", "the program was found but cannot be executed"
-            hint = "it is a directory, has no execute permission, or its file system forbids execution"
-        case "exec", errno.ENOEXEC:
-            why, message = "not_a_program", "the file is not a program that this machine can run"
-            hint = "a script needs a first line such as `#!/bin/sh`"
-        case "exec", errno.E2BIG:
-            why, message = "too_long", "arguments and environment together exceed the kernel's limit"
-            hint = "pass the data through `stdin` or a file"
-        case "cwd", _:
-            why, message = "bad_cwd", f"the working directory cannot be entered: {os.strerror(number)}"
-        case "home", _:
-            why, message = "no_home", f"the action's HOME could not be created in /tmp: {os.strerror(number)}"
-        case "view", _:
-            why, message = "no_view", f"the proposal's layer cannot be entered: {os.strerror(number)}"
-        case "hidden", _:
-            return ToolError(
-                "the state directory is inside a directory that processes may read, and only namespaces could hide it",
-                code="isolation_failed",
-                retryable=False,
-                output={"why": step, "errno": errno.errorcode.get(number, str(number))},
-                hint="nothing has run; set INTERLOCK_STATE_DIR to another directory, or remove it from `isolation.read`",
-            )
-        case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp" | "recorder"), _):
-            return ToolError(
-                f"the walls around the program could not be raised ({step}): {os.strerror(number)}",
-                code="isolation_failed",
-                retryable=False,
-                output={"why": step, "errno": errno.errorcode.get(number, str(number))},
-                hint="nothing has run; `interlock doctor` shows what this machine supports, and how to enable the rest",
-            )
-        case "fork", _:
-            why, message = "no_process", f"the machine's process limit is reached: {os.strerror(number)}"
-    return ToolError(
-        message,
-        code="spawn_failed",
-        retryable=step == "fork",
-        output={"why": why, "errno": errno.errorcode.get(number, str(number))},
-        hint=hint,
-    )
 
 
 def _result(outcome: Outcome) -> ProcessResult:

@@ -2,11 +2,10 @@
 
 Format version history: 1 (2026-11): first.
 
-On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?, "action"?, "step"?, ...}`, omitting
-absent fields. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the
-writer's monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`), but
-refuses to resume the run. Values are redacted before they are put into events: a `Kept` holds the view, and the digest
-of the original, which is in the run's `private/` directory if it differs from the view.
+On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?, "action"?, "step"?, ...}`, without absent
+fields. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the writer's monotonic
+clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`), but does not resume the run. Values
+are redacted: a `Kept` has the view, and the digest of the original, which is in the run's `private/` if it differs.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from interlock.model.event import Kept as Kept
 from interlock.model.result import HostUse, NotUndone
 
 FORMAT_VERSION: Final = 2
-"""Version of the journal's format. 1: digests of kept values are SHA-256. 2: those of redacted values are keyed,
-`hmac-sha256:...`.
-"""
+"""Version of the journal's format. 1: digests of kept values are SHA-256. 2: those of redacted values are keyed HMACs."""
 READABLE_VERSIONS: Final = (1, 2)
 
 
@@ -296,9 +293,8 @@ class ActionLog(Event, kw_only=True, tag="action_log"):
 class ActionConnection(Event, kw_only=True, tag="action_connection"):
     """A network access that a process tried, as seen by the egress proxy: one connection, or `count` of the same kind.
 
-    `outcome` is `connected`, `refused` or `failed`; `via` is `dns` (a name was looked up), `connect` or `http` (through
-    the proxy), `transparent` (a program that does not use a proxy) or `program` (nothing left the walls: `host` is the
-    handle of a program that `proc.start` started).
+    `outcome` is `connected`, `refused` or `failed`; `via` is `dns` (a name was looked up), `connect` or `http` (by the proxy),
+    `transparent` (a program that uses no proxy) or `program` (inside the walls: `host` is the handle of a background program).
     """
 
     host: str
@@ -349,9 +345,8 @@ class ProcessStarted(Event, kw_only=True, tag="process_started"):
 class ProcessEnded(Event, kw_only=True, tag="process_ended"):
     """A background program has ended; `action` is the one that stopped it, or detected its end.
 
-    `why` is `exited` (by itself), `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`,
-    `run_ended`, `session_ended`, `recorder_lost` (its recorder was killed, and with it the program), or `lost` (the same
-    for its supervisor).
+    `why` is `exited` (by itself), `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_ended`,
+    `session_ended`, or, if the program was killed with its recorder or supervisor, `recorder_lost` or `lost`.
     """
 
     handle: str

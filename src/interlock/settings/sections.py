@@ -1,8 +1,7 @@
 """All settings: type, default and description. Defaults are defined only here.
 
-In the file, durations and sizes are text with a unit (`"10m"`, `"1GiB"`) and their keys have no unit in the name. Here
-they are integers with a unit in the name (`ttl` becomes `ttl_ms`, `memory` becomes `memory_bytes`). Descriptions appear
-in the JSON Schema and in the reference.
+In the file, durations and sizes are text with a unit (`"10m"`, `"1GiB"`), and keys have no unit. Here they are integers, and
+names have a unit (`ttl` is `ttl_ms`, `memory` is `memory_bytes`). Descriptions appear in the JSON Schema and the reference.
 """
 
 from __future__ import annotations
