@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 import pytest
 from evidence_world import Archive
@@ -203,3 +204,20 @@ def test_what_a_program_did_after_its_action_is_in_the_archive_under_its_handle(
     # Only `proc.wait`, which starts no process, has no recorder.
     assert done["layers"]["kernel"] == "partial"
     assert archive.health["notes"] == ["actions_without_recorder"]
+
+
+@pytest.mark.parametrize("name", ["fifo", "link"])
+def test_only_a_file_is_replaced_by_an_archive(run_line, measured, tmp_path, name):
+    project = tmp_path / "project"
+    os.mkfifo(project / "fifo")
+    (project / "link").symlink_to("fifo")
+    for line in (["-o", name], ["-o", "a.tar.gz", "--bundle", name]):
+        code, refused = run_line("evidence", "export", "run_m", *line, "--force")
+        assert (code, refused["error"]["message"]) == (2, f"`{name}` is not a regular file, so it is not replaced")
+    assert stat.S_ISFIFO((project / "fifo").stat().st_mode)
+    assert not (project / "a.tar.gz").exists()
+
+
+def test_a_directory_that_is_not_there_is_named(run_line, measured):
+    code, refused = run_line("evidence", "export", "run_m", "-o", "missing/a.tar.gz")
+    assert (code, refused["error"]["code"], refused["error"]["path"]) == (2, "not_found", "missing/a.tar.gz")

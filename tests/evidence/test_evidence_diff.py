@@ -188,7 +188,7 @@ def test_people_see_each_kind_with_its_values(make, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "new-file-read: 25, which fails"
     assert lines[1] == r"  /w/000\x1b[2J"
-    assert lines[-1] == "  and 5 more (`--json` has all)"
+    assert lines[-1] == "  and 5 more (`--json` shows all)"
     assert app.run(["evidence", "diff", str(a), str(a)]) == 0
     assert capsys.readouterr().out == "no change\n"
 

@@ -216,3 +216,12 @@ def test_the_page_is_bounded(tmp_path, monkeypatch):
     actions = [{"id": f"a{n}", "type": "tool_call", "tool": "t", "parameters": {}} for n in range(10)]
     run = Run(tmp_path, received(*actions), FINISHED)
     assert "7 more actions are in the archive" in Page(page_of(run.export(tmp_path))).text
+
+
+def test_of_what_is_no_archive_no_more_is_read_than_shows_that(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["evidence", "report", "/dev/zero", "-o", "x.html"]) == 4
+    said = capsys.readouterr().err
+    assert "not_an_archive" in said
+    assert "in this machine" not in said
+    assert list(tmp_path.iterdir()) == []

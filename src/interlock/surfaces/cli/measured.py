@@ -236,10 +236,13 @@ def _end_line(result: CommandResult) -> str:
     recorded = "its effects were not recorded"
     if result.recorded_calls is not None:
         part = "" if result.record_whole else "; the record is incomplete"
-        recorded = f"{result.recorded_calls} calls recorded{part}: `interlock runs show {clean(result.run_id)}`"
+        calls = f"{result.recorded_calls} call{'' if result.recorded_calls == 1 else 's'}"
+        recorded = f"{calls} recorded{part}: `interlock runs show {clean(result.run_id)}`"
     if result.shim_hooked is not None:
         hooked = (
-            f"{result.reported_lines} lines from the agent's SDK" if result.shim_hooked else "no SDK reported any calls"
+            f"{result.reported_lines} line{'' if result.reported_lines == 1 else 's'} from the agent's SDK"
+            if result.shim_hooked
+            else "no SDK reported any calls"
         )
         recorded = f"{recorded}; {hooked}"
     return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; {recorded}"

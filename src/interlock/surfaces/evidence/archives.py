@@ -48,8 +48,7 @@ def write_file(
 ) -> Exported:
     """Write an archive to a file, as a whole or not at all. Raises as `export_run`."""
     target = Path(os.path.abspath(target))  # noqa: PTH100 - a link stays one
-    if not replace:
-        refuse_existing(target)
+    check_target(target, replace=replace)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     fd = disk.open_append(temporary)
     try:
@@ -69,14 +68,22 @@ def write_file(
     return done
 
 
-def refuse_existing(target: Path) -> None:
-    """Raises: UsageError `file_exists`."""
-    if os.path.lexists(target):
+def check_target(target: Path, *, replace: bool) -> None:
+    """Check that a file can be written here, or be replaced. Raises: UsageError (`file_exists`, `not_found`, `usage`)."""
+    if not target.absolute().parent.is_dir():
+        raise UsageError(
+            f"there is no directory for `{target.name}`", code="not_found", path=str(target), hint="make it first"
+        )
+    if os.path.lexists(target) and not replace:
         raise UsageError(
             f"`{target.name}` exists already",
             code="file_exists",
             path=str(target),
             hint="use another name; `--force` (in Python `replace=True`) replaces it",
+        )
+    if target.exists() and not target.is_file():
+        raise UsageError(
+            f"`{target.name}` is not a regular file, so it is not replaced", path=str(target), hint="use another name"
         )
 
 

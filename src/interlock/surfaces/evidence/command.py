@@ -14,7 +14,7 @@ from interlock.evidence.export import Exported
 from interlock.evidence.sigstore import sigstore_bundle
 from interlock.model.errors import UsageError
 from interlock.signing import DEFAULT_NAME, Signer
-from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_existing
+from interlock.surfaces.evidence.archives import ENDING, check_target, export_run
 from interlock.surfaces.evidence.diffing import diff_command
 from interlock.surfaces.evidence.reporting import report_command
 from interlock.surfaces.evidence.speaking import Speaks
@@ -75,11 +75,12 @@ def export(
     """
     if bundle is not None and unsigned:
         raise UsageError("`--bundle` needs a signature, so it cannot be combined with `--unsigned`")
-    if bundle is not None and not force:
-        refuse_existing(bundle)
+    if bundle is not None:
+        check_target(bundle, replace=force)
     with History.open(Path(), os.environ) as past:
         found = past.find(run_id)
         path = target or Path(found + ENDING)
+        check_target(path, replace=force)
         signers = [] if unsigned else signers_of(past, keys)
         if bundle is not None and len(signers) != 1:
             raise UsageError("a Sigstore bundle has exactly one signature", hint="name one `--key`")

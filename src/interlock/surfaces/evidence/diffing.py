@@ -8,8 +8,7 @@ from typing import Final
 
 import click
 
-from interlock.disk import Disk
-from interlock.model.errors import StoreError, UsageError
+from interlock.model.errors import UsageError
 from interlock.surfaces.evidence.reports import junit, sarif
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.surfaces.evidence.verifying import check_file, documents_of
@@ -91,9 +90,9 @@ def _kinds(fail_on: tuple[str, ...]) -> list[str]:
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        Disk().write_atomic(path, data, 0o644, durable=False)
-    except StoreError as error:
-        raise UsageError(error.message, path=str(path)) from None
+        path.write_bytes(data)  # not in place of what is there, which may be /dev/stdout
+    except OSError as error:
+        raise UsageError(f"the file cannot be written: {error.strerror or error}", path=str(path)) from None
 
 
 def _text(changes: Sequence[Change]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from interlock.engine.measured.spec import RunSpec
 from interlock.evidence.export import Exported, Source
 from interlock.evidence.redaction import Redaction
 from interlock.signing import DEFAULT_NAME, Signer
-from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_existing, write_file
+from interlock.surfaces.evidence.archives import ENDING, check_target, export_run, write_file
 
 
 class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +66,7 @@ def measure(
         spec.validate(past.index.ids())
         target = directory / f"{spec.run_id}{ENDING}" if archive is None else Path(archive)
         signer = Signer.named(past.place.state / "keys", key, past.disk)
-        if not replace:
-            refuse_existing(target)
+        check_target(target, replace=replace)
         options = Options(profile=profile, network=network, timeout_ms=timeout_ms, recorder=recorder)
         result = measure_command(past, spec, options, directory=directory, env=os.environ if env is None else env)
         done = export_run(past, spec.run_id, target, signers=[signer], replace=replace)

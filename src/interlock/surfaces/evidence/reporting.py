@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import click
 
@@ -44,11 +44,22 @@ def report_command(
     # Work on a copy, so that what is shown is what was verified, even if the file is replaced meanwhile.
     with tempfile.TemporaryFile() as copy:
         with opened(archive, "archive") as file:
-            shutil.copyfileobj(file, copy)
-        copy.seek(0)
-        checked = verify(copy, known, require_signature=require_signature)
+            checked = verify(cast("BinaryIO", _Copying(file, copy)), known, require_signature=require_signature)
         documents = documents_of(archive, checked)
         copy.seek(0)
         write_new(target, pieces(read_story(copy), documents, checked.verdict))
     document = {"archive": str(archive), "run_id": checked.verdict.run_id, "file": str(target)}
     out.emit(document, lambda: [f"wrote {str(target).encode('unicode_escape').decode()}"])
+
+
+class _Copying:
+    """A file that copies what is read of it: no more than the verifier reads, which stops where the file is no archive."""
+
+    def __init__(self, file: BinaryIO, copy: BinaryIO) -> None:
+        self._file = file
+        self._copy = copy
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._copy.write(data)
+        return data

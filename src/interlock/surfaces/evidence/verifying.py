@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from interlock.engine.inspect.history import History
-from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.errors import Fault, IntegrityError, UsageError
 from interlock.surfaces.evidence.at_home import compare
 from interlock.surfaces.evidence.speaking import Speaks
 from interlock.verification.envelopes import PublicKeyError, keyid_of
@@ -45,11 +45,17 @@ def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature
         return verify(file, known, require_signature=require_signature)
 
 
+class _BadArchiveError(IntegrityError):
+    """The fault is in the archive that was given, not in this machine."""
+
+    fault: Fault = "user"
+
+
 def documents_of(path: Path, checked: Checked) -> Documents:
     """The documents of a verified archive. Raises: IntegrityError `archive_bad`."""
     if checked.documents is None:
         first = checked.verdict.errors[0]
-        raise IntegrityError(
+        raise _BadArchiveError(
             f"the archive is bad: {first.message} ({first.code})",
             code="archive_bad",
             path=f"{path}: {first.where}" if first.where else str(path),
