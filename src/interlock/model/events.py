@@ -400,8 +400,8 @@ class StateRolledBack(Event, kw_only=True, tag="state_rolled_back"):
     """The proposal's buffer was discarded."""
 
     state: Kept | None = None
-    """For each key that the proposal had written: `dropped`, the discarded value (absent if it had removed the key),
-    and `value` and `version`, the present ones (absent if the key does not exist). None if it had written nothing.
+    """For each written key: the `dropped` value, and the present `value` and `version`, absent where the key is. None
+    without writes.
     """
 
 

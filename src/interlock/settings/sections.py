@@ -30,9 +30,7 @@ MIB: Final = 1024 * 1024
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 Features = Container[str]
-"""The features of this version, of: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`,
-`capsules`, `otel`, `modules`.
-"""
+"""Of: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`, `capsules`, `otel`, `modules`."""
 
 
 class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
