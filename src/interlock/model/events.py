@@ -400,9 +400,7 @@ class StateRolledBack(Event, kw_only=True, tag="state_rolled_back"):
     """The proposal's buffer was discarded."""
 
     state: Kept | None = None
-    """For each written key: the `dropped` value, and the present `value` and `version`, absent where the key is. None
-    without writes.
-    """
+    """For each written key: its `dropped` value, and the present `value` and `version` if it exists. None without writes."""
 
 
 class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
