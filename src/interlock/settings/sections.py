@@ -317,7 +317,7 @@ class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """A token bucket."""
 
     calls: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Calls in `per`.")]
-    per_ms: Annotated[DurationMs, Meta(description="That time.")] = field(name="per")
+    per_ms: Annotated[DurationMs, Meta(description="The period.")] = field(name="per")
 
 
 class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -143,7 +143,7 @@ _RUN: Final = Tool(
         "type": "object",
         "properties": {
             "name": {**_TEXT, "minLength": 1, "description": "The skill's name from `skills.find`."},
-            "parameters": {"type": "object", "default": {}, "description": "Its parameters."},
+            "parameters": {"type": "object", "default": {}, "description": "The skill's parameters."},
         },
         "required": ["name"],
         "additionalProperties": False,

@@ -35,7 +35,9 @@ def approvals() -> None:
 
 
 @approvals.command("list")
-@click.option("--status", type=click.Choice(_STATUSES), default="pending", show_default=True, help="Which questions.")
+@click.option(
+    "--status", type=click.Choice(_STATUSES), default="pending", show_default=True, help="Only holds with this status."
+)
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="Maximum number to show."
 )

@@ -42,7 +42,7 @@ def capsule() -> None:
 
 @capsule.command("new")
 @click.option(
-    "--lang", type=click.Choice(["wat", "c", "python", "js"]), default="wat", show_default=True, help="Its language."
+    "--lang", type=click.Choice(["wat", "c", "python", "js"]), default="wat", show_default=True, help="The language."
 )
 @click.argument("name")
 @click.pass_obj

@@ -82,7 +82,7 @@ class HoldId(click.ParamType[str]):
             return []
         found = [hold for hold in holds if hold.id.startswith(incomplete)][-_OFFERED:]
         shown = [shell_completion.CompletionItem(hold.id, help=hold.summary) for hold in found]
-        return [*_newest(incomplete, "question", any_there=bool(holds)), *shown]
+        return [*_newest(incomplete, "hold", any_there=bool(holds)), *shown]
 
 
 class ToolName(click.ParamType[str]):

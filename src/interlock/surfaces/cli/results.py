@@ -84,7 +84,7 @@ def layer_lines(result: ProposalResult) -> Iterator[str]:
         what = "commits the rest" if layer.reason == "workspace_conflict" else "commits them"
         yield (
             f"{waits}: {advice(layer.reason)} (`interlock diff {run_id}`), then `interlock commit {run_id}` {what}, "
-            f"or `interlock discard {run_id}` drops them"
+            f"or `interlock discard {run_id}` discards them"
         )
     elif layer.blocked:
         later = "runs_later" in layer.blocked.values()

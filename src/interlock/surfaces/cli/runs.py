@@ -222,7 +222,7 @@ def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bo
         if chosen and not yes:
             from interlock.surfaces.cli.confirm import confirm  # noqa: PLC0415 - start-up
 
-            confirm(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
+            confirm(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} permanently?")
         past.prune(chosen)
     out.emit({"pruned": chosen}, lambda: [f"{len(chosen)} runs removed"])
 

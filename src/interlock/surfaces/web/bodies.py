@@ -73,7 +73,8 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Query of the list."""
 
     status: Annotated[
-        Literal["pending", "approved", "denied", "expired", "cancelled", "all"], Meta(description="Which questions.")
+        Literal["pending", "approved", "denied", "expired", "cancelled", "all"],
+        Meta(description="Only holds with this status."),
     ] = "pending"
     after: Annotated[int, Meta(ge=0, le=INTEGER_MAX, description="Only holds with a higher `seq`.")] = 0
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="Maximum number to show.")] = 100
