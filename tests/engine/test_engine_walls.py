@@ -8,7 +8,9 @@ from engine_world import TOML, call, execute, statuses
 
 from interlock.disk import Disk
 from interlock.engine.local.walls import offered_walls
+from interlock.journal import read as read_journal
 from interlock.model.errors import ConfigurationError
+from interlock.model.events import ActionIntent
 
 
 def shell(command, **fields):
@@ -177,3 +179,35 @@ def test_keys_other_sessions_and_the_environment_above_are_out_of_reach(new_proj
     assert statuses(done) == ["succeeded"]
     assert done.results[0].output["stdout"] == ""
     assert not (project.state / "x").exists()
+
+
+def intents(project, done):
+    found = read_journal(project.home / "runs" / done.run_id)
+    return {event.action: event.posture for event in found if isinstance(event, ActionIntent)}
+
+
+def test_the_walls_are_in_the_journal_before_the_process_starts(project):
+    """So they are known of one whose outcome is not."""
+    reading = call("fs.read", "read", parameters={"path": "a"})
+    done = execute(project.open(), shell("true"), call("git.status", "git"), reading)
+    decided = intents(project, done)
+    assert decided["read"] == {}
+    outcome = next(row.posture for row in done.results if row.action_id == "shell")
+    differs = {"cgroup", "memory_tree", "disk"}  # what the supervisor reports
+    assert {**outcome, **decided["shell"]}.keys() == outcome.keys()
+    assert {name for name in outcome if decided["shell"].get(name) != outcome[name]} <= differs
+    assert decided["git"]["namespaces"] == "active"
+
+
+def test_where_no_process_can_start_the_intent_names_no_walls(machine):
+    project = machine("namespaces", "fs", "syscalls")
+    done = execute(project.open(), shell("true"))
+    assert done.results[0].reason == "isolation_failed"
+    assert intents(project, done) == {"shell": {}}
+
+
+def test_each_tool_that_runs_in_a_process_tells_its_walls_beforehand(project):
+    registry = project.open().services.registry
+    found = {name: registry.find(name) for name, tool in registry.by_name.items() if tool.isolation == "process"}
+    assert {"shell", "exec", "git.status", "git.push", "proc.start"} <= found.keys()
+    assert all(one.binding.walls()["namespaces"] == "active" for one in found.values())

@@ -110,6 +110,10 @@ class Programs:
 
     # -- the tools
 
+    def walls(self) -> dict[str, str]:
+        """The posture of a program that ends with its run. Raises: ToolError `isolation_failed`."""
+        return self._runner.enclosure.posture("proxied")
+
     async def start(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`proc.start`."""
         session = None
@@ -374,6 +378,7 @@ def bindings(programs: Programs) -> list[Binding]:
                 tags=("process",),
             ),
             function=programs.start,
+            walls=programs.walls,
         ),
         Binding(
             tool=_asking(

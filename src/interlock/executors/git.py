@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from interlock.detect import address_is_private
 from interlock.executors.process import ProcessRunner
 from interlock.lazy import lazy
@@ -111,7 +113,18 @@ def bindings(
         find = http_wire.system_resolver if resolver is None else resolver
         return git_remote_tools.RemoteGitTools(runner, address_judge, find, directories, hook_judge)
 
-    return [*_reading(tools), *_changing(tools), *_connecting(remote)]
+    def walls() -> dict[str, str]:
+        return runner.enclosure.posture()
+
+    def connecting() -> dict[str, str]:
+        enclosure = runner.enclosure
+        return enclosure.posture("proxied" if enclosure.profile == "ns" else "ports")
+
+    local = [*_reading(tools), *_changing(tools)]
+    return [
+        *(msgspec.structs.replace(one, walls=walls) for one in local),
+        *(msgspec.structs.replace(one, walls=connecting) for one in _connecting(remote)),
+    ]
 
 
 def _reading(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:

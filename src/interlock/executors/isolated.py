@@ -61,7 +61,7 @@ class IsolatedFunctions:
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self._current().call(tool, tool.version, parameters, ctx)
 
-        return Binding(tool=tool, function=call, mode="async")
+        return Binding(tool=tool, function=call, mode="async", walls=lambda: self._current().posture())
 
     def close(self) -> None:
         """End the hosts."""

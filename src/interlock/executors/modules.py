@@ -152,14 +152,18 @@ class ModuleTools:
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self.call(tool, version, parameters, ctx)
 
-        return Binding(tool=tool, function=call, mode="async")
+        return Binding(tool=tool, function=call, mode="async", walls=self.posture)
+
+    def posture(self) -> dict[str, str]:
+        """The posture of a call's process."""
+        return self._enclosure.posture("proxied")
 
     async def call(self, tool: Tool, version: str, parameters: dict[str, Any], ctx: Context) -> Any:
         """Call a function in a process that is killed at the time-out. Raises: ToolError."""
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
-        posture = self._enclosure.posture("proxied")
+        posture = self.posture()
         around = self._enclosure.around(ctx.workspace, network="proxied", in_scope=True)
         cwd = open_cwd(ctx)
         try:

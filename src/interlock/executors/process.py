@@ -454,10 +454,13 @@ def bindings(runner: ProcessRunner) -> list[Binding]:
     async def exec_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         return await _run_tool(runner, parameters["argv"], parameters, ctx)
 
-    return [
-        Binding(tool=_tool("shell", "Run a command line with /bin/sh.", {"command": COMMAND}), function=shell),
-        Binding(tool=_tool("exec", "Run a program with arguments, without a shell.", {"argv": _ARGV}), function=exec_),
-    ]
+    line = _tool("shell", "Run a command line with /bin/sh.", {"command": COMMAND})
+    program = _tool("exec", "Run a program with arguments, without a shell.", {"argv": _ARGV})
+
+    def walls() -> dict[str, str]:
+        return runner.enclosure.posture("proxied")
+
+    return [Binding(tool=line, function=shell, walls=walls), Binding(tool=program, function=exec_, walls=walls)]
 
 
 async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:

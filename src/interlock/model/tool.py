@@ -274,6 +274,10 @@ Expand = Callable[[str, dict[str, Any]], Expansion | None]
 """The proposal that the call of an action (id and parameters) stands for; None if there is none, as its function explains."""
 
 
+Walls = Callable[[], dict[str, str]]
+"""The posture that the processes of a call will have, before the call. Raises: ToolError if none can start."""
+
+
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """A tool with its function, which executors register with the engine."""
 
@@ -292,6 +296,8 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     preview: Preview | None = None
     estimates: Estimates | None = None
     """For a tool that uses tokens or money: the amounts to reserve. Its context is a `MeteredContext`."""
+    walls: Walls | None = None
+    """For a tool that runs in processes: their posture, for the intent of its calls."""
     expand: Expand | None = None
     """For a tool whose call stands for further actions of its proposal; it must be the only proposed action."""
 

@@ -49,6 +49,7 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
         version=tool.version if tool is not None else None,
         digest=known.digest,
         parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), known.data),
+        posture=_decided_walls(action),
         read_only=tool is None or tool.read_only,
         idempotent=tool is not None and run.client is None and tool.tool.idempotent,
         recoverable=tool is not None
@@ -76,6 +77,24 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
         slot.acknowledge()
         return failure
     return None
+
+
+def _decided_walls(action: ActionRun) -> dict[str, str]:
+    """The posture that the processes of the call will have; empty if it starts none, or none can start."""
+    run, tool = action.run, action.tool
+    if tool is None or tool.binding.walls is None or action.effect is not None or run.client is not None:
+        return {}
+    if run.executor is not None and action.in_plan:
+        return {}
+    try:
+        walls = tool.binding.walls()
+    except ToolError:  # the call itself reports this
+        return {}
+    if not tool.touches_files:
+        return walls
+    if run.layer is not None:
+        return {**walls, "layer": f"active({run.layer.posture})"}
+    return walls if run.layer_absent is None else {**walls, "layer": f"absent({run.layer_absent})"}
 
 
 async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure:

@@ -158,7 +158,7 @@ class Capsules:
         writes: Writes = "anywhere" if own.fs_write or own.tools else "marked" if own.fs_read else "nothing"
         if runs:  # `run` has no files; a write lease would block other writers for as long as it runs
             writes = "nothing"
-        return Binding(tool=tool, function=call, mode="async", writes=writes, in_layer=True)
+        return Binding(tool=tool, function=call, mode="async", writes=writes, in_layer=True, walls=self._start.posture)
 
     async def _call(self, name: str, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
         one = self._installed[name]

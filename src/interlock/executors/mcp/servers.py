@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -187,7 +188,8 @@ class Servers:
             return await self._call(spec, definition, parameters, ctx)
 
         writes: Writes = "anywhere" if spec.writes and not tool.read_only else "nothing"
-        return Binding(tool=tool, function=call, mode="async", writes=writes)
+        walls = None if spec.url is not None else functools.partial(self._launcher.posture, spec)
+        return Binding(tool=tool, function=call, mode="async", writes=writes, walls=walls)
 
     async def _call(self, spec: ServerSpec, definition: Definition, parameters: dict[str, Any], ctx: Context) -> Any:
         connection = self._connection(spec.name, ctx.agent, ctx.session)

@@ -202,6 +202,7 @@ def _of_action(action: ActionStory, event: dict[str, Any]) -> None:
         action.attempts = max(action.attempts, event.get("attempt", 1))
         action.begun = event["mono"] if action.begun is None else action.begun
         action.tool = action.tool or str(event.get("tool") or "")
+        action.posture = event.get("posture") or action.posture
     elif kind == "action_connection":
         host = host_of(event["host"], event.get("port"))
         why = f": {event['reason']}" if event.get("reason") else ""
