@@ -153,6 +153,7 @@ def test_what_is_not_of_the_format_is_rejected_and_counted(project, profile):
     assert found.story() == ["tool_call_started t", "run_finished"]
     assert "ghp_" not in json.dumps(found.lines), "redacted before it is written"
     assert (found.closed.records, found.closed.rejected, found.closed.hooked) == (2, 11, 0)
+    assert (found.result.reported_lines, found.result.unreported_lines) == (2, 11)
     told = " ".join(found.closed.problems)
     for part in ("another run - at `$.run_id`", "`surprise`", "$.tool", "`$.redacted`", "`$.seq`", "longer than"):
         assert part in told

@@ -89,6 +89,8 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     """Processes in which the agent's shim hooked into the SDK; None without a shim."""
     reported_lines: int | None = None
     """The number of lines that the shim reported."""
+    unreported_lines: int | None = None
+    """The number of messages to the shim's socket that are in no layer: rejected, or more than the layer can hold."""
     record_whole: bool = True
     """False if calls are missing in the record, or its recorder was killed."""
 
@@ -215,7 +217,12 @@ class _MeasuredRun:
             result = self._close_record(record, summary, result)
         if reported is not None:
             self._record(reported)
-            result = msgspec.structs.replace(result, shim_hooked=reported.hooked, reported_lines=reported.records)
+            result = msgspec.structs.replace(
+                result,
+                shim_hooked=reported.hooked,
+                reported_lines=reported.records,
+                unreported_lines=reported.rejected + reported.dropped,
+            )
         self._record(_event_of(result, 0 if end is None else end["strays"]))
         self._finish("succeeded" if result.success else "failed")
         return result

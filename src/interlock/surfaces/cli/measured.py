@@ -245,4 +245,6 @@ def _end_line(result: CommandResult) -> str:
             else "no SDK reported any calls"
         )
         recorded = f"{recorded}; {hooked}"
+        if result.unreported_lines:
+            recorded += f" ({result.unreported_lines} more were rejected or dropped)"
     return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; {recorded}"
