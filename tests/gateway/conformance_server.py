@@ -8,6 +8,7 @@ values are those that the suite expects.
 """
 
 import asyncio
+import base64
 import json
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer, RequestStateSecurity
+from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     MISSING_REQUIRED_CLIENT_CAPABILITY,
@@ -320,19 +322,46 @@ def static_text() -> str:
     return "This is the content of the static text resource."
 
 
+@server.resource("test://static-binary", mime_type="image/png")
+def static_binary() -> bytes:
+    return base64.b64decode(IMAGE)
+
+
+@server.resource("test://template/{id}/data", mime_type="application/json")
+def template_data(id: str) -> str:  # noqa: A002 - the suite's name
+    return json.dumps({"id": id, "templateTest": True, "data": f"Data for ID: {id}"})
+
+
 @server.prompt()
 def test_simple_prompt() -> str:
     return "This is a simple prompt for testing."
 
 
+@server.prompt()
+def test_prompt_with_arguments(arg1: str, arg2: str) -> str:
+    return f"Prompt with arguments: arg1='{arg1}', arg2='{arg2}'"
+
+
+@server.prompt()
+def test_prompt_with_embedded_resource(resourceUri: str) -> list[UserMessage]:  # noqa: N803 - the suite's name
+    resource = embedded(resourceUri, "text/plain", "Embedded resource content for testing.")
+    return [UserMessage(resource), UserMessage("Please process the embedded resource above.")]
+
+
+@server.prompt()
+def test_prompt_with_image() -> list[UserMessage]:
+    image = ImageContent(type="image", data=IMAGE, mime_type="image/png")
+    return [UserMessage(image), UserMessage("Please analyze the image above.")]
+
+
 def rename(prefix: str) -> None:
-    """Keep the tools of this prefix, under names without it."""
-    tools = server._tool_manager._tools
-    kept = {name.removeprefix(prefix): tool for name, tool in tools.items() if name.startswith(prefix)}
-    tools.clear()
-    for name, tool in kept.items():
-        tool.name = name
-        tools[name] = tool
+    """Keep the tools and prompts of this prefix, under names without it."""
+    for all_of_them in (server._tool_manager._tools, server._prompt_manager._prompts):
+        kept = {name.removeprefix(prefix): one for name, one in all_of_them.items() if name.startswith(prefix)}
+        all_of_them.clear()
+        for name, one in kept.items():
+            one.name = name
+            all_of_them[name] = one
 
 
 if "--http" in sys.argv:

@@ -115,10 +115,10 @@ def test_a_bad_frame_gets_an_error_and_other_calls_go_on(project):
         gateway.write(b"x" * (51 * 1024 * 1024) + b"\n")
         assert "50 MiB" in gateway.read()["error"]["message"]
         for method, why in (
-            ("resources/read", "without being checked by the rules"),
-            ("prompts/list", "tools only"),
-            ("completion/complete", "tools only"),
-            ("logging/setLevel", "does not pass on log messages"),
+            ("resources/read", "servers whose lock has them"),
+            ("prompts/list", "servers whose lock has them"),
+            ("completion/complete", "no completions"),
+            ("logging/setLevel", "log messages"),
             ("no/such", "no method `no/such`"),
         ):
             refused = gateway.request(method)["error"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Any, Literal, NamedTuple, Protocol, Unpack
+from typing import Any, Final, Literal, NamedTuple, Protocol, Unpack
 
 import msgspec
 
@@ -19,6 +19,10 @@ Mode = Literal["async", "thread", "inline"]
 def open_schema() -> dict[str, Any]:
     """The schema of a tool that was registered only by name: any object."""
     return {"type": "object"}
+
+
+DATA_TAG: Final = "mcp_data"
+"""The tag of tools that stand for the resources and prompts of an MCP server; models do not see them."""
 
 
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

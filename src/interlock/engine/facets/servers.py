@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from interlock.engine.kit import toolset
 from interlock.engine.services import Services
 from interlock.lazy import lazy
+from interlock.model.tool import DATA_TAG
 
 if TYPE_CHECKING:
     from interlock.engine.inspect import server_tools
     from interlock.executors.mcp.definitions import Definition
+    from interlock.executors.mcp.prompts import PromptDefinition
 else:
     server_tools = lazy("interlock.engine.inspect.server_tools")
 
@@ -40,6 +43,29 @@ class McpServers:
     def instructions(self) -> dict[str, str]:
         """The servers' own instructions, as they are locked, by server."""
         return {} if self._servers is None else self._servers.instructions()
+
+    def capabilities(self) -> dict[str, dict[str, Any]]:
+        """What the servers have besides tools, as locked: `prompts`, `resources`."""
+        locked = () if self._servers is None else self._servers.lock.servers.values()
+        found = {"prompts": any(one.prompts for one in locked), "resources": any(one.resources for one in locked)}
+        return {kind: {} for kind, has in found.items() if has}
+
+    def offering(self, method: str, agent: str | None, session: str | None) -> list[str]:
+        """The servers of which an agent might make a request, as far as grants and rules say: `resources/read`, `prompts/get`.
+
+        Each such request is a call of the tool `SERVER/METHOD`. Raises: ConfigurationError if the rules cannot be used.
+        """
+        if self._servers is None:
+            return []
+        agent = agent or self._services.agent
+        reached = {
+            tool.name for tool in toolset.reachable(self._services, agent, session) if DATA_TAG in tool.tool.tags
+        }
+        return [name for name in self._servers.names if f"{name}/{method}" in reached]
+
+    def prompts(self) -> dict[str, tuple[PromptDefinition, ...]]:
+        """The locked prompts of each server, without those that are known to have changed."""
+        return {} if self._servers is None else self._servers.prompts()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when tools were hidden or are shown again, on an event loop of the servers."""

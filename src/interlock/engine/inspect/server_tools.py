@@ -76,8 +76,11 @@ async def _compare(servers: Servers, name: str) -> Difference:
     except TimeoutError:
         return Difference(server=name, unreachable=f"the MCP server `{name}` did not answer in time")
     before = servers.lock.servers.get(name, LockedServer())
-    changed = {tool.name for tool in listing.server.tools} - {
-        tool.name for tool in listing.server.tools if before.by_name().get(tool.name) == tool
+    changed = {tool.name for tool in listing.server.tools if before.by_name().get(tool.name) != tool}
+    changed |= {
+        f"prompt {prompt.name}"
+        for prompt in listing.server.prompts
+        if before.prompts_by_name().get(prompt.name) != prompt
     }
     return Difference(
         server=name,
@@ -89,7 +92,7 @@ async def _compare(servers: Servers, name: str) -> Difference:
 
 
 def _diff(name: str, before: LockedServer, after: LockedServer) -> str:
-    """A diff with one hunk per tool, so that a reader sees to which tool each line belongs."""
+    """A diff with one hunk per tool and prompt, so that a reader sees to which of them each line belongs."""
     parts = []
     if before.instructions != after.instructions:
         parts += _lines(f"{name} instructions", before.instructions, after.instructions)
@@ -99,6 +102,15 @@ def _diff(name: str, before: LockedServer, after: LockedServer) -> str:
         now = as_text(new[tool]) if tool in new else ""
         if was != now:
             parts += _lines(f"{name}/{tool}", was, now)
+    if before.resources != after.resources:
+        words = {True: "it has resources", False: ""}
+        parts += _lines(f"{name} resources", words[before.resources], words[after.resources])
+    asked, asks = before.prompts_by_name(), after.prompts_by_name()
+    for prompt in sorted(asked.keys() | asks.keys()):
+        was = as_text(asked[prompt]) if prompt in asked else ""
+        now = as_text(asks[prompt]) if prompt in asks else ""
+        if was != now:
+            parts += _lines(f"{name} prompt {prompt}", was, now)
     return "\n".join(parts)
 
 

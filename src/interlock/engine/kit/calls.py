@@ -18,7 +18,7 @@ import msgspec
 from interlock.capability.tokens import GrantToken
 from interlock.engine.kit.call_result import call_result
 from interlock.engine.kit.messages import CallText, ToolCall, read_message, result_messages
-from interlock.engine.kit.names import safe_names
+from interlock.engine.kit.names import safe_names, shown_to_models
 from interlock.engine.kit.shared_runs import SharedRuns
 from interlock.engine.kit.toolset import reachable
 from interlock.engine.proposals.decoding import decode
@@ -105,7 +105,7 @@ async def call(
 async def execute_tool_calls(services: Services, message: Any, caller: Caller, *, once: bool) -> list[dict[str, Any]]:
     """The calls of a message, in order; see `Runtime.execute_tool_calls`."""
     shape, calls = read_message(message)
-    names = safe_names(services.registry.by_name)
+    names = safe_names(shown_to_models(services.registry.by_name))
     own = {safe: name for name, safe in names.items()}
     done: list[CallText] = []
     seen: set[str] = set()

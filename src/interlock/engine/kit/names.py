@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from interlock.lazy import lazy_pattern
+from interlock.model.tool import DATA_TAG, Tool
 
 CHARS_MAX: Final = 64
 _DIGEST_CHARS: Final = 8
 _UNSAFE: Final = lazy_pattern(r"[^A-Za-z0-9_-]")
+
+
+def shown_to_models(tools: Mapping[str, Tool]) -> tuple[str, ...]:
+    """The tools that models see. Resources and prompts of MCP servers are offered as such, by a door that speaks MCP."""
+    return tuple(name for name, tool in tools.items() if DATA_TAG not in tool.tags)
 
 
 def safe_names(tools: Collection[str], chars_max: int = CHARS_MAX) -> dict[str, str]:

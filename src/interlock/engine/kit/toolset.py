@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from interlock.engine.kit.names import CHARS_MAX, safe_names
+from interlock.engine.kit.names import CHARS_MAX, safe_names, shown_to_models
 from interlock.engine.kit.tool_schemas import model_schema
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
@@ -31,12 +31,12 @@ _MCP_CHARS_MAX: Final = CHARS_MAX - len("mcp__interlock__")
 
 def names_for(services: Services, form: Format) -> Mapping[str, str]:
     """The name under which a model sees each tool, by the tool's own name."""
-    return _names(tuple(services.registry.by_name), form)[0]
+    return _names(shown_to_models(services.registry.by_name), form)[0]
 
 
 def own_name(services: Services, name: str, form: Format) -> str | None:
     """The tool's own name, from the one that a model sees; None if there is none."""
-    return _names(tuple(services.registry.by_name), form)[1].get(name)
+    return _names(shown_to_models(services.registry.by_name), form)[1].get(name)
 
 
 @lru_cache(maxsize=8)
@@ -67,7 +67,9 @@ def definitions(services: Services, form: Format, *, agent: str, session: str | 
     services.require_tools()
     names = names_for(services, form)
     shown = [
-        (found.name, _definition(form, names[found.name], found.tool)) for found in reachable(services, agent, session)
+        (found.name, _definition(form, names[found.name], found.tool))
+        for found in reachable(services, agent, session)
+        if found.name in names
     ]
     if form == "mcp" and services.mcp is not None:
         for name, definition in shown:

@@ -32,7 +32,9 @@ _PAUSE_MAX_S: Final = 60.0
 _STEADY_S: Final = 10.0
 """A server that ends sooner after its start counts as failed to start."""
 _PING_S: Final = 5.0
-_LIST_CHANGED: Final = "notifications/tools/list_changed"
+_LISTS_CHANGED: Final = ("notifications/tools/list_changed", "notifications/prompts/list_changed")
+_LOCKED: Final = ("tools/call", "prompts/get")
+"""Requests that name what is locked."""
 
 
 class Client(Protocol):
@@ -182,6 +184,8 @@ class Connection:
         """The locked tools that the server now defines differently, with the reason; None if nothing is locked or
         nothing is known yet.
         """
+        self._prompts: Mapping[str, str] | None = None
+        """As `_differing`, for prompts."""
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -200,17 +204,19 @@ class Connection:
         # Shielded: cancelling one call must not cancel the start, which the next call needs.
         return (await asyncio.shield(self._starting)).session
 
-    async def call(self, tool: str, params: dict[str, Any], *, on_progress: OnProgress | None = None) -> dict[str, Any]:
-        """Call a tool if its definition matches the lock, and return the result of `tools/call`.
+    async def request(
+        self, method: str, params: dict[str, Any], *, on_progress: OnProgress | None = None
+    ) -> dict[str, Any]:
+        """Make a request, and return its result. The tool or prompt that it names must match the lock.
 
         Raises: RpcError; ToolError `tool_changed`, `server_unavailable`, or `server_lost` if the connection ended
         before the answer.
         """
         try:
             with contextlib.suppress(SessionGoneError):
-                return await self._call(tool, params, on_progress)
+                return await self._request(method, params, on_progress)
             # The request was refused unprocessed: repeat it once in a new session, whose tools may differ.
-            return await self._call(tool, params, on_progress)
+            return await self._request(method, params, on_progress)
         except LostError as error:
             raise _lost(self._spec.name, error, await self._last_words()) from None
         except asyncio.CancelledError:
@@ -218,13 +224,15 @@ class Connection:
                 self._checking = self._spawn(self._check_alive())
             raise
 
-    async def _call(self, tool: str, params: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+    async def _request(self, method: str, params: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
         session = await self.session()
-        changed = "it is no longer locked" if self._differing is None else self._differing.get(tool)
-        if changed is not None:
-            raise _changed(self._spec.name, tool, changed)
-        given = {"name": tool, **params}
-        return await session.request("tools/call", given, on_progress=on_progress, owner=CLIENT.get())
+        if method in _LOCKED:
+            named = params["name"]
+            differing = self._prompts if method == "prompts/get" else self._differing
+            changed = "it is no longer locked" if differing is None else differing.get(named)
+            if changed is not None:
+                raise _changed(self._spec.name, named, changed)
+        return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:
         """Close the connection. Call it on the event loop's thread or after the loop has ended; then `end` ends the
@@ -338,17 +346,17 @@ class Connection:
 
     async def _list(self, session: ServerSession, client: Client | None = None) -> None:
         """Read the server's tools and compare them with the lock."""
-        self._offers = Offers(await session.list_tools(client))
+        self._offers = Offers(await session.list_tools(client), await session.list_prompts(client))
         self.compare()
 
     def compare(self) -> None:
         """Compare the server's last listed tools with the present lock, and report changes."""
         locked = self._locked()
         if locked is None or self._offers is None:
-            self._differing = None
+            self._differing = self._prompts = None
         else:
             found = self._offers.against(locked)
-            self._differing = found.tools
+            self._differing, self._prompts = found.tools, found.prompts
             self._compared(self._spec.name, found)
 
     async def _list_again(self) -> None:
@@ -377,7 +385,7 @@ class Connection:
         return await client.ask(method, params, key)
 
     def _notice(self, method: str, params: dict[str, Any], owners: Owners) -> None:
-        if method == _LIST_CHANGED:
+        if method in _LISTS_CHANGED:
             self._spawn(self._list_again())
         elif (client := _one_client(owners)) is not None:
             client.notify(method, params)

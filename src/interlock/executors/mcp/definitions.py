@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -27,7 +27,8 @@ DESCRIPTION_CHARS_MAX: Final = 16 * 1024
 INSTRUCTIONS_CHARS_MAX: Final = 16 * 1024
 TOOLS_MAX: Final = 1_000
 """Maximum number of tools of one server."""
-_NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
+NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
+"""Of a tool or a prompt."""
 _HINTS: Final = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 _MARK: Final = "x-interlock"
 _STEERING: Final = re.compile(
@@ -77,14 +78,22 @@ class UnusableDefinition(Exception):  # noqa: N818 - describes a server's text; 
         self.why = why
 
 
+class Described(Protocol):
+    """The definition of a tool or of a prompt."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it."""
+        ...
+
+
 def read_definition(item: Any) -> Definition:
     """Read one entry of `tools/list`. Raises: UnusableDefinition."""
     if not isinstance(item, dict):
         raise UnusableDefinition("?", "it is not an object")
     name = item.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UnusableDefinition("?", "its name is not 1 to 128 of the characters A-Z a-z 0-9 _ - . /")
-    title, description = (_text(name, item, key) for key in ("title", "description"))
+    title, description = (text_field(name, item, key) for key in ("title", "description"))
     given = item.get("annotations", {})
     if not isinstance(given, dict):
         raise UnusableDefinition(name, "`annotations` is not an object")
@@ -115,7 +124,7 @@ def check_definition(found: Definition) -> None:
         raise UnusableDefinition(found.name, f"it has {size} bytes, more than {DEFINITION_BYTES_MAX}")
     if len(found.description) > DESCRIPTION_CHARS_MAX:
         raise UnusableDefinition(found.name, f"its description is longer than {DESCRIPTION_CHARS_MAX} characters")
-    for text in _texts(value):
+    for text in texts(value):
         unseen = find_unseen(text)
         if unseen:
             raise UnusableDefinition(found.name, f"it contains invisible characters ({unseen[0].kind})")
@@ -143,10 +152,10 @@ def read_instructions(text: Any) -> str:
     return text
 
 
-def remarks(found: Definition) -> list[str]:
+def remarks(found: Described) -> list[str]:
     """Up to three excerpts that address the model instead of describing the tool, for the person who locks it."""
     quoted: list[str] = []
-    for text in _texts(found.as_dict()):
+    for text in texts(found.as_dict()):
         for match in _STEERING.finditer(text):
             start, end = max(0, match.start() - 30), min(len(text), match.end() + 30)
             quoted.append(" ".join(text[start:end].split()))
@@ -155,7 +164,8 @@ def remarks(found: Definition) -> list[str]:
     return quoted[:3]
 
 
-def _text(name: str, item: dict[str, Any], key: str) -> str:
+def text_field(name: str, item: dict[str, Any], key: str) -> str:
+    """A field that is text, or is missing. Raises: UnusableDefinition."""
     value = item.get(key)
     if value is None:
         return ""
@@ -171,16 +181,17 @@ def _schema(name: str, item: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value, keys too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _texts(item)
+            yield from texts(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from texts(item)
 
 
 def _keys(value: Any) -> Iterator[str]:

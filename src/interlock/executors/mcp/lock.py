@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, check_definition, read_instructions
+from interlock.executors.mcp.prompts import PromptDefinition, check_prompt
 from interlock.model import typed
 from interlock.model.capsule import LockedCapsule
 from interlock.model.errors import ConfigurationError, ProposalError
@@ -31,10 +32,18 @@ class LockedServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     instructions: str = ""
     tools: tuple[Definition, ...] = ()
     """Sorted by name."""
+    prompts: tuple[PromptDefinition, ...] = ()
+    """Sorted by name."""
+    resources: bool = False
+    """True if it has resources. The resources themselves are data, like results of tools, and are not locked."""
 
     def by_name(self) -> dict[str, Definition]:
         """The tools by name."""
         return {tool.name: tool for tool in self.tools}
+
+    def prompts_by_name(self) -> dict[str, PromptDefinition]:
+        """The prompts by name."""
+        return {prompt.name: prompt for prompt in self.prompts}
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,21 +66,29 @@ def decode_lock(data: bytes) -> Lock:
         for name, server in lock.servers.items():
             if len(server.by_name()) != len(server.tools):
                 raise _invalid(f"the server `{name[:80]}` lists a tool twice")
+            if len(server.prompts_by_name()) != len(server.prompts):
+                raise _invalid(f"the server `{name[:80]}` lists a prompt twice")
             if server.instructions != read_instructions(server.instructions):
                 raise _invalid(f"the instructions of `{name[:80]}` are too long, or contain invisible characters")
             for tool in server.tools:
                 check_definition(tool)
+            for prompt in server.prompts:
+                check_prompt(prompt)
     except (ProposalError, msgspec.ValidationError) as error:
         raise _invalid(str(error)) from None
     except UnusableDefinition as problem:
-        raise _invalid(f"the tool `{problem.name}` cannot be used: {problem.why}") from None
+        raise _invalid(f"`{problem.name}` cannot be used: {problem.why}") from None
     return lock
 
 
 def encode_lock(servers: Mapping[str, LockedServer], capsules: Mapping[str, LockedCapsule]) -> bytes:
     """Encode the file; the bytes are the same for the same definitions and builds."""
     ordered = {
-        name: msgspec.structs.replace(server, tools=tuple(sorted(server.tools, key=lambda tool: tool.name)))
+        name: msgspec.structs.replace(
+            server,
+            tools=tuple(sorted(server.tools, key=lambda tool: tool.name)),
+            prompts=tuple(sorted(server.prompts, key=lambda prompt: prompt.name)),
+        )
         for name, server in sorted(servers.items())
     }
     document = {"version": VERSION, "servers": ordered} | ({"capsules": dict(capsules)} if capsules else {})

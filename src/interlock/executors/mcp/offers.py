@@ -1,12 +1,14 @@
-"""Compares the tools that a server offers with the lock."""
+"""Compares the tools and prompts that a server offers with the lock."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
 from interlock.executors.mcp.lock import LockedServer
+from interlock.executors.mcp.prompts import read_prompt
 
 
 class Mismatch(NamedTuple):
@@ -15,13 +17,20 @@ class Mismatch(NamedTuple):
     tools: Mapping[str, str]
     unlocked: tuple[str, ...]
     """Tools that are not locked, and so not offered."""
+    prompts: Mapping[str, str]
+    """As `tools`, for prompts."""
 
 
 class Offers:
-    """The tools that a server last listed."""
+    """The tools and prompts that a server last listed."""
 
-    def __init__(self, listed: Iterable[Any]) -> None:
-        """`listed` are the entries of `tools/list`."""
+    def __init__(self, listed: Iterable[Any], prompts: Iterable[Any] = ()) -> None:
+        """`listed` are the entries of `tools/list`, `prompts` those of `prompts/list`."""
+        self._prompts: dict[str, str] = {}
+        for item in prompts:
+            with contextlib.suppress(UnusableDefinition):  # as if it were missing
+                prompt = read_prompt(item)
+                self._prompts[prompt.name] = prompt.digest
         self._digests: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         for item in listed:
@@ -44,4 +53,9 @@ class Offers:
             elif now != tool.digest:
                 differing[tool.name] = "its definition has changed since it was locked"
         known = locked.by_name()
-        return Mismatch(differing, tuple(name for name in self._digests if name not in known))
+        prompts = {
+            prompt.name: "it has changed since it was locked, or is missing"
+            for prompt in locked.prompts
+            if self._prompts.get(prompt.name) != prompt.digest
+        }
+        return Mismatch(differing, tuple(name for name in self._digests if name not in known), prompts)

@@ -25,6 +25,22 @@ def read_result(result: dict[str, Any]) -> dict[str, Any]:
     blocks = result.get("content", [])
     if not isinstance(blocks, list):
         raise ProposalError("`content` is not a list")
+    content = read_blocks(blocks)
+    left = CONTENT_BYTES_MAX - sum(len(msgspec.json.encode(block)) for block in content)
+    found: dict[str, Any] = {"content": content, "isError": result.get("isError") is True}
+    structured = result.get("structuredContent")
+    if structured is not None:
+        check_value(structured, "$.structuredContent", DEFAULT_LIMITS) if isinstance(structured, dict | list) else None
+        size = len(msgspec.json.encode(structured))
+        if size <= left:
+            found["structuredContent"] = structured
+        else:
+            content.append(_note(f"a structured result of {size} bytes was left out"))
+    return found
+
+
+def read_blocks(blocks: list[Any]) -> list[dict[str, Any]]:
+    """Blocks of content for a model; what is too large is cut, and says so. Raises: ProposalError for one that cannot be read."""
     left = CONTENT_BYTES_MAX
     content: list[dict[str, Any]] = []
     for block in blocks[:BLOCKS_MAX]:
@@ -36,16 +52,7 @@ def read_result(result: dict[str, Any]) -> dict[str, Any]:
         left = max(0, left - size)
     if len(blocks) > BLOCKS_MAX:
         content.append(_note(f"{len(blocks) - BLOCKS_MAX} more blocks were left out"))
-    found: dict[str, Any] = {"content": content, "isError": result.get("isError") is True}
-    structured = result.get("structuredContent")
-    if structured is not None:
-        check_value(structured, "$.structuredContent", DEFAULT_LIMITS) if isinstance(structured, dict | list) else None
-        size = len(msgspec.json.encode(structured))
-        if size <= left:
-            found["structuredContent"] = structured
-        else:
-            content.append(_note(f"a structured result of {size} bytes was left out"))
-    return found
+    return content
 
 
 def text_of(found: dict[str, Any]) -> str:

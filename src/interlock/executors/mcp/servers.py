@@ -11,16 +11,20 @@ import functools
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
+from interlock.executors.mcp.data_tools import data_bindings
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
 from interlock.executors.mcp.headers import Path, marked_parameters
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import Lock, LockedServer
 from interlock.executors.mcp.offers import Mismatch
 from interlock.executors.mcp.peer import LostError, Peer, RpcError
+from interlock.executors.mcp.prompts import PromptDefinition, listed_prompts
 from interlock.executors.mcp.results import read_result, text_of
+from interlock.executors.mcp.session import ServerSession
 from interlock.lazy import lazy
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.globs import name_matcher
@@ -86,6 +90,8 @@ class Servers:
         self._marked: dict[str, Mapping[Path, str]] = {}
         self.hidden: dict[str, str] = {}
         """Maps the full name of each locked tool that its server now defines differently to the reason."""
+        self.hidden_prompts: dict[str, str] = {}
+        """As `hidden`, for prompts: their names are the server's, a slash, and their own."""
         self.on_change: list[Callable[[], None]] = []
         """Called on the event loop of the connection that caused a change of `hidden`."""
 
@@ -106,6 +112,11 @@ class Servers:
             for name, server in sorted(self._lock.servers.items())
             if name in self._specs
             for tool in server.tools
+        ] + [
+            binding
+            for name, server in sorted(self._lock.servers.items())
+            if name in self._specs
+            for binding in data_bindings(self._specs[name], server, partial(self._connect, self._specs[name]))
         ]
 
     def definition(self, tool: str) -> Definition | None:
@@ -122,6 +133,17 @@ class Servers:
             found = self._marked[tool] = {} if definition is None else marked_parameters(definition.input_schema)
         return found
 
+    def prompts(self) -> dict[str, tuple[PromptDefinition, ...]]:
+        """The locked prompts of each server, without those that are known to have changed."""
+        locked = self._lock.servers
+        return {
+            name: tuple(
+                each for each in locked[name].prompts if f"{name}{SEPARATOR}{each.name}" not in self.hidden_prompts
+            )
+            for name in self.names
+            if name in locked
+        }
+
     def instructions(self) -> dict[str, str]:
         """The locked, non-empty instructions of each server."""
         locked = self._lock.servers
@@ -131,6 +153,7 @@ class Servers:
         """Replace the lock, and compare the running servers with it."""
         self._lock = lock
         self.hidden.clear()
+        self.hidden_prompts.clear()
         self._schemas.clear()
         self._marked.clear()
         for connection in self._all():
@@ -141,21 +164,7 @@ class Servers:
     async def list_now(self, name: str) -> Listing:
         """Start a server and read its tools. Raises: ToolError, RpcError, LostError, TimeoutError."""
         connection = self._connection(name, "", _LOCKING)
-        session = await connection.session()
-        problems: dict[str, str] = {}
-        found: dict[str, Definition] = {}
-        for item in await session.list_tools():
-            try:
-                definition = read_definition(item)
-            except UnusableDefinition as problem:
-                problems[problem.name] = problem.why
-                continue
-            if definition.name in found:
-                problems[definition.name] = "the server defines it twice"
-            found[definition.name] = definition
-        tools = tuple(found[tool] for tool in sorted(found) if tool not in problems)
-        locked = LockedServer(program=session.program, instructions=session.instructions, tools=tools)
-        return Listing(locked, problems, {tool.name: remark for tool in tools if (remark := remarks(tool))})
+        return await _listing(await connection.session())
 
     async def end_session(self, session: str) -> None:
         """End the servers of a client that has disconnected."""
@@ -192,16 +201,12 @@ class Servers:
         return Binding(tool=tool, function=call, mode="async", writes=writes, walls=walls)
 
     async def _call(self, spec: ServerSpec, definition: Definition, parameters: dict[str, Any], ctx: Context) -> Any:
-        connection = self._connection(spec.name, ctx.agent, ctx.session)
-        if spec.url is None:
-            ctx.posture(**self._launcher.posture(spec))
-        if spec.writes:
-            ctx.not_exactly_undoable("an MCP server that may write in the workspace was called")
+        connection = self._connect(spec, ctx)
         client = CLIENT.get()  # later callbacks run in another context
         try:
-            result = await connection.call(
-                definition.name,
-                {"arguments": parameters, **_trace(client)},
+            result = await connection.request(
+                "tools/call",
+                {"name": definition.name, "arguments": parameters, **_trace(client)},
                 on_progress=lambda params: _report(params, ctx, client),
             )
             found = read_result(result)
@@ -215,6 +220,14 @@ class Servers:
             raise ToolError(text_of(found) or "the tool reported a failure", code="tool_failed", output=found)
         self._check_structured(spec, definition, found)
         return found
+
+    def _connect(self, spec: ServerSpec, ctx: Context) -> Connection:
+        """The connection for a call."""
+        if spec.url is None:
+            ctx.posture(**self._launcher.posture(spec))
+        if spec.writes:
+            ctx.not_exactly_undoable("an MCP server that may write in the workspace was called")
+        return self._connection(spec.name, ctx.agent, ctx.session)
 
     def _check_structured(self, spec: ServerSpec, definition: Definition, found: dict[str, Any]) -> None:
         """Check the structured result against the `outputSchema`, which clients rely on. Raises: ToolError `invalid_output`."""
@@ -263,13 +276,8 @@ class Servers:
 
     def _compared(self, server: str, mismatch: Mismatch) -> None:
         before = dict(self.hidden)
-        prefix = f"{server}{SEPARATOR}"
-        for name in [name for name in self.hidden if name.startswith(prefix)]:
-            del self.hidden[name]
-        self.hidden.update({f"{prefix}{tool}": why for tool, why in mismatch.tools.items()})
-        for name, why in self.hidden.items():
-            if before.get(name) != why:
-                self._tell(f"the tool `{name}` is hidden: {why}; `interlock tools diff {server}` shows it")
+        self._hide("tool", server, self.hidden, mismatch.tools)
+        self._hide("prompt", server, self.hidden_prompts, mismatch.prompts)
         if mismatch.unlocked:
             shown = ", ".join(f"`{name}`" for name in mismatch.unlocked[:5])
             self._tell(
@@ -280,9 +288,43 @@ class Servers:
             for listener in self.on_change:
                 listener()
 
+    def _hide(self, kind: str, server: str, hidden: dict[str, str], differing: Mapping[str, str]) -> None:
+        """Replace what is hidden of a server, and tell people what is new."""
+        prefix = f"{server}{SEPARATOR}"
+        before = {name: hidden.pop(name) for name in list(hidden) if name.startswith(prefix)}
+        hidden.update({f"{prefix}{name}": why for name, why in differing.items()})
+        for name, why in hidden.items():
+            if name.startswith(prefix) and before.get(name) != why:
+                self._tell(f"the {kind} `{name}` is hidden: {why}; `interlock tools diff {server}` shows it")
+
     def _all(self) -> list[Connection]:
         with self._changing:
             return list(self._connections.values())
+
+
+async def _listing(session: ServerSession) -> Listing:
+    problems: dict[str, str] = {}
+    found: dict[str, Definition] = {}
+    for item in await session.list_tools():
+        try:
+            definition = read_definition(item)
+        except UnusableDefinition as problem:
+            problems[problem.name] = problem.why
+            continue
+        if definition.name in found:
+            problems[definition.name] = "the server defines it twice"
+        found[definition.name] = definition
+    tools = tuple(found[tool] for tool in sorted(found) if tool not in problems)
+    prompts, more, odd = listed_prompts(await session.list_prompts())
+    locked = LockedServer(
+        program=session.program,
+        instructions=session.instructions,
+        tools=tools,
+        prompts=prompts,
+        resources="resources" in session.capabilities,
+    )
+    noted = {tool.name: remark for tool in tools if (remark := remarks(tool))}
+    return Listing(locked, problems | more, noted | odd)
 
 
 def _trace(client: Client | None) -> dict[str, Any]:

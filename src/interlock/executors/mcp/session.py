@@ -61,6 +61,15 @@ class ServerSession:
         """All pages of `tools/list`, unchecked. Raises: RpcError, LostError, TimeoutError."""
         return await self.list_all("tools/list", "tools", owner) if "tools" in self.capabilities else []
 
+    async def list_prompts(self, owner: Any = None) -> list[Any]:
+        """All pages of `prompts/list`, unchecked; none if the server refuses. Raises: LostError, TimeoutError."""
+        if "prompts" not in self.capabilities:
+            return []
+        try:
+            return await self.list_all("prompts/list", "prompts", owner)
+        except RpcError:
+            return []
+
     async def list_all(self, method: str, key: str, owner: Any = None) -> list[Any]:
         """All pages of a list, unchecked and bounded. Raises: RpcError, LostError, TimeoutError."""
         found: list[Any] = []

@@ -42,7 +42,15 @@ class MissingCapabilityError(Exception):
 async def call_tool(
     runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
 ) -> dict[str, Any]:
-    """The result of `tools/call`. Any failure is reported to the model in the result.
+    """The result of `tools/call`. Any failure is reported to the model in the result. Raises: as `carry_out`."""
+    found = await carry_out(runtime, agent, tool, arguments, wait_s=wait_s, caller=caller)
+    return _text(found, is_error=True) if isinstance(found, str) else _result(runtime, found)
+
+
+async def carry_out(
+    runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
+) -> CallResult | str:
+    """Make the call, and wait for an approval if need be. Returns a text for the model if it was not made, or not yet.
 
     Raises: StoreError, ConfigurationError if Interlock itself cannot work; MissingCapabilityError for a newer client.
     """
@@ -55,16 +63,17 @@ async def call_tool(
             )
             if found.reason == "client_capability_missing" and caller.is_modern:
                 _require(found)
-            return _result(runtime, found)
         except HeldError as held:
             if not await _answered(runtime, held, deadline, caller):
-                return _text(_held(held), is_error=True)
+                return _held(held)
         except ProposalError as error:
             path = (error.path or "").replace("$.actions[0].parameters", "$")
             where = f"{path}: " if path else ""
-            return _text(f"[REJECTED] {where}{error.message}. Nothing was done.", is_error=True)
+            return f"[REJECTED] {where}{error.message}. Nothing was done."
         except ConflictError as error:
-            return _text(f"[REJECTED] {error.code}: {error.message}. Nothing was done.", is_error=True)
+            return f"[REJECTED] {error.code}: {error.message}. Nothing was done."
+        else:
+            return found
 
 
 async def _answered(runtime: Runtime, held: HeldError, deadline: float, caller: Caller) -> bool:

@@ -338,12 +338,16 @@ def _is_modern(message: Request | Notification, headers: dict[bytes, bytes]) -> 
     return message.method == "server/discover" or (named in protocol.ENVELOPE and message.method != "initialize")
 
 
+_NAMED_BY: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+"""The parameter that the header `Mcp-Name` repeats. Source: the specification, "Transports", of 2026-07-28."""
+
+
 def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
     """Check that headers match the request, because something in between may have used them. Raises: Refused."""
     wanted = {
         "MCP-Protocol-Version": request.params["_meta"][protocol.REVISION_KEY],
         "Mcp-Method": request.method,
-        **({"Mcp-Name": request.params.get("name")} if request.method == "tools/call" else {}),
+        **({"Mcp-Name": request.params.get(_NAMED_BY[request.method])} if request.method in _NAMED_BY else {}),
     }
     for name, value in wanted.items():
         given = headers.get(name.lower().encode())

@@ -23,12 +23,11 @@ BATCHES: Final = "2025-03-26"
 
 REMOVED: Final = frozenset(("initialize", "ping"))
 """Methods that exist only in revisions with `initialize`."""
-_TOOLS_ONLY: Final = "this gateway offers tools only"
 _NOT_OFFERED: Final = {
-    "resources": f"{_TOOLS_ONLY}; a resource would be read without being checked by the rules",
-    "prompts": f"{_TOOLS_ONLY}, no prompts",
-    "completion": f"{_TOOLS_ONLY}, and no completions",
-    "logging": f"{_TOOLS_ONLY}, and does not pass on log messages of servers",
+    "resources": "this gateway lists and reads the resources of servers whose lock has them, and has no subscriptions",
+    "prompts": "this gateway offers the prompts of servers whose lock has them",
+    "completion": "this gateway has no completions",
+    "logging": "this gateway does not pass on log messages of servers",
     "subscriptions": "this gateway has no subscriptions; request the list of tools again",
     "tasks": "this gateway has no tasks; a call is answered when it is done",
 }
@@ -118,12 +117,12 @@ def negotiate(params: Mapping[str, Any]) -> str | None:
     return wanted if wanted in HANDSHAKE else HANDSHAKE[-1]
 
 
-def initialized(revision: str, servers: Mapping[str, str]) -> dict[str, Any]:
+def initialized(revision: str, servers: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
     """The result of `initialize`; `servers` are the instructions of the MCP servers behind the gateway."""
     server = SERVER if revision >= "2025-06-18" else {k: v for k, v in SERVER.items() if k != "title"}
     return {
         "protocolVersion": revision,
-        "capabilities": {"tools": {"listChanged": True}},
+        "capabilities": {"tools": {"listChanged": True}, **data},
         "serverInfo": server,
         "instructions": _instructions(servers),
     }
@@ -134,19 +133,19 @@ def _instructions(servers: Mapping[str, str]) -> str:
     return "\n\n".join([INSTRUCTIONS, *parts])
 
 
-def discovered(servers: Mapping[str, str]) -> dict[str, Any]:
+def discovered(servers: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
     """The result of `server/discover`, before `complete`."""
     return {
         "supportedVersions": [*HANDSHAKE, *ENVELOPE],
-        "capabilities": CAPABILITIES,
+        "capabilities": {**CAPABILITIES, **data},
         "instructions": _instructions(servers),
-        **_not_cached(),
+        **not_cached(),
     }
 
 
 def tool_list(tools: list[dict[str, Any]], envelope: Envelope) -> dict[str, Any]:
     """The result of `tools/list`, before `complete`."""
-    return {"tools": tools, **(_not_cached() if envelope.is_modern else {})}
+    return {"tools": tools, **(not_cached() if envelope.is_modern else {})}
 
 
 def complete(value: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
@@ -156,6 +155,7 @@ def complete(value: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
     return {"resultType": "complete", **value, "_meta": {_SERVER_KEY: SERVER, **value.get("_meta", {})}}
 
 
-def _not_cached() -> dict[str, Any]:
+def not_cached() -> dict[str, Any]:
+    """What says in a newer result that it is not to be kept."""
     # An agent's tools depend on rules and grants, which can change at any time, and on its identity.
     return {"ttlMs": 0, "cacheScope": "private"}

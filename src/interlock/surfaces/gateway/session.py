@@ -27,6 +27,7 @@ from interlock.model.json_rpc import (
 from interlock.surfaces.gateway import protocol
 from interlock.surfaces.gateway.asking import OpenCalls
 from interlock.surfaces.gateway.calls import Agent
+from interlock.surfaces.gateway.data_requests import METHODS, DataRequests
 from interlock.surfaces.gateway.protocol import Envelope
 from interlock.surfaces.gateway.tool_requests import ToolRequests
 
@@ -59,6 +60,7 @@ class Session:
         self._own_calls = open_calls is None
         self._open_calls = open_calls or OpenCalls(f"{agent.name}/{agent.session}")
         self._requests = ToolRequests(runtime, agent, self._open_calls, wait_s)
+        self._data = DataRequests(runtime, agent, wait_s)
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._last_asked = 0
 
@@ -215,17 +217,24 @@ class Session:
                 revision = protocol.negotiate(request.params)
                 if revision is None:
                     return Fault(request.id, INVALID_PARAMS, "`protocolVersion` must be a string")
-                return protocol.initialized(revision, self._runtime.servers.instructions())
+                return protocol.initialized(
+                    revision, self._runtime.servers.instructions(), self._runtime.servers.capabilities()
+                )
             case "ping":
                 return {}
             case "server/discover":
-                return protocol.discovered(self._runtime.servers.instructions())
+                return protocol.discovered(self._runtime.servers.instructions(), self._runtime.servers.capabilities())
             case _ if envelope.revision is None:
                 return Fault(request.id, INVALID_REQUEST, "the connection was not initialized")
             case "tools/list":
                 return await self._requests.list(request, envelope)
             case "tools/call":
                 return await self._requests.call(
+                    request, envelope, reply.tell,
+                    origin=self, capabilities=self._capabilities, ask_older=self._ask,
+                )  # fmt: skip
+            case method if method in METHODS and method.partition("/")[0] in self._runtime.servers.capabilities():
+                return await self._data.handle(
                     request, envelope, reply.tell,
                     origin=self, capabilities=self._capabilities, ask_older=self._ask,
                 )  # fmt: skip
