@@ -101,7 +101,8 @@ def project(tmp_path, monkeypatch) -> Path:
         for name in ("test", "json")
     )
     (root / "interlock.toml").write_text(
-        f'[rules]\nallow = ["test/*", "json/*"]\ndeny = ["json/resources/*"]\n[grants.agent]\ntools = ["*"]\nunscoped = ["*"]\n{tables}'
+        '[rules]\nallow = ["test/*", "json/*"]\ndeny = ["json/resources/*"]\n'
+        f'[grants.agent]\ntools = ["*"]\nunscoped = ["*"]\n{tables}'
     )
     trust(review(root, os.environ), os.environ)
     with Runtime.open(root / "interlock.toml") as runtime:

@@ -308,7 +308,7 @@ def test_an_agent_without_tools_is_warned_about(project):
         gateway.initialize()
         gateway.process.stdin.close()
         said = gateway.process.stderr.read().decode()
-    assert "agent `stranger` is offered no tools" in said
+    assert "agent `stranger` has no tools" in said
 
 
 @pytest.mark.parametrize("what", ["/dev/null", "interlock.toml"])

@@ -88,7 +88,9 @@ def test_they_are_listed_and_read_and_say_where_they_are_from(project, modern):
 
 
 def actions_of(runtime, run):
-    return [event.tool for event in runtime.runs.events(run) if getattr(event, "tool", None) and hasattr(event, "attempt")]
+    return [
+        event.tool for event in runtime.runs.events(run) if getattr(event, "tool", None) and hasattr(event, "attempt")
+    ]
 
 
 def test_models_see_them_not_as_tools_and_a_tool_keeps_its_name(project):
@@ -189,9 +191,7 @@ def test_resources_of_several_servers_have_addresses_that_say_whose_they_are(pro
     assert "interlock://SERVER/" in refused["message"]
 
 
-@pytest.mark.parametrize(
-    "result", [{}, {"contents": [{"uri": "x"}]}, {"contents": [{"text": "x"}]}, {"contents": "x"}]
-)
+@pytest.mark.parametrize("result", [{}, {"contents": [{"uri": "x"}]}, {"contents": [{"text": "x"}]}, {"contents": "x"}])
 def test_what_is_no_resource_is_a_failure_and_not_passed_on(project, result):
     runtime = ready(project, **{"resources/read": result})
 

@@ -227,11 +227,10 @@ class Connection:
     async def _request(self, method: str, params: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
         session = await self.session()
         if method in _LOCKED:
-            named = params["name"]
             differing = self._prompts if method == "prompts/get" else self._differing
-            changed = "it is no longer locked" if differing is None else differing.get(named)
+            changed = "it is no longer locked" if differing is None else differing.get(params["name"])
             if changed is not None:
-                raise _changed(self._spec.name, named, changed)
+                raise _changed(self._spec.name, params["name"], changed)
         return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:

@@ -152,7 +152,7 @@ class DataRequests:
             return Fault(asked.request.id, INVALID_PARAMS, f"there is no resource `{uri[:80]}`{hint}")
         found = await self._call(asked, server, "resources/read", {"uri": own})
         if isinstance(found, Fault):
-            return found._replace(data={"uri": uri, **(found.data or {})})
+            return Fault(found.id, found.code, found.message, {"uri": uri, **(found.data or {})})
         contents = [{**each, "uri": self._address(server, each["uri"])} for each in found["contents"]]
         return {**found, "contents": contents, **_caching(asked.envelope)}
 
