@@ -95,8 +95,9 @@ class StandingAnswers:
     def use(
         self, agent: str, session: str | None, tool: str, tool_version: str, contents: Iterable[str]
     ) -> tuple[str, ...] | None:
-        """Take one use of the answers that together discharge all of `contents`. Returns their ids, or None (and uses
-        nothing).
+        """Take one use of the answers that together discharge all of `contents`.
+
+        Returns their ids, or None (and uses nothing).
         """
         missing = set(contents) or {""}
         used: list[str] = []

@@ -87,8 +87,9 @@ class Capability:
     def arguments(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
     ) -> Refusal | None:
-        """Check whether the agent may call this tool with these paths and hosts (step 3). `marks` come from the tool's
-        schema.
+        """Check whether the agent may call this tool with these paths and hosts (step 3).
+
+        `marks` come from the tool's schema.
         """
         if not marks and not _needs_naming(tool):
             return self.tool(agent, tool, now_us)
@@ -137,8 +138,9 @@ class Capability:
         )
 
     def hosts(self, agent: str, tool: Tool, now_us: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
-        """Returns patterns of the hosts that a process of this tool may reach. For each grant that allows the tool: its
-        own patterns and those of its ancestors, all of which must match.
+        """Returns patterns of the hosts that a process of this tool may reach.
+
+        For each grant that allows the tool: its own patterns and those of its ancestors, all of which must match.
 
         A grant with a use count contributes nothing if another allows the tool without one: then none of its uses is taken.
         """
@@ -147,8 +149,9 @@ class Capability:
         return tuple(tuple(c.grant.hosts for c in one.chain) for one in grants)
 
     def written(self, agent: str, tool: Tool, now_us: int) -> tuple[str, ...]:
-        """Returns globs of what a process of this tool may write: those of the grants that allow the tool, as far as
-        the ancestors of each grant allow them too.
+        """Returns globs of what a process of this tool may write.
+
+        They are those of the grants that allow the tool, as far as the ancestors of each grant allow them too.
         """
         grants = _alive(self._entry(agent, tool)[1], now_us)
         return tuple(dict.fromkeys(glob for one in grants for glob in one.grant.paths.write if one.writes_all(glob)))
@@ -247,9 +250,7 @@ def _only(grants: Mapping[str, list[Compiled]], grant_id: str) -> dict[str, list
 
 
 def _holds(token: Compiled, groups: Mapping[str, Sequence[str]]) -> bool:
-    """Returns True if the grant that a token was made from belongs to the agent, directly or through one of its current
-    groups.
-    """
+    """Returns True if the grant that a token was made from belongs to the agent, or to one of its current groups."""
     agent = token.grant.agent
     holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}
     return next((c.grant.agent for c in token.chain if c.grant.source != TOKEN), None) in holders

@@ -14,8 +14,9 @@ _WILD: Final = ("*", "?", "[")
 
 
 def entries(given: Sequence[str], used: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """Returns the used entries of `rules.allow`, or of a grant's `tools`. `used` maps an entry to the names of the
-    tools it was used for.
+    """Returns the used entries of `rules.allow`, or of a grant's `tools`.
+
+    `used` maps an entry to the names of the tools it was used for.
 
     An unused entry is dropped. An entry for several tools (a glob, or a tag) is replaced by the names of those that
     were used.

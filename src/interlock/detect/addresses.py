@@ -128,8 +128,9 @@ def classify(ip: IPv4Address | IPv6Address) -> Reason | None:
 
 
 def address_is_private(host: str) -> Reason | None:
-    """Returns why a host must not be reached unnoticed, or None. `host` is a name or an address in any spelling,
-    without a port.
+    """Returns why a host must not be reached unnoticed, or None.
+
+    `host` is a name or an address in any spelling, without a port.
 
     Judges a name only by its text: check what it resolves to with `classify` after resolving it.
     """

@@ -115,8 +115,9 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> tuple[Command, ...]:
-        """Returns the commands that rules judge one by one. Never empty; an unclear part counts as one more command,
-        without words.
+        """Returns the commands that rules judge one by one.
+
+        Never empty; an unclear part counts as one more command, without words.
         """
         decisive = tuple(c for c in self.commands if not (c.plain and c.program in _HARMLESS and "-v" not in c.words))
         found = decisive or self.commands

@@ -62,8 +62,9 @@ _FINDER: Final = LiteralFinder(_PLACES)
 _VALUE: Final = lazy_pattern(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
 _URL_VALUE: Final = lazy_pattern(r"[^\s@/\"'<>]{1,256}")
 _JUDGED_CHARS: Final = 128
-"""Number of characters of a value that decide whether it is a secret: in `token=token=...` each name has all the rest
-as its value.
+"""Number of characters of a value that decide whether it is a secret.
+
+In `token=token=...` each name has all the rest as its value.
 """
 _LETTER: Final = lazy_pattern(r"[^\W\d_]")
 _DIGIT: Final = lazy_pattern(r"\d")
@@ -202,9 +203,7 @@ def _kind(password: bool) -> str:
 
 
 def _mixed(value: str) -> bool:
-    """Returns True if the value is not a plain word or number: it mixes digits and letters, or is long and has capitals
-    inside.
-    """
+    """Returns True if the value mixes digits and letters, or is long and has capitals inside: no plain word or number."""
     if len(set(value)) < 4:
         return False
     if _LETTER.search(value) and _DIGIT.search(value):

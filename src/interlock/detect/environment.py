@@ -27,8 +27,9 @@ _WORD: Final = lazy_pattern(
     re.VERBOSE,
 )
 _NO_PATH: Final = lazy_pattern(r"[^/\\\0]*")
-"""The value of a `_WORD`. Some programs use it in a file name (`config/environments/$RAILS_ENV.rb`), so it must not
-contain a path.
+"""The value of a `_WORD`, which must not contain a path.
+
+Some programs use it in a file name (`config/environments/$RAILS_ENV.rb`).
 """
 _REFUSED: Final = lazy_pattern(
     r"LD_.*|GLIBC_TUNABLES|GCONV_PATH|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS|PS4|PROMPT_COMMAND", re.DOTALL
@@ -36,8 +37,9 @@ _REFUSED: Final = lazy_pattern(
 
 
 def unknown_variables(variables: Mapping[str, Any], allowed: Sequence[str] = ()) -> tuple[str, ...]:
-    """Returns the names of variables that are not known to be harmless, sorted. `allowed` adds names; a final `*`
-    matches any rest.
+    """Returns the names of variables that are not known to be harmless, sorted.
+
+    `allowed` adds names; a final `*` matches any rest.
     """
     return tuple(
         sorted(
@@ -47,9 +49,7 @@ def unknown_variables(variables: Mapping[str, Any], allowed: Sequence[str] = ())
 
 
 def is_loaded_first(name: str) -> bool:
-    """Returns True if the dynamic loader, the C library or a shell reads the variable before the judged program does
-    anything.
-    """
+    """Returns True if the dynamic loader, the C library or a shell reads the variable before the judged program starts."""
     return _REFUSED.fullmatch(name) is not None
 
 

@@ -38,8 +38,9 @@ def flags(value: Any) -> tuple[str, ...]:
 
 
 def texts(value: Any, found: set[str] | None = None) -> Iterator[str]:
-    """Yields every string in a value, depth first, without recursion. Adds `secret` to `found` for a filled field named
-    like one.
+    """Yields every string in a value, depth first, without recursion.
+
+    Adds `secret` to `found` if a field named like a secret is not empty.
     """
     found = set() if found is None else found
     todo = [value]

@@ -58,8 +58,9 @@ def may_run_values(text: str) -> bool:
 
 
 def looks_random(word: str) -> bool:
-    """Returns True for a word that nobody would name a program: letters and digits that alternate about as often as
-    random ones.
+    """Returns True for a word that nobody would name a program.
+
+    Its letters and digits alternate about as often as random ones.
     """
     if len(word) < 8 or not word.isascii():
         return False
@@ -111,8 +112,9 @@ _LINES_MAX: Final = 2_000
 
 
 def private_keys(text: str, finding: Finding) -> Iterator[Finding]:
-    """Yields what may be hidden of a `private-key` finding: the whole block if it is a key, else its lines that are key
-    material.
+    """Yields what may be hidden of a `private-key` finding.
+
+    That is the whole block if it is a key, else its lines that are key material.
     """
     begin = _BEGIN.match(text, finding.start)
     if begin is not None and (end := _end_of_key(text, begin, finding.end)) is not None:

@@ -28,8 +28,9 @@ class QuestionRedactor:
         self._redactor = redactor
 
     def redact(self, value: Any, marks: Sequence[str] = ()) -> Any:
-        """Returns the JSON value as an approver sees it; the same object if nothing is hidden. `marks` as for
-        `Redactor.redact`.
+        """Returns the JSON value as an approver sees it; the same object if nothing is hidden.
+
+        `marks` as for `Redactor.redact`.
         """
         value = self._redactor.mark(value, marks)
         return _Walk(self._redactor, any(map(may_run_values, _texts(value)))).value(value)

@@ -60,8 +60,9 @@ def all_findings(text: str) -> list[Finding]:
 
 
 def merge_findings(found: list[Finding]) -> list[Finding]:
-    """Returns the findings in order. Of two that overlap, the one that begins first is kept, or the longer one at the
-    same start.
+    """Returns the findings in order, not overlapping.
+
+    Of two that overlap, the one that begins first is kept, or the longer one at the same start.
     """
     if len(found) < 2:
         return found
@@ -101,8 +102,9 @@ class Redactor:
         return f"[redacted:{kind}:{digest[:8]}]"
 
     def keyed(self, digest: str) -> str:
-        """Returns the displayable form of a digest over values that may contain secrets: without the key, a guess
-        cannot be confirmed.
+        """Returns the displayable form of a digest over values that may contain secrets.
+
+        Without the key, a guess cannot be confirmed.
         """
         inner = hashlib.sha256(self._inner + digest.encode()).digest()
         return "hmac-sha256:" + hashlib.sha256(self._outer + inner).hexdigest()

@@ -17,8 +17,9 @@ MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 def sigstore_bundle(envelope: Envelope) -> bytes:
-    """The bundle in canonical JSON, with a newline. Raises: UsageError unless there is exactly one signature, as
-    bundles require.
+    """Returns the bundle in canonical JSON, with a newline.
+
+    Raises: UsageError unless there is exactly one signature, as bundles require.
     """
     if len(envelope.signatures) != 1:
         raise UsageError(

@@ -213,9 +213,7 @@ def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind:
 
 
 def _tokens(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The instructions of a function's own code as (kind, argument), without instructions that exist only in some
-    Python versions.
-    """
+    """Yields a function's own instructions as (kind, argument), without those that only some Python versions have."""
     for step in dis.get_instructions(function):
         name = step.opname
         if name in _SILENT:

@@ -46,8 +46,9 @@ _TOOL_CHAINS: Final = (
     "miniconda3",
     "anaconda3",
 )
-"""Directories of tool chains beneath HOME. They are shown read-only. They hold programs and libraries, and no
-credentials, except that uv keeps some nearby.
+"""Directories of tool chains beneath HOME, shown read-only.
+
+They hold programs and libraries, and no credentials, except that uv keeps some nearby.
 """
 _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".nvm"}
 """Variables that point a tool chain to its directory, because processes have another HOME."""
@@ -133,8 +134,9 @@ class Enclosure(msgspec.Struct, frozen=True):
         return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
 
     def posture_unrecorded(self, network: Network = "none") -> dict[str, str]:
-        """The posture of a process that several runs can use: a session's program, an MCP server or a capsule worker. It
-        has no recorder, because its effects belong to no single run.
+        """Returns the posture of a process that several runs can use: a session's program, an MCP server or a capsule worker.
+
+        It has no recorder, because its effects belong to no single run.
 
         Raises: ToolError `isolation_failed` if `isolation.require` names `record`.
         """
@@ -150,8 +152,9 @@ class Enclosure(msgspec.Struct, frozen=True):
         return posture if self.recorder == "none" else {**posture, "record": _UNRECORDED}
 
     def posture_for(self, network: Network) -> dict[str, str]:
-        """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if a required layer is
-        absent.
+        """Returns the posture of a process that is about to start.
+
+        Raises: ToolError `isolation_failed` if a required layer is absent.
         """
         posture, usual = self.posture(network), self.posture()
         weaker = [
@@ -176,8 +179,9 @@ def enclosure(
     tmp_bytes: int = 1024**3,
     read: Sequence[str] = (),
 ) -> Enclosure:
-    """Build the walls of a runtime. `environment` is Interlock's own, for PATH and HOME; `read` is the setting
-    `isolation.read`.
+    """Build the walls of a runtime.
+
+    `environment` is Interlock's own, for PATH and HOME; `read` is the setting `isolation.read`.
     """
     if profile == "none":
         return Enclosure()
@@ -204,8 +208,9 @@ def none() -> Enclosure:
 
 
 def of(enclose: Enclose) -> Enclosure:
-    """The walls for an action. Raises: ToolError `isolation_failed` if the machine supports none and `none` was not
-    configured.
+    """Returns the walls for an action.
+
+    Raises: ToolError `isolation_failed` if the machine supports none and `none` was not configured.
     """
     try:
         return enclose()
@@ -214,8 +219,9 @@ def of(enclose: Enclose) -> Enclosure:
 
 
 def _sockets_in(root: Path) -> list[str]:
-    """Paths of Unix sockets in a workspace that belong to other programs. A network namespace does not confine these; a
-    layer does.
+    """Returns the paths of Unix sockets in a workspace that belong to other programs.
+
+    A network namespace does not confine these; a layer does.
 
     A socket bound by a relative path is known only by its file name, so every socket with that name is included.
     """
@@ -271,8 +277,9 @@ def _tree_of(directory: str, home: str) -> str | None:
 
 
 def _places(root: Path, globs: Sequence[str]) -> tuple[str, ...]:
-    """The paths that globs name: files, and directories with everything in them. Leaves out other globs with wildcards,
-    and directories without their contents.
+    """Returns the paths that globs name: files, and directories with everything in them.
+
+    Leaves out other globs with wildcards, and directories without their contents.
     """
     found = []
     for glob in globs:

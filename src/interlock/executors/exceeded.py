@@ -58,9 +58,7 @@ _EXCEEDED: Final = {
 
 
 def exceeded_error(report: Report, output: Any) -> ToolError | None:
-    """The error for the limit that an action exceeded, with its `output`; None if no limit was exceeded or the program
-    succeeded.
-    """
+    """Returns the error for the limit that an action exceeded; None if it exceeded none or the program succeeded."""
     name = report["exceeded"]
     ended = report["stopped"] == "limit"
     if name is None or not (ended or report["exit_code"] != 0):

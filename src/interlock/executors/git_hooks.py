@@ -98,8 +98,9 @@ class Hooks:
                 )
 
     async def before_commit(self, message: str) -> str:
-        """Run `pre-commit`, `prepare-commit-msg` and `commit-msg`. Returns the message as they leave it. Raises:
-        ToolError `hook_failed`.
+        """Run `pre-commit`, `prepare-commit-msg` and `commit-msg`. Returns the message as they leave it.
+
+        Raises: ToolError `hook_failed`.
         """
         await self._run("pre-commit")
         if not {"prepare-commit-msg", "commit-msg"} & self._chosen.keys():

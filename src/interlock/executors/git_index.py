@@ -37,8 +37,9 @@ _EMPTY_BLOBS: Final = (
 _VERSION: Final = 1
 
 Entries = dict[bytes, tuple[str, ...]]
-"""Maps a path (as git writes it, from the top of the repository) to one `MODE ID STAGE FLAGS` per stage. FLAGS is `-`,
-or any of `a` (assume-unchanged), `s` (skip-worktree) and `n` (intent-to-add).
+"""Maps a path (as git writes it, from the top of the repository) to one `MODE ID STAGE FLAGS` per stage.
+
+FLAGS is `-`, or any of `a` (assume-unchanged), `s` (skip-worktree) and `n` (intent-to-add).
 """
 
 
@@ -64,8 +65,9 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     changes: tuple[Change, ...]
     conflict: str | None = None
-    """The conflict that the unmerged entries belong to (`git_undo.conflict_of`); they are valid only during it. Null if
-    there are none.
+    """The conflict that the unmerged entries belong to (`git_undo.conflict_of`); null without unmerged entries.
+
+    They are valid only during this conflict.
     """
 
     @property

@@ -91,8 +91,9 @@ def is_program(workspace: Workspace, path: Path) -> bool:
 
 
 def outside_places(root: Path) -> list[Bind]:
-    """The binds that git needs outside the workspace: a working tree that begins above it (read-only) and git's own
-    directories.
+    """Returns the binds that git needs outside the workspace.
+
+    They are a working tree that begins above it (read-only) and git's own directories.
 
     `check_places` decides later whether they belong together.
     """

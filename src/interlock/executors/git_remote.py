@@ -50,8 +50,9 @@ class Remote(NamedTuple):
 
 
 async def check_remote(url: str, judge: AddressJudge, resolver: Resolver, *, proxied: bool) -> Remote:
-    """Check a URL and return its remote. Raises: ToolError `url_refused`; unless `proxied`, `private_address`,
-    `connection_failed`.
+    """Check a URL and return its remote.
+
+    Raises: ToolError `url_refused`; unless `proxied`, `private_address`, `connection_failed`.
     """
     try:
         there = endpoint(url)

@@ -28,8 +28,9 @@ from interlock.workspace.names import to_json
 FILES: Final = 10_000
 """Maximum number of files in one diff."""
 _SUBMODULES: Final = ("--ignore-submodules=dirty",)
-"""A submodule counts as changed only if another commit is checked out in it. To see more, git would use the submodule's
-configuration.
+"""Counts a submodule as changed only if another commit is checked out in it.
+
+To see more, git would use the submodule's configuration.
 """
 _PLAIN: Final = (
     *_SUBMODULES,
@@ -253,8 +254,9 @@ async def _stage(repository: Repository, paths: Sequence[str]) -> str:
 
 
 async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Sequence[bytes]) -> None:
-    """Refuse to stage files with a `filter` attribute (git-lfs), because without the filter program the content would
-    be wrong.
+    """Refuse to stage files with a `filter` attribute (git-lfs).
+
+    Without the filter program, the content would be wrong.
     """
     if not staged:
         return

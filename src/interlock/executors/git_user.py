@@ -50,8 +50,10 @@ def user_directories(environment: Mapping[str, str]) -> tuple[Path, Path] | None
 async def read_user_settings(
     run: Run, directories: tuple[Path, Path] | None, *, names_hooks: bool = False
 ) -> UserSettings:
-    """Read the settings. `run` runs a git command in the repository, without the user's configuration. `names_hooks` is true if
-    the repository's own configuration names hooks, or includes files that may. Raises: ToolError `git_config_refused`.
+    """Read the settings. `run` runs a git command in the repository, without the user's configuration.
+
+    `names_hooks` is true if the repository's own configuration names hooks, or includes files that may. Raises:
+    ToolError `git_config_refused`.
     """
     home, config = (None, None) if directories is None else directories
     files = [] if home is None or config is None else [config / "config", home / ".gitconfig"]

@@ -127,8 +127,9 @@ class Fetcher:
             passed.append(request.target.url)
 
     def send(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """Like `fetch`, but a single exchange that returns redirects like other responses. For hosts that the operator
-        configured.
+        """Like `fetch`, but a single exchange that returns redirects like other responses.
+
+        For hosts that the operator configured.
         """
         answer, _ = self._exchange(_request(parameters), ctx, Patience(ctx, self._clock))
         return answer
@@ -360,8 +361,9 @@ def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
 
 
 class _Response(http.client.HTTPResponse):
-    """A response that skips all provisional responses; `http.client` skips only 100, and mistakes 102 and 103 for the
-    final one.
+    """A response that skips all provisional responses.
+
+    `http.client` skips only 100, and mistakes 102 and 103 for the final response.
     """
 
     def _read_status(self) -> tuple[str, int, str]:

@@ -46,8 +46,9 @@ class IsolatedFunctions:
         return [host.server.pid for host in self._hosts if host.server.pid]
 
     def bind(self, function: Callable[..., Any], tool: Tool) -> Binding:
-        """A binding that calls the function in a process. Raises: InvalidToolError if another process cannot find the
-        function.
+        """Returns a binding that calls the function in a process.
+
+        Raises: InvalidToolError if another process cannot find the function.
         """
         if tool.inline:
             raise callables.InvalidToolError(

@@ -65,8 +65,9 @@ class Setup(TypedDict):
     path: list[str]
     """Where to look for modules after all installed packages, so a project file can never shadow a library."""
     trusted: dict[str, tuple[str, str]] | None
-    """Maps each module to its file and the SHA-256 (hex) of its trusted content; no other file may be imported under
-    that name.
+    """Maps each module to its file and the SHA-256 (hex) of its trusted content.
+
+    No other file may be imported under that name.
     """
 
 

@@ -28,8 +28,9 @@ ENVIRONMENT: Final = {
     "NO_PROXY": _OWN,
     "NODE_USE_ENV_PROXY": "1",
 }
-"""For programs that honour proxy variables: they get faster connections and clear errors. Other programs reach the same
-hosts.
+"""For programs that honour proxy variables: they get faster connections and clear errors.
+
+Other programs reach the same hosts.
 """
 
 
@@ -125,8 +126,9 @@ class ProcessNetwork:
     async def open_lasting(
         self, ctx: Context, walls: WallSpec | None, offer: Offer | None = None
     ) -> tuple[WallSpec | None, BackgroundWatch | None]:
-        """Open the network of a background program. Returns its walls and its watch, which the caller closes when the
-        program ends.
+        """Open the network of a background program.
+
+        Returns its walls and its watch, which the caller closes when the program ends.
 
         Others can reach what it listens on if there is an `offer`.
         Raises: ToolError `spawn_failed`, `ports_unavailable`, `port_taken`.

@@ -120,7 +120,7 @@ class ProcessRunner:
 
     @property
     def server(self) -> ForkServer:
-        """The fork server, so that it can be closed, and so that `proc.kill` can refuse to signal it."""
+        """The fork server; `proc.kill` refuses to signal it."""
         return self._server
 
     async def run(
@@ -190,11 +190,11 @@ class ProcessRunner:
         offer: Offer | None = None,
         shared: bool = False,
     ) -> tuple[background.Background, BackgroundWatch | None, recording.Record | None]:
-        """Start a program that outlives this action; like `run`, but without a time-out. Returns the program, and the watch on
-        its network and its record (each may be None), which the caller closes at its end. Later actions reach it on the ports
-        of the `offer`. The last `output_bytes_max` bytes of each stream are kept. A `shared` program is not recorded.
+        """Start a program that outlives this action; like `run`, but without a time-out.
 
-        Raises: ToolError, as `run`, and `ports_unavailable`.
+        Returns the program, its network watch and its record (each may be None), which the caller closes at its end. Later
+        actions reach it on the ports of the `offer`. Keeps the last `output_bytes_max` bytes of each stream. Does not record a
+        `shared` program. Raises: ToolError, as `run`, and `ports_unavailable`.
         """
         enclosure = self.enclosure
         posture = enclosure.posture_unrecorded("proxied") if shared else enclosure.posture("proxied")

@@ -133,8 +133,9 @@ class Record:
         return {RECORD: self._writer}
 
     def begun(self) -> None:
-        """Close our end of the pipe once the request was sent or dropped; the recorder then has the only one. Can be
-        called again.
+        """Close our end of the pipe once the request was sent or dropped. Can be called again.
+
+        The recorder then has the only writing end.
         """
         if self._writer >= 0:
             os.close(self._writer)

@@ -112,8 +112,9 @@ def _with_ends(old: str, new: str, plain: _Plain, place: int) -> str:
 
 
 def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolError:
-    """The error that gives the line numbers of `old`, or of the nearest lines. The lines' text is in the output, not in
-    the message.
+    """Returns an error with the line numbers of `old`, or of the nearest lines.
+
+    The text of the lines is in the output, not in the message.
     """
     output: dict[str, Any] = {"occurrences": len(places)}
     if places:

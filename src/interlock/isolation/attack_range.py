@@ -219,8 +219,9 @@ def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 Perform = Callable[[list[str], str, float], Awaitable[tuple[bytes, bool]]]
-"""Runs a program in a workspace, with a time limit in seconds. Returns its output, and whether it was late. Raises:
-TimeoutError if not even that was reported.
+"""Runs a program in a workspace, with a time limit in seconds. Returns its output, and whether it was late.
+
+Raises: TimeoutError if not even that was reported.
 """
 
 

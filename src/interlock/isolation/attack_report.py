@@ -34,8 +34,9 @@ class Row(NamedTuple):
     native: bool | None
     """Whether the attack succeeds without walls; None if that could not be tried."""
     result: str
-    """`stopped`; `escaped`; `hung` (counts as an escape); `void` if it does not succeed natively either; `not stopped
-    by ...` for a loss that the documentation names.
+    """`stopped`, `escaped`, `hung` (counts as an escape), `void`, or `not stopped by ...`.
+
+    `void` means that the attack does not succeed natively either; `not stopped by ...` names a loss that is documented.
     """
 
     @property

@@ -19,8 +19,9 @@ class Attack(NamedTuple):
     code: str
     losses: tuple[str, ...] = ()
     alone: bool = False
-    """True if it needs a separate action, because it attacks the end of the tree, its limits, its supervisor, or what
-    it inherits. The other attacks share one action, each in its own process (`BATCH`).
+    """True if the attack needs a separate action; the others share one, each in its own process (`BATCH`).
+
+    Such an attack targets the end of the tree, its limits, its supervisor, or what it inherits.
     """
     outlasts: bool = False
     """True if it checks what survives a time-out, which is the only way in which it ends."""
@@ -63,8 +64,9 @@ for name, code in cases:
     os.waitpid(pid, 0)
     print(json.dumps([name, b"ESCAPED" in printed, not ended]), flush=True)
 """
-"""Follows `PRELUDE`. argv[2] holds the time limit of an attack, and the name and code of each. Each attack runs in its
-own process and prints a line of JSON: its name, whether it escaped, and whether it was late.
+"""Follows `PRELUDE`. argv[2] holds the time limit of an attack, and the name and code of each.
+
+Each attack runs in its own process and prints a line of JSON: its name, whether it escaped, and whether it was late.
 """
 
 NONS: Final = ("nons",)

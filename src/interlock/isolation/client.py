@@ -43,8 +43,9 @@ _ENDING_S: Final = 1.0
 """How long a killed server may take to end."""
 _CLOSE_MS: Final = 1_000
 _LATE_S: Final = 1.0
-"""How long after the time-out or STOP, plus the grace period, a supervisor may take to report. Then the tree is ended
-from outside.
+"""How long after the time-out or STOP, plus the grace period, a supervisor may take to report.
+
+Then the tree is ended from outside.
 """
 _OUTSIDE_S: Final = 3.0
 """How long ending a tree from outside may take. What is still running then belongs to another user or hangs in the kernel."""
@@ -100,8 +101,9 @@ class ForkServer:
         *,
         launch: Callable[[], Launch] | None = None,
     ) -> None:
-        """Starts nothing yet. `launch` is called when the server starts, and returns how to launch it; by default
-        without walls.
+        """Starts nothing yet. `launch` is called when the server starts.
+
+        It returns how to launch the server; by default without walls.
         """
         launched = launch or _no_walls
         self._process = ServerProcess(
@@ -319,8 +321,9 @@ class _Watch:
             os.close(self._supervisor)
 
     async def wait_ended(self) -> Outcome | None:
-        """Wait for the report; None if the request was not accepted. If cancelled, end the tree, wait for that, and
-        raise Stopped.
+        """Wait for the report; None if the request was not accepted.
+
+        If cancelled, end the tree, wait for that, and raise Stopped.
         """
         message, fds = STARTED, list[int]()
         while message == STARTED:
@@ -355,8 +358,9 @@ class _Watch:
             self._acts_at = self._now() + self._timeout_s + self._grace_s + _LATE_S
 
     def _stop(self) -> None:
-        """Stop the action, because the awaiting task was cancelled. Raises: CancelledError the second time, after
-        killing the tree.
+        """Stop the action, because the awaiting task was cancelled.
+
+        Raises: CancelledError the second time, after killing the tree.
         """
         if self._cancelled:
             self._kill()

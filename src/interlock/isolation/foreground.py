@@ -82,8 +82,9 @@ def run(command: Command, report: int) -> None:
 
 
 def _fork_recorder(out: int, profile: str, report: int) -> tuple[int, int]:
-    """Fork the recorder, which writes to `out`. Returns its pid and the socket to it (numbered 10 or higher). Raises:
-    OSError.
+    """Fork the recorder, which writes to `out`.
+
+    Returns its pid and the socket to it (numbered 10 or higher). Raises: OSError.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:

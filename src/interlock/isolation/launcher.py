@@ -18,8 +18,9 @@ class Launcher:
     """What the fork server prepares once for all actions to inherit. Must be created before any thread."""
 
     def __init__(self, launch: Launch, runtime: int) -> None:
-        """Prepare what `launch` requests: find a place for control groups, enter a user and a mount namespace, and
-        build the shared part of the root.
+        """Prepare what `launch` requests.
+
+        Finds a place for control groups, enters a user and a mount namespace, and builds the shared part of the root.
 
         `runtime` is the pid of the process that this fork server serves.
         """
@@ -51,8 +52,9 @@ class Launcher:
                 self.refused = error.errno or errno.EINVAL
 
     def fork(self, message: bytes) -> int:
-        """Fork a supervisor of the kind that the message requests. Returns 0 in the supervisor. Raises: RefusedError,
-        OSError.
+        """Fork a supervisor of the kind that the message requests. Returns 0 in the supervisor.
+
+        Raises: RefusedError, OSError.
         """
         if message == RUN_CONFINED and not self.readable:
             self.readable = root.readable(self.shown)

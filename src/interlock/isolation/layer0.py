@@ -101,8 +101,9 @@ def place(descriptors: Sequence[int], spare: int, also: int | None = None) -> No
 
 
 def enter_directory(opened: int, path: str) -> None:
-    """Enter the directory at `path`, resolved in this process's root. Entering `opened` itself would allow `..` to lead
-    outside.
+    """Enter the directory at `path`, resolved in this process's root.
+
+    Entering `opened` itself would allow `..` to lead outside.
 
     Raises: RefusedError if it is missing, or is not the same directory as `opened`.
     """

@@ -25,8 +25,10 @@ _TICK_S: Final = 0.05
 _SHARE: Final = 20
 """A measurement is followed by a pause of this many times its CPU time, so that measuring takes 5 % of one processor."""
 _ALWAYS_S: Final = 1.0
-"""The longest interval between measurements, even if the machine as a whole gives no reason to measure, and even if a
-measurement is slow, because a program could slow it down.
+"""The longest interval between measurements.
+
+It holds even if the machine as a whole gives no reason to measure, and even if a measurement is slow, because a program
+could slow it down.
 """
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _CLOCK_MS: Final = 1000 / os.sysconf("SC_CLK_TCK")

@@ -1,5 +1,6 @@
-"""Network namespaces that are reused by successive actions, as long as none of them used the network. Uses only the
-standard library.
+"""Network namespaces that successive actions reuse, as long as none of them used the network.
+
+Uses only the standard library.
 
 Creating and removing a network namespace is most of the kernel's work for a short action, and most actions send
 nothing. When an action has ended and its namespace is exactly as it was when new (no socket, no packet, not even a
@@ -33,8 +34,9 @@ class Network(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """The namespace lent to one action. `network` is None for a new namespace, which is created with the action's first
-    process.
+    """The namespace lent to one action.
+
+    `network` is None for a new namespace, which is created with the action's first process.
     """
 
     number: int

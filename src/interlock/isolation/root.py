@@ -43,8 +43,9 @@ RESOLVER: Final = {
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
     "/etc/hosts": "127.0.0.1 localhost box\n::1 localhost ip6-localhost ip6-loopback\n",
 }
-"""Makes processes resolve names only through the egress proxy's stub resolver. The machine's own `/etc/hosts` would
-resolve a name before the proxy is asked; the proxy reads it instead.
+"""Makes processes resolve names only through the egress proxy's stub resolver.
+
+The machine's own `/etc/hosts` would resolve a name before the proxy is asked; the proxy reads it instead.
 """
 _SECRETS: Final = ("/etc", "/usr/local/etc")
 """Shown directories that contain configuration with secrets."""
@@ -126,8 +127,9 @@ def write_files(directory: str, files: dict[str, bytes]) -> None:
 
 
 def secret_files(top: str) -> Iterator[str]:
-    """Files at or beneath `top` that this user can read but not everyone can: passwords, keys. A directory stands for
-    its contents.
+    """Returns files at or beneath `top` that this user can read but not everyone can: passwords, keys.
+
+    A directory stands for its contents.
     """
     if os.path.isdir(top) and os.stat(top).st_mode & 0o005 != 0o005:
         if os.access(top, os.R_OK):

@@ -35,8 +35,9 @@ DENIED: Final[dict[str, str]] = {
 }
 """Calls refused with EPERM, by reason."""
 MISSING: Final = ("clone3", "openat2", "memfd_secret")
-"""Calls refused with ENOSYS, so that libraries use the older call. The arguments of clone3 and openat2 (namespaces,
-set-id bits) are behind a pointer that no filter can read.
+"""Calls refused with ENOSYS, so that libraries use the older call.
+
+The arguments of clone3 and openat2 (namespaces, set-id bits) are behind a pointer that no filter can read.
 """
 ALONE: Final[dict[str, str]] = {
     "memory and messages of the user's other processes": "shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semctl "
@@ -45,16 +46,21 @@ ALONE: Final[dict[str, str]] = {
 }
 """Calls also refused with EPERM if a process has no namespaces, because Landlock does not cover them."""
 _BY_DESCRIPTOR: Final = ("fsetxattr", "fremovexattr")
-"""The same by a descriptor, which may be one that was only opened for reading. Refused with ENOTSUP, as by a file system without
-attributes: programs that copy files take that for an answer.
+"""The same calls by a descriptor, which may be open only for reading.
+
+Refused with ENOTSUP, as on a file system without attributes: programs that copy files accept that.
 """
 _LEASES: Final = (1024, 1040)
-"""F_SETLEASE and F_SETDELEG of fcntl. With a lease on a file that it can only read, a program would hold up everyone who opens it
-for the machine's `fs.lease-break-time`, again and again.
+"""F_SETLEASE and F_SETDELEG of fcntl.
+
+With a lease on a file that it can only read, a program could delay everyone who opens the file for the machine's
+`fs.lease-break-time`, repeatedly.
 """
 _FILE_SYSTEMS: Final = (0x6600, 0x5800, 0x7600, 0x9400)
-"""The kinds of ioctl (its second byte) that file systems answer, also by a descriptor that was only opened for reading: `f`, `X`,
-`v` and that of btrfs. They change flags and projects, make a file unchangeable, make subvolumes.
+"""The kinds of ioctl (its second byte) that file systems answer: `f`, `X`, `v` and that of btrfs.
+
+They work on a descriptor that is open only for reading, and change flags and projects, make a file immutable, or create
+subvolumes.
 """
 _HARMLESS: Final = (
     0x80086601, 0x80046601, 0x801C581F, 0x80087601, 0xC020660B,
@@ -74,8 +80,9 @@ _OF_A_USER: Final = {"setpriority": 2, "ioprio_set": 3}
 """The first argument that makes these calls affect all processes of a user."""
 _SET_ID: Final = 0o6000
 _MODES: Final = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
-"""The mode argument of each call. A program could leave its user's rights behind, in the workspace, to everyone who
-runs the file.
+"""The mode argument of each call.
+
+A program could otherwise leave its user's rights in the workspace to everyone who runs the file.
 """
 _OPEN_FLAGS: Final = {"open": 1, "openat": 2}
 _CREATES: Final = 0o20000100
@@ -132,8 +139,9 @@ class Instruction(NamedTuple):
 
 
 def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bool = True) -> list[Instruction]:
-    """The filter for one of `syscalls.MACHINES`. Without `truncation`, files can be truncated only through writable
-    descriptors.
+    """Returns the filter for one of `syscalls.MACHINES`.
+
+    Without `truncation`, files can be truncated only through writable descriptors.
     """
     alone = "" if sockets == "all" else " ".join(ALONE.values())
     checks = {

@@ -21,22 +21,25 @@ class WallSpec:
     workspace: str
     """The workspace's root, which has the same path inside and outside."""
     root: int | None = None
-    """The merged root of a workspace layer: a directory descriptor mounted at `workspace` in place of the directory
-    there. The caller keeps it. None: the directory itself (`direct`).
+    """The merged root of a workspace layer, a directory descriptor; None: the directory itself (`direct`).
+
+    It is mounted at `workspace` in place of the directory there. The caller keeps it.
     """
     copy: str | None = None
     """A directory shown at `workspace` in place of the directory there: a layer that is a copy."""
     writable: tuple[str, ...] = ("",)
     """Paths beneath the workspace (relative; "" is all of it) that may be written. The rest is read-only."""
     readable: tuple[str, ...] = ("",)
-    """Paths beneath the workspace (relative; "" is all of it) that may be read. A path that is only writable cannot be
-    read back.
+    """Paths beneath the workspace (relative; "" is all of it) that may be read.
+
+    A path that is only writable cannot be read back.
     """
     protected: tuple[str, ...] = ()
     """Paths beneath the workspace (relative) that are never written, because Interlock loads them."""
     guarded: bool = False
-    """For `nons`, which cannot exclude a file from a writable directory: nothing can be created, renamed or removed in
-    directories that contain a protected file. Existing files and directories beside it stay writable.
+    """For `nons`: nothing can be created, renamed or removed in directories that contain a protected file.
+
+    `nons` cannot exclude a file from a writable directory. Existing files and directories beside it stay writable.
     """
     hidden: tuple[str, ...] = ()
     """Paths that appear empty inside if they are beneath something visible: the state directory."""
@@ -46,12 +49,15 @@ class WallSpec:
     tcp_ports: tuple[int, ...] = ()
     """With the network `ports`: the only ports that the program may connect to."""
     egress: int | None = None
-    """With `proxied`: one end of a socket (SOCK_SEQPACKET) over which the listeners of the new network namespace are
-    passed out before the program starts (`walls._enter_network`). The caller keeps it.
+    """With `proxied`: one end of a socket (SOCK_SEQPACKET) that passes out the listeners of the new network namespace.
+
+    They are passed before the program starts (`walls._enter_network`). The caller keeps the end.
     """
     inward: int | None = None
-    """With `proxied`: one end of a socket on which others can request sockets of the program's network namespace
-    (`interlock.isolation.inward`). The caller keeps it."""
+    """With `proxied`: one end of a socket that requests sockets of the program's network namespace.
+
+    See `interlock.isolation.inward`. The caller keeps the end.
+    """
     egress_plan: Any = None
     """A JSON value for the code that creates the listeners, such as ports."""
     tmp_bytes: int = 1024**3

@@ -216,8 +216,9 @@ def attach_tree(directory: int, target: str) -> None:
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:
-    """Open a path beneath a directory, without following symbolic links. Raises: OSError EXDEV or ELOOP for a path that
-    leads elsewhere.
+    """Open a path beneath a directory, without following symbolic links.
+
+    Raises: OSError EXDEV or ELOOP for a path that leads elsewhere.
 
     With O_PATH and O_NOFOLLOW the last name may be a link itself.
     """

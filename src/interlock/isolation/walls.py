@@ -54,8 +54,9 @@ def enter_namespaces(
 
 
 def confine_inside(walls: Walls, read: list[str], environment: dict[str, str]) -> None:
-    """As pid 1: drop all capabilities, then apply Landlock and the filter. `read` as for `confine_alone`. Raises:
-    RefusedError.
+    """As pid 1: drop all capabilities, then apply Landlock and the filter.
+
+    `read` as for `confine_alone`. Raises: RefusedError.
     """
     _drop()  # the bounding set is already empty: see `root.prepare`
     top, devices = walls["workspace"], ["/dev"]

@@ -29,8 +29,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 RUN = b"run"
 RUN_CONFINED = b"run confined"
 RUN_INSIDE = b"run inside"
-"""What the server must know before it forks: whether the program is confined without namespaces, or the supervisor
-starts in its own namespaces.
+"""What the server must know before it forks.
+
+It says whether the program is confined without namespaces, or the supervisor starts in its own namespaces.
 """
 CHANNEL = "channel"
 ROOT = "root"
@@ -40,11 +41,13 @@ VIEW_MOUNTS = "view_mounts"
 STDOUT = "stdout"
 RECORD = "record"
 INWARD = "inward"
-"""Names of the descriptors that may come with a request: where a function call writes its messages; the merged root of
-a workspace layer; the socket over which listeners are passed out; without walls, the user and the mount namespace in
-which such a layer is mounted at the workspace's path; a program's standard output, instead of a pipe to the supervisor;
-the pipe that a recorder writes to, if the action is to be recorded; the socket on which others request sockets of the
-program's network namespace (`inward`).
+"""Names of the descriptors that may come with a request.
+
+In order: where a function call writes its messages; the merged root of a workspace layer; the socket over which
+listeners are passed out; without walls, the user and the mount namespace in which such a layer is mounted at the
+workspace's path; a program's standard output, instead of a pipe to the supervisor; the pipe that a recorder writes to,
+if the action is to be recorded; the socket on which others request sockets of the program's network namespace
+(`inward`).
 """
 RECORDED = b", recorded"
 """Suffix of such a message: also fork a recorder."""
@@ -64,8 +67,10 @@ class Limits(TypedDict):
     """The limits of an action. Exceeding `processes`, `memory_bytes` or `cpu_ms` as a tree ends it (`meter`)."""
 
     memory_bytes: int
-    """Memory of the whole tree: limited by its cgroup, else measured. Without a cgroup, each process also has
-    RLIMIT_DATA (writable private memory). A limit on address space would forbid what Node, Go and Java reserve.
+    """Memory of the whole tree: limited by its cgroup, else measured.
+
+    Without a cgroup, each process also has RLIMIT_DATA (writable private memory). A limit on address space would forbid
+    what Node, Go and Java reserve.
     """
     file_bytes: int
     """Maximum size of a written file. At least twice `keep_bytes`, because a supervisor behind the walls has the same limit."""
@@ -80,9 +85,11 @@ class Limits(TypedDict):
 Profile = Literal["ns", "nons", "none"]
 """`ns`: namespaces, seccomp, Landlock. `nons`: Landlock and seccomp. `none`: a clean environment and limits."""
 Network = Literal["none", "proxied", "ports", "machine"]
-"""`none`: no connections. `machine`: the machine's own network without walls, for a person's own command
-(`foreground`). `proxied`: a network namespace whose only listeners are ours. `ports`: without namespaces (`nons`), TCP
-connections on the machine's network to given ports, for a program that connects to a checked address (the git tools).
+"""`none`: no connections. `proxied`: a network namespace whose only listeners are ours.
+
+`machine`: the machine's own network without walls, for a person's own command (`foreground`). `ports`: without
+namespaces (`nons`), TCP connections on the machine's network to given ports, for a program that connects to a checked
+address (the git tools).
 """
 
 
@@ -185,8 +192,10 @@ class CommandEnd(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why nothing was started: the step (`request`, `home`, `fork`, `walls`, `cwd`, `exec`; for walls `namespaces`,
-    `network`, `root`, `capabilities`, `landlock`, `seccomp`) and the errno.
+    """Why nothing was started: the step and the errno.
+
+    Steps: `request`, `home`, `fork`, `walls`, `cwd`, `exec`; for walls `namespaces`, `network`, `root`, `capabilities`,
+    `landlock`, `seccomp`.
     """
 
     step: str
@@ -204,13 +213,15 @@ class Report(TypedDict):
     exit_code: int | None
     signal: int | None
     stopped: str | None
-    """Why the supervisor ended the tree: `timeout`, `asked`, `limit`, `runtime_gone`, `recorder_lost`; None if it ended
-    by itself.
+    """Why the supervisor ended the tree; None if it ended by itself.
+
+    One of `timeout`, `asked`, `limit`, `runtime_gone`, `recorder_lost`.
     """
     exceeded: str | None
-    """The limit that was observed to be exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`. Only
-    the first three end the tree (`limit`). For the last two it is known that nothing was left, but not that the program
-    failed because of it.
+    """The limit that was exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`.
+
+    Only the first three end the tree (`limit`). For the last two it is known that nothing was left, but not that the
+    program failed because of it.
     """
     grouped: bool
     """True if a cgroup limited the tree's memory."""

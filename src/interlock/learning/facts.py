@@ -126,8 +126,9 @@ _HOLDS: Final = """
         )
     )
 """
-"""The SQL condition that a fact holds for a reader of some scopes: it is visible, and no fact of higher precedence says
-something about the same thing.
+"""The SQL condition that a fact holds for a reader of some scopes.
+
+It is visible, and no fact of higher precedence says something about the same thing.
 """
 
 
@@ -290,6 +291,7 @@ class FactStore:
         near: Sequence[int] = (),
     ) -> list[Found]:
         """Returns the facts of some scopes that hold, and share words with the query or are `near` it, best first.
+
         `near` lists numbers of facts, nearest first. Words, nearness and age all count.
 
         `origin` names the proposal that asks, which sees its own pending facts.
@@ -322,8 +324,9 @@ class FactStore:
         )  # fmt: skip
 
     def _telling(self, query: str) -> list[str]:
-        """Returns the words of a query that distinguish facts: those that few facts contain, or the rarest one if all
-        are common.
+        """Returns the words of a query that distinguish facts.
+
+        Those are words that few facts contain, or the rarest one if all are common.
         """
         words = list(dict.fromkeys(word.lower() for word in _WORD.findall(query)))[:_WORDS_MAX]
         counted = []

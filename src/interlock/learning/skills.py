@@ -220,8 +220,9 @@ class SkillStore:
             return self._add(name, self._next_version(name), "", IMPORTED, content, "imported")
 
     def add_repair(self, skill: Skill, content: Content) -> Skill | None:
-        """Store a repair of a skill as a candidate. Returns None if there is a candidate already, or an earlier version
-        was the same.
+        """Store a repair of a skill as a candidate.
+
+        Returns None if there is a candidate already, or an earlier version was the same.
         """
         with self.db.transaction():
             known = self.versions(skill.name)
@@ -256,8 +257,9 @@ class SkillStore:
     # -- people
 
     def approve(self, name: str, version: int, shown: str, *, by: str) -> Skill:
-        """Make a version the one in use, and retire the previous one. Raises: UsageError `not_found`; ConflictError
-        `changed` if its digest is not the `shown` one.
+        """Make a version the one in use, and retire the previous one.
+
+        Raises: UsageError `not_found`; ConflictError `changed` if its digest is not the `shown` one.
         """
         with self.db.transaction():
             found = self.get(name, version)
@@ -373,8 +375,9 @@ class SkillStore:
 
 
 def arguments_of(skill: Skill, trace: Trace) -> dict[str, Any] | None:
-    """Returns the arguments with which a skill yields a trace; None if it does not. A repair may differ in how its
-    steps are tried.
+    """Returns the arguments with which a skill yields a trace; None if it does not.
+
+    A repair may differ in how its steps are tried.
     """
     template = skill.content.template
     if skill.source == EVOLVED and len(template.steps) == len(trace.steps):

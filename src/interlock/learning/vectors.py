@@ -76,8 +76,9 @@ class VectorIndex:
         return found
 
     def _state(self) -> Sequence[Any]:
-        """Returns values that change whenever a fact or a vector is added or deleted. Cheaper than to look for each
-        fact's vector.
+        """Returns values that change whenever a fact or a vector is added or deleted.
+
+        This is cheaper than looking for each fact's vector.
         """
         facts = "select count(*), max(number) from memory_facts"
         vectors = "select count(*), max(id) from memory_vectors"
@@ -99,8 +100,9 @@ class VectorIndex:
             )
 
     def nearest(self, embedder: str, vector: Sequence[float], scopes: Sequence[str]) -> list[tuple[int, float]]:
-        """Returns the facts (number and similarity) of some scopes that are nearest to a vector, best first; equal ones
-        newest first.
+        """Returns the facts (number and similarity) of some scopes that are nearest to a vector, best first.
+
+        Of equal ones, the newest come first.
 
         They include facts that do not hold.
         """

@@ -1,5 +1,6 @@
-"""Measures the machine: snapshots once a second, the resource guard, an action's own use, and spans and metrics of what
-was done.
+"""Measures the machine and what was done on it.
+
+Snapshots once a second, the resource guard, an action's own use, spans and metrics.
 """
 
 from typing import TYPE_CHECKING

@@ -36,8 +36,9 @@ class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """The measures that are over their limits. `values` has for each `NAME`: `NAME`, `NAME_limit`, and `NAME_average`
-    (of 30 s).
+    """The measures that are over their limits.
+
+    `values` has for each `NAME`: `NAME`, `NAME_limit`, and `NAME_average` (of 30 s).
     """
 
     values: dict[str, float]

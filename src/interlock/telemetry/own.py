@@ -21,9 +21,7 @@ class Meter:
         self._before = resource.getrusage(self._who)
 
     def usage(self) -> dict[str, int | float]:
-        """Returns `{cpu_ms, cpu_user_ms, cpu_system_ms, read_bytes, written_bytes}` since the start, like the usage of
-        a process.
-        """
+        """Returns `{cpu_ms, cpu_user_ms, cpu_system_ms, read_bytes, written_bytes}` since the start, as for a process."""
         now, before = resource.getrusage(self._who), self._before
         user, system = now.ru_utime - before.ru_utime, now.ru_stime - before.ru_stime
         return {

@@ -1,5 +1,6 @@
-"""The sampler: one daemon thread that takes a sample of the machine once a second, so that an action only picks up the
-last one.
+"""The sampler: one daemon thread that takes a sample of the machine once a second.
+
+An action only picks up the last sample.
 
 It starts with the first call and costs little: the scan of the process table, its most expensive part, is repeated only
 as often as takes 1 % of the time. Nothing here raises because the machine hides something: see `Snapshot.absent`.
@@ -64,15 +65,17 @@ class Sampler:
             threading.Thread(target=self.latest, name="interlock-first-sample", daemon=True).start()
 
     def latest(self) -> Snapshot:
-        """Returns the last sample. The first call takes one, with the process table (some milliseconds), and starts the
-        thread.
+        """Returns the last sample.
+
+        The first call takes one, with the process table (some milliseconds), and starts the thread.
         """
         latest = self._latest
         return latest if latest is not None else self._start()
 
     def fresh(self, age_ns: int) -> Snapshot:
-        """Returns a sample at most `age_ns` old: the last one, or a copy of it with current memory, disk, load and
-        pressure (0.2 ms).
+        """Returns a sample at most `age_ns` old.
+
+        It is the last one, or a copy of it with current memory, disk, load and pressure (0.2 ms).
 
         CPU use and processes are those of the last full sample: over so short a time they say nothing, and the guard
         must not see them.

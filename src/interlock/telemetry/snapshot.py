@@ -138,8 +138,9 @@ def report(before: Snapshot, after: Snapshot, own: dict[str, int | float] | None
 
 
 def expand(telemetry: dict[str, Any] | None, samples: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """Expand an event's `telemetry`, in which `before` and `after` are sample numbers, to that of a result. `samples`
-    maps numbers to views.
+    """Expand an event's `telemetry` to that of a result.
+
+    In an event, `before` and `after` are sample numbers. `samples` maps them to views.
     """
     if telemetry is None or "before" not in telemetry:
         return telemetry

@@ -222,8 +222,9 @@ class Facts:
     # -- layers
 
     def take_kernel(self, line: Line, where: str) -> bool:
-        """Add a line of the kernel layer. Returns True for a `call` whose effects count: False for others and those out
-        of order.
+        """Add a line of the kernel layer. Returns True for a `call` whose effects count.
+
+        Returns False for other lines, and for those out of order.
         """
         self.kernel_lines += 1
         pair = pair_of_kernel(line)

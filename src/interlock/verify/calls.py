@@ -36,8 +36,9 @@ class Calls:
         self._schemas: dict[str, Schema | None] = {}
 
     def problems(self, action: Action) -> list[Problem]:
-        """Returns what is wrong with the action and its compensation. Raises: SchemaError for a tool that cannot be
-        called at all.
+        """Returns what is wrong with the action and its compensation.
+
+        Raises: SchemaError for a tool that cannot be called at all.
         """
         found: list[Problem] = []
         if action.invocation_mode != "one_shot":
@@ -100,8 +101,9 @@ def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bo
 
 
 def mode_problem(action: Action, tool: Tool | None) -> str | None:
-    """Returns why an action cannot have its `invocation_mode`, or None if it can. `tool` is None if the action calls no
-    known tool.
+    """Returns why an action cannot have its `invocation_mode`, or None if it can.
+
+    `tool` is None if the action calls no known tool.
     """
     modes = ("one_shot",) if tool is None else tool.invocation_modes
     if action.invocation_mode in modes:

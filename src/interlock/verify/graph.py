@@ -93,9 +93,7 @@ def read_only(action: Action, tools: Mapping[str, Tool]) -> bool:
 
 
 def needs(action: Action, names: References) -> set[str]:
-    """Returns the ids of the actions that an action declares it needs: its dependencies, and those that its parameters
-    refer to.
-    """
+    """Returns the ids of the actions that an action needs: its dependencies, and those that its parameters refer to."""
     return {reference.id for reference in names.of(action.parameters)} | set(action.dependencies)
 
 

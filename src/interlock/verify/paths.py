@@ -32,8 +32,9 @@ class PathsTouched:
         return any(writes for _, writes in self._of(tool))
 
     def add(self, action: Action, tool: Tool, index: int) -> list[tuple[str, int]]:
-        """Add a call. Returns (path, earlier call) if one of the two writes the path; for each path at most one earlier
-        call of each kind.
+        """Add a call. Returns (path, earlier call) if one of the two writes the path.
+
+        For each path, there is at most one earlier call of each kind.
         """
         named: list[tuple[str, bool]] = []
         for steps, writes in self._of(tool):

@@ -57,8 +57,9 @@ def hook(module: Any, channel: Channel) -> None:
 
 
 def _each(response: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields one copy of the response for each function call, with only that call in it; the response itself and None
-    if it has no call.
+    """Yields one copy of the response for each function call, with only that call in it.
+
+    Yields the response itself and None if it has no call.
     """
     candidates = response.candidates or []
     content: Any = candidates[0].content if candidates else None

@@ -31,8 +31,9 @@ DRIVEN: Final[ContextVar[bool]] = ContextVar("driven", default=False)
 RUN_MS: Final = DEFAULT_LIMITS.timeout_ms
 """Maximum duration of a capsule's `run`, which is then started again."""
 _LOADING_MS: Final = 90_000
-"""Added to the time-out of a tool, because the first call may have to compile the module and start a worker. The worker
-enforces the manifest's own time-out on the call itself.
+"""Added to a tool's time-out, because its first call may have to compile the module and start a worker.
+
+The worker itself enforces the manifest's time-out on the call.
 """
 
 

@@ -1,5 +1,6 @@
-"""Compiled code of capsules, in a private directory. It is native code, so it is used only if authenticated with this
-machine's key.
+"""Compiled code of capsules, in a private directory.
+
+It is native code, so it is used only if authenticated with this machine's key.
 
 A file is named after its source and compiler. Beside it is a record with a keyed digest: it holds the code's own
 digest, the module's imports, and the file's identity when it was written. While the identity is unchanged, the code is

@@ -107,8 +107,9 @@ class ComponentInstance:
 
 
 def link(engine: wasmtime.Engine, allowed: Sequence[str], answers: Answers) -> component.Linker:
-    """Create a linker for components with these interfaces. It serves every store of the engine, because linking is
-    slower than a call.
+    """Create a linker for components with these interfaces.
+
+    It serves every store of the engine, because linking is slower than a call.
     """
     linker = component.Linker(engine)
     linker.add_wasip2()
@@ -133,8 +134,9 @@ def _answer(answers: Answers, name: str, function: str) -> Callable[..., Any]:
 
 
 def _has_init(code: component.Component, engine: wasmtime.Engine) -> bool:
-    """True if the component exports `init` without parameters; components built from JavaScript have another function
-    of that name.
+    """Returns True if the component exports `init` without parameters.
+
+    Components built from JavaScript have another function of that name.
     """
     found = code.type.exports(engine).get(INIT)
     return found is not None and isinstance(found.ty, component.FuncType) and not list(found.ty.params)

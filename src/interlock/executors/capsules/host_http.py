@@ -63,8 +63,9 @@ class Http:
         self._made = 0
 
     def fetch(self, request: str, ctx: Context, bounded: Context) -> Fetched:
-        """Make a request. `bounded` has the call's deadline. Raises: ToolError if the request is malformed or over the
-        limit.
+        """Make a request. `bounded` has the call's deadline.
+
+        Raises: ToolError if the request is malformed or over the limit.
         """
         self._made += 1
         if self._made > REQUESTS_MAX:

@@ -38,8 +38,9 @@ class HostFunction(NamedTuple):
     parameters: tuple[str, ...]
     """Each one `text`, `bytes` or `number`."""
     gives: str = ""
-    """The result in WIT: `text?` (an option), or a result of `bytes`, `bytes?`, `text`, `texts`, `flag`, `number`, or
-    empty. See `capsule.wit`. In a reply to a core module, `texts`, `flag` and `number` are JSON.
+    """The result in WIT: `text?` (an option), or a result of `bytes`, `bytes?`, `text`, `texts`, `flag`, `number`, or empty.
+
+    See `capsule.wit`. In a reply to a core module, `texts`, `flag` and `number` are JSON.
     """
     plain: bool = False
     """True if the function returns a plain `i64` instead of a reply."""

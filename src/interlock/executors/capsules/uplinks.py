@@ -89,8 +89,9 @@ class Uplinks:
             return list(self._connectors.values())
 
     def receive(self, capsule: str, uplink: str, user: str, content: str, context: Any) -> None:
-        """Pass a message to the application. Raises: ToolError if the uplink is unknown, or the channel is full, so
-        that nothing is lost.
+        """Pass a message to the application.
+
+        Raises: ToolError if the uplink is unknown, or the channel is full, so that nothing is lost.
         """
         with self._lock:
             known = self._connectors.get((capsule, uplink))
@@ -112,8 +113,9 @@ class Uplinks:
                 reader[0].call_soon_threadsafe(reader[1].set)
 
     async def inbound(self) -> AsyncIterator[Inbound]:
-        """Yield incoming messages as they arrive. Only one reader is allowed. Raises: UsageError `conflict` for a
-        second reader.
+        """Yield incoming messages as they arrive, to a single reader.
+
+        Raises: UsageError `conflict` for a second reader.
         """
         with self._lock:
             if self._taken:

@@ -31,8 +31,9 @@ _PRINTED: Final = 1
 _IDLE_MAX: Final = 4
 """Maximum number of idle workers kept for later calls, whose memory is fresh in any case."""
 _LASTING_MAX: Final = 32
-"""Maximum number of idle workers with a lasting store. Beyond it, the least recently used one is ended, and its store
-is lost.
+"""Maximum number of idle workers with a lasting store.
+
+Beyond it, the least recently used worker is ended, and its store is lost.
 """
 
 Answer = Callable[[str, list[Any], bytes], Awaitable[tuple[int, bytes]]]
@@ -54,8 +55,9 @@ class Start(Protocol):
     """Starts a worker process. Returns the runtime's end of its socket, and the process."""
 
     async def __call__(self, code_directory: str | None) -> tuple[socket.socket, Background]:
-        """`code_directory` is what the worker may read besides its own program; a worker without one compiles. Raises:
-        ToolError.
+        """`code_directory` is readable for the worker, besides its own program; without one, the worker compiles.
+
+        Raises: ToolError.
         """
         ...
 
@@ -64,9 +66,7 @@ class WalledStart:
     """Starts workers behind the walls of process actions. They reach no host and write nothing."""
 
     def __init__(self, runner: ProcessRunner, workspace: Any) -> None:
-        """`workspace` is the workspace itself, never a layer, because a worker outlives layers. The worker cannot see
-        its files.
-        """
+        """`workspace` is never a layer, because a worker outlives layers. The worker cannot see its files."""
         self._runner = runner
         self._workspace = workspace
 

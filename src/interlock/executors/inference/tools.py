@@ -237,8 +237,9 @@ def _choice(models: Sequence[Model]) -> dict[str, Any]:
 
 
 def _estimates(model: Model, question: Question) -> list[Estimate]:
-    """The possible usage of a question: with a schema also for further attempts, then for fewer in case the budget is
-    too small.
+    """Returns the possible usage of a question.
+
+    With a schema also for further attempts, then for fewer in case the budget is too small.
     """
     prompt = metering.question_tokens(question)
     attempts = 1 if question.schema is None else metering.ATTEMPTS_MAX

@@ -101,8 +101,9 @@ def askable(spec: ServerSpec, client: Client | None) -> dict[str, Any]:
 
 
 def _one_client(owners: Owners) -> Client | None:
-    """The latest of these callers if they are all the same client, which may then be asked during any of its calls;
-    else None.
+    """Returns the latest of these callers if they are all the same client, else None.
+
+    This client may then be asked during any of its calls.
     """
     client: Client | None = owners[-1] if owners else None
     return client if client is not None and all(each.origin is client.origin for each in owners) else None
@@ -181,8 +182,9 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: Offers | None = None
         self._differing: Mapping[str, str] | None = None
-        """The locked tools that the server now defines differently, with the reason; None if nothing is locked or
-        nothing is known yet.
+        """Returns the locked tools that the server now defines differently, with the reason.
+
+        None if nothing is locked or nothing is known yet.
         """
         self._prompts: Mapping[str, str] | None = None
         """As `_differing`, for prompts."""
@@ -190,8 +192,9 @@ class Connection:
         self._closed = False
 
     async def session(self) -> ServerSession:
-        """The session; starts the server if necessary. Raises: ToolError `server_unavailable`, `spawn_failed`,
-        `isolation_failed`.
+        """Returns the session. Starts the server if necessary.
+
+        Raises: ToolError `server_unavailable`, `spawn_failed`, `isolation_failed`.
         """
         if self._checking is not None:  # a check is in progress whether the server hangs
             await asyncio.shield(self._checking)
@@ -234,8 +237,9 @@ class Connection:
         return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:
-        """Close the connection. Call it on the event loop's thread or after the loop has ended; then `end` ends the
-        processes.
+        """Close the connection; `end` then ends the processes.
+
+        Call it on the event loop's thread or after the loop has ended.
         """
         self._closed = True
         for task in (*self._tasks, *([self._starting] if self._starting else ())):

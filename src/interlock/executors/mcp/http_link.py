@@ -51,8 +51,9 @@ class HttpLink:
         lost: Lost,
         marked: Callable[[str], Mapping[Path, str]],
     ) -> None:
-        """Connects to nothing yet. Single requests fail through `peer`. `marked` returns a tool's parameters that
-        headers repeat.
+        """Connects to nothing yet. Single requests fail through `peer`.
+
+        `marked` returns a tool's parameters that headers repeat.
         """
         assert spec.url is not None
         self._client = HttpClient(Address.parse(spec.url))

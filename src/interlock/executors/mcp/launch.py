@@ -60,8 +60,9 @@ class Receive(Protocol):
     """Receives frames."""
 
     def __call__(self, line: bytes | None, about: Id | None = None) -> None:
-        """`line` is None for a frame that was too long. `about` is the request on whose stream it arrived, if the
-        transport has such.
+        """`line` is None for a frame that was too long.
+
+        `about` is the request on whose stream it arrived, if the transport has such.
         """
 
 

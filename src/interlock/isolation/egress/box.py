@@ -186,8 +186,9 @@ class Network:
         await self._tunnel(client, server, there, "transparent", connected)
 
     async def _name_of(self, client: Client, address: IPv4Address | IPv6Address, port: int) -> str:
-        """The host meant by an address without a name here: itself if allowed, or `localhost`, or the name that the
-        client sends.
+        """Returns the host meant by an address that has no name here.
+
+        It is the address itself if allowed, or `localhost`, or the name that the client sends.
 
         A name that the client sends is resolved like any other; the address is not used.
         """

@@ -167,8 +167,9 @@ class Watch:
         self._loop.add_reader(ours, self._arrive)
 
     async def finish(self) -> Traffic:
-        """The traffic of the action, once its processes have ended. Call it once. Raises: CancelledError, after
-        dropping everything.
+        """Returns the traffic of the action, once its processes have ended. Call it once.
+
+        Raises: CancelledError, after dropping everything.
         """
         try:
             self._arrive()

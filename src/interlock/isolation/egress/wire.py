@@ -48,8 +48,9 @@ class Box(TypedDict):
     programs: list[Served]
     """The programs whose channels follow the listeners (`interlock.isolation.inward`)."""
     grants: list[list[list[str]]]
-    """For each grant, its `host:port` patterns and those of every grant that it was derived from. A host must match in
-    all lists of one grant.
+    """For each grant, its `host:port` patterns and those of every grant that it was derived from.
+
+    A host must match in all lists of one grant.
     """
     private: list[str]
     """Patterns of hosts that may resolve to private addresses."""

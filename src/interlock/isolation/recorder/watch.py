@@ -34,8 +34,9 @@ from interlock.isolation.recorder.memory import read_text
 from interlock.isolation.recorder.places import AT_FDCWD, OWN_BEGINS, Places
 
 DONE: Final = b"done"
-"""Sent to the supervisor when all records were written and the recorder is about to end. A channel that ends without it
-is a loss.
+"""Sent to the supervisor when all records were written and the recorder is about to end.
+
+A channel that ends without it is a loss.
 """
 _RECEIVE, _SEND, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082104
 _SYNC_WAKE_UP: Final = 1
