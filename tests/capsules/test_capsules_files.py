@@ -155,5 +155,5 @@ def test_a_tool_that_changes_nothing_is_refused_beside_the_capability_to_write(w
     world.add_host("c", FILES, "fs-read", "fs-write")
     manifest = world.root / "c/capsule.toml"
     manifest.write_text(manifest.read_text().replace("input_schema", "read_only = true\ninput_schema", 1))
-    with pytest.raises(Exception, match="changes nothing"):
+    with pytest.raises(Exception, match="a read-only tool cannot"):
         world.configure()
