@@ -101,6 +101,13 @@ class TestStore:
         assert [(t.number, t.key) for t in store.transitions_since(2)] == [(3, "x"), (4, "x")]
         assert len(store.transitions_since(0)) == store.latest() == 4
 
+    def test_the_histories_of_many_keys_are_what_each_history_is(self, store):
+        for run in range(3):
+            put(store, f"r{run}", **{f"k{n}": run for n in range(700) if n % (run + 1) == 0})
+        keys = [f"k{n}" for n in range(700)] + ["never"]
+        assert store.histories(keys) == {key: store.history(key) for key in keys}
+        assert store.histories([]) == {}
+
     def test_workspaces_do_not_see_each_other(self, db, clock, store):
         put(store, "r", x=1)
         other = StateStore(db, "other", clock)
@@ -154,6 +161,16 @@ class TestBuffer:
         assert buffer.get("y") == (1, 1)
         assert buffer.get("z") is None
         assert Buffer(store).get("y") == (2, 2)
+
+    def test_keys_that_are_read_ahead_are_as_of_the_first_read_and_do_not_count_as_read(self, store):
+        put(store, "r0", x=1, y=1)
+        buffer = Buffer(store)
+        assert buffer.get("x") == (1, 1)
+        put(store, "r1", y=2, new=2)
+        buffer.preload(["x", "y", "new", "never"])
+        assert buffer.read == {"x": 1}
+        assert [buffer.get(key) for key in ("x", "y", "new", "never")] == [(1, 1), (1, 1), None, None]
+        assert buffer.read == {"x": 1, "y": 1, "new": 0, "never": 0}
 
     def test_a_version_that_was_pruned_under_a_reader_is_a_conflict_and_never_a_wrong_value(self, store, clock):
         put(store, "r0", x=1, y=1)

@@ -9,6 +9,7 @@ which preconditions use, returns claims, and they are never committed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -37,6 +38,12 @@ class Buffer:
             found = self._from_store(key)
             self._read[key] = found[1]
         return None if found[0] is None else Entry(msgspec.json.decode(found[0]), found[1])
+
+    def preload(self, keys: Collection[str]) -> None:
+        """Read keys from the store in few statements, for later calls. They do not count as read."""
+        new = [key for key in keys if key not in self._base]
+        if new:
+            self._base.update(self._store.unchanged_since(new, self._start()))
 
     def claimed(self, key: str) -> Entry | None:
         """As `get`, but a claim that is newer than the last write takes precedence."""
@@ -108,7 +115,11 @@ class Buffer:
     def _from_store(self, key: str) -> tuple[str | None, int]:
         found = self._base.get(key)
         if found is None:
-            if self._as_of is None:
-                self._as_of = self._store.latest()
-            found = self._base[key] = self._store.read_as_of(key, self._as_of)
+            found = self._base[key] = self._store.read_as_of(key, self._start())
         return found
+
+    def _start(self) -> int:
+        """The change of the store after which this buffer sees it."""
+        if self._as_of is None:
+            self._as_of = self._store.latest()
+        return self._as_of

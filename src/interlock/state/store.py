@@ -10,7 +10,7 @@ Schema history: 1: first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -39,6 +39,10 @@ _SCHEMA: Final = (
     );
     """,
 )
+
+
+_TRANSITION: Final = "number, key, version, value, run, seq, proposal, action, at_us"
+_KEYS_AT_ONCE: Final = 500
 
 
 class Entry(NamedTuple):
@@ -125,6 +129,15 @@ class StateStore:
         """The changes of a key, oldest first."""
         return self._transitions("key = ?", key)
 
+    def histories(self, keys: Collection[str]) -> dict[str, list[Transition]]:
+        """The changes of several keys, each oldest first; a key that never existed has none."""
+        found: dict[str, list[Transition]] = {key: [] for key in keys}
+        # Sorted here: for an ordered result SQLite would read the table in its order, all of it for each statement.
+        rows = self._rows_of(f"select {_TRANSITION} from state_transitions", keys)  # noqa: S608 - constants of this module
+        for change in sorted(map(_transition, rows), key=lambda one: one.number):
+            found[change.key].append(change)
+        return found
+
     def transitions_since(self, number: int) -> list[Transition]:
         """The changes of the workspace after change `number` (0: all), oldest first."""
         return self._transitions("number > ?", number)
@@ -135,6 +148,16 @@ class StateStore:
             "select coalesce(max(number), 0) from state_transitions where workspace = ?", (self.workspace,)
         )
         return int(rows[0][0])
+
+    def unchanged_since(self, keys: Collection[str], number: int) -> dict[str, tuple[str | None, int]]:
+        """JSON text (None: absent) and version of those of the keys that were not changed after change `number`."""
+        found: dict[str, tuple[str | None, int]] = dict.fromkeys(keys, (None, 0))
+        for key, value, version, changed in self._rows_of("select key, value, version, number from state", keys):
+            if changed <= number:
+                found[key] = value, version
+            else:
+                del found[key]
+        return found
 
     def read_as_of(self, key: str, number: int) -> tuple[str | None, int]:
         """JSON text (None: absent) and version of a key after change `number`.
@@ -165,11 +188,8 @@ class StateStore:
 
     def check(self, read: Mapping[str, int]) -> None:
         """Raise StateConflictError unless each key still has the given version. Only meaningful inside a transaction."""
-        changed = []
-        for key, version in read.items():
-            rows = self.db.execute("select version from state where workspace = ? and key = ?", (self.workspace, key))
-            if (rows[0][0] if rows else 0) != version:
-                changed.append(key)
+        now = self._versions(read)
+        changed = [key for key, version in read.items() if now.get(key, 0) != version]
         if changed:
             raise StateConflictError(changed)
 
@@ -222,18 +242,11 @@ class StateStore:
             return self.db.changes
 
     def _insert(self, writes: list[Write], run: str, seq: int, now: int) -> list[Transition]:
-        number = self.latest()
+        number, versions = self.latest(), self._versions({write.key for write in writes})
         heads: dict[str, tuple[str, str, int, int, str | None]] = {}
         rows = []
         for write in writes:
-            head = heads.get(write.key)
-            if head is None:
-                found = self.db.execute(
-                    "select version from state where workspace = ? and key = ?", (self.workspace, write.key)
-                )
-                version = int(found[0][0]) + 1 if found else 1
-            else:
-                version = head[2] + 1
+            version = versions[write.key] = versions.get(write.key, 0) + 1
             number += 1
             heads[write.key] = (self.workspace, write.key, version, number, write.text)
             rows.append(
@@ -248,9 +261,24 @@ class StateStore:
             self.db.execute_many("insert into state_transitions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         return [_transition(row[1:]) for row in rows]
 
+    def _versions(self, keys: Collection[str]) -> dict[str, int]:
+        """The versions of the keys that have existed."""
+        return {key: int(version) for key, version in self._rows_of("select key, version from state", keys)}
+
+    def _rows_of(self, select: str, keys: Collection[str]) -> Iterator[tuple[Any, ...]]:
+        """The rows of several keys: a statement for hundreds of keys, because each costs as much as some ten rows."""
+        left = list(keys)
+        for first in range(0, len(left), _KEYS_AT_ONCE):
+            some = left[first : first + _KEYS_AT_ONCE]
+            places = ", ".join("?" * len(some))
+            yield from self.db.execute(
+                f"{select} where workspace = ? and key in ({places})",
+                (self.workspace, *some),
+            )
+
     def _transitions(self, condition: str, *values: str | int) -> list[Transition]:
         rows = self.db.execute(
-            "select number, key, version, value, run, seq, proposal, action, at_us from state_transitions"  # noqa: S608 - constants of this module
+            f"select {_TRANSITION} from state_transitions"  # noqa: S608 - constants of this module
             f" where workspace = ? and {condition} order by number",
             (self.workspace, *values),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from typing import Final
 
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.judges.reach import Reach
@@ -14,6 +15,7 @@ from interlock.model.errors import UsageError
 from interlock.model.events import StateChanged
 from interlock.state.store import Transition
 
+_KEYS_AT_ONCE: Final = 1000
 Leave = Callable[[str, str, str], None]
 """Reports an effect that is not undone: the action's id, the reason, and a sentence."""
 
@@ -34,26 +36,21 @@ class StateUndo:
         """The restored version of each key: an older action finds its own write there."""
         # Read once for all actions: an undo may have a hundred thousand.
         self._writes: dict[str, dict[str, list[StateChanged]]] = {}
+        self._coming: list[str] = []
+        """Keys whose history is not read yet, the next to be restored last."""
         self._pasts: dict[str, _Past] = {}
 
     def restore(self, known: ReplayedProposal, action_id: str) -> bool:
         """Restore the previous values of the keys that the action wrote. True if it had written any."""
         buffer = self._run.buffer
-        proposal_id = known.received.proposal or ""
-        if proposal_id not in self._writes:
-            by_owner = self._writes[proposal_id] = {}
-            for owner, change in known.writes:
-                by_owner.setdefault(owner, []).append(change)
-        changes = self._writes[proposal_id].get(action_id, [])
+        changes = self._writes_of(known).get(action_id, [])
         if not changes or known.committed is None:
             return bool(changes)
         for key in dict.fromkeys(change.key for change in reversed(changes)):
             if self._reach.state_key(key) is not None:
                 self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
                 continue
-            past = self._pasts.get(key)
-            if past is None:
-                past = self._pasts[key] = _Past(self._run.services.store.history(key))
+            past = self._past(key)
             mine = past.of.get((known.run_id, known.received.proposal, action_id))
             now = buffer.get(key)
             if not mine:
@@ -72,6 +69,28 @@ class StateUndo:
             self._at[key] = mine[0].version - 1
             self.keys.append(key)
         return True
+
+    def _writes_of(self, known: ReplayedProposal) -> dict[str, list[StateChanged]]:
+        """The state changes of a proposal, by action."""
+        proposal_id = known.received.proposal or ""
+        found = self._writes.get(proposal_id)
+        if found is None:
+            found = self._writes[proposal_id] = {}
+            for owner, change in known.writes:
+                found.setdefault(owner, []).append(change)
+            self._coming = list(dict.fromkeys(change.key for _, change in known.writes))
+        return found
+
+    def _past(self, key: str) -> _Past:
+        """The history of a key, which is read together with those of the next keys."""
+        if key not in self._pasts:
+            some = {key, *self._coming[-_KEYS_AT_ONCE:]}
+            del self._coming[-_KEYS_AT_ONCE:]
+            new = [one for one in some if one not in self._pasts]
+            self._run.buffer.preload(new)
+            for one, history in self._run.services.store.histories(new).items():
+                self._pasts[one] = _Past(history)
+        return self._pasts[key]
 
     def _is_as_left(self, past: _Past, left: Transition, current: int) -> bool:
         """True if the key is as a run left it: nothing has written it since, except undos that restored the same value.
