@@ -11,12 +11,11 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
 from interlock.executors.environment import requested_environment
-from interlock.executors.offered_ports import LOWEST, PORTS_MAX, Offer
 from interlock.executors.process import (
     COMMAND,
     PLACE,
@@ -34,12 +33,19 @@ from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Context, Tool
 
+if TYPE_CHECKING:
+    from interlock.executors.offered_ports import Offer
+
 KEPT_BYTES: Final = 256 * 1024
 """The last bytes of each output stream that are kept."""
 RUNNING_MAX: Final = 32
 """Maximum number of concurrent programs per runtime."""
 ENDED_KEPT: Final = 64
 """Number of ended programs that are remembered."""
+PORTS_MAX: Final = 8
+"""Maximum number of ports of one program."""
+LOWEST_PORT: Final = 1024
+"""The lowest port on which a program behind walls can listen."""
 _LOOK_S: Final = (0.02, 0.25)
 """Poll interval of `proc.wait`: the first and the longest."""
 _MARGIN_NS: Final = 100_000_000
@@ -102,7 +108,6 @@ class Programs:
     def __init__(self, runner: ProcessRunner, clock: Clock, listener: Listener) -> None:
         """`runner` starts the programs."""
         self._runner = runner
-        self._offered = runner.network.offered
         self._clock = clock
         self._listener = listener
         self._lock = threading.Lock()
@@ -128,7 +133,7 @@ class Programs:
                 )
         self._make_room()
         handle, ports = _handle(ctx), parameters.get("ports", ())
-        offer = self._offered.offer(handle, ctx, session, ports) if ports else None
+        offer = self._runner.network.offered.offer(handle, ctx, session, ports) if ports else None
         try:
             process, network, record = await self._runner.start(
                 ["/bin/sh", "-c", parameters["command"]],
@@ -140,7 +145,7 @@ class Programs:
                 shared=session is not None,
             )
         except BaseException:
-            self._offered.withdraw(offer)
+            self._runner.network.offered.withdraw(offer)
             raise
         if offer is not None:
             offer.started()
@@ -237,7 +242,7 @@ class Programs:
                 pass  # the supervisor was killed, and with it the program
             finally:
                 one.process.close()
-                self._offered.withdraw(one.offer)
+                self._runner.network.offered.withdraw(one.offer)
             if one.network is not None:
                 end = msgspec.structs.replace(end, traffic=one.network.finish())
             if not one.reported:
@@ -285,7 +290,7 @@ class Programs:
     async def _tell(self, program: Program, end: End, ctx: Context) -> None:
         if not program.reported:
             program.reported = True
-            self._offered.withdraw(program.offer)
+            self._runner.network.offered.withdraw(program.offer)
             recorded = await asyncio.to_thread(_recorded, program)
             self._listener.ended(program, msgspec.structs.replace(end, recorded=recorded), ctx)
 
@@ -296,7 +301,7 @@ class Programs:
             for one in ended[: max(0, len(ended) - ENDED_KEPT + 1)]:
                 del self._programs[one.handle]
                 one.process.close()
-                self._offered.withdraw(one.offer)
+                self._runner.network.offered.withdraw(one.offer)
                 if one.network is not None:
                     one.network.drop()  # it was finished when the end was recorded
             running = len(self._programs) - sum(one.reported for one in self._programs.values())
@@ -444,7 +449,7 @@ def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
 _HANDLE: Final = {"type": "string", "minLength": 1, "maxLength": 64, "description": "From the output of `proc.start`."}
 _PORTS: Final = {
     "type": "array",
-    "items": {"type": "integer", "minimum": LOWEST, "maximum": 65535},
+    "items": {"type": "integer", "minimum": LOWEST_PORT, "maximum": 65535},
     "minItems": 1,
     "maxItems": PORTS_MAX,
     "uniqueItems": True,

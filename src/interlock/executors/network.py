@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from interlock.executors.offered_ports import Offer, OfferedPorts
 from interlock.isolation.egress.background import BackgroundWatch, WatchThread
 from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
 from interlock.isolation.egress.listeners import PROXY_PORT
 from interlock.isolation.egress.rules import Rules
 from interlock.isolation.spec import WallSpec
+from interlock.lazy import lazy
 from interlock.model.tool import Context
+
+if TYPE_CHECKING:
+    from interlock.executors import offered_ports
+else:
+    offered_ports = lazy("interlock.executors.offered_ports")
 
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 _OWN: Final = "localhost,127.0.0.1,::1"
@@ -78,13 +84,21 @@ class ProcessNetwork:
         self._tell = tell
         self._egress = egress or Egress()
         self._thread = WatchThread(self._egress)
-        self.offered = OfferedPorts()
-        """The ports of programs that live on."""
+        self._lock = threading.Lock()
+        self._offered: offered_ports.OfferedPorts | None = None
 
     @property
     def egress(self) -> Egress:
         """The proxy, so that `proc.kill` can refuse to signal it."""
         return self._egress
+
+    @property
+    def offered(self) -> offered_ports.OfferedPorts:
+        """The ports of programs that live on."""
+        with self._lock:
+            if self._offered is None:
+                self._offered = offered_ports.OfferedPorts()
+            return self._offered
 
     @contextlib.asynccontextmanager
     async def open(
@@ -124,7 +138,7 @@ class ProcessNetwork:
         self.tell(ctx, line.traffic)
 
     async def open_lasting(
-        self, ctx: Context, walls: WallSpec | None, offer: Offer | None = None
+        self, ctx: Context, walls: WallSpec | None, offer: offered_ports.Offer | None = None
     ) -> tuple[WallSpec | None, BackgroundWatch | None]:
         """Open the network of a background program.
 

@@ -23,12 +23,8 @@ from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Context
 
-PORTS_MAX: Final = 8
-"""Maximum number of ports of one program."""
 VISIBLE_MAX: Final = 24
 """Maximum number of ports that one action can reach: each needs a listener."""
-LOWEST: Final = 1024
-"""The lowest port on which a program behind walls can listen."""
 
 _PATH: Final = "$.parameters.ports"
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,7 +22,6 @@ from interlock.executors.environment import child_environment, requested_environ
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.network import ProcessNetwork, environment_of
-from interlock.executors.offered_ports import Offer
 from interlock.executors.process_errors import checked_argv, spawn_error, stopped_error
 from interlock.executors.process_watch import recorded_changes
 from interlock.executors.recording import NO_LAYER, ProcessRecording, check_recorded
@@ -44,6 +43,9 @@ from interlock.isolation.wire import (
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.tool import LAYERED_PROCESS_RAN, PROCESS_RAN, Binding, Context, Tool
+
+if TYPE_CHECKING:
+    from interlock.executors.offered_ports import Offer
 
 _VIEW: Final = (VIEW_USER, VIEW_MOUNTS)
 GRACE_MS: Final = 500
