@@ -25,8 +25,8 @@ ROLLBACK = {"interlock.engine.completion.rollback", "interlock.engine.kit.calls"
 PEM = {"cryptography.hazmat.primitives.serialization"}
 
 COMMANDS = {
-    "run plan.json": (PARSERS | NETWORK | DRAWING | TOOLS | PEM | ROLLBACK | {"tempfile"}, 391),
-    'call fs.read {"path":"plan.json"}': (PARSERS | NETWORK | DRAWING | TOOLS | PEM | {"tempfile"}, 400),
+    "run plan.json": (PARSERS | NETWORK | DRAWING | TOOLS | PEM | ROLLBACK | {"tempfile"}, 389),
+    'call fs.read {"path":"plan.json"}': (PARSERS | NETWORK | DRAWING | TOOLS | PEM | {"tempfile"}, 398),
     "runs list": (PARSERS | NETWORK | DRAWING | TOOLS | ENGINE | SETTINGS | {"asyncio"}, 82),
     "log": (PARSERS | NETWORK | DRAWING | TOOLS | ENGINE | SETTINGS | {"asyncio"}, 82),
     "approvals list": (PARSERS | NETWORK | DRAWING | TOOLS | ENGINE | SETTINGS | {"asyncio"}, 115),

@@ -25,9 +25,7 @@ from interlock.executors.process import (
     text_or_base64,
 )
 from interlock.executors.recording import Record, Summary
-from interlock.isolation.background import Background
 from interlock.isolation.client import Outcome
-from interlock.isolation.egress.background import BackgroundWatch
 from interlock.isolation.egress.client import Traffic
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
@@ -35,6 +33,8 @@ from interlock.model.tool import Binding, Context, Tool
 
 if TYPE_CHECKING:
     from interlock.executors.offered_ports import Offer
+    from interlock.isolation.background import Background
+    from interlock.isolation.egress.background import BackgroundWatch
 
 KEPT_BYTES: Final = 256 * 1024
 """The last bytes of each output stream that are kept."""

@@ -12,17 +12,19 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from interlock.isolation.egress.background import BackgroundWatch, WatchThread
 from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
-from interlock.isolation.egress.listeners import PROXY_PORT
 from interlock.isolation.egress.rules import Rules
+from interlock.isolation.egress.wire import PROXY_PORT
 from interlock.isolation.spec import WallSpec
 from interlock.lazy import lazy
 from interlock.model.tool import Context
 
 if TYPE_CHECKING:
     from interlock.executors import offered_ports
+    from interlock.isolation.egress import background
+    from interlock.isolation.egress.background import BackgroundWatch
 else:
+    background = lazy("interlock.isolation.egress.background")
     offered_ports = lazy("interlock.executors.offered_ports")
 
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
@@ -83,7 +85,7 @@ class ProcessNetwork:
         self._policy_of = policy_of
         self._tell = tell
         self._egress = egress or Egress()
-        self._thread = WatchThread(self._egress)
+        self._thread: background.WatchThread | None = None
         self._lock = threading.Lock()
         self._offered: offered_ports.OfferedPorts | None = None
 
@@ -99,6 +101,13 @@ class ProcessNetwork:
             if self._offered is None:
                 self._offered = offered_ports.OfferedPorts()
             return self._offered
+
+    def _watch_thread(self) -> background.WatchThread:
+        """What watches the network of programs that live on."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = background.WatchThread(self._egress)
+            return self._thread
 
     @contextlib.asynccontextmanager
     async def open(
@@ -161,7 +170,7 @@ class ProcessNetwork:
         """Like `open_lasting`, for a program that belongs to no action. Raises: ToolError `spawn_failed`."""
         if walls is None or walls.network != "proxied":
             return walls, None
-        watch = await self._thread.watch(policy)
+        watch = await self._watch_thread().watch(policy)
         return dataclasses.replace(walls, egress=watch.inside, egress_plan={"ports": watch.ports}), watch
 
     def tell(self, ctx: Context, traffic: Traffic) -> None:
@@ -171,7 +180,8 @@ class ProcessNetwork:
 
     def close(self) -> None:
         """End the proxy."""
-        self._thread.close()
+        if self._thread is not None:
+            self._thread.close()
         self._egress.close()
 
 

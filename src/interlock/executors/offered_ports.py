@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from interlock.isolation.egress.client import ReachableProgram
-from interlock.isolation.egress.listeners import PROXY_PORT
 from interlock.isolation.egress.rules import Rules
-from interlock.isolation.egress.wire import PROGRAMS_MAX
+from interlock.isolation.egress.wire import PROGRAMS_MAX, PROXY_PORT
 from interlock.isolation.spec import WallSpec
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint

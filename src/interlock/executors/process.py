@@ -25,9 +25,7 @@ from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process_errors import checked_argv, spawn_error, stopped_error
 from interlock.executors.process_watch import recorded_changes
 from interlock.executors.recording import NO_LAYER, ProcessRecording, check_recorded
-from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
-from interlock.isolation.egress.background import BackgroundWatch
 from interlock.isolation.egress.wire import Record
 from interlock.isolation.posture import posture_of_group
 from interlock.isolation.spec import WallSpec
@@ -40,12 +38,17 @@ from interlock.isolation.wire import (
     Report,
     Request,
 )
+from interlock.lazy import lazy
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.tool import LAYERED_PROCESS_RAN, PROCESS_RAN, Binding, Context, Tool
 
 if TYPE_CHECKING:
     from interlock.executors.offered_ports import Offer
+    from interlock.isolation import background
+    from interlock.isolation.egress.background import BackgroundWatch
+else:
+    background = lazy("interlock.isolation.background")
 
 _VIEW: Final = (VIEW_USER, VIEW_MOUNTS)
 GRACE_MS: Final = 500

@@ -17,10 +17,9 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
-from interlock.isolation.egress.wire import Kind
+from interlock.isolation.egress.wire import PROXY_PORT, Kind
 from interlock.isolation.wire import send_message
 
-PROXY_PORT: Final = 3128
 DNS_PORT: Final = 53
 WEB_PORTS: Final = (80, 443)
 IPV6_RECVPKTINFO: Final = 49
