@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -238,16 +239,17 @@ print(json.dumps([[row.output and row.output.get("stdout") for row in result.res
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_the_same_for_an_ordinary_user(tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
-    for directory in (home, *tmp_path.parents[:2], tmp_path):
-        directory.chmod(0o755)
-    os.chown(home, NOBODY, NOBODY)
+def test_the_same_for_an_ordinary_user():
     plan = [*serving(), action("c", "shell", ["w"], command=GET)]
     other = [action("c", "shell", command=GET, check=False)]
-    command = [sys.executable, str(ORDINARY_USER), str(NOBODY), str(home), sys.executable, "-c", SCRIPT]
-    done = subprocess.run([*command, json.dumps(plan), json.dumps(other)], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="ports-", dir="/var/tmp") as place:
+        home = Path(place) / "home"
+        home.mkdir()
+        os.chown(home, NOBODY, NOBODY)
+        Path(place).chmod(0o755)
+        command = [sys.executable, str(ORDINARY_USER), str(NOBODY), str(home), sys.executable, "-c", SCRIPT]
+        plans = [json.dumps(plan), json.dumps(other)]
+        done = subprocess.run([*command, *plans], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     outputs, elsewhere = json.loads(done.stdout)
     assert outputs[2] == "from the server"
