@@ -302,7 +302,7 @@ def test_a_fault_of_the_learner_is_told_and_ends_nothing(project, rt, monkeypatc
     with monkeypatch.context() as broken:
         broken.setattr("interlock.engine.learning.distil.trace_of", lambda *_: 1 / 0)
         do(rt, "jan")
-    assert said == ["nothing was learnt from a proposal: ZeroDivisionError in Interlock"]
+    assert said == ["nothing was learnt from a proposal: a bug in Interlock (ZeroDivisionError)"]
     do(rt, "feb", "mar")
     assert len(rt.skills.list()) == 1
 

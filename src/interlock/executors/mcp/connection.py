@@ -182,10 +182,7 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: Offers | None = None
         self._differing: Mapping[str, str] | None = None
-        """Returns the locked tools that the server now defines differently, with the reason.
-
-        None if nothing is locked or nothing is known yet.
-        """
+        """The locked tools that the server now defines differently, with the reason; None if nothing is locked or known."""
         self._prompts: Mapping[str, str] | None = None
         """As `_differing`, for prompts."""
         self._checking: asyncio.Task[None] | None = None
@@ -237,10 +234,7 @@ class Connection:
         return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:
-        """Close the connection; `end` then ends the processes.
-
-        Call it on the event loop's thread or after the loop has ended.
-        """
+        """Close the connection, on the event loop's thread or after the loop has ended; `end` then ends the processes."""
         self._closed = True
         for task in (*self._tasks, *([self._starting] if self._starting else ())):
             if not task.get_loop().is_closed():
