@@ -184,7 +184,7 @@ class MachineSampled(Event, kw_only=True, tag="machine_sampled"):
 
 
 class ActionIntent(Event, kw_only=True, tag="action_intent"):
-    """Step 8: on disk before any effect. The posture is that which was decided; the outcome has that which there was."""
+    """Step 8: on disk before any effect. The posture is the planned one; the outcome has the actual one."""
 
     attempt: int
     tool: str | None

@@ -22,7 +22,7 @@ def open_schema() -> dict[str, Any]:
 
 
 DATA_TAG: Final = "mcp_data"
-"""The tag of tools that stand for the resources and prompts of an MCP server; models do not see them."""
+"""The tag of tools for the resources and prompts of an MCP server. Models do not see these tools."""
 
 
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -279,7 +279,7 @@ Expand = Callable[[str, dict[str, Any]], Expansion | None]
 
 
 Walls = Callable[[], dict[str, str]]
-"""The posture that the processes of a call will have, before the call. Raises: ToolError if none can start."""
+"""The posture that a call's processes will have. Raises: ToolError if none can start."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ class Buffer:
         return None if found[0] is None else Entry(msgspec.json.decode(found[0]), found[1])
 
     def preload(self, keys: Collection[str]) -> None:
-        """Read keys from the store in few statements, for later calls. They do not count as read."""
+        """Prefetch keys from the store in few statements, for later calls. They do not count as read."""
         new = [key for key in keys if key not in self._base]
         if new:
             self._base.update(self._store.unchanged_since(new, self._start()))
@@ -119,7 +119,7 @@ class Buffer:
         return found
 
     def _start(self) -> int:
-        """The change of the store after which this buffer sees it."""
+        """The number of the store's change as of which this buffer sees it."""
         if self._as_of is None:
             self._as_of = self._store.latest()
         return self._as_of

@@ -130,9 +130,9 @@ class StateStore:
         return self._transitions("key = ?", key)
 
     def histories(self, keys: Collection[str]) -> dict[str, list[Transition]]:
-        """The changes of several keys, each oldest first; a key that never existed has none."""
+        """The changes of several keys, each oldest first; empty for a key that never existed."""
         found: dict[str, list[Transition]] = {key: [] for key in keys}
-        # Sorted here: for an ordered result SQLite would read the table in its order, all of it for each statement.
+        # Sorted here, because for an ordered result SQLite would scan the whole table in order for each statement.
         rows = self._rows_of(f"select {_TRANSITION} from state_transitions", keys)  # noqa: S608 - constants of this module
         for change in sorted(map(_transition, rows), key=lambda one: one.number):
             found[change.key].append(change)
@@ -150,7 +150,7 @@ class StateStore:
         return int(rows[0][0])
 
     def unchanged_since(self, keys: Collection[str], number: int) -> dict[str, tuple[str | None, int]]:
-        """JSON text (None: absent) and version of those of the keys that were not changed after change `number`."""
+        """JSON text (None: absent) and version of those keys that were not changed after change `number`."""
         found: dict[str, tuple[str | None, int]] = dict.fromkeys(keys, (None, 0))
         for key, value, version, changed in self._rows_of("select key, value, version, number from state", keys):
             if changed <= number:
@@ -262,11 +262,13 @@ class StateStore:
         return [_transition(row[1:]) for row in rows]
 
     def _versions(self, keys: Collection[str]) -> dict[str, int]:
-        """The versions of the keys that have existed."""
+        """The version of each key that has ever existed."""
         return {key: int(version) for key, version in self._rows_of("select key, version from state", keys)}
 
     def _rows_of(self, select: str, keys: Collection[str]) -> Iterator[tuple[Any, ...]]:
-        """The rows of several keys: a statement for hundreds of keys, because each costs as much as some ten rows."""
+        """The rows of several keys, with hundreds of keys per statement, because each statement costs as much as some
+        ten rows.
+        """
         left = list(keys)
         for first in range(0, len(left), _KEYS_AT_ONCE):
             some = left[first : first + _KEYS_AT_ONCE]

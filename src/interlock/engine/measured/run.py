@@ -90,7 +90,7 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     reported_lines: int | None = None
     """The number of lines that the shim reported."""
     unreported_lines: int | None = None
-    """The number of messages to the shim's socket that are in no layer: rejected, or more than the layer can hold."""
+    """The number of messages to the shim's socket that are in no layer: rejected, or beyond the layer's size limit."""
     record_whole: bool = True
     """False if calls are missing in the record, or its recorder was killed."""
 

@@ -16,8 +16,8 @@ def main(argv: list[str] | None = None) -> None:
     if argv == ["--version"]:
         sys.stdout.write(f"interlock {__version__}\n")
         return
-    # Looking back at a run of 100,000 actions makes millions of objects that are all needed, and no cycles: with Python's own
-    # thresholds (700, 10, 10) a third of the time goes into looking for them.
+    # Looking back at a run of 100,000 actions creates millions of live objects without cycles. With Python's default
+    # thresholds (700, 10, 10) the garbage collector takes a third of the time.
     gc.set_threshold(50_000, 20, 10)
     from interlock.surfaces.cli.app import run  # noqa: PLC0415 - start-up: importing click alone takes too long
 

@@ -72,7 +72,7 @@ def check_target(target: Path, *, replace: bool) -> None:
     """Check that a file can be written here, or be replaced. Raises: UsageError (`file_exists`, `not_found`, `usage`)."""
     if not target.absolute().parent.is_dir():
         raise UsageError(
-            f"there is no directory for `{target.name}`", code="not_found", path=str(target), hint="make it first"
+            f"there is no directory for `{target.name}`", code="not_found", path=str(target), hint="create it first"
         )
     if os.path.lexists(target) and not replace:
         raise UsageError(

@@ -90,7 +90,7 @@ def _kinds(fail_on: tuple[str, ...]) -> list[str]:
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        path.write_bytes(data)  # not in place of what is there, which may be /dev/stdout
+        path.write_bytes(data)  # writes to the existing file instead of replacing it, because it may be /dev/stdout
     except OSError as error:
         raise UsageError(f"the file cannot be written: {error.strerror or error}", path=str(path)) from None
 

@@ -53,7 +53,7 @@ def report_command(
 
 
 class _Copying:
-    """A file that copies what is read of it: no more than the verifier reads, which stops where the file is no archive."""
+    """A file that copies what is read from it. The verifier stops reading if the file is not an archive."""
 
     def __init__(self, file: BinaryIO, copy: BinaryIO) -> None:
         self._file = file

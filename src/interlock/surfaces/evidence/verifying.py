@@ -46,7 +46,7 @@ def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature
 
 
 class _BadArchiveError(IntegrityError):
-    """The fault is in the archive that was given, not in this machine."""
+    """An error in the given archive, not in this machine."""
 
     fault: Fault = "user"
 

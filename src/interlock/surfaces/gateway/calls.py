@@ -50,7 +50,8 @@ async def call_tool(
 async def carry_out(
     runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
 ) -> CallResult | str:
-    """Make the call, and wait for an approval if need be. Returns a text for the model if it was not made, or not yet.
+    """Make the call, and wait for an approval if necessary. Returns a text for the model if it was not made, or not
+    yet.
 
     Raises: StoreError, ConfigurationError if Interlock itself cannot work; MissingCapabilityError for a newer client.
     """

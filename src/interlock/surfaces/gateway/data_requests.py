@@ -1,7 +1,7 @@
-"""The requests about resources and prompts of one client: each is a call of the server's tool `SERVER/METHOD`, through the gate.
+"""Requests of a client for resources and prompts: each is a call of the tool `SERVER/METHOD`, through the gate.
 
-Where the resources of one server are reachable, they keep their addresses; where those of several are, an address begins with
-`interlock://SERVER/`. Results say which server they are from, and that it is not trusted.
+If only one server has reachable resources, they keep their addresses; otherwise addresses begin with
+`interlock://SERVER/`. Results name the server they are from, and state that it is not trusted.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ AskOlder = Callable[[str, dict[str, Any], Tell], Awaitable[dict[str, Any]]]
 METHODS: Final = ("resources/list", "resources/templates/list", "resources/read", "prompts/list", "prompts/get")
 _SCHEME: Final = "interlock://"
 _NAME_CHARS_MAX: Final = 48
-"""Clients put `mcp__interlock__` in front of the name of a prompt."""
+"""Clients prefix the name of a prompt with `mcp__interlock__`."""
 _KEYS: Final = {
     "resources/list": ("resources", "uri"),
     "resources/templates/list": ("resourceTemplates", "uriTemplate"),
 }
 _PASSED_ON: Final = (-32002, INVALID_PARAMS)
-"""Codes of a server's errors that a client is told: no such resource, and wrong parameters."""
+"""The server errors that are passed on to a client: no such resource, and wrong parameters."""
 
 
 class _Asked(NamedTuple):
-    """One request, and the client behind it."""
+    """One request, with the client behind it."""
 
     request: Request
     envelope: Envelope
@@ -40,7 +40,7 @@ class _Asked(NamedTuple):
 
 
 class DataRequests:
-    """Handles one client's requests about resources and prompts."""
+    """Handles one client's requests for resources and prompts."""
 
     def __init__(self, runtime: Runtime, agent: Agent, wait_s: float) -> None:
         """`wait_s` is how long a held request waits for its approval."""
@@ -116,7 +116,7 @@ class DataRequests:
         return found
 
     def _prompt_names(self) -> dict[str, str]:
-        """The name of each locked prompt for clients, by server and own name: the same for every agent."""
+        """The name of each locked prompt for clients, by server and own name; the same for every agent."""
         locked = self._runtime.servers.prompts()
         return safe_names(
             [f"{name}/{each.name}" for name, prompts in locked.items() for each in prompts], _NAME_CHARS_MAX
@@ -125,7 +125,9 @@ class DataRequests:
     # -- resources
 
     async def _list(self, asked: _Asked) -> dict[str, Any] | Fault:
-        """What all servers list. One that refuses, or cannot be reached, is left out, unless it is the only one."""
+        """The lists of all servers together. A server that refuses or cannot be reached is left out, unless it is the
+        only one.
+        """
         if (fault := _one_page(asked.request)) is not None:
             return fault
         key, address = _KEYS[asked.request.method]

@@ -156,6 +156,6 @@ def complete(value: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
 
 
 def not_cached() -> dict[str, Any]:
-    """What says in a newer result that it is not to be kept."""
+    """The fields of a newer result that forbid caching it."""
     # An agent's tools depend on rules and grants, which can change at any time, and on its identity.
     return {"ttlMs": 0, "cacheScope": "private"}
