@@ -117,3 +117,36 @@ def test_secrets_in_arguments_and_paths_are_replaced_before_they_are_written(ope
     assert b"hunter2hunter2" not in data
     assert data.count(b"[redacted:") == 2
     assert [r.seq for r in records(tmp_path)] == [0, 1, 2]
+
+
+STARTED = b'{"kind":"recorder_started","ts":1,"mono":1,"mechanism":"notify","profile":"ns","calls":[]}'
+BODIES = [
+    call("/one"),
+    call('/a "kind":"call" b', count=3),
+    call("/two", "write"),
+    call("/ghp_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"),
+    call('/x","count":9'),
+    call("/long" * 40, count=2),
+]
+
+
+@pytest.mark.parametrize("room", [1 << 20, 1600, 900, 10])
+@pytest.mark.parametrize("size", [1, 2, 3, len(BODIES)])
+def test_how_lines_arrive_together_changes_nothing(tmp_path, room, size):
+    def written(name, batches):
+        layer = KernelLayer(tmp_path / name / "run_1", Disk(), Redactor(b"k" * 32), recorder_bytes=room)
+        (tmp_path / name / "run_1").mkdir(parents=True)
+        writer = layer.writer("k1", "p", "a", 1)
+        writer.add([STARTED])
+        for batch in batches:
+            writer.add(batch)
+        writer.add([ended(1, 0)], always=True)
+        layer.close()
+        lines = (tmp_path / name / "run_1/layers/kernel.ndjson").read_bytes()
+        assert writer.digest == "sha256:" + hashlib.sha256(lines).hexdigest()
+        return lines, writer.calls, writer.dropped, writer.lines
+
+    one = written("one", [[body] for body in BODIES])
+    several = written("several", [BODIES[at : at + size] for at in range(0, len(BODIES), size)])
+    assert one == several
+    assert one[1] == 9

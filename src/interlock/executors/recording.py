@@ -18,6 +18,7 @@ from interlock.model.tool import Context
 
 _READ_BYTES: Final = 256 * 1024
 _ENDED: Final = b'{"kind":"recorder_ended"'
+_SIGNALS: Final = signal.valid_signals()
 NO_LAYER: Final = "absent(this run keeps nothing on disk, so there is no place for a record)"
 
 
@@ -117,7 +118,7 @@ class Record:
         """Starts reading immediately."""
         reader, self._writer = os.pipe()
         self._stream = _Stream(reader, lines)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the caller's threads handle signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # the caller's threads handle signals
         try:
             self._stream.start()
         except RuntimeError:

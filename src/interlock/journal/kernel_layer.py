@@ -30,6 +30,8 @@ _READS: Final = 3
 _ROOM: Final = 4
 """Read-only file records may use three quarters of a recorder's limit."""
 _KIND: Final = b'{"kind":"'
+_CALL: Final = b'{"kind":"call",'
+_COUNT: Final = b',"count":'
 _READ: Final = b'"access":"read"'
 _TAIL_BYTES: Final = 1024 * 1024
 """Larger than the longest line."""
@@ -158,8 +160,16 @@ class KernelWriter:
 
         With `always`, the limit does not apply.
         """
-        if may_hold_secret(b"\n".join(bodies)):
+        text = b"\n".join(bodies)
+        if may_hold_secret(text):
             bodies = [self._redacted(body) for body in bodies]
+            text = b"\n".join(bodies)
+        size = len(text) + len(bodies) * len(self._tail)
+        if self._bytes + size < self._layer.recorder_bytes * _READS // _ROOM and _only_calls(text, len(bodies)):
+            self.calls += sum(map(_count_of, bodies)) if _COUNT in text else len(bodies)
+            self._bytes += size
+            self._write(b"call", [body[len(_CALL) :] for body in bodies], always=always)
+            return
         by_kind: dict[bytes, list[bytes]] = {}
         for body in bodies:
             kind, _, rest = body[len(_KIND) :].partition(b'",')
@@ -173,26 +183,27 @@ class KernelWriter:
             self._bytes += len(body) + len(self._tail)
             by_kind.setdefault(kind, []).append(rest)
         for kind, rests in by_kind.items():
-            head = (
-                _KIND
-                + kind
-                + b'","schema":"%s","run_id":%s,"seq":'
-                % (
-                    KERNEL_SCHEMA.encode(),
-                    msgspec.json.encode(self._layer.run_id),
-                )
-            )
-            written = self._layer.write(head, self._tail, rests, always=always or kind != b"call")
-            if not written:
-                self.dropped += sum(map(_count_of, rests))
-            self.lines += len(written)
-            for line in written:
-                self._digest.update(line)
+            self._write(kind, rests, always=always or kind != b"call")
+
+    def _write(self, kind: bytes, rests: list[bytes], *, always: bool) -> None:
+        """Write records of one kind, without it. Raises: StoreError."""
+        run_id = msgspec.json.encode(self._layer.run_id)
+        head = b'%s%s","schema":"%s","run_id":%s,"seq":' % (_KIND, kind, KERNEL_SCHEMA.encode(), run_id)
+        written = self._layer.write(head, self._tail, rests, always=always)
+        if not written:
+            self.dropped += sum(map(_count_of, rests))
+        self.lines += len(written)
+        self._digest.update(b"".join(written))
 
     def _redacted(self, body: bytes) -> bytes:
         value: dict[str, Any] = msgspec.json.decode(body)
         clean = self._layer.redactor.redact(value, (), body)
         return body if clean is value else msgspec.json.encode(clean)
+
+
+def _only_calls(text: bytes, count: int) -> bool:
+    """True if all of `count` records, one a line, are calls."""
+    return text.startswith(_CALL) and text.count(b"\n" + _CALL) == count - 1
 
 
 def layer_file(directory: Path, number: int) -> Path:
@@ -210,5 +221,5 @@ def layer_files(run_dir: Path) -> list[Path]:
 
 
 def _count_of(body: bytes) -> int:
-    at = body.rfind(b',"count":')
+    at = body.rfind(_COUNT)
     return 1 if at < 0 else int(body[at + 9 :].rstrip(b"}\n"))
