@@ -131,3 +131,91 @@ def test_only_the_last_twenty_uses_count(flaky):
     flaky.broken.append("connection_failed")
     use(flaky)
     assert flaky.skills.get("fetch-and-keep", 1).state == "degraded"
+
+
+def set_state(rt, **values):  # noqa: F811
+    for key, value in values.items():
+        action = {"type": "state_write", "id": "w", "parameters": {"key": key, "value": value}}
+        assert execute(rt, action).status == "succeeded"
+    rt.skills.wait_learnt()
+
+
+def test_a_precondition_is_learnt_from_the_state_before_uses(flaky):
+    """It fails whenever the lock is held; other keys say nothing."""
+    for number in range(6):
+        held = number % 2 == 1
+        set_state(
+            flaky,
+            a=number, lock=held, zone="eu", secret="ghp_" + "kRw7Zc2QxN5vTb9YfJ3mHd8LsPq4Ga1Ue6Xo",
+        )
+        if held:
+            flaky.broken.append("tool_failed")
+        use(flaky)
+    degraded, found = sorted(flaky.skills.list(), key=lambda one: one.version)
+    assert (degraded.state, found.state, found.source) == ("degraded", "candidate", "evolved")
+    assert found.content.template.steps[0].more == {"preconditions": [{"key": "lock", "value": False}]}
+    flaky.skills.approve("fetch-and-keep", version=2, digest=found.digest, by="eve", untested=True)
+    (refused,) = use(flaky)
+    assert (refused.results[0].status, refused.results[0].reason) == ("rejected", "precondition_failed")
+    assert flaky.skills.uses(flaky.skills.get("fetch-and-keep")).uses == 0  # a refusal says nothing about it
+    set_state(flaky, lock=False)
+    assert use(flaky)[0].status == "succeeded"
+
+
+def test_the_state_that_a_use_itself_changed_is_that_of_before(rt):  # noqa: F811
+    async def work(parameters, ctx):
+        return None
+
+    rt.register(tool("work", work))
+    for n in ("a", "b"):
+        write = {"type": "state_write", "id": "w", "parameters": {"key": "done", "value": True}}
+        execute(rt, call("work", parameters={"n": n}), write, context={"goal": "work"})
+    rt.skills.wait_learnt()
+    approve(rt, "work")
+    set_state(rt, done=False)
+    asyncio.run(rt.skills.run("work", {"n": "x"}))
+    rt.skills.wait_learnt()
+    (row,) = rt.services.db.execute("select state from skill_uses")
+    assert row == ('{"done":false}',)
+
+
+def test_undo_of_a_use_takes_it_out_of_the_count(flaky):
+    done = use(flaky, 2)
+    undo = asyncio.run(flaky.runs.undo(done[0].run_id))
+    assert flaky.skills.uses(flaky.skills.get("fetch-and-keep")).uses == 1
+    asyncio.run(flaky.runs.undo(undo.run_id))
+    assert flaky.skills.uses(flaky.skills.get("fetch-and-keep")).uses == 2
+
+
+def test_a_domain_that_fails_degrades_its_weak_skills_and_leaves_the_good_one(rt):  # noqa: F811
+    broken = set()
+
+    def made(name):
+        async def function(parameters, ctx):
+            if name in broken:
+                raise ToolError("no", code="tool_failed", retryable=False)
+
+        return tool(f"net.{name}", function)
+
+    for name in ("good", "bad", "worse"):
+        rt.register(made(name))
+        for n in ("a", "b"):
+            execute(rt, call(f"net.{name}", "1", parameters={"n": n}), call(f"net.{name}", "2"), context={"goal": name})
+        rt.skills.wait_learnt()
+        approve(rt, name)
+    broken |= {"bad", "worse"}
+
+    def times(name, count):
+        for n in range(count):
+            asyncio.run(rt.skills.run(name, {"n": str(n)}))
+            rt.skills.wait_learnt()
+
+    times("good", 3)
+    times("bad", 4)
+    times("worse", 2)
+    assert {rt.skills.get(name).state for name in ("good", "bad", "worse")} == {"active"}
+    times("worse", 1)  # the tenth use of the domain: 3 of 10 succeeded
+    assert [rt.skills.get(name).state for name in ("good", "bad", "worse")] == ["active", "degraded", "degraded"]
+    newest = next(row for row in rt.runs.list() if row.source == "learning")
+    events = [msgspec.to_builtins(event) for event in rt.runs.events(newest.run_id)]
+    assert [(e["domain"], e["rate"]) for e in events if e["kind"] == "evolution_triggered"] == [("net", 0.3)]

@@ -3,21 +3,22 @@
 Learning from a trace is one transaction, which recomputes the skills from all stored traces: two processes that learn
 at the same time, or a repetition of the same history, give the same skills.
 
-Schema history: 1: first. 2: a trace may span several runs. 3: which step of a use failed, and why. 4: which runs were
-undone, for a process that learns from one of them later.
+Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why. 4: which runs were
+undone, so that a process that learns from one of them later knows. 5: the state before a use, and uses that were undone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.disk import Database
 from interlock.learning.align import Template, Trace, UnalignableError, align, bindings
 from interlock.learning.evidence import TraceStore, json_of
+from interlock.learning.uses import Use, UseStore
 from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
@@ -25,7 +26,6 @@ from interlock.model.errors import ConflictError, UsageError
 
 SkillState = Literal["candidate", "active", "degraded", "retired"]
 EVIDENCE_MIN: Final = 2
-USES: Final = 20
 USES_MIN: Final = 5
 """Minimum number of uses before a skill can be degraded."""
 RATE_MIN: Final = 0.6
@@ -69,6 +69,10 @@ _SCHEMA: Final = (
         workspace text not null, run text not null, by_run text not null, at_us bigint not null,
         primary key (workspace, run)
     );
+    """,
+    """
+    alter table skill_uses add column state text not null default '{}';
+    alter table skill_uses add column withdrawn_by text;
     """,
 )
 
@@ -115,18 +119,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
 
 
-class Uses(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of a version's last `USES` uses."""
+class Degraded(NamedTuple):
+    """Versions that are not used any more, because too few uses of the skill, or of the skills of a domain, succeeded."""
 
-    uses: int
-    succeeded: int
-    failed: tuple[str, ...] = ()
-    """`STEP REASON` (the step's number, from 0) of the failed uses."""
-
-    @property
-    def rate(self) -> float:
-        """The share of successful uses; 1.0 without any use."""
-        return self.succeeded / self.uses if self.uses else 1.0
+    domain: str
+    """The skill's name, or the domain."""
+    rate: float
+    versions: tuple[Skill, ...]
 
 
 _COLUMNS: Final = "name, version, state, agent, content, digest, created_us, decided_by, tested, source, shape"
@@ -139,6 +138,7 @@ class SkillStore:
         """Create the tables if they do not exist."""
         self.db = db
         self.traces = TraceStore(db, workspace, clock)
+        self.uses = UseStore(db, workspace, clock)
         self._workspace = workspace
         self._clock = clock
         db.migrate("skills", _SCHEMA)
@@ -160,6 +160,7 @@ class SkillStore:
         Returns the skills (`NAME@VERSION`) with evidence that counts again, and those that lost evidence.
         """
         with self.db.transaction():
+            self.uses.withdraw(run, by=by)
             rows = self.traces.withdraw(run, by=by)
             back: list[str] = []
             gone: list[str] = []
@@ -294,30 +295,33 @@ class SkillStore:
 
     # -- uses
 
-    def count_use(
-        self, name: str, version: int, run: str, proposal: str, agent: str, *, succeeded: bool, failed: str = ""
-    ) -> Uses | None:
-        """Count a use of an active version. Returns its results if they degrade it, otherwise None. `failed` is as in `Uses`."""
-        with self.db.transaction():
-            self.db.execute(
-                "insert into skill_uses (workspace, name, version, run, proposal, agent, succeeded, at_us, failed)"
-                " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
-                (self._workspace, name, version, run, proposal, agent, succeeded, self._clock.now_us(), failed),
-            )
-            uses = self.uses(name, version)
-            if self.get(name, version).state != "active" or uses.uses < USES_MIN or uses.rate >= RATE_MIN:
-                return None
-            self._set(name, version, state="degraded", decided_by=None)
-            return uses
+    def count_use(self, use: Use) -> list[Degraded]:
+        """Count a use of an active version. Returns what that degrades: the version itself, and those of a domain that fails.
 
-    def uses(self, name: str, version: int) -> Uses:
-        """Returns the recent results of a version."""
-        rows = self.db.execute(
-            f"select succeeded, failed from skill_uses where {_OF_VERSION} order by at_us desc limit ?",  # noqa: S608 - a constant
-            (self._workspace, name, version, USES),
-        )
-        failed = tuple(row[1] for row in rows if row[1])
-        return Uses(uses=len(rows), succeeded=sum(row[0] for row in rows), failed=failed)
+        In a domain that fails, a version does not need `USES_MIN` uses of its own; one that does well stays.
+        """
+        with self.db.transaction():
+            self.uses.add(use)
+            skill = self.get(use.name, use.version)
+            if skill.state != "active":
+                return []
+            active = [one for one in self.all() if one.state == "active"]
+            groups = [(skill.name, [skill], USES_MIN)]
+            for domain in sorted(domains_of(skill)):
+                members = [one for one in active if domain in domains_of(one)]
+                if len(members) > 1:
+                    groups.append((domain, members, 2 * USES_MIN))
+            found = []
+            for domain, members, least in groups:
+                together = self.uses.of([(one.name, one.version) for one in members])
+                if together.uses < least or together.rate >= RATE_MIN:
+                    continue
+                weak = [one for one in members if self.uses.of([(one.name, one.version)]).rate < RATE_MIN]
+                weak = [one for one in weak if self.get(one.name, one.version).state == "active"]
+                for one in weak:
+                    self._set(one.name, one.version, state="degraded", decided_by=None)
+                found += [Degraded(domain, together.rate, tuple(weak))] if weak else []
+            return found
 
     # -- reading
 
@@ -351,7 +355,7 @@ class SkillStore:
         """Delete old traces and uses; skills remain."""
         with self.db.transaction():
             self.traces.prune(before_us)
-            self.db.execute("delete from skill_uses where workspace = ? and at_us < ?", (self._workspace, before_us))
+            self.uses.prune(before_us)
 
     def _newest(self, agent: str, shape: str) -> Skill | None:
         found = self._select("agent = ? and shape = ? order by version desc", agent, shape)
@@ -372,6 +376,11 @@ class SkillStore:
             fields = dict(zip(names, row, strict=True))
             found.append(Skill(**{**fields, "content": typed.decode(fields["content"], Content)}))
         return found
+
+
+def domains_of(skill: Skill) -> frozenset[str]:
+    """The kinds of work that a skill does: the first part of its tools' names (`fs` of `fs.read`, `s` of `s/echo`)."""
+    return frozenset(re.split(r"[./]", tool)[0] for tool in skill.content.tools)
 
 
 def arguments_of(skill: Skill, trace: Trace) -> dict[str, Any] | None:

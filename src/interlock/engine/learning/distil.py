@@ -9,10 +9,11 @@ from typing import Final
 
 from interlock.engine.learning import evolve
 from interlock.engine.learning.session_calls import SessionTasks, Task
-from interlock.engine.learning.traces import RUN_TOOL, SKILL_SOURCE, is_use_of, trace_of
+from interlock.engine.learning.traces import RUN_TOOL, SKILL_SOURCE, is_use_of, state_before, trace_of
 from interlock.engine.runs.run import Run
 from interlock.engine.services import EndedProposal, Services, Withdrawn
 from interlock.learning.skills import Skill, SkillStore
+from interlock.learning.uses import Use
 from interlock.model.errors import InterlockError
 from interlock.model.events import Event, EvolutionTriggered, SkillDistilled
 
@@ -120,13 +121,14 @@ class Distiller:
         if not known or not is_use_of(self._services, ended.proposal, known[0].content.template):
             return
         succeeded = ended.result.status == "succeeded"
-        degraded = self._store.count_use(
-            name, int(version), ended.run_id, ended.proposal.id, ended.agent, succeeded=succeeded, failed=_failed(ended)
-        )
-        if degraded is not None:
-            repaired = evolve.repair(self._services, self._store, known[0])
-            names = () if repaired is None else (f"{repaired.skill.name}@{repaired.skill.version}",)
-            self._record(ended.agent, EvolutionTriggered(domain=name, rate=degraded.rate, repairs=names))
+        use = Use(
+            name=name, version=int(version), run=ended.run_id, proposal=ended.proposal.id, agent=ended.agent,
+            succeeded=succeeded, failed=_failed(ended), state=state_before(self._services, ended),
+        )  # fmt: skip
+        for degraded in self._store.count_use(use):
+            repairs = [evolve.repair(self._services, self._store, skill) for skill in degraded.versions]
+            names = tuple(f"{one.skill.name}@{one.skill.version}" for one in repairs if one is not None)
+            self._record(ended.agent, EvolutionTriggered(domain=degraded.domain, rate=degraded.rate, repairs=names))
 
     def _record(self, agent: str, event: Event) -> None:
         run = Run.start(self._services, agent=agent, source=SOURCE)

@@ -1,6 +1,8 @@
 """Repairs a failing skill: only in safe ways, as a candidate that a person reads, tests and approves.
 
 - A step that can be repeated without harm (`read_only`, `idempotent`) and failed for a transient reason is retried.
+- If one state key had one value before every use that succeeded, and before none that failed, that value becomes a
+  precondition of the first step: a use in another state is refused before anything is done.
 - A tool that changed is used with its present definition, if its schema still has every parameter that the skill gives,
   and requires no other.
 """
@@ -17,6 +19,8 @@ from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
 from interlock.learning.align import Step
 from interlock.learning.skills import Content, Skill, SkillStore
+from interlock.learning.uses import Condition
+from interlock.model.proposal import Precondition
 
 _PASSING: Final = frozenset(
     (
@@ -58,7 +62,7 @@ def repaired(services: Services, store: SkillStore, skill: Skill) -> tuple[Conte
     tools = _tools_as_they_are(services, skill, changes)
     if tools is None:
         return None
-    often = Counter(store.uses(skill.name, skill.version).failed)
+    often = Counter(store.uses.of([(skill.name, skill.version)]).failed)
     steps = list(skill.content.template.steps)
     for failed in sorted(often):
         number, _, reason = failed.partition(" ")
@@ -71,6 +75,14 @@ def repaired(services: Services, store: SkillStore, skill: Skill) -> tuple[Conte
         steps[int(number)] = _retried(step)
         what = f"s{int(number) + 1} (`{step.tool}`) is retried"
         changes.append(f"{what}: it failed {often[failed]} times ({reason})")
+    condition = store.uses.condition(skill.name, skill.version)
+    if condition is not None and not _requires(steps[0], condition.key):
+        steps[0] = _with_precondition(steps[0], condition)
+        value = msgspec.json.encode(condition.value).decode()
+        changes.append(
+            f"it is used only where the state `{condition.key}` is {value}, as before {condition.succeeded} uses that succeeded"
+            f" and none of {condition.failed} that failed"
+        )
     if not changes:
         return None
     template = msgspec.structs.replace(skill.content.template, steps=tuple(steps))
@@ -79,6 +91,17 @@ def repaired(services: Services, store: SkillStore, skill: Skill) -> tuple[Conte
 
 def _retried(step: Step) -> Step:
     return msgspec.structs.replace(step, more={**step.more, "failure_behavior": "retry"})
+
+
+def _requires(step: Step, key: str) -> bool:
+    return any(one["key"] == key for one in step.more.get("preconditions", ()))
+
+
+def _with_precondition(step: Step, condition: Condition) -> Step:
+    found = msgspec.to_builtins(Precondition(key=condition.key, value=condition.value))
+    return msgspec.structs.replace(
+        step, more={**step.more, "preconditions": [*step.more.get("preconditions", ()), found]}
+    )
 
 
 def _tools_as_they_are(services: Services, skill: Skill, changes: list[str]) -> Mapping[str, str] | None:

@@ -15,7 +15,8 @@ from interlock.engine.runs.kept_layers import discard_layers
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registry
 from interlock.learning.align import JSON_TYPES, PARAMETER, REFERENCE
-from interlock.learning.skills import Content, Evidence, Skill, SkillStore, Uses
+from interlock.learning.skills import Content, Evidence, Skill, SkillStore
+from interlock.learning.uses import Uses
 from interlock.model import typed
 from interlock.model.errors import UsageError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -72,7 +73,7 @@ class Skills:
 
     def uses(self, skill: Skill) -> Uses:
         """The results of the skill's last uses."""
-        return self._store.uses(skill.name, skill.version)
+        return self._store.uses.of([(skill.name, skill.version)])
 
     def find(self, goal: str, registry: Registry | None = None) -> Sequence[Skill]:
         """The skills in use whose name, goals or tools share words with `goal`, best first; `registry` as in `problems`."""

@@ -23,6 +23,7 @@ _NOT_LEARNT: Final = ("compensation", "assumptions", "invocation_mode", "metadat
 """Fields of an action that a template does not have. The last three are dropped; an action with another one is not learnt."""
 _LEFT_OUT: Final = _NOT_LEARNT[3:]
 _OWN: Final = ("type", "id", "tool", "parameters", "dependencies", *_LEFT_OUT)
+_STATE_KEYS: Final = 100
 STEPS_MIN: Final = 2
 STEPS_MAX: Final = 100
 _OWN_ID: Final = re.compile(r"s[0-9]+")
@@ -52,6 +53,31 @@ def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str,
     goal = proposal.context.get("goal")
     shown = services.redactor.redact_text(goal)[:500] if isinstance(goal, str) and not keeps_apart(goal) else ""
     return Trace(order=proposal.order, steps=steps, goal="" if keeps_apart(shown) else shown), tools
+
+
+def state_before(services: Services, ended: EndedProposal) -> dict[str, Any]:
+    """The state before a proposal, as far as a condition on it may be kept: keys with a short plain value, and no secret.
+
+    What the proposal itself changed has the value of before. If another one changed a key meanwhile, its present value counts.
+    """
+    found: dict[str, Any] = {key: entry.value for key, entry in services.store.snapshot().items()}
+    for key in [key for row in ended.result.results for key in row.state_changes]:
+        own = (ended.run_id, ended.proposal.id)
+        before = [one for one in services.store.history(key) if (one.run, one.proposal) != own]
+        if before and not before[-1].deleted:
+            found[key] = before[-1].value
+        else:
+            found.pop(key, None)
+    plain = {key: value for key, value in sorted(found.items()) if _is_plain(key) and _is_plain(value)}
+    return {key: value for key, value in list(plain.items())[:_STATE_KEYS] if services.redactor.redact(value) == value}
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, bool | int)
+        or (isinstance(value, str) and len(value) <= 200 and not keeps_apart(value))
+    )
 
 
 def step_of(services: Services, ended: EndedProposal) -> Step | None:
