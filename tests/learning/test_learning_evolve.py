@@ -146,7 +146,10 @@ def test_a_precondition_is_learnt_from_the_state_before_uses(flaky):
         held = number % 2 == 1
         set_state(
             flaky,
-            a=number, lock=held, zone="eu", secret="ghp_" + "kRw7Zc2QxN5vTb9YfJ3mHd8LsPq4Ga1Ue6Xo",
+            a=number,
+            lock=held,
+            zone="eu",
+            secret="ghp_" + "kRw7Zc2QxN5vTb9YfJ3mHd8LsPq4Ga1Ue6Xo",
         )
         if held:
             flaky.broken.append("tool_failed")

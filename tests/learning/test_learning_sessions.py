@@ -1,6 +1,7 @@
 """Calls that come one by one, as at a door: a task done three times is one skill, and the next time takes one call."""
 
 import asyncio
+import signal
 
 import pytest
 from hypothesis import given
@@ -116,3 +117,62 @@ def test_no_call_belongs_to_two_tasks(text):
     given_ += calls.rest()
     assert len(set(given_)) == len(given_)
     assert all(text[index] != "-" for index in given_)
+
+
+KILLED = """
+import asyncio, os, signal
+rt = project.open()
+for tool, parameters in (
+    ("fs.write", {"path": "MONTH.txt", "content": "total: 1\\n"}),
+    ("fs.read", {"path": "MONTH.txt"}),
+    ("fs.write", {"path": "copy-MONTH.txt", "content": "total: 1\\n"}),
+):
+    assert asyncio.run(rt.call(tool, parameters, session="s")).status == "succeeded"
+rt.skills.wait_learnt()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(project, month):
+    process = project.script(KILLED.replace("MONTH", month))
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_session_whose_process_was_killed_is_learnt_from_by_the_next(rt, project):  # noqa: F811
+    for month in ("jan", "feb"):
+        killed(project, month)
+    assert rt.skills.list() == []
+    runs = [row.run_id for row in rt.runs.list()]
+    asyncio.run(rt.call("fs.read", {"path": "jan.txt"}, session="other"))
+    rt.skills.wait_learnt()
+    (skill,) = rt.skills.list()
+    assert len(rt.skills.evidence(skill)) == 2
+    assert [step.tool for step in skill.content.template.steps] == ["fs.write", "fs.read", "fs.write"]
+    another = project.open()  # nothing of it is learnt from again
+    asyncio.run(another.call("fs.read", {"path": "jan.txt"}, session="third"))
+    another.skills.wait_learnt()
+    assert len(another.skills.evidence(skill)) == 2
+    asyncio.run(rt.runs.undo(runs[0]))
+    assert rt.skills.list() == []
+
+
+def test_a_call_of_a_killed_session_that_was_undone_is_not_learnt_from(rt, project):  # noqa: F811
+    for month in ("jan", "feb"):
+        killed(project, month)
+    asyncio.run(rt.runs.undo(rt.runs.list()[0].run_id))
+    asyncio.run(rt.call("fs.read", {"path": "jan.txt"}, session="other"))
+    rt.skills.wait_learnt()
+    assert rt.skills.list() == []
+
+
+def test_an_open_session_of_a_living_process_is_left_to_it(rt, project):  # noqa: F811
+    task(rt, "jan")
+    another = project.open()
+    asyncio.run(another.call("fs.read", {"path": "jan.txt"}, session="other"))
+    another.skills.wait_learnt()
+    task(rt, "feb")
+    (skill,) = rt.skills.list()
+    assert len(rt.skills.evidence(skill)) == 2
+    rt.skills.distiller.close()
+    assert rt.services.db.execute("select count(*) from skill_calls where session = 's'") == [(0,)]

@@ -5,6 +5,7 @@ at the same time, or a repetition of the same history, give the same skills.
 
 Schema history: 1: first. 2: a trace may be of several runs. 3: which step of a use failed, and why. 4: which runs were
 undone, so that a process that learns from one of them later knows. 5: the state before a use, and uses that were undone.
+6: calls of sessions that are not over.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 from interlock.disk import Database
 from interlock.learning.align import Template, Trace, UnalignableError, align, bindings
 from interlock.learning.evidence import TraceStore, json_of
+from interlock.learning.open_calls import OpenCallStore
 from interlock.learning.uses import Use, UseStore
 from interlock.model import typed
 from interlock.model.canonical import digest
@@ -73,6 +75,13 @@ _SCHEMA: Final = (
     """
     alter table skill_uses add column state text not null default '{}';
     alter table skill_uses add column withdrawn_by text;
+    """,
+    """
+    create table skill_calls (
+        number integer primary key,
+        workspace text not null, owner text not null, agent text not null, session text not null, run text not null,
+        step text not null, version text, at_us bigint not null
+    );
     """,
 )
 
@@ -139,6 +148,7 @@ class SkillStore:
         self.db = db
         self.traces = TraceStore(db, workspace, clock)
         self.uses = UseStore(db, workspace, clock)
+        self.calls = OpenCallStore(db, workspace, clock)
         self._workspace = workspace
         self._clock = clock
         db.migrate("skills", _SCHEMA)
@@ -356,6 +366,7 @@ class SkillStore:
         with self.db.transaction():
             self.traces.prune(before_us)
             self.uses.prune(before_us)
+            self.calls.prune(before_us)
 
     def _newest(self, agent: str, shape: str) -> Skill | None:
         found = self._select("agent = ? and shape = ? order by version desc", agent, shape)

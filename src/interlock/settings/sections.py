@@ -465,6 +465,13 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     distill: Annotated[
         bool, Meta(description="Look for skills in successful proposals; each needs a person's approval.")
     ] = False
+    approve: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Tools (`fs.*`): a candidate that was learnt here, calls no others and passes `interlock skills test` is "
+            "approved by that, without a person."
+        ),
+    ] = ()
     keep_ms: Annotated[DurationMs, Meta(description="How long agents' notes and traces of proposals are kept.")] = (
         field(default=180 * 86_400_000, name="keep")
     )

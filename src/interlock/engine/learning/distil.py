@@ -30,7 +30,9 @@ class Distiller:
         """The thread starts with the first proposal."""
         self._services = services
         self._store = store
-        self._sessions = SessionTasks(services)
+        self._sessions = SessionTasks(services, store.calls)
+        self._looked_back = False
+        """True once the sessions of processes that were killed have been learnt from."""
         self._queue: queue.Queue[EndedProposal | str | None] = queue.Queue(_QUEUED_MAX)
         self._thread: threading.Thread | None = None
 
@@ -73,6 +75,10 @@ class Distiller:
         while True:
             ended = self._queue.get()
             try:
+                if not self._looked_back:
+                    self._looked_back = True
+                    for task in self._sessions.take_abandoned():
+                        self._learn_task(task)
                 if ended is None:
                     for task in self._sessions.end():
                         self._learn_task(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -9,20 +10,14 @@ import msgspec
 
 from interlock.engine.learning.traces import STEPS_MAX, STEPS_MIN, step_of
 from interlock.engine.services import EndedProposal, Services
+from interlock.journal.lock import started_of
 from interlock.learning.align import Step, Trace
 from interlock.learning.episodes import SessionCalls
+from interlock.learning.open_calls import OpenCall, OpenCallStore
 
 _SESSIONS_MAX: Final = 200
 _LOOKING: Final = ("memory.read", "memory.read_agent", "skills.find")
 """Tools with which an agent searches for what was learnt. They do not belong to a task."""
-
-
-class Call(NamedTuple):
-    """A successful call, which was the only action of its proposal."""
-
-    run: str
-    step: Step
-    version: str | None
 
 
 class Task(NamedTuple):
@@ -37,10 +32,23 @@ class Task(NamedTuple):
 class SessionTasks:
     """Finds tasks in the calls of sessions. Not thread-safe."""
 
-    def __init__(self, services: Services) -> None:
-        """Start without sessions."""
+    def __init__(self, services: Services, store: OpenCallStore) -> None:
+        """Start without sessions. What is not a task yet is in the store too, in case that this process is killed."""
         self._services = services
-        self._sessions: dict[tuple[str, str], SessionCalls[Call]] = {}
+        self._store = store
+        self._owner = _owner(services.boot, os.getpid())
+        self._sessions: dict[tuple[str, str], SessionCalls[OpenCall]] = {}
+
+    def take_abandoned(self) -> Iterator[Task]:
+        """What was left of sessions whose process was killed, as far as it is a task."""
+
+        def is_alive(owner: str) -> bool:
+            boot, pid, _ = owner.split(":")
+            return owner == _owner(boot, int(pid)) and boot == self._services.boot
+
+        for agent, calls in self._store.take_abandoned(is_alive):
+            if STEPS_MIN <= len(calls) <= STEPS_MAX:
+                yield _task(agent, calls)
 
     def take(self, ended: EndedProposal) -> Iterator[Task]:
         """Handle the end of a call. Yields the tasks that it completes; an earlier session of the agent ends with it."""
@@ -56,11 +64,17 @@ class SessionTasks:
         calls = self._sessions.setdefault((ended.agent, session), SessionCalls(shortest=STEPS_MIN, longest=STEPS_MAX))
         call = self._call(ended)
         shape = None if call is None else Trace(order="declared", steps=(call.step,)).shape
-        for part in calls.add(shape, call or Call(ended.run_id, Step(type=action.type), None)):
+        parts = calls.add(shape, call or OpenCall(ended.run_id, Step(type=action.type), None))
+        if parts or call is None:
+            self._store.clear(self._owner, ended.agent, session)
+        else:
+            self._store.add(self._owner, ended.agent, session, call)
+        for part in parts:
             yield _task(ended.agent, part)
 
     def undone(self, run: str) -> None:
         """Remove an undone run's call from its task."""
+        self._store.remove(run)
         for calls in self._sessions.values():
             gone = {index for index, call in enumerate(calls.payloads) if call.run == run}
             if gone:
@@ -73,20 +87,26 @@ class SessionTasks:
 
     def _rest(self, key: tuple[str, str]) -> Iterator[Task]:
         left = self._sessions.pop(key).rest()
+        self._store.clear(self._owner, *key)
         if left:
             yield _task(key[0], left)
 
-    def _call(self, ended: EndedProposal) -> Call | None:
+    def _call(self, ended: EndedProposal) -> OpenCall | None:
         step = step_of(self._services, ended)
         if step is None:
             return None
         tool = self._services.registry.find(step.tool)
-        return Call(ended.run_id, step, None if tool is None else tool.version)
+        return OpenCall(ended.run_id, step, None if tool is None else tool.version)
 
 
-def _task(agent: str, calls: Sequence[Call]) -> Task:
+def _task(agent: str, calls: Sequence[OpenCall]) -> Task:
     steps = tuple(
         msgspec.structs.replace(call.step, needs=(index - 1,) if index else ()) for index, call in enumerate(calls)
     )
     tools = {call.step.tool: call.version for call in calls if call.step.tool is not None and call.version is not None}
     return Task(agent, tuple(call.run for call in calls), Trace(order="declared", steps=steps), tools)
+
+
+def _owner(boot: str, pid: int) -> str:
+    """A process, so that another one with its id later is not taken for it."""
+    return f"{boot}:{pid}:{started_of(str(pid))}"

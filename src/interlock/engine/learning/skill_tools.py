@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from interlock.detect import prompt_flags
-from interlock.engine.learning.skills import Skills, parameters_of, source_of
+from interlock.engine.learning.plans import parameters_of
+from interlock.engine.learning.skills import Skills, source_of
 from interlock.engine.learning.traces import RUN_TOOL
 from interlock.engine.proposals.expand import expand, plain_parameters
 from interlock.engine.proposals.tool_context import ActionContext

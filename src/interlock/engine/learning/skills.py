@@ -8,26 +8,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from interlock.engine.learning import evolve
-from interlock.engine.learning.traces import SKILL_SOURCE, TEST_SOURCE, document_of, is_never_in_skill
-from interlock.engine.proposals.decoding import decode
-from interlock.engine.runs.kept_layers import discard_layers
+from interlock.detect import prompt_flags
+from interlock.engine.learning import edited_plan, evolve
+from interlock.engine.learning.plans import check_content, proposal_of
+from interlock.engine.learning.traces import SKILL_SOURCE
+from interlock.engine.learning.trials import TrialRunner, Trials
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registry
-from interlock.learning.align import JSON_TYPES, PARAMETER, REFERENCE
+from interlock.learning.align import PARAMETER, REFERENCE
 from interlock.learning.skills import Content, Evidence, Skill, SkillStore
 from interlock.learning.uses import Uses
 from interlock.model import typed
 from interlock.model.errors import UsageError
-from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.globs import name_matcher
 from interlock.model.result import ProposalResult
-from interlock.model.schema import Schema
 
 if TYPE_CHECKING:
     from interlock.engine.learning.distil import Distiller
 
 _WORD: Final = re.compile(r"\w+")
 _HOST: Final = re.compile(r"(?:https?://|ssh://|git@)([A-Za-z0-9.-]+)|\b((?:[a-z0-9-]+\.)+[a-z]{2,})\b", re.IGNORECASE)
+BY_RULE: Final = "rule:learning.approve"
+"""Who has approved a skill that no person has."""
 _FORMAT: Final = 1
 _BYTES_MAX: Final = 1024 * 1024
 Execute = Callable[..., Awaitable[ProposalResult]]
@@ -51,6 +53,7 @@ class Skills:
         self._execute = execute
         self._undo = undo
         self._store = SkillStore(services.db, services.workspace_id, services.clock)
+        self._trials = TrialRunner(services, self._store, execute, undo)
         self.distiller: Distiller | None = None
         """Set while proposals are learnt from."""
 
@@ -102,17 +105,7 @@ class Skills:
         self, skill: Skill, arguments: dict[str, Any], *, source: str = "unknown", after: str | None = None
     ) -> dict[str, Any]:
         """The skill as a proposal with these arguments; `after` as in `document_of`. Raises: UsageError `skill_arguments`."""
-        template = skill.content.template
-        schema = Schema.compile(parameters_of(skill))
-        errors = schema.errors(arguments)
-        if errors:
-            where, what = errors[0]
-            raise UsageError(
-                f"the arguments of `{skill.name}` do not fit: {where}: {what}",
-                code="skill_arguments",
-                hint=f"`interlock skills show {skill.name}` shows its parameters",
-            )
-        return document_of(template, arguments, source=source, after=after)
+        return proposal_of(skill, arguments, source=source, after=after)
 
     def usable(self, name: str, registry: Registry | None = None) -> Skill:
         """The version in use, if its tools are unchanged.
@@ -155,6 +148,14 @@ class Skills:
             )
         return self._store.approve(name, version, digest, by=by or self._services.desk.user)
 
+    async def repair_by_model(self, name: str, *, agent: str | None = None) -> evolve.Repair | None:
+        """Create a candidate with the plan that a model makes of a skill that fails, by a call of `infer` under the rules.
+
+        Raises: UsageError `not_found`, `infer_failed`.
+        """
+        skill = self._store.get(name)
+        return await edited_plan.repair(self._services, self._store, skill, agent or self._services.agent)
+
     def repair(self, name: str) -> evolve.Repair | None:
         """Create a candidate with a skill's safe repairs, if there are any. Raises: UsageError `not_found`."""
         return evolve.repair(self._services, self._store, self._store.get(name))
@@ -164,58 +165,36 @@ class Skills:
         return self._store.retire(name, by=by or self._services.desk.user)
 
     async def test(self, skill: Skill, arguments: dict[str, Any] | None = None, *, agent: str | None = None) -> str:
-        """Run a skill in a layer that is discarded.
-
-        Returns `passed`, or the problem. Default `arguments`: those of its newest evidence.
+        """Run a skill in a layer that is discarded. Returns `passed`, or the problem. Default `arguments`: those of its
+        newest evidence. A candidate that passes is approved if `[learning] approve` names all of its tools.
 
         Only for a runtime whose layers wait (`workspace.mode` is `layer`, `commit` is `never`). Programs can still
         reach the hosts of the grant. Raises: UsageError `not_available`, `skill_arguments`; as `Runtime.execute`.
         """
-        settings = self._services.settings.workspace
-        if settings.mode != "layer" or settings.commit != "never":
-            raise UsageError(
-                "skills can be tested only if layers wait for a commit",
-                code="not_available",
-                hint="`interlock skills test`",
-            )
-        outcome = self._why_not_testable(skill)
-        if outcome is None:
-            if arguments is None:
-                known = self._store.evidence(skill)
-                arguments = known[-1].arguments if known else {}
-            document = self.proposal(skill, arguments, source=TEST_SOURCE)
-            result = await self._execute(document | ({} if agent is None else {"agent": agent}), wait=False)
-            outcome = await self._outcome(result)
+        if arguments is None:
+            known = self._trials.cases(skill)
+            arguments = known[-1].arguments if known else {}
+        outcome = (await self._trials.run(skill, arguments, agent=agent)).outcome
         self._store.set_tested(skill, outcome)
+        if outcome == "passed" and self._is_approved_by_rule(skill):
+            self._store.approve(skill.name, skill.version, skill.digest, by=BY_RULE)
         return outcome
 
-    async def _outcome(self, result: ProposalResult) -> str:
-        failed = next((row for row in result.results if row.status != "succeeded"), None)
-        if result.status == "held":  # with an approval it would continue, and then it would no longer be a test
-            await self._undo(result.run_id)
-            return "not possible: a person must approve " + ", ".join(
-                f"`{row.action_id}`" for row in result.results if row.status == "held"
-            )
-        if result.workspace is not None and result.workspace.status == "kept":
-            discard_layers(self._services, result.run_id)
-        if failed is None and result.status == "succeeded":
-            return "passed"
-        return "failed" if failed is None else f"`{failed.action_id}`: {failed.status}, {failed.reason}"
+    async def compare(self, name: str, *, agent: str | None = None) -> Sequence[Trials]:
+        """Run the version in use and the newest candidate on the recorded cases, in layers that are discarded.
 
-    def _why_not_testable(self, skill: Skill) -> str | None:
-        problems = self.problems(skill)
-        if problems:
-            return problems[0]
-        for step in skill.content.template.steps:
-            found = self._services.registry.find(step.tool)
-            if found is None:
-                if step.type == "state_write":
-                    return "not possible: it writes state, which layers do not cover"
-                continue
-            local = found.in_layer and found.touches_files
-            if not local and not (found.read_only and not found.tool.open_world):
-                return f"not possible: `{found.name}` reaches outside of a layer"
-        return None
+        Raises: UsageError `not_found` if there is no candidate beside it; as `test`.
+        """
+        return await self._trials.compare(name, agent=agent)
+
+    def _is_approved_by_rule(self, skill: Skill) -> bool:
+        allowed = name_matcher(self._services.settings.learning.approve)
+        return (
+            skill.state == "candidate"
+            and skill.source != "imported"
+            and all(map(allowed, skill.content.tools))
+            and not prompt_flags(msgspec.to_builtins(skill.content))
+        )
 
     def export(self, skill: Skill) -> bytes:
         """The skill as a JSON document for use elsewhere."""
@@ -232,25 +211,8 @@ class Skills:
             raise UsageError(f"the file is not an exported skill: {error}") from None
         if found.interlock_skill != _FORMAT or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", found.name):
             raise UsageError("the file is not an exported skill that this version knows")
-        self._check(found.content)
+        check_content(found.content)
         return self._store.add_imported(found.name, found.content)
-
-    def _check(self, content: Content) -> None:
-        """Raises: UsageError if the template cannot become a proposal."""
-        template = content.template
-        used = set(_parameters([step.parameters for step in template.steps]))
-        needs = all(0 <= need < len(template.steps) for step in template.steps for need in step.needs)
-        if used != set(template.parameters) or not needs or not template.steps:
-            raise UsageError("the file is not an exported skill: its steps and parameters do not match")
-        if {step.tool for step in template.steps if step.tool} != set(content.tools):
-            raise UsageError("the file is not an exported skill: it does not name the tools that it calls")
-        if never := sorted(filter(is_never_in_skill, content.tools)):
-            raise UsageError(f"a skill cannot call `{never[0]}`, which decides by itself what is done")
-        for name, schema in template.parameters.items():
-            if not isinstance(schema, dict) or not _is_type(schema.get("type")) or len(schema) != 1:
-                raise UsageError(f"the file is not an exported skill: its parameter `{name}` has no plain JSON type")
-        examples = dict.fromkeys(template.parameters, "x")
-        decode(document_of(template, examples), DEFAULT_LIMITS)
 
     def _require_tools(self, skill: Skill, registry: Registry | None = None) -> None:
         problems = self.problems(skill, registry)
@@ -260,18 +222,6 @@ class Skills:
                 code="skill_tool_changed",
                 hint=f"`interlock skills repair {skill.name}`, or repeat the task, so that it is learnt with these tools",
             )
-
-
-def _is_type(value: Any) -> bool:
-    """True for a type that `align` can give to a parameter."""
-    names = [value] if isinstance(value, str) else value
-    return isinstance(names, list) and bool(names) and all(isinstance(one, str) and one in JSON_TYPES for one in names)
-
-
-def parameters_of(skill: Skill) -> dict[str, Any]:
-    """The JSON Schema of a skill's arguments."""
-    properties = skill.content.template.parameters
-    return {"type": "object", "properties": properties, "required": sorted(properties), "additionalProperties": False}
 
 
 def source_of(skill: Skill) -> str:
@@ -290,11 +240,3 @@ def _literals(value: Any) -> Any:
     if isinstance(value, dict):
         return None if REFERENCE in value or PARAMETER in value else {k: _literals(v) for k, v in value.items()}
     return [_literals(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _parameters(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        if len(value) == 1 and isinstance(value.get(PARAMETER), str):
-            return [value[PARAMETER]]
-        return [name for inner in value.values() for name in _parameters(inner)]
-    return [name for inner in value for name in _parameters(inner)] if isinstance(value, list) else []

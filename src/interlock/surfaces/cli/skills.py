@@ -123,15 +123,38 @@ def approve(
 
 @skills.command("repair")
 @click.argument("name")
+@click.option(
+    "--infer", "by_model", is_flag=True, help="Ask the model of the tool `infer` for another plan of its steps."
+)
+@click.option("--agent", metavar="NAME", help="The agent that asks the model; by default the configuration's `agent`.")
 @click.pass_obj
-def repair(out: Output, name: str) -> None:
-    """Create a candidate with a skill's safe repairs: retries for transient failures, and the tools' present definitions."""
+def repair(out: Output, name: str, by_model: bool, agent: str | None) -> None:
+    """Create a candidate with safe repairs: retries of transient failures, a precondition learnt from them, tools as they are."""
     with runtime(out) as opened:
         prepare(out, opened)
-        found = opened.skills.repair(name)
+        asked = opened.skills.repair_by_model(name, agent=agent) if by_model else None
+        found = opened.skills.repair(name) if asked is None else asyncio.run(asked)
         document = None if found is None else {"changes": list(found.changes), **_document(opened, found.skill)}
-    nothing = ["nothing can be repaired safely, or there is a candidate already"]
+    nothing = ["nothing can be repaired safely, or there is already a candidate"]
     out.emit(document, lambda: nothing if document is None else [*map(clean, document["changes"]), *_lines(document)])
+
+
+@skills.command("compare")
+@click.argument("name")
+@click.option("--agent", metavar="NAME", help="The agent whose rights apply; by default the configuration's `agent`.")
+@click.pass_obj
+def compare(out: Output, name: str, agent: str | None) -> None:
+    """Run the version in use and its candidate on recorded cases, in layers that are discarded: successes, time and tokens."""
+    with runtime(out, _WAITING) as opened:
+        prepare(out, opened)
+        found = asyncio.run(opened.skills.compare(name, agent=agent))
+    rows = [
+        (one.version, one.state, f"{one.passed}/{one.cases}", one.actions, f"{one.duration_ms:.0f} ms", one.tokens)
+        for one in found
+    ]
+    head = ("VERSION", "STATE", "PASSED", "ACTIONS", "TIME", "TOKENS")
+    why = [clean(f"version {one.version}: {problem}") for one in found for problem in one.problems]
+    out.emit(found, lambda: [*out.table(head, rows), *why])
 
 
 @skills.command("retire")
@@ -216,7 +239,8 @@ def _arguments(text: str) -> dict[str, Any]:
 
 def _document(opened: Runtime, skill: Skill) -> dict[str, Any]:
     from interlock.detect import prompt_flags  # noqa: PLC0415 - start-up
-    from interlock.engine.learning.skills import hosts_of, parameters_of  # noqa: PLC0415 - start-up
+    from interlock.engine.learning.plans import parameters_of  # noqa: PLC0415 - start-up
+    from interlock.engine.learning.skills import hosts_of  # noqa: PLC0415 - start-up
 
     template = skill.content.template
     return {
