@@ -10,9 +10,9 @@ import pytest
 from engine_world import Project
 
 from interlock.disk import Database, Disk
-from interlock.engine.closing import close_all
 from interlock.engine.inspect.history import History
 from interlock.engine.local.location import locate
+from interlock.engine.services import close_all
 from interlock.model.errors import InterlockError, StoreError, ToolError, UsageError
 from interlock.workspace import Workspace
 

@@ -15,7 +15,6 @@ import msgspec
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.announce import announce
-from interlock.engine.closing import close_all
 from interlock.engine.judges.build import maker_of, undo_maker_of
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.judges.reloading import Reloader
@@ -34,7 +33,7 @@ from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.runs import undo_binding
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import close_programs
-from interlock.engine.services import Bounds, Hooks, Services
+from interlock.engine.services import Bounds, Hooks, Services, close_all
 from interlock.engine.tools.executors import Executors
 from interlock.engine.tools.pending_tools import PendingTools
 from interlock.engine.tools.registry import Registry

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from interlock.engine.assemble import Assembled, adjusted, embedded, open_project
-from interlock.engine.closing import close_all
 from interlock.engine.facets.grants import Grants
 from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
@@ -24,7 +23,7 @@ from interlock.engine.kit.toolset import Format, definitions, own_name
 from interlock.engine.people.approvals import Approvals
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.decoding import ProposalLike
-from interlock.engine.services import Listeners, Services
+from interlock.engine.services import Listeners, Services, close_all
 from interlock.engine.sync_runner import SyncRunner
 from interlock.lazy import lazy
 from interlock.model.clock import Clock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypedDict, TypeVar
@@ -117,6 +118,14 @@ class Reload(Protocol):
     def if_due(self, services: Services) -> None:
         """Check the files, unless that was done a moment ago."""
         ...
+
+
+def close_all(closing: list[Callable[[], None]]) -> None:
+    """Call the functions, last first, each once, and empty the list. If several raise, the last error is raised."""
+    with contextlib.ExitStack() as stack:
+        for function in closing:
+            stack.callback(function)
+        closing.clear()
 
 
 class Withdrawn(NamedTuple):

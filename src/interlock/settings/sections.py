@@ -457,20 +457,14 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = False
     embed: Annotated[
         Name | None,
-        Meta(
-            description="The model of `[models]` whose vectors the memory search uses in addition to words. Default: "
-            "the first model of the provider `local`. Others must be named here, because the notes are sent to them."
-        ),
+        Meta(description="A model for vectors of notes, which are sent to it. Default: the first `local` one."),
     ] = None
     distill: Annotated[
         bool, Meta(description="Look for skills in successful proposals; each needs a person's approval.")
     ] = False
     approve: Annotated[
         tuple[Name, ...],
-        Meta(
-            description="Tools (`fs.*`): a candidate that was learnt here, calls no others and passes `interlock skills test` is "
-            "approved by that, without a person."
-        ),
+        Meta(description="Tools (`fs.*`): a skill learnt here that calls no others is approved by passing its test."),
     ] = ()
     keep_ms: Annotated[DurationMs, Meta(description="How long agents' notes and traces of proposals are kept.")] = (
         field(default=180 * 86_400_000, name="keep")

@@ -20,7 +20,6 @@ from interlock.capability.arguments import normalize
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded
 from interlock.engine.capsules import attach as capsule_tools
-from interlock.engine.closing import close_all
 from interlock.engine.inspect.history import History
 from interlock.engine.judges.build import policy_of
 from interlock.engine.judges.judges import read_keys
@@ -28,6 +27,7 @@ from interlock.engine.judges.requests import Subject, build_request, proposal_fa
 from interlock.engine.learning import attach as learning
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.record.replay import ReplayedRun
+from interlock.engine.services import close_all
 from interlock.engine.tools import mcp_tools, model_tools
 from interlock.engine.tools.registry import Registry
 from interlock.executors.mcp.lock import FILE

@@ -51,7 +51,6 @@ class Skills:
         """Created as `runtime.skills`."""
         self._services = services
         self._execute = execute
-        self._undo = undo
         self._store = SkillStore(services.db, services.workspace_id, services.clock)
         self._trials = TrialRunner(services, self._store, execute, undo)
         self.distiller: Distiller | None = None
