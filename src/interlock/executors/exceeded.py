@@ -76,7 +76,7 @@ def exceeded_error(report: Report, output: Any) -> ToolError | None:
 def layer_full(used: int, allowed: int, output: Any) -> ToolError:
     """The error for a layer that exceeds its disk limit."""
     return ToolError(
-        f"the proposal's layer uses {used >> 20} MiB of disk; the limit is {allowed >> 20} MiB; it is not committed",
+        f"the files in the proposal's layer take {used >> 20} MiB; the limit is {allowed >> 20} MiB; it is not committed",
         code="disk_limit",
         retryable=False,
         output=output,

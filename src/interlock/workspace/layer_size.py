@@ -1,4 +1,7 @@
-"""The disk space of a layer, measured while the processes of an action write to it."""
+"""The size of a layer, measured while the processes of an action write to it.
+
+Holes in files count: they take no disk space, but time, because every file of a layer is read to be compared.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ _SHARE: Final = 20
 
 
 class LayerSize:
-    """The disk space that one layer takes. Thread-safe.
+    """The size of one layer. Thread-safe.
 
-    It is the sum over all files. The sum is not recomputed, for a few seconds at most, while the file system has lost
-    less space than half of what the layer may still grow.
+    It is the sum over all files. While processes run, the sum is not recomputed, for a few seconds at most, while the file
+    system has lost less space than half of what the layer may still grow.
     """
 
     def __init__(self, directory: Path, copied: Callable[[], Iterable[int]]) -> None:
@@ -32,13 +35,13 @@ class LayerSize:
         self._next = self._anew = 0.0
 
     def exceeds(self, allowed: int, *, at_end: bool = False) -> int | None:
-        """The size of the layer in bytes if it exceeds `allowed`, else None. `at_end` measures without a pause."""
+        """The size of the layer in bytes if it exceeds `allowed`, else None. `at_end` always measures."""
         with self._lock:
             now = time.monotonic()
             found = os.statvfs(self._directory)
             free = found.f_bfree * found.f_frsize
             grown = max(0, self._free - free)
-            due = now >= self._anew or ((now >= self._next or at_end) and 2 * grown >= allowed - self._used)
+            due = at_end or now >= self._anew or (now >= self._next and 2 * grown >= allowed - self._used)
             if due:
                 self._measure(free)
             return self._used if self._used > allowed else None
@@ -47,14 +50,14 @@ class LayerSize:
         began = time.thread_time()
         if self._before is None:
             self._before = sum(-(-size // 4096) * 4096 for size in self._copied())
-        self._used = max(0, _disk_of(self._directory) - self._before)
+        self._used = max(0, _size_of(self._directory) - self._before)
         self._free = free
         self._next = time.monotonic() + _SHARE * (time.thread_time() - began)
         self._anew = self._next + _ANEW_S
 
 
-def _disk_of(directory: Path) -> int:
-    """Bytes of all files beneath; a file with several names counts once. Inaccessible directories are skipped."""
+def _size_of(directory: Path) -> int:
+    """Bytes of all files beneath, and their holes. A file with several names counts once; what is inaccessible does not."""
     total = 0
     linked: set[tuple[int, int]] = set()
     pending: list[str] = [os.fspath(directory)]
@@ -64,7 +67,7 @@ def _disk_of(directory: Path) -> int:
                 for entry in entries:
                     found = entry.stat(follow_symlinks=False)
                     if found.st_nlink == 1 or (found.st_dev, found.st_ino) not in linked:
-                        total += found.st_blocks * 512
+                        total += max(found.st_blocks * 512, found.st_size)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     elif found.st_nlink > 1:
