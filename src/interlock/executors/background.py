@@ -70,7 +70,7 @@ class Program(msgspec.Struct, eq=False):
     offer: Offer | None = None
     """The ports on which later actions reach it; None without `ports`."""
     record: Record | None = None
-    """What its recorder writes; None without a recorder."""
+    """The record of the program; None without a recorder."""
     reported: bool = False
     """True once its end has been recorded."""
 
@@ -87,7 +87,7 @@ class End(msgspec.Struct, frozen=True):
     traffic: Traffic = Traffic()
     """Network traffic that no action has reported yet."""
     recorded: Summary | None = None
-    """How its recorder ended."""
+    """How the recorder ended; None without a recorder."""
 
 
 class Listener(Protocol):
@@ -116,7 +116,7 @@ class Programs:
     # -- the tools
 
     def walls(self) -> dict[str, str]:
-        """The posture of a program that ends with its run. Raises: ToolError `isolation_failed`."""
+        """Returns the posture of a program that ends with its run. Raises: ToolError `isolation_failed`."""
         return self._runner.enclosure.posture("proxied")
 
     async def start(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def _handle(ctx: Context) -> str:
 
 
 def _recorded(program: Program) -> Summary | None:
-    """How the recorder of an ended program ended. Waits for what it wrote last."""
+    """Returns how the recorder of an ended program ended. Waits for its last lines."""
     return None if program.record is None else program.record.finish()
 
 
@@ -367,13 +367,13 @@ def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def bindings(programs: Programs) -> list[Binding]:
-    """The tools `proc.start`, `proc.output`, `proc.wait` and `proc.stop`."""
+    """Returns the tools `proc.start`, `proc.output`, `proc.wait` and `proc.stop`."""
     return [
         Binding(
             tool=Tool(
                 name="proc.start",
-                description="Start a command line with /bin/sh that lives on after this action: a server, a watcher. It ends "
-                "with the run; with `invocation_mode: session` it ends with the session.",
+                description="Start a background program with /bin/sh, such as a server or a watcher. It keeps running after this "
+                "action, and ends with the run; with `invocation_mode: session` it ends with the session.",
                 parameters=_object({"command": COMMAND, **PLACE, "ports": _PORTS}, "command"),
                 returns=_object(
                     {"handle": {"type": "string"}, "until": {"enum": ["run", "session"]}}, "handle", "until"

@@ -155,7 +155,7 @@ class ModuleTools:
         return Binding(tool=tool, function=call, mode="async", walls=self.posture)
 
     def posture(self) -> dict[str, str]:
-        """The posture of a call's process."""
+        """Returns the posture of a call's process."""
         return self._enclosure.posture("proxied")
 
     async def call(self, tool: Tool, version: str, parameters: dict[str, Any], ctx: Context) -> Any:

@@ -96,14 +96,14 @@ class ProcessNetwork:
 
     @property
     def offered(self) -> offered_ports.OfferedPorts:
-        """The ports of programs that live on."""
+        """The ports of background programs."""
         with self._lock:
             if self._offered is None:
                 self._offered = offered_ports.OfferedPorts()
             return self._offered
 
     def _watch_thread(self) -> background.WatchThread:
-        """What watches the network of programs that live on."""
+        """Returns the thread that watches the network of background programs."""
         with self._lock:
             if self._thread is None:
                 self._thread = background.WatchThread(self._egress)

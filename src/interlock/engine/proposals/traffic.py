@@ -51,7 +51,7 @@ def record_traffic(ctx: Context, traffic: Traffic) -> None:
     if connected - {"program"}:
         ctx.not_exactly_undoable("a process connected to other hosts")
     if "program" in connected:
-        ctx.not_exactly_undoable("a process connected to a program that lives on")
+        ctx.not_exactly_undoable("a process connected to a background program")
     if traffic.dropped:
         ctx.log(f"{traffic.dropped} more attempts to connect are not recorded one by one")
     if traffic.lost:

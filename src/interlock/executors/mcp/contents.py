@@ -1,7 +1,7 @@
-"""What an MCP server gives besides the results of tools: lists of its resources, their contents, and prompts. All within bounds.
+"""Reads what an MCP server sends besides the results of tools: lists of resources, their contents, and prompts.
 
-It is data from a stranger. Names and descriptions in a list are shown to people and models, so an entry with characters that a
-reader does not see is left out.
+Everything is bounded, because it is data from a stranger. Names and descriptions in a list are shown to people and models, so
+an entry with invisible characters is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROLES: Final = ("user", "assistant")
 
 
 def read_entries(items: Iterable[Any], address: str) -> list[dict[str, Any]]:
-    """The entries of a list of resources, or of templates, whose `address` is `uri` or `uriTemplate`."""
+    """Returns the usable entries of a list of resources, or of templates. `address` is `uri` or `uriTemplate`."""
     found: list[dict[str, Any]] = []
     left = CONTENT_BYTES_MAX
     for item in items:
@@ -46,10 +46,13 @@ def read_entries(items: Iterable[Any], address: str) -> list[dict[str, Any]]:
 
 
 def read_contents(result: dict[str, Any]) -> dict[str, Any]:
-    """The result of `resources/read`. Raises: ProposalError if it is not one, or is too large: half a file misleads."""
+    """Returns the result of `resources/read`.
+
+    Raises: ProposalError if it is malformed, or too large; it is never cut, because half a file misleads.
+    """
     given = result.get("contents")
     if not isinstance(given, list) or len(given) > CONTENTS_MAX:
-        raise ProposalError(f"`contents` is not a list of at most {CONTENTS_MAX}")
+        raise ProposalError(f"`contents` is not a list of at most {CONTENTS_MAX} items")
     contents = [_content(item) for item in given]
     size = sum(len(msgspec.json.encode(item)) for item in contents)
     if size > CONTENT_BYTES_MAX:
@@ -58,15 +61,15 @@ def read_contents(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_messages(result: dict[str, Any]) -> dict[str, Any]:
-    """The result of `prompts/get`. Raises: ProposalError if it is not one."""
+    """Returns the result of `prompts/get`. Raises: ProposalError if it is malformed."""
     given = result.get("messages")
     if not isinstance(given, list) or len(given) > MESSAGES_MAX:
-        raise ProposalError(f"`messages` is not a list of at most {MESSAGES_MAX}")
+        raise ProposalError(f"`messages` is not a list of at most {MESSAGES_MAX} messages")
     if any(not isinstance(each, dict) or each.get("role") not in _ROLES for each in given):
-        raise ProposalError("a message has no role")
+        raise ProposalError("a message has no valid role")
     blocks = read_blocks([each.get("content") for each in given])
     if len(blocks) != len(given):
-        raise ProposalError("the messages are too many")
+        raise ProposalError("there are too many messages")
     messages = [{"role": each["role"], "content": block} for each, block in zip(given, blocks, strict=True)]
     description = result.get("description")
     shown = isinstance(description, str) and not find_unseen(description)
@@ -74,16 +77,16 @@ def read_messages(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_uri(value: Any) -> bool:
-    """True if this can be the address of a resource."""
+    """Returns True if the value can be the address of a resource."""
     return isinstance(value, str) and 0 < len(value) <= URI_CHARS_MAX and not find_unseen(value)
 
 
 def _content(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict) or not is_uri(item.get("uri")):
-        raise ProposalError("a content has no address")
+        raise ProposalError("an item of `contents` has no valid address")
     kinds = [key for key in ("text", "blob") if isinstance(item.get(key), str)]
     if len(kinds) != 1:
-        raise ProposalError("a content is neither text nor bytes")
+        raise ProposalError("an item of `contents` has neither or both of `text` and `blob`")
     kept = {key: item[key] for key in ("uri", "mimeType", kinds[0]) if isinstance(item.get(key), str)}
     check_value(kept, "$.contents", DEFAULT_LIMITS)
     return kept

@@ -1,7 +1,7 @@
-"""The resources and prompts of an MCP server as tools, so that each read goes through the gate: named like the methods of MCP.
+"""The resources and prompts of an MCP server as tools, so that each read goes through the gate.
 
-`files/resources/read` reads a resource of the server `files`. Agents do not see these tools: a door that speaks MCP offers
-resources and prompts as such.
+The tools are named like the methods of MCP: `files/resources/read` reads a resource of the server `files`. Agents do not see
+these tools: a door that speaks MCP offers resources and prompts as such.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Work = Callable[[Connection, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 def data_bindings(spec: ServerSpec, locked: LockedServer, connect: Connect) -> Iterator[Binding]:
-    """The tools for what is locked of a server; one of the server's own tools keeps its name."""
+    """Yields the tools for a server's locked resources and prompts. A tool of the server with the same name takes precedence."""
     own = locked.by_name()
     for method, (offered, description, parameters, work) in _methods(locked).items():
         if offered and method not in own:
@@ -107,7 +107,7 @@ async def _get(connection: Connection, given: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _pages(connection: Connection, method: str, key: str) -> list[Any]:
-    """All pages of a list, unchecked and bounded."""
+    """Returns all pages of a list, bounded and unchecked."""
     found: list[Any] = []
     cursor: str | None = None
     for _ in range(_PAGES_MAX):

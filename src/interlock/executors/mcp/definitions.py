@@ -28,7 +28,7 @@ INSTRUCTIONS_CHARS_MAX: Final = 16 * 1024
 TOOLS_MAX: Final = 1_000
 """Maximum number of tools of one server."""
 NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
-"""Of a tool or a prompt."""
+"""The name of a tool or a prompt."""
 _HINTS: Final = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 _MARK: Final = "x-interlock"
 _STEERING: Final = re.compile(
@@ -82,7 +82,7 @@ class Described(Protocol):
     """The definition of a tool or of a prompt."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it."""
+        """Returns the whole definition as JSON."""
         ...
 
 
@@ -165,7 +165,7 @@ def remarks(found: Described) -> list[str]:
 
 
 def text_field(name: str, item: dict[str, Any], key: str) -> str:
-    """A field that is text, or is missing. Raises: UnusableDefinition."""
+    """Returns a text field, or "" if it is missing. Raises: UnusableDefinition if it is not text."""
     value = item.get(key)
     if value is None:
         return ""
@@ -182,7 +182,7 @@ def _schema(name: str, item: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every text in a value, keys too."""
+    """Yields every text in a value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -35,14 +35,14 @@ class LockedServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prompts: tuple[PromptDefinition, ...] = ()
     """Sorted by name."""
     resources: bool = False
-    """True if it has resources. The resources themselves are data, like results of tools, and are not locked."""
+    """True if the server has resources. These are data, like results of tools, and are not locked."""
 
     def by_name(self) -> dict[str, Definition]:
         """The tools by name."""
         return {tool.name: tool for tool in self.tools}
 
     def prompts_by_name(self) -> dict[str, PromptDefinition]:
-        """The prompts by name."""
+        """Returns the prompts by name."""
         return {prompt.name: prompt for prompt in self.prompts}
 
 

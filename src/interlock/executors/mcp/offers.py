@@ -28,7 +28,7 @@ class Offers:
         """`listed` are the entries of `tools/list`, `prompts` those of `prompts/list`."""
         self._prompts: dict[str, str] = {}
         for item in prompts:
-            with contextlib.suppress(UnusableDefinition):  # as if it were missing
+            with contextlib.suppress(UnusableDefinition):  # counts as missing
                 prompt = read_prompt(item)
                 self._prompts[prompt.name] = prompt.digest
         self._digests: dict[str, str] = {}
@@ -54,7 +54,7 @@ class Offers:
                 differing[tool.name] = "its definition has changed since it was locked"
         known = locked.by_name()
         prompts = {
-            prompt.name: "it has changed since it was locked, or is missing"
+            prompt.name: "the prompt has changed since it was locked, or is missing"
             for prompt in locked.prompts
             if self._prompts.get(prompt.name) != prompt.digest
         }

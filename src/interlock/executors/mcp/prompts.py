@@ -1,4 +1,4 @@
-"""A prompt as its MCP server defines it: like the definition of a tool, text from a stranger that is checked and locked."""
+"""A prompt as its MCP server defines it: text from a stranger, checked and locked like the definition of a tool."""
 
 from __future__ import annotations
 
@@ -46,10 +46,13 @@ class PromptDefinition(
     arguments: tuple[PromptArgument, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The definition in the form of `prompts/list`."""
+        """Returns the definition in the form of `prompts/list`."""
         value = msgspec.to_builtins(self)
         assert isinstance(value, dict)
-        return {**value, **({"arguments": list(value["arguments"])} if self.arguments else {})}  # not a tuple
+        return {
+            **value,
+            **({"arguments": list(value["arguments"])} if self.arguments else {}),
+        }  # a list, as JSON has it
 
     @property
     def digest(self) -> str:
@@ -58,13 +61,13 @@ class PromptDefinition(
 
 
 def read_prompt(item: Any) -> PromptDefinition:
-    """One entry of `prompts/list`. Raises: UnusableDefinition."""
+    """Reads one entry of `prompts/list`. Raises: UnusableDefinition."""
     name = item.get("name") if isinstance(item, dict) else None
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UnusableDefinition("?", "its name is not 1 to 128 of the characters A-Z a-z 0-9 _ - . /")
     given = item.get("arguments") or []
     if not isinstance(given, list) or len(given) > _ARGUMENTS_MAX:
-        raise UnusableDefinition(name, f"`arguments` is not a list of at most {_ARGUMENTS_MAX}")
+        raise UnusableDefinition(name, f"`arguments` is not a list of at most {_ARGUMENTS_MAX} items")
     found = PromptDefinition(
         name=name,
         title=text_field(name, item, "title"),
@@ -76,7 +79,7 @@ def read_prompt(item: Any) -> PromptDefinition:
 
 
 def check_prompt(found: PromptDefinition) -> None:
-    """What its types do not say. Raises: UnusableDefinition."""
+    """Check what the types do not express. Raises: UnusableDefinition."""
     value = found.as_dict()
     try:
         check_value(value, "$", DEFAULT_LIMITS, foreign=True)
@@ -88,7 +91,7 @@ def check_prompt(found: PromptDefinition) -> None:
     for text in texts(value):
         unseen = find_unseen(text)
         if unseen:
-            raise UnusableDefinition(found.name, f"it holds characters that a reader does not see ({unseen[0].kind})")
+            raise UnusableDefinition(found.name, f"it contains invisible characters ({unseen[0].kind})")
 
 
 def _argument(prompt: str, item: Any) -> PromptArgument:
@@ -107,7 +110,7 @@ def _argument(prompt: str, item: Any) -> PromptArgument:
 def listed_prompts(
     items: Iterable[Any],
 ) -> tuple[tuple[PromptDefinition, ...], dict[str, str], dict[str, list[str]]]:
-    """The prompts in a list that can be locked, the problems of the others, and remarks, both by `prompt NAME`."""
+    """Returns the prompts that can be locked, the problems of the others, and remarks, both by `prompt NAME`."""
     problems: dict[str, str] = {}
     found: dict[str, PromptDefinition] = {}
     for item in items:

@@ -40,7 +40,7 @@ def read_result(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_blocks(blocks: list[Any]) -> list[dict[str, Any]]:
-    """Blocks of content for a model; what is too large is cut, and says so. Raises: ProposalError for one that cannot be read."""
+    """Returns blocks of content for a model, and marks those that are cut. Raises: ProposalError for an unreadable block."""
     left = CONTENT_BYTES_MAX
     content: list[dict[str, Any]] = []
     for block in blocks[:BLOCKS_MAX]:

@@ -55,7 +55,7 @@ class Listing(NamedTuple):
 
 
 def tool_of(server: str, read_only: Sequence[str], definition: Definition) -> Tool:
-    """The tool that a locked definition is here; `read_only` has the operator's globs for names of tools that only read."""
+    """Returns the tool for a locked definition. `read_only` has the operator's globs for names of tools that only read."""
     reads = name_matcher(read_only)(definition.name)
     return Tool(
         name=f"{server}{SEPARATOR}{definition.name}",
@@ -91,7 +91,7 @@ class Servers:
         self.hidden: dict[str, str] = {}
         """Maps the full name of each locked tool that its server now defines differently to the reason."""
         self.hidden_prompts: dict[str, str] = {}
-        """As `hidden`, for prompts: their names are the server's, a slash, and their own."""
+        """As `hidden`, for prompts. A full name is the server's name, a slash, and the prompt's name."""
         self.on_change: list[Callable[[], None]] = []
         """Called on the event loop of the connection that caused a change of `hidden`."""
 
@@ -134,7 +134,7 @@ class Servers:
         return found
 
     def prompts(self) -> dict[str, tuple[PromptDefinition, ...]]:
-        """The locked prompts of each server, without those that are known to have changed."""
+        """Returns the locked prompts of each server, without those that are known to have changed."""
         locked = self._lock.servers
         return {
             name: tuple(
@@ -222,7 +222,7 @@ class Servers:
         return found
 
     def _connect(self, spec: ServerSpec, ctx: Context) -> Connection:
-        """The connection for a call."""
+        """Returns the connection for a call."""
         if spec.url is None:
             ctx.posture(**self._launcher.posture(spec))
         if spec.writes:
@@ -289,7 +289,7 @@ class Servers:
                 listener()
 
     def _hide(self, kind: str, server: str, hidden: dict[str, str], differing: Mapping[str, str]) -> None:
-        """Replace what is hidden of a server, and tell people what is new."""
+        """Replace the hidden names of a server, and notify people of new ones."""
         prefix = f"{server}{SEPARATOR}"
         before = {name: hidden.pop(name) for name in list(hidden) if name.startswith(prefix)}
         hidden.update({f"{prefix}{name}": why for name, why in differing.items()})

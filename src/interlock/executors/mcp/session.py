@@ -62,7 +62,7 @@ class ServerSession:
         return await self.list_all("tools/list", "tools", owner) if "tools" in self.capabilities else []
 
     async def list_prompts(self, owner: Any = None) -> list[Any]:
-        """All pages of `prompts/list`, unchecked; none if the server refuses. Raises: LostError, TimeoutError."""
+        """Returns all pages of `prompts/list`, unchecked; none if the server refuses. Raises: LostError, TimeoutError."""
         if "prompts" not in self.capabilities:
             return []
         try:

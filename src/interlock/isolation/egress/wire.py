@@ -21,7 +21,7 @@ OPEN: Final = b"open"
 FINISH_S: Final = 10.0
 """How long data that ended programs had sent is still forwarded; on a busy machine, connecting alone can take seconds."""
 PROXY_PORT: Final = 3128
-"""Where programs find the HTTP proxy, in their network namespace."""
+"""The port of the HTTP proxy in a program's network namespace."""
 MESSAGE_BYTES: Final = 16 * 1024
 PORTS_MAX: Final = 48
 """Maximum number of ports with a transparent listener, besides 80 and 443; others are reached through the proxy."""
