@@ -12,8 +12,9 @@ from engine_world import call, execute, plan, statuses
 
 from interlock.disk import Database
 from interlock.engine.learning.skills import hosts_of
-from interlock.learning.align import Step, Trace
+from interlock.learning.align import Step, Trace, align
 from interlock.learning.skills import SkillStore
+from interlock.model import typed
 from interlock.model.errors import ConflictError, InterlockError, ToolError, UsageError
 from interlock.model.tool import Binding, Tool
 from interlock.testing.clock import FakeClock
@@ -429,4 +430,41 @@ def test_two_processes_that_learn_at_once_make_one_skill_from_everything(tmp_pat
     (skill,) = store.all()
     assert (skill.version, skill.state, list(skill.content.template.parameters)) == (1, "candidate", ["n"])
     assert store.db.execute("select count(*) from skill_traces")[0][0] == 30
+    store.db.close()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from interlock.disk import Database
+from interlock.learning.align import Step, Trace
+from interlock.learning.skills import SkillStore
+from interlock.testing.clock import FakeClock
+
+store = SkillStore(Database(Path(sys.argv[1])), "w", FakeClock())
+print("ready", flush=True)
+for number in range(100_000):
+    steps = tuple(Step(type="tool_call", tool=tool, parameters={"path": f"{number}.txt"}) for tool in ("fs.read", "fs.write"))
+    trace = Trace(order="declared", steps=steps, goal="copy")
+    store.learn(f"ann{number % 3}", (f"run_{sys.argv[2]}_{number}",), "p", trace, {"fs.read": "1", "fs.write": "1"})
+    if number % 7 == 6:
+        store.withdraw(f"run_{sys.argv[2]}_{number - 2}", by="undo")
+"""
+
+
+def test_a_process_that_is_killed_while_it_learns_leaves_what_the_traces_say(tmp_path):
+    path = tmp_path / "i.db"
+    for turn in range(6):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(turn)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        threading.Event().wait(0.05 * turn)
+        process.kill()
+        process.communicate()
+    store = SkillStore(Database(path), "w", FakeClock())
+    assert store.all()
+    for skill in store.all():
+        traces = [typed.decode(row[2], Trace) for row in store.traces.of(skill.agent, skill.shape)]
+        assert len(traces) >= 2
+        assert skill.content.template == align(traces)
+        assert skill.digest == skill.content.digest
     store.db.close()

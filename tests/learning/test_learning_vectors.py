@@ -140,6 +140,18 @@ def test_vectors_of_different_embedders_never_mix():
     facts.db.close()
 
 
+@pytest.mark.parametrize("bad", [[0.0, 0.0], [float("inf"), 1.0], [float("nan"), 1.0], [1e39, 1.0]])
+def test_a_vector_without_a_direction_is_near_nothing_and_is_not_asked_for_again(bad):
+    facts = store()
+    for number in range(2):
+        facts.note(f"mem_{number}", "workspace", "s", "", number, author="agent:a")
+    facts.vectors.add("one", [(1, bad), (2, [1.0, 0.0])])
+    assert facts.vectors.missing("one", ["workspace"]) == []
+    assert facts.vectors.nearest("one", [1.0, 0.0], ["workspace"]) == [(2, 1.0)]
+    assert facts.vectors.nearest("one", bad, ["workspace"]) == []
+    facts.db.close()
+
+
 def test_a_number_that_is_used_again_has_its_own_vector():
     facts = store()
     facts.note("mem_a", "workspace", "a", "", "x", author="agent:a")

@@ -169,6 +169,16 @@ def test_files_that_include_each_other_are_read_once(repository):
     assert is_held(repository, "tools/pre-commit")
 
 
+def test_where_more_is_included_than_is_read_everything_is_held(repository):
+    config = repository.root / ".git" / "config"
+    with open(config, "a", encoding="utf-8") as file:
+        file.write("[include]\n" + "".join(f"\tpath = more{n}\n" for n in range(100)))
+    assert not is_held(repository, "anything")
+    with open(config, "a", encoding="utf-8") as file:
+        file.write("[include]\n" + "".join(f"\tpath = other{n}\n" for n in range(300)))
+    assert is_held(repository, "anything")
+
+
 def test_hooks_of_a_linked_worktree_are_held(repository):
     git(repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x")
     git(repository, "worktree", "add", "-q", "tree")

@@ -89,8 +89,8 @@ class VectorIndex:
         rows = []
         for number, vector in vectors:
             unit = _unit(vector)
-            if unit is not None:
-                rows.append((self._workspace, embedder, number, unit.tobytes(), number, self._workspace))
+            data = b"" if unit is None else unit.tobytes()  # empty: near nothing, and not requested again
+            rows.append((self._workspace, embedder, number, data, number, self._workspace))
         with self._db.transaction():
             self._db.execute_many(
                 "insert into memory_vectors (workspace, embedder, fact, vector)"
@@ -127,10 +127,10 @@ class VectorIndex:
             " where v.workspace = ? and v.embedder = ? and v.id > ? order by v.id",
             (self._workspace, embedder, matrix.last),
         )
-        size = len(rows[0][2]) if matrix.vectors is None and rows else 0
+        size = next((len(row[2]) for row in rows if row[2]), 0)
         if matrix.vectors is not None:
             size = matrix.vectors.shape[1] * 4
-        new = [row for row in rows if len(row[2]) == size]
+        new = [row for row in rows if row[2] and len(row[2]) == size]
         if rows:
             matrix.last = int(rows[-1][0])
         if not new:
@@ -149,6 +149,7 @@ class VectorIndex:
 
 def _unit(vector: Sequence[float]) -> Any:
     """Returns the vector scaled to length 1; None if it has no direction."""
-    found = np.asarray(vector, dtype="<f4")
+    with np.errstate(over="ignore"):  # a number that is too large is infinite, and then there is no direction
+        found = np.asarray(vector, dtype="<f4")
     length = float(np.linalg.norm(found))
     return found / np.float32(length) if length > 0 and np.isfinite(length) else None

@@ -39,6 +39,8 @@ class Named(NamedTuple):
     """Hook directories."""
     files: frozenset[Rel]
     """Included files, which are configuration themselves."""
+    complete: bool = True
+    """False if more files are included than are read. Then any path may be named."""
 
 
 def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
@@ -49,7 +51,7 @@ def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
     pending = [*_of_repository(trees, root, top), *_of_user()]
     first, seen = set(pending), set[bytes]()
     while pending and len(seen) < _FILES_MAX:
-        path = pending.pop()
+        path = pending.pop(0)
         if path in seen:
             continue
         seen.add(path)
@@ -63,7 +65,7 @@ def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
                     hooks.update(_inside(root, target))
                 else:
                     pending.append(target)
-    return Named(frozenset(hooks), frozenset(included))
+    return Named(frozenset(hooks), frozenset(included), complete=seen.issuperset(pending))
 
 
 def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -101,7 +101,7 @@ class GitDirectories:
             both = (self._below, self._merged)  # even without a repository, the user's own configuration may name files
             trees = [tree for tree in both if not top or _exists(tree, (*top, b".git"))]
             known = self._named[top] = named_by(trees, top) if trees else Named(frozenset(), frozenset())
-        return path in known.files or any(path[: len(hooks)] == hooks for hooks in known.hooks)
+        return not known.complete or path in known.files or any(path[: len(hooks)] == hooks for hooks in known.hooks)
 
     def _look(self, directory: Rel) -> tuple[bool, bool]:
         """Whether a directory is a git directory, and whether the layer made it one."""

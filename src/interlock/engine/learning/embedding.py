@@ -32,6 +32,8 @@ _EMBED: Final = "embed"
 _ENDPOINT_BYTES: Final = 16_384
 """Maximum bytes of facts' texts that one search sends to an endpoint, in addition to the query."""
 _BATCH: Final = 256
+_FACTS_MAX: Final = 20_000
+"""Maximum number of facts that get vectors in one search, newest first. The local model needs less than a second for them."""
 _EXTRA: Final = "pip install 'interlock[infer]'"
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
@@ -177,7 +179,7 @@ def _nearest(
 ) -> Near:
     """Store the vectors of facts that have none yet, and compare. The query and the facts are one request to an endpoint."""
     embedder, index = _identity(model), store.vectors
-    pending = index.missing(embedder, scopes, bytes_max)
+    pending = index.missing(embedder, scopes, bytes_max)[:_FACTS_MAX]
     first, rest = (pending, []) if bytes_max is not None else (pending[:_BATCH], pending[_BATCH:])
     try:
         own, *vectors = embed([query, *(text for _, text in first)])
