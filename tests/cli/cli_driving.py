@@ -111,16 +111,16 @@ def call(tool: str, **parameters: Any) -> dict[str, Any]:
 
 
 class Terminal:
-    """The real command on a pseudo-terminal."""
+    """The real command, or another program, on a pseudo-terminal."""
 
-    def __init__(self, cli, *argv, columns=100, **env):
+    def __init__(self, cli, *argv, columns=100, program=COMMAND, **env):
         self._master, slave = pty.openpty()
         self.resize(columns)
         # A size in the environment, as parallel test workers have one, would hide the terminal's own.
         inherited = {k: v for k, v in cli.env.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
         env = inherited | {"TERM": "xterm"} | env
         self.process = subprocess.Popen(
-            [*COMMAND, *argv], cwd=cli.root, env=env, stdin=slave, stdout=slave, stderr=slave, close_fds=True
+            [*program, *argv], cwd=cli.root, env=env, stdin=slave, stdout=slave, stderr=slave, close_fds=True
         )
         os.close(slave)
         self.text = ""

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_driving import call
+from cli_driving import Terminal, call
+
+from interlock.surfaces.cli.ids import _description
 
 READ = call("fs.list")
 BIN = Path(sys.executable).parent
@@ -99,6 +101,77 @@ def test_bash_completes_commands_runs_questions_and_tools(cli):
     assert completed(cli, ["undo"], "la") == completed(cli, ["approvals", "approve"], "l") == ["last"]
     assert completed(cli, ["approvals", "deny"], hold["id"][:3]) == [hold["id"]]
     assert "fs.write" in completed(cli, ["policy", "explain"], "fs.w")
+
+
+def in_fish(cli, line: str) -> dict[str, str]:
+    """What fish offers for a line, with descriptions, through the script that we print."""
+    script = cli("completion", "fish").out
+    env = {**cli.env, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "XDG_CONFIG_HOME": str(cli.root.parent)}
+    command = ["fish", "--no-config", "-c", f"{script}\ncomplete -C '{line}'"]
+    done = subprocess.run(command, capture_output=True, cwd=cli.root, env=env, text=True, check=False)
+    assert done.stderr == ""
+    rows = (row.partition("\t") for row in done.stdout.splitlines())
+    return {value: description for value, _, description in rows}
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish here")
+def test_fish_completes_commands_runs_holds_and_tools_with_whole_descriptions(cli):
+    ids = [cli.run(READ)["run_id"] for _ in range(3)]
+    (cli.root / "a").write_text("a")
+    cli.run(call("fs.move", source="a", destination="b"), flags=("--no-wait",))
+    (hold,) = cli("approvals", "list", "--json").json
+    assert list(in_fish(cli, "interlock appro")) == ["approvals", "approvers"]
+    assert in_fish(cli, "interlock runs sh")["show"].startswith("Show a run: ")
+    newest = in_fish(cli, "interlock runs show ")
+    assert [one for one in newest if one in ids] == ids[::-1]
+    assert newest[ids[0]] == f"succeeded, {cli('runs', 'show', ids[0], '--json').json['agent']}"
+    assert in_fish(cli, "interlock runs show la") == {"last": "the newest run"}
+    assert in_fish(cli, f"interlock approvals deny {hold['id'][:6]}") == {hold["id"]: hold["summary"]}
+    assert "fs.write" in in_fish(cli, "interlock policy explain fs.w")
+
+
+@pytest.fixture
+def zsh(cli):
+    """An interactive zsh with our script."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    shell = Terminal(cli, "-f", "-i", program=["zsh"], PATH=path, PROMPT="ready> ", ZDOTDIR=str(cli.root.parent))
+    shell.wait_for("ready> ")
+    shell.type('autoload -Uz compinit; compinit -D -u; eval "$(interlock completion zsh)"; echo loa"ded"\n')
+    shell.wait_for("loaded")
+    yield shell
+    shell.close()
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+def test_zsh_completes_commands_runs_holds_and_tools(cli, zsh):
+    run_id = cli.run(READ)["run_id"]
+    (cli.root / "a").write_text("a")
+    cli.run(call("fs.move", source="a", destination="b"), flags=("--no-wait",))
+    (hold,) = cli("approvals", "list", "--json").json
+    for line, whole in (
+        ("interlock approva", "approvals"),
+        (f"interlock undo {run_id[:10]}", f"{run_id}"),
+        (f"interlock approvals deny {hold['id'][:8]}", f"{hold['id']}"),
+        ("interlock policy explain fs.wri", "fs.write"),
+    ):
+        zsh.wait_for("ready> ")
+        zsh.type(f"{line}\t\x01echo \n")  # to the beginning of the line, which is then printed
+        zsh.wait_for(f"\n{line.rpartition(' ')[0]} {whole}")
+    zsh.wait_for("ready> ")
+    zsh.type("interlock runs \t")
+    zsh.wait_for("-- Show a run: ")
+
+
+@pytest.mark.parametrize("words", [["tools", "no-such"], ["nonsense", "x"], ["runs", "show", "--nonsense"]])
+def test_a_line_that_makes_no_sense_is_completed_without_a_word(cli, words):
+    assert completed(cli, words, "x") == []
+
+
+def test_what_an_agent_wrote_is_one_line_of_a_completion():
+    """A shell reads one line per item: a second line would be an item of the agent's choice."""
+    shown = _description("move a file\nplain,rm -rf /\t\x1b[31m" + "x" * 200)
+    assert shown.isprintable()
+    assert len(shown) <= 72
 
 
 def test_where_there_is_no_project_nothing_is_completed(cli, tmp_path, monkeypatch):

@@ -30,6 +30,8 @@ else:
 
 FAILED: Final = 1
 INTERNAL: Final = 5
+COMPLETE: Final = "_INTERLOCK_COMPLETE"
+"""If this variable is set, `interlock` only answers the shell's completion request."""
 
 GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Set up": {
@@ -228,6 +230,8 @@ root = _Root(
 
 def run(argv: list[str]) -> int:
     """Run the command line. Returns the exit code. Every error is printed; none is raised."""
+    if COMPLETE in os.environ:
+        return _complete(argv)
     out = Output()
     before = argv[: argv.index("--")] if "--" in argv else argv
     out.json = "--json" in before  # parse errors must also be JSON documents
@@ -249,6 +253,17 @@ def run(argv: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: report a bug in one line, without a traceback
         code = _internal(out, error)
     return code if isinstance(code, int) else 0
+
+
+def _complete(argv: list[str]) -> int:
+    """Answer a shell's completion request. Errors are not printed: they would appear in the line that is being typed."""
+    try:
+        root.main(argv, prog_name="interlock", standalone_mode=False, obj=Output())
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except Exception:  # noqa: BLE001 - for example a command that does not exist: there is nothing to offer
+        return FAILED
+    return 0
 
 
 def _need_directory(argv: list[str]) -> None:

@@ -7,12 +7,19 @@ from typing import Final
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from interlock.surfaces.cli.app import Command, root
+from interlock.surfaces.cli.app import COMPLETE, Command, root
 from interlock.surfaces.cli.output import Output
 
-VARIABLE: Final = "_INTERLOCK_COMPLETE"
-"""If this variable is set, `interlock` only answers the shell's completion request."""
-_SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+
+class Fish(FishComplete):
+    """Click's script for fish, but with whole descriptions (click's cuts them at a comma) and in our order."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split -m 1 ","').replace(
+        "complete --no-files", "complete --keep-order --no-files"
+    )
+
+
+_SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": Fish}
 
 
 @click.command(cls=Command)
@@ -26,7 +33,7 @@ def completion(out: Output, shell: str) -> None:
     zsh:   echo 'eval "$(interlock completion zsh)"' >> ~/.zshrc
     fish:  interlock completion fish > ~/.config/fish/completions/interlock.fish
     """  # noqa: D301 - \b tells click to keep the lines
-    script = _SHELLS[shell](root, {}, "interlock", VARIABLE)
+    script = _SHELLS[shell](root, {}, "interlock", COMPLETE)
     # not `source()`, which starts bash to find its version
     text = script.source_template % script.source_vars()
     if out.json:

@@ -11,6 +11,7 @@ import click
 from interlock.lazy import lazy
 from interlock.model.errors import InterlockError
 from interlock.surfaces.cli.open_project import history
+from interlock.surfaces.cli.output import clean
 
 if TYPE_CHECKING:
     from click import shell_completion
@@ -18,6 +19,8 @@ else:
     shell_completion = lazy("click.shell_completion")
 
 _LAST = "last"
+_DESCRIPTION = 72
+"""Maximum characters of a description beside an id."""
 _OFFERED = 50
 """How many ids a completion offers, newest first."""
 
@@ -50,7 +53,10 @@ class RunId(click.ParamType[str]):
             return []
         wanted = [row for row in rows if not self._statuses or row.status in self._statuses]
         found = [row for row in wanted if row.run_id.startswith(incomplete)][:_OFFERED]
-        shown = [shell_completion.CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
+        shown = [
+            shell_completion.CompletionItem(row.run_id, help=_description(f"{row.status}, {row.agent}"))
+            for row in found
+        ]
         return [*_newest(incomplete, "run", any_there=bool(rows)), *shown]
 
 
@@ -81,7 +87,7 @@ class HoldId(click.ParamType[str]):
         except InterlockError:
             return []
         found = [hold for hold in holds if hold.id.startswith(incomplete)][-_OFFERED:]
-        shown = [shell_completion.CompletionItem(hold.id, help=hold.summary) for hold in found]
+        shown = [shell_completion.CompletionItem(hold.id, help=_description(hold.summary)) for hold in found]
         return [*_newest(incomplete, "hold", any_there=bool(holds)), *shown]
 
 
@@ -108,6 +114,12 @@ def _newest(incomplete: str, what: str, *, any_there: bool) -> list[shell_comple
     """The completion `last`, once it is begun. Where there are two kinds of names, people look for ids."""
     begun = any_there and incomplete and _LAST.startswith(incomplete)
     return [shell_completion.CompletionItem(_LAST, help=f"the newest {what}")] if begun else []
+
+
+def _description(text: str) -> str:
+    """A text that an agent may have written, as one line: shells read one line per item and print it as it is."""
+    line = clean(text)
+    return line if len(line) <= _DESCRIPTION else line[: _DESCRIPTION - 3] + "..."
 
 
 def _require_text(kind: click.ParamType[str], value: str) -> None:
