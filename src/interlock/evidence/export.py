@@ -62,7 +62,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     """Size of all members."""
     signed_by: tuple[str, ...]
-    """The ids of the keys that signed, in order; empty without a signature."""
+    """The ids of the signing keys, in order; empty without a signature."""
     attestation: form.Envelope
     documents: Documents
 

@@ -1,7 +1,7 @@
-"""The calls of sessions that are not over, in a table of the room `skills`, whose schema is in `skills.py`.
+"""The calls of open sessions, in a table of the room `skills`, whose schema is in `skills.py`.
 
-They are in the memory of the process that hears them. What is here outlives it: if the process was killed, another one learns
-from the calls that were left.
+The process that serves a session has its calls in memory, too. The table outlives it: if the process was killed, another one
+learns from the remaining calls.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from interlock.model.clock import Clock
 
 
 class OpenCall(NamedTuple):
-    """A call that succeeded, and belongs to no task yet."""
+    """A successful call that belongs to no task yet."""
 
     run: str
     step: Step
     version: str | None
-    """Of the tool's definition."""
+    """The version of the tool's definition."""
 
 
 class OpenCallStore:
     """The open calls of one workspace. Every method may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
-        """Its table is there."""
+        """The table must exist."""
         self._db = db
         self._workspace = workspace
         self._clock = clock
 
     def add(self, owner: str, agent: str, session: str, call: OpenCall) -> None:
-        """Add the newest call of a session that the process `owner` hears."""
+        """Add the newest call of a session that the process `owner` serves."""
         self._db.execute(
             "insert into skill_calls (workspace, owner, agent, session, run, step, version, at_us)"
             " values (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -43,18 +43,18 @@ class OpenCallStore:
         )
 
     def clear(self, owner: str, agent: str, session: str) -> None:
-        """The calls of a session so far belong to tasks, or to none."""
+        """Delete the calls of a session: each now belongs to a task, or never will."""
         self._db.execute(
             "delete from skill_calls where workspace = ? and owner = ? and agent = ? and session = ?",
             (self._workspace, owner, agent, session),
         )
 
     def remove(self, run: str) -> None:
-        """A run was undone."""
+        """Delete the calls of a run that was undone."""
         self._db.execute("delete from skill_calls where workspace = ? and run = ?", (self._workspace, run))
 
     def take_abandoned(self, is_alive: Callable[[str], bool]) -> list[tuple[str, list[OpenCall]]]:
-        """Agent and calls of each session whose process is gone. They are taken out, by one process only."""
+        """Take the calls of each session whose process has ended, with their agent. Only one process gets them."""
         with self._db.transaction():
             owners = self._db.execute(
                 "select distinct owner from skill_calls where workspace = ? order by owner", (self._workspace,)
@@ -75,5 +75,5 @@ class OpenCallStore:
         return [(agent, calls) for (_, agent, _), calls in found.items()]
 
     def prune(self, before_us: int) -> None:
-        """Delete older ones."""
+        """Delete calls from before a time."""
         self._db.execute("delete from skill_calls where workspace = ? and at_us < ?", (self._workspace, before_us))

@@ -129,7 +129,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Degraded(NamedTuple):
-    """Versions that are not used any more, because too few uses of the skill, or of the skills of a domain, succeeded."""
+    """Versions that are degraded, because too few uses of the skill, or of the skills of a domain, succeeded."""
 
     domain: str
     """The skill's name, or the domain."""
@@ -306,9 +306,9 @@ class SkillStore:
     # -- uses
 
     def count_use(self, use: Use) -> list[Degraded]:
-        """Count a use of an active version. Returns what that degrades: the version itself, and those of a domain that fails.
+        """Count a use of an active version. Returns what it degrades: the version itself, and those of a failing domain.
 
-        In a domain that fails, a version does not need `USES_MIN` uses of its own; one that does well stays.
+        In a failing domain, a version does not need `USES_MIN` uses of its own; one that succeeds often enough stays active.
         """
         with self.db.transaction():
             self.uses.add(use)
@@ -390,7 +390,7 @@ class SkillStore:
 
 
 def domains_of(skill: Skill) -> frozenset[str]:
-    """The kinds of work that a skill does: the first part of its tools' names (`fs` of `fs.read`, `s` of `s/echo`)."""
+    """Returns the kinds of work that a skill does: the first part of its tools' names (`fs` of `fs.read`, `s` of `s/echo`)."""
     return frozenset(re.split(r"[./]", tool)[0] for tool in skill.content.tools)
 
 

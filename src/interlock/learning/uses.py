@@ -1,6 +1,6 @@
-"""How versions of skills have done, in a table of the room `skills`, whose schema is in `skills.py`.
+"""The uses of skills and their results, in a table of the room `skills`, whose schema is in `skills.py`.
 
-With each use goes the state before it, as far as a condition on it could be learnt: keys with a plain value.
+Each use has the state before it, as far as a condition on it could be learnt: keys with a plain value.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from interlock.model.canonical import canonical
 from interlock.model.clock import Clock
 
 USES: Final = 20
-"""The newest uses that count."""
+"""Maximum number of uses that count, newest first."""
 CASES_MIN: Final = 3
-"""A condition is learnt from at least so many uses that succeeded, and as many that failed."""
+"""Minimum number of successful uses, and of failed ones, from which a condition is learnt."""
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     failed: str = ""
     """As in `Uses`."""
     state: dict[str, Any] = {}
-    """Values of state keys before it."""
+    """Values of state keys before the use."""
 
 
 class Uses(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,16 +42,16 @@ class Uses(msgspec.Struct, frozen=True, kw_only=True):
     uses: int
     succeeded: int
     failed: tuple[str, ...] = ()
-    """`STEP REASON` (the step's number, from 0) of the failed ones."""
+    """`STEP REASON` (the step's number, from 0) of the failed uses."""
 
     @property
     def rate(self) -> float:
-        """1.0 without any use."""
+        """The share of successful uses; 1.0 without any use."""
         return self.succeeded / self.uses if self.uses else 1.0
 
 
 class Condition(NamedTuple):
-    """What held before each use that succeeded, and before none that failed."""
+    """What held before each successful use, and before no failed one."""
 
     key: str
     value: Any
@@ -60,16 +60,16 @@ class Condition(NamedTuple):
 
 
 class UseStore:
-    """The uses in one workspace. Every method is called in a transaction, and may raise StoreError."""
+    """The uses in one workspace. Call every method in a transaction. Each may raise StoreError."""
 
     def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
-        """Its table is there."""
+        """The table must exist."""
         self._db = db
         self._workspace = workspace
         self._clock = clock
 
     def add(self, use: Use) -> None:
-        """Count a use; once a proposal."""
+        """Count a use, once per proposal."""
         self._db.execute(
             "insert into skill_uses (workspace, name, version, run, proposal, agent, succeeded, at_us, failed, state)"
             " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
@@ -80,13 +80,13 @@ class UseStore:
         )  # fmt: skip
 
     def of(self, versions: Sequence[tuple[str, int]]) -> Uses:
-        """The recent results of some versions together."""
+        """Returns the recent results of some versions together."""
         rows = self._recent(versions)
         failed = tuple(row[1] for row in rows if row[1])
         return Uses(uses=len(rows), succeeded=sum(row[0] for row in rows), failed=failed)
 
     def condition(self, name: str, version: int) -> Condition | None:
-        """The first key whose value tells the uses that succeeded from those that failed; None if there is none."""
+        """Returns the first key whose value separates the successful uses from the failed ones; None if there is none."""
         rows = self._recent([(name, version)])
         states = {kind: [msgspec.json.decode(row[2]) for row in rows if bool(row[0]) is kind] for kind in (True, False)}
         good, bad = states[True], states[False]
@@ -101,7 +101,7 @@ class UseStore:
         return None
 
     def withdraw(self, run: str, *, by: str) -> None:
-        """A run was undone: its uses do not count. Those that this run itself had withdrawn count again."""
+        """Withdraw the uses of a run that was undone. Those that this run itself had withdrawn count again."""
         self._db.execute(
             "update skill_uses set withdrawn_by = null where workspace = ? and withdrawn_by = ?", (self._workspace, run)
         )
@@ -111,11 +111,11 @@ class UseStore:
         )
 
     def prune(self, before_us: int) -> None:
-        """Delete older ones."""
+        """Delete uses from before a time."""
         self._db.execute("delete from skill_uses where workspace = ? and at_us < ?", (self._workspace, before_us))
 
     def _recent(self, versions: Sequence[tuple[str, int]]) -> list[tuple[Any, ...]]:
-        """Success, failure and state of the newest uses that count."""
+        """Returns success, failure and state of the newest uses that count."""
         if not versions:
             return []
         marks = " or ".join(["(name = ? and version = ?)"] * len(versions))
