@@ -232,5 +232,5 @@ class _Delivery(threading.Thread):
 
 
 def _file_name(name: str) -> str:
-    """The file name for a sink's name, which may contain any characters and be long."""
+    """Returns the file name for a sink's name, which may contain any characters and be long."""
     return "audit-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]

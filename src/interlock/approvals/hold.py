@@ -186,7 +186,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def action_digest(tool: str, tool_version: str, parameters: Any) -> str:
-    """The digest to which an approval is bound, of the tool, its exact definition, and the raw parameters."""
+    """Returns the digest to which an approval is bound, of the tool, its exact definition, and the raw parameters."""
     return canonical_digest(tool, tool_version, canonical(parameters))
 
 
@@ -207,12 +207,12 @@ def canonical_digest(tool: str, tool_version: str, parameters: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def _tail(tool: str, tool_version: str) -> bytes:
-    """The part of a call's canonical JSON after the parameters."""
+    """Returns the part of a call's canonical JSON after the parameters."""
     return b"," + canonical({"tool": tool, "tool_version": tool_version})[1:]
 
 
 def edited_digest(before: str, patch: dict[str, Any]) -> str:
-    """The digest of a call after an approver's edit, which can be computed without the raw parameters."""
+    """Returns the digest of a call after an approver's edit, which can be computed without the raw parameters."""
     return digest("approval_edit", {"before": before, "patch": patch})
 
 
@@ -223,7 +223,7 @@ def summary_line(name: str, parameters: dict[str, Any]) -> str:
 
 
 def edited_summary(before: str, parameters: dict[str, Any]) -> str:
-    """The line for a call after an approver's edit, so that the list shows the call that is approved now."""
+    """Returns the line for a call after an approver's edit, so that the list shows the call that is approved now."""
     return summary_line(before.partition(": ")[0], parameters)
 
 

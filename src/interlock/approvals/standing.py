@@ -78,7 +78,7 @@ class StandingAnswers:
         return made.id
 
     def preview(self, hold: Hold, terms: Standing, now_us: int, standing_id: str = "") -> StandingAnswer:
-        """The standing answer that an approval on these terms would issue, to show before the approver agrees."""
+        """Returns the standing answer that an approval on these terms would issue, to show before the approver agrees."""
         return StandingAnswer(
             id=standing_id,
             hold=hold.id,
@@ -132,7 +132,7 @@ class StandingAnswers:
             return revoked
 
     def all(self) -> list[StandingAnswer]:
-        """All standing answers, oldest first."""
+        """Returns all standing answers, oldest first."""
         rows = self._database.execute(f"select {_COLUMNS} from approvals_standing order by created_at_us, id")
         return [_answer(row) for row in rows]
 

@@ -31,7 +31,7 @@ class SharedTime:
         database.migrate("approvals_time", _SCHEMA)
 
     def now_us(self) -> int:
-        """The time, in microseconds since the epoch."""
+        """Returns the time, in microseconds since the epoch."""
         wall = self._clock.now_us()
         rows = self._database.execute("select now_us, mono_ns, boot from approvals_time where one = 1")
         if not rows:

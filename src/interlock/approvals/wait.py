@@ -62,7 +62,7 @@ class LocalWake:
                     os.eventfd_write(watch, 1)
 
     def watch(self) -> int:
-        """A separate descriptor for each watcher: reading one does not consume another watcher's notification."""
+        """Returns a separate descriptor for each watcher: reading one does not consume another watcher's notification."""
         watch = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Return a duplicate: the caller may close it at any time, and its number may then name another file.
         with self._lock:

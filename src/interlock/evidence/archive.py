@@ -61,7 +61,7 @@ class Spool:
         self.write(b"".join(lines))
 
     def member(self) -> Member:
-        """The member's entry in the manifest."""
+        """Returns the member's entry in the manifest."""
         media = LINES_TYPE if self.path.endswith(".ndjson") else JSON_TYPE
         return Member(path=self.path, sha256=self._hash.hexdigest(), bytes=self.bytes, media_type=media)  # type: ignore[arg-type]
 
@@ -103,7 +103,7 @@ def _padded(size: int) -> int:
 
 
 def _header(path: str, size: int) -> bytes:
-    """The header block of a regular file (POSIX.1-1988): numbers in octal, terminated by a NUL."""
+    """Returns the header block of a regular file (POSIX.1-1988): numbers in octal, terminated by a NUL."""
     name = path.encode().ljust(100, b"\0")
     before = name + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"0" * 11 + b"\0"
     after = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)

@@ -236,7 +236,7 @@ def _write_kernel(source: Source, redaction: Redaction, observed: Observed, spoo
 
 
 def _kernel_body(line: bytes) -> bytes:
-    """The part of a line that a program controls: everything except the names given by Interlock."""
+    """Returns the part of a line that a program controls: everything except the names given by Interlock."""
     return line[max(0, line.find(b',"ts":')) :]
 
 

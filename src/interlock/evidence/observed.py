@@ -376,7 +376,7 @@ def _is_closed(event: dict[str, Any]) -> bool:
 
 
 def command_is_closed(command: dict[str, Any]) -> bool:
-    """True if the command's network was closed or watched."""
+    """Returns True if the command's network was closed or watched."""
     return _is_closed(command)
 
 

@@ -75,7 +75,7 @@ def _schema(kind: Any) -> dict[str, Any]:
 
 
 def _event_line() -> dict[str, Any]:
-    """The schema of an events line: a seal, or an event preceded by the members that the export adds.
+    """Returns the schema of an events line: a seal, or an event preceded by the members that the export adds.
 
     Only event kinds from which a reader derives something are described; of others, a reader knows the common members.
     """

@@ -61,7 +61,7 @@ class Redaction:
         return self._literals
 
     def sealed(self, line: bytes) -> str:
-        """The keyed digest of an event's sealed line, without its newline."""
+        """Returns the keyed digest of an event's sealed line, without its newline."""
         return keyed_digest(self._key, "event", line)
 
     # -- lines
@@ -126,7 +126,10 @@ class Redaction:
         return value
 
     def _is_clean(self, members: dict[str, Any]) -> bool:
-        """True if every text in an object is known to be clean, which is common, because most lines repeat texts of others."""
+        """Returns True if every text in an object is known to be clean.
+
+        This is common, because most lines repeat texts of others.
+        """
         texts, others = _sorted_out(members)
         if not self._clean.issuperset(texts) and any(self.text(text) is not text for text in texts):
             return False
@@ -225,12 +228,12 @@ def _remember(texts: set[str], text: str) -> None:
 
 
 def _escaped(text: str) -> str:
-    """The text in JSON encoding, without quotes."""
+    """Returns the text in JSON encoding, without quotes."""
     return msgspec.json.encode(text)[1:-1].decode()
 
 
 def _replaced(shown: Any, original: Any) -> Iterator[str]:
-    """The values that a view replaced by fingerprints."""
+    """Yields the values that a view replaced by fingerprints."""
     if isinstance(original, str):
         if isinstance(shown, str) and shown != original:
             if DONE.fullmatch(shown):

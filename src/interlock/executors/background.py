@@ -254,7 +254,7 @@ class Programs:
     # -- program records
 
     def _find(self, handle: str, ctx: Context) -> Program:
-        """The program with this handle, if the agent may use it here. Raises: ToolError `process_unknown`."""
+        """Returns the program with this handle, if the agent may use it here. Raises: ToolError `process_unknown`."""
         with self._lock:
             program = self._programs.get(handle)
         if program is None or program.agent != ctx.agent or not _in_scope(program, ctx):
@@ -321,7 +321,7 @@ def _in_scope(program: Program, ctx: Context) -> bool:
 
 
 def _handle(ctx: Context) -> str:
-    """A handle unique to the run, action and attempt, so that an old handle never names a new program."""
+    """Returns a handle unique to the run, action and attempt, so that an old handle never names a new program."""
     parts = (ctx.run_id, ctx.proposal_id, ctx.action_id, str(ctx.attempt))
     return "proc-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -343,7 +343,7 @@ def _end_of(outcome: Outcome, why: str) -> End:
 
 
 def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The tools' output: the program's status, and its output streams from the call's offsets."""
+    """Returns the tools' output: the program's status, and its output streams from the call's offsets."""
     report = outcome.report
     shown: dict[str, Any] = {
         "running": not report["ended"],

@@ -77,7 +77,7 @@ def resolve(function: Any) -> Target:
 
 
 def title(function: Any) -> str:
-    """The name of a callable in messages."""
+    """Returns the name of a callable in messages."""
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
@@ -182,7 +182,7 @@ _REFLECTIVE: Final = frozenset(
 
 
 def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind: object) -> bool:
-    """True if a wrapper uses its arguments only to call `behind(FIRST, *args, **kwargs)`.
+    """Returns True if a wrapper uses its arguments only to call `behind(FIRST, *args, **kwargs)`.
 
     Decided from the compiled code. Any other use of `args` or `kwargs`, and any assignment to a parameter, makes it
     False.
@@ -233,7 +233,7 @@ def _tokens(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _is(function: types.FunctionType, token: tuple[str, Any], behind: object) -> bool:
-    """True if an instruction loads the wrapped function."""
+    """Returns True if an instruction loads the wrapped function."""
     kind, name = token
     if kind == "LOAD_DEREF":
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))

@@ -19,7 +19,7 @@ _UNDERLINE: Final = re.compile(r"-{3,}\s*")
 
 
 def summary(docstring: str | None) -> str:
-    """The first paragraph, joined to one line; empty if there is none."""
+    """Returns the first paragraph, joined to one line; empty if there is none."""
     lines: list[str] = []
     for line in inspect.cleandoc(docstring or "").splitlines():
         if not line.strip() or _SPHINX.match(line) or _GOOGLE.fullmatch(line):

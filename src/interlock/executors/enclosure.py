@@ -81,7 +81,7 @@ class Enclosure(msgspec.Struct, frozen=True):
     recorder: Recorder = "none"
 
     def launch(self) -> Launch:
-        """How the fork server for these processes is launched."""
+        """Returns how the fork server for these processes is launched."""
         alone = self.profile != "ns"
         shown = [path for path in self.shown if alone or not _is_temporary(path)]
         return {"namespaces": not alone, "groups": True, "shown": shown}
@@ -95,7 +95,7 @@ class Enclosure(msgspec.Struct, frozen=True):
         binds: Sequence[Bind] = (),
         in_scope: bool = False,
     ) -> WallSpec | None:
-        """The walls of one action in a `Workspace`; None if there are no walls.
+        """Returns the walls of one action in a `Workspace`; None if there are no walls.
 
         `ports` applies to the network kind of that name. `binds` are paths to show besides the workspace. With
         `in_scope`, the process reads only what the grant's `paths.read` allows. A glob in the grant that names neither
@@ -129,7 +129,7 @@ class Enclosure(msgspec.Struct, frozen=True):
         return [{"path": path, "writable": False} for path in self.shown if _is_temporary(path)]
 
     def posture(self, network: Network = "none") -> dict[str, str]:
-        """The posture of a process behind these walls."""
+        """Returns the posture of a process behind these walls."""
         guarded = "configuration" in self.require
         return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
 
@@ -260,12 +260,12 @@ def _is_socket(path: str) -> bool:
 
 
 def _is_temporary(path: str) -> bool:
-    """True for a path beneath an action's private directories; it can be shown only after those are mounted."""
+    """Returns True for a path beneath an action's private directories; it can be shown only after those are mounted."""
     return path.startswith(("/tmp/", "/var/tmp/", "/dev/shm/"))  # noqa: S108
 
 
 def _tree_of(directory: str, home: str) -> str | None:
-    """The directory to show for the programs of a PATH entry: their virtual environment, or the entry itself."""
+    """Returns the directory to show for the programs of a PATH entry: their virtual environment, or the entry itself."""
     if not directory.startswith("/") or not Path(directory).is_dir():
         return None
     parent = Path(directory).parent

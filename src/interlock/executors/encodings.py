@@ -32,7 +32,7 @@ class Mark(NamedTuple):
 
 
 def marked(start: bytes) -> Mark:
-    """The byte order mark at the start of a text."""
+    """Returns the byte order mark at the start of a text."""
     return next((Mark(mark, name) for mark, name in _MARKS if start.startswith(mark)), Mark(b"", None))
 
 
@@ -47,7 +47,7 @@ def whole_characters(data: bytes, encoding: str, *, final: bool) -> tuple[str, i
 
 
 def character_start(before: bytes, after: bytes, encoding: str, offset: int) -> int:
-    """How many bytes before `offset` the character that spans it starts: 0 to 3.
+    """Returns how many bytes before `offset` the character that spans it starts: 0 to 3.
 
     `before` holds up to three bytes before the offset, `after` those from the offset on.
     """

@@ -26,7 +26,7 @@ _NAME: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def child_environment(parent: Mapping[str, str]) -> dict[str, str]:
-    """The base environment for children, without HOME. `parent` is Interlock's own environment."""
+    """Returns the base environment for children, without HOME. `parent` is Interlock's own environment."""
     environment = {k: v for k, v in parent.items() if k in _KEPT or k.startswith("LC_")}
     environment.setdefault("LANG", "C.UTF-8")
     directories = [d for d in parent.get("PATH", "").split(":") if d.startswith("/")]

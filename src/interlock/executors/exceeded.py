@@ -30,7 +30,7 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes kept of each output stream."""
 
     def of_server(self, memory_bytes_max: int) -> ProcessLimits:
-        """The limits of a server that belongs to no action: at most `memory_bytes_max`, and no limit on CPU time."""
+        """Returns the limits of a server that belongs to no action: at most `memory_bytes_max`, and no limit on CPU time."""
         return msgspec.structs.replace(self, memory_bytes=min(self.memory_bytes, memory_bytes_max), cpu_ms=None)
 
 
@@ -74,7 +74,7 @@ def exceeded_error(report: Report, output: Any) -> ToolError | None:
 
 
 def layer_full(used: int, allowed: int, output: Any) -> ToolError:
-    """The error for a layer that exceeds its disk limit."""
+    """Returns the error for a layer that exceeds its disk limit."""
     return ToolError(
         f"the files in the proposal's layer take {used >> 20} MiB; the limit is {allowed >> 20} MiB; it is not committed",
         code="disk_limit",
@@ -85,7 +85,7 @@ def layer_full(used: int, allowed: int, output: Any) -> ToolError:
 
 
 def wire_limits(limits: ProcessLimits, keep_bytes: int) -> Limits:
-    """The limits in the supervisor's format. `keep_bytes` is kept of each stream, in a memory file."""
+    """Returns the limits in the supervisor's format. `keep_bytes` is kept of each stream, in a memory file."""
     return {
         "memory_bytes": limits.memory_bytes,
         "file_bytes": max(limits.file_bytes, 2 * keep_bytes + 1024**2),

@@ -34,7 +34,7 @@ _CONTENT_MODE: Final = 0o1777  # mode bits kept when the content changes
 
 
 def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.write`."""
+    """Returns the function of `fs.write`."""
     workspace: Workspace = ctx.workspace
     need_file_name(parameters["path"])
     with workspace.changing():
@@ -52,7 +52,7 @@ def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def edit(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.edit`."""
+    """Returns the function of `fs.edit`."""
     workspace: Workspace = ctx.workspace
     edits = edits_of(parameters)
     need_file_name(parameters["path"])
@@ -77,7 +77,7 @@ def edit(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.delete`. Deletes a link itself, not its target."""
+    """Returns the function of `fs.delete`. Deletes a link itself, not its target."""
     workspace: Workspace = ctx.workspace
     with workspace.changing():
         path = workspace.locate(parameters["path"], follow=False)
@@ -106,7 +106,7 @@ def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.move`. Never overwrites anything; moves a link itself, not its target."""
+    """Returns the function of `fs.move`. Never overwrites anything; moves a link itself, not its target."""
     workspace: Workspace = ctx.workspace
     with workspace.changing():
         source = workspace.locate(parameters["source"], "source", follow=False)
@@ -185,7 +185,7 @@ class _Ledger:
             raise ToolError("stopped before anything was changed", code="cancelled", retryable=False)
 
     def missing_parents(self, path: Rel, field: str) -> list[Change]:
-        """The changes that create the missing directories above a path."""
+        """Returns the changes that create the missing directories above a path."""
         made = Node("dir", mode=0o777 & ~self.workspace.umask)
         missing = itertools.takewhile(
             lambda parent: self.workspace.lstat(parent, field) is None,
@@ -275,7 +275,7 @@ def _need_file(workspace: Workspace, path: Rel, seen: Seen) -> None:
 
 
 def read_whole(workspace: Workspace, path: Rel) -> bytes:
-    """The content of a file to be edited. Raises: ToolError `file_too_large` and others."""
+    """Returns the content of a file to be edited. Raises: ToolError `file_too_large` and others."""
     fd = workspace.open_file(path)
     try:
         with refused("path"):
@@ -299,7 +299,7 @@ def _need_directory_behind_slash(workspace: Workspace, path: Rel, given: Any, fi
 
 
 def edits_of(parameters: dict[str, Any]) -> list[Edit]:
-    """The replacements of a call, from `old` and `new` or from `edits`. Raises: ToolError `invalid_parameters`."""
+    """Returns the replacements of a call, from `old` and `new` or from `edits`. Raises: ToolError `invalid_parameters`."""
     listed = parameters.get("edits")
     single = {"old", "new"} <= parameters.keys()
     if (listed is None) is not single or (listed is not None and {"old", "new", "count"} & parameters.keys()):
@@ -361,7 +361,7 @@ class FileText(NamedTuple):
 
 
 def mark_of(workspace: Workspace, path: Rel) -> Mark:
-    """The byte order mark of the present file; empty if there is no file."""
+    """Returns the byte order mark of the present file; empty if there is no file."""
     seen = workspace.lstat(path)
     if seen is None or not stat.S_ISREG(seen.st_mode):
         return marked(b"")
@@ -376,7 +376,7 @@ def mark_of(workspace: Workspace, path: Rel) -> Mark:
 
 
 def content_of(parameters: dict[str, Any], present: Mark) -> bytes:
-    """The bytes to write. If the call names no encoding, the present file's byte order mark and encoding are kept."""
+    """Returns the bytes to write. If the call names no encoding, the present file's byte order mark and encoding are kept."""
     text: str = parameters["content"]
     encoding = parameters.get("encoding")
     if encoding is None:

@@ -62,7 +62,7 @@ def delete(parameters: dict[str, Any], workspace: Workspace) -> list[FilePreview
 
 
 def _read(workspace: Workspace, path: Rel) -> bytes | None:
-    """The content of a file; None if it is too large. Raises: ToolError."""
+    """Returns the content of a file; None if it is too large. Raises: ToolError."""
     fd = workspace.open_file(path)
     try:
         with refused("path"):

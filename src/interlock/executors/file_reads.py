@@ -32,7 +32,7 @@ _BRACES: Final = lazy_pattern(r"\{([^{}]*,[^{}]*)\}")
 
 
 def read(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.read`."""
+    """Returns the function of `fs.read`."""
     workspace: Workspace = ctx.workspace
     offset, most = int(parameters.get("offset", 0)), int(parameters.get("max_bytes", READ_BYTES))
     need_file_name(parameters["path"])
@@ -67,7 +67,7 @@ def read(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 def _page(
     before: bytes, data: bytes, offset: int, most: int, encoding: str, *, end: bool
 ) -> tuple[str, str, int, int] | None:
-    """A page of whole characters: text, encoding, its offset, and the offset of the next page; None if it is not text.
+    """Returns a page of whole characters: text, encoding, its offset, and the offset of the next page; None if it is not text.
 
     `data` holds up to three bytes more than the page, so that one character always fits.
     """
@@ -108,7 +108,7 @@ def need_file_name(path: Any, field: str = "path") -> None:
 
 
 def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.list`."""
+    """Returns the function of `fs.list`."""
     workspace: Workspace = ctx.workspace
     base = workspace.locate(parameters.get("path", "."))
     wanted = matcher(parameters.get("glob"), base)
@@ -157,7 +157,7 @@ def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
 
 
 def _alternatives(glob: str) -> list[str]:
-    """The globs that `{a,b}` expands to. Raises: ConfigurationError if there are too many."""
+    """Returns the globs that `{a,b}` expands to. Raises: ConfigurationError if there are too many."""
     found = [glob]
     while any(_BRACES.search(each) for each in found):
         found = [

@@ -44,7 +44,7 @@ _SKIPPED: Final = frozenset((b".git",))
 
 
 def search(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The function of `fs.search`."""
+    """Returns the function of `fs.search`."""
     workspace: Workspace = ctx.workspace
     base = workspace.locate(parameters.get("path", "."))
     matches_glob = matcher(parameters.get("glob"), base)
@@ -204,7 +204,10 @@ def _too_slow() -> ToolError:
 
 
 def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> Iterator[list[_Text]]:
-    """The text files beneath a path, in frames of about `_FRAME_BYTES`. Skips an unreadable file unless the call named it."""
+    """Yields the text files beneath a path, in frames of about `_FRAME_BYTES`.
+
+    Skips an unreadable file unless the call named it.
+    """
     frame: list[_Text] = []
     size = 0
     for path, fd, length in open_files(workspace, base, wanted, skip=_SKIPPED):
@@ -219,7 +222,7 @@ def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> I
 
 
 def _texts(path: Rel, fd: int, size: int, *, named: bool) -> Iterator[_Text]:
-    """The lines of a file, in pieces if it is large; nothing for a binary file. Closes the descriptor."""
+    """Yields the lines of a file, in pieces if it is large; nothing for a binary file. Closes the descriptor."""
     try:
         if size > _WHOLE_BYTES:
             with io.BufferedReader(io.FileIO(fd, closefd=False), _FRAME_BYTES) as file:

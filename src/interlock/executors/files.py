@@ -61,7 +61,7 @@ _GLOB: Final = {
 
 
 def bindings(may_read: MayRead) -> list[Binding]:
-    """The tools `fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete` and `fs.move`.
+    """Returns the tools `fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete` and `fs.move`.
 
     `may_read` returns whether the agent may read a file, which decides whether a dry run shows its content.
     """

@@ -96,7 +96,7 @@ def bindings(
     environment: Mapping[str, str] | None = None,
     hook_judge: HookJudge | None = None,
 ) -> list[Binding]:
-    """The git tools `git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull` and `push`.
+    """Returns the git tools `git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull` and `push`.
 
     `hook_judge` decides whether a hook may run; without it, no hook runs. `environment` gives the user's home; it
     defaults to `os.environ`. `resolver` resolves host names; it defaults to the system's resolver.
@@ -235,7 +235,7 @@ def _changing(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
 
 
 def _back(tool: str, field: str) -> CompensationTemplate:
-    """The compensation of a tool that undoes its own calls: it takes the call's output and repository."""
+    """Returns the compensation of a tool that undoes its own calls: it takes the call's output and repository."""
     return CompensationTemplate(tool=tool, parameters={field: f"$output.{field}", "path": "$output.path"})
 
 

@@ -70,7 +70,7 @@ class Hooks:
         self.not_run = [hook.name for hook in there if hook.name not in self._chosen]
 
     def report(self) -> dict[str, Any]:
-        """The part of the tool's output that reports hooks."""
+        """Returns the part of the tool's output that reports hooks."""
         return {"hooks_run": self.ran, "hooks_not_run": self.not_run}
 
     def require_allowed(self) -> None:
@@ -188,7 +188,7 @@ class Hooks:
 
 
 def _find(repository: Repository, names: Sequence[str]) -> list[Hook]:
-    """The hooks that exist and are executable; git skips all others too."""
+    """Returns the hooks that exist and are executable; git skips all others too."""
     place = repository.hooks_directory
     return [
         Hook(name, _named(repository, place / name))
@@ -198,6 +198,6 @@ def _find(repository: Repository, names: Sequence[str]) -> list[Hook]:
 
 
 def _named(repository: Repository, path: Path) -> str:
-    """A path as rules and processes see it: relative to the top of the working tree if it is beneath it."""
+    """Returns a path as rules and processes see it: relative to the top of the working tree if it is beneath it."""
     top = Path(os.fsdecode(os.path.join(os.fsencode(repository.ctx.workspace.root), *repository.top)))  # noqa: PTH118 - bytes
     return os.fspath(path.relative_to(top)) if path.is_relative_to(top) and not repository.prefix else os.fspath(path)

@@ -76,7 +76,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(c.name for c in self.changes if any(e.split(" ")[2] != "0" for e in (*c.before, *c.after)))
 
     def reversed(self) -> Record:
-        """The record of the change that undoes this one."""
+        """Returns the record of the change that undoes this one."""
         changes = tuple(msgspec.structs.replace(c, before=c.after, after=c.before) for c in self.changes)
         return msgspec.structs.replace(self, changes=changes)
 
@@ -153,7 +153,7 @@ class IndexCopy:
             raise
 
     def _read(self) -> tuple[bytes, tuple[int, int]] | None:
-        """The index's bytes and times (accessed, modified, in ns); None if there is no index yet."""
+        """Returns the index's bytes and times (accessed, modified, in ns); None if there is no index yet."""
         try:
             fd = os.open(b"index", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._repository.git_fd)
         except FileNotFoundError:
@@ -164,7 +164,7 @@ class IndexCopy:
 
 
 async def entries(repository: Repository, environment: Mapping[str, str]) -> Entries:
-    """The entries of the index that `environment` selects. Raises: ToolError `limit_exceeded`."""
+    """Returns the entries of the index that `environment` selects. Raises: ToolError `limit_exceeded`."""
     data = await _listing(repository, "ls-files", "-s", "-v", "-z", "--full-name", environment=environment)
     found: Entries = {}
     empty = False
@@ -182,7 +182,7 @@ async def entries(repository: Repository, environment: Mapping[str, str]) -> Ent
 
 
 async def _intended(repository: Repository, environment: Mapping[str, str]) -> set[bytes]:
-    """The intent-to-add paths, which git lists as staged or not, depending on an option."""
+    """Returns the intent-to-add paths, which git lists as staged or not, depending on an option."""
     shown = []
     for how in ("--ita-invisible-in-index", "--ita-visible-in-index"):
         data = await _listing(
@@ -215,7 +215,7 @@ async def _listing(repository: Repository, *arguments: str, environment: Mapping
 
 
 def make_record(before: Entries, after: Entries, head: Mapping[bytes, str]) -> Record:
-    """The record of a change. `head` holds the entries of the checked-out commit."""
+    """Returns the record of a change. `head` holds the entries of the checked-out commit."""
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return Record(
         _VERSION,
@@ -259,7 +259,7 @@ def _decode(data: bytes) -> Record | None:
 
 
 def above_and_below(names: Iterator[bytes] | set[bytes], taken: set[bytes]) -> set[bytes]:
-    """The paths in `taken` that are parents or children of one of `names`; git would remove them to make room."""
+    """Returns the paths in `taken` that are parents or children of one of `names`; git would remove them to make room."""
     wanted = set(names)
     above = {b"/".join(path[:depth]) for path in map(_split, wanted) for depth in range(1, len(path))}
     return {name for name in taken if name in above or any(up in wanted for up in _parents(name))} - wanted

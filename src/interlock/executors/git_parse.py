@@ -188,7 +188,7 @@ def _patches(data: bytes) -> dict[bytes, tuple[list[dict[str, Any]], bool]]:
 
 
 def _micros(seconds: str) -> int:
-    """A commit's time in microseconds; 0 if it is out of range, since the committer chooses it."""
+    """Returns a commit's time in microseconds; 0 if it is out of range, since the committer chooses it."""
     return int(seconds) * 1_000_000 if _SECONDS.fullmatch(seconds) else 0
 
 
@@ -241,5 +241,5 @@ def _unquote(text: bytes) -> bytes:
 
 
 def records(data: bytes) -> list[bytes]:
-    """The NUL-terminated records of `-z` output, without an incomplete last one."""
+    """Returns the NUL-terminated records of `-z` output, without an incomplete last one."""
     return data.split(b"\0")[:-1]

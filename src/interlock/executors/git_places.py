@@ -78,7 +78,7 @@ def open_git_directory(workspace: Workspace, places: Places) -> int:
 
 
 def is_program(workspace: Workspace, path: Path) -> bool:
-    """True for an executable file, through the workspace's view if it is inside."""
+    """Returns True for an executable file, through the workspace's view if it is inside."""
     name = os.fsencode(path)
     try:
         if not _is_inside(workspace, name):
@@ -113,7 +113,7 @@ def outside_places(root: Path) -> list[Bind]:
 
 
 def _linked(marker: Path) -> list[Path]:
-    """The existing directories of a linked worktree, read from its `.git` file."""
+    """Returns the existing directories of a linked worktree, read from its `.git` file."""
     try:
         text = marker.read_bytes()[:8192].decode("utf-8", "surrogateescape")
         if not text.startswith("gitdir: "):
@@ -133,7 +133,7 @@ def _is_inside(workspace: Workspace, absolute: bytes) -> bool:
 
 
 def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
-    """The workspace path of one of git's own absolute paths. Raises: ToolError if it is outside."""
+    """Returns the workspace path of one of git's own absolute paths. Raises: ToolError if it is outside."""
     names, top = parts(absolute), parts(os.fsencode(workspace.root))
     if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
         _refuse_place("the repository's directories are not all inside the workspace")

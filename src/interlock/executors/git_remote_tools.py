@@ -181,7 +181,7 @@ async def _chosen_branch(repository: Repository, parameters: dict[str, Any]) -> 
 
 
 async def _remote_commit(repository: Repository, remote: Remote, ref: str) -> str | None:
-    """The commit of the remote's branch; None if it has no such branch."""
+    """Returns the commit of the remote's branch; None if it has no such branch."""
     result = await repository.run(
         "ls-remote",
         "--",

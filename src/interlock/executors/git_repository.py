@@ -172,12 +172,12 @@ class Git:
         return result
 
     def _binds(self, environment: Mapping[str, str] | None, remote: Remote | None, shown: Sequence[str]) -> list[Bind]:
-        """The files that git sees besides the workspace."""
+        """Returns the files that git sees besides the workspace."""
         named = _read_only((*self.settings.values(), *shown))
         return [*self._places(), *named, *_own_index(environment), *_secure_shell(remote)]
 
     def _places(self) -> list[Bind]:
-        """The parts of the workspace's repository that are outside the workspace."""
+        """Returns the parts of the workspace's repository that are outside the workspace."""
         if self._outside is None:
             self._outside = outside_places(self._ctx.workspace.root)
         return self._outside
@@ -202,7 +202,7 @@ def _read_only(paths: Sequence[str]) -> list[Bind]:
 
 
 def _way_to(remote: Remote | None) -> dict[str, Any]:
-    """The network arguments for git: the host and port of the URL, through the proxy or directly."""
+    """Returns the network arguments for git: the host and port of the URL, through the proxy or directly."""
     if remote is None:
         return {"network": "none"}
     if remote.proxied:
@@ -211,7 +211,9 @@ def _way_to(remote: Remote | None) -> dict[str, Any]:
 
 
 def _failure(command: str, remote: Remote | None, result: ProcessResult) -> ToolError:
-    """The error for a failed git, taken from the proxy's refusal if there is one, because git sees only a closed connection.
+    """Returns the error for a failed git, taken from the proxy's refusal if there is one.
+
+    Git itself sees only a closed connection.
 
     A refused connection to another host, for example by a helper program, does not explain git's own failure.
     """
@@ -237,20 +239,20 @@ def _failure(command: str, remote: Remote | None, result: ProcessResult) -> Tool
 
 
 def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:
-    """The directory of our private index, in /tmp."""
+    """Returns the directory of our private index, in /tmp."""
     index = (environment or {}).get("GIT_INDEX_FILE")
     return [] if index is None else [{"path": os.fspath(Path(index).parent), "writable": True}]
 
 
 def _secure_shell(remote: Remote | None) -> list[Bind]:
-    """The user's SSH keys and agent, only for a connection by ssh."""
+    """Returns the user's SSH keys and agent, only for a connection by ssh."""
     if remote is None or remote.scheme != "ssh":
         return []
     return _read_only([os.path.expanduser("~/.ssh"), os.environ.get("SSH_AUTH_SOCK", "")])  # noqa: PTH111 - ssh itself expands it
 
 
 def pins_addresses(version: bytes) -> bool:
-    """True if this git (given the output of `git version`) can be pinned to a checked address over http(s)."""
+    """Returns True if this git (given the output of `git version`) can be pinned to a checked address over http(s)."""
     found = re.match(rb"git version (\d+)\.(\d+)", version)
     return found is not None and (int(found[1]), int(found[2])) >= _PINS
 
@@ -287,11 +289,11 @@ class Repository:
         return await self.git.run(self._fd, *arguments, **options)
 
     async def text(self, *arguments: str) -> str:
-        """The single line that a read-only command prints."""
+        """Returns the single line that a read-only command prints."""
         return (await self.run(*arguments, read_only=True)).stdout.decode("utf-8", "replace").strip()
 
     async def commit_id(self, ref: str) -> str:
-        """The full id of a commit. Raises: ToolError `ref_invalid`."""
+        """Returns the full id of a commit. Raises: ToolError `ref_invalid`."""
         result = await self.run(
             "rev-parse", "--verify", "--quiet", f"{check_ref(ref)}^{{commit}}", read_only=True, expected=(0, 1, 128)
         )
@@ -300,12 +302,12 @@ class Repository:
         return result.stdout.decode().strip()
 
     async def head(self) -> str | None:
-        """The id of the checked-out commit; None if the branch has no commit yet."""
+        """Returns the id of the checked-out commit; None if the branch has no commit yet."""
         result = await self.run("rev-parse", "--verify", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
         return result.stdout.decode().strip() if result.exit_code == 0 else None
 
     async def head_ref(self) -> str | None:
-        """The full name of the checked-out branch; None if `HEAD` is detached."""
+        """Returns the full name of the checked-out branch; None if `HEAD` is detached."""
         result = await self.run("symbolic-ref", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
         return result.stdout.decode("utf-8", "surrogateescape").strip() if result.exit_code == 0 else None
 
@@ -326,7 +328,7 @@ class Repository:
         return b"/".join(self.place(name)[len(self.top) :])
 
     def exists(self, name: bytes, *, blocked: bool = False) -> bool:
-        """True if something exists at a path from git. Returns `blocked` if a file or link is in the way."""
+        """Returns True if something exists at a path from git. Returns `blocked` if a file or link is in the way."""
         try:
             return self.ctx.workspace.lstat(self.place(name)) is not None
         except ToolError as error:

@@ -229,7 +229,7 @@ def _paths(repository: Repository, parameters: dict[str, Any]) -> list[str]:
 
 
 async def current_branch(repository: Repository) -> str | None:
-    """The checked-out branch; None if there is none."""
+    """Returns the checked-out branch; None if there is none."""
     result = await repository.run("symbolic-ref", "--quiet", "--short", "HEAD", read_only=True, expected=(0, 1, 128))
     return result.stdout.decode("utf-8", "replace").strip() if result.exit_code == 0 else None
 
@@ -289,7 +289,7 @@ async def _committing(repository: Repository, ctx: Context) -> dict[str, Any]:
 
 
 async def _identity(repository: Repository, ctx: Context) -> dict[str, str]:
-    """The committer: the repository's `user`, else the user's own, else the agent."""
+    """Returns the committer: the repository's `user`, else the user's own, else the agent."""
     found = await repository.run("config", "--get", "user.email", read_only=True, expected=(0, 1))
     if found.exit_code == 0:
         return {}
@@ -349,7 +349,7 @@ async def _moved(repository: Repository, move: dict[str, Any], *, restore_files:
 
 
 def conflict(what: str, result: ProcessResult) -> ToolError:
-    """The error for an operation that git refused, with git's own message in the output."""
+    """Returns the error for an operation that git refused, with git's own message in the output."""
     return ToolError(
         what,
         code="git_conflict",

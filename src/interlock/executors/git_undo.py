@@ -36,7 +36,7 @@ _SHOWN: Final = 10
 
 
 def in_progress(repository: Repository) -> str | None:
-    """The name of the operation in progress, for people (`merge`); None if there is none."""
+    """Returns the name of the operation in progress, for people (`merge`); None if there is none."""
     for name, what in _IN_PROGRESS.items():
         try:
             os.stat(name, dir_fd=repository.git_fd, follow_symlinks=False)
@@ -273,12 +273,14 @@ async def _parents(repository: Repository, commit: str) -> list[str]:
 
 
 async def first_parent(repository: Repository, commit: str) -> str | None:
-    """The first parent of a commit; None for a root commit."""
+    """Returns the first parent of a commit; None for a root commit."""
     return next(iter(await _parents(repository, commit)), None)
 
 
 async def changed_paths(repository: Repository, source: str | None, target: str | None) -> list[tuple[str, bytes]]:
-    """The status letter (`A`, `M`, `D`, `T`) and path of each difference between two commits, where None is an empty tree.
+    """Returns the status letter (`A`, `M`, `D`, `T`) and path of each difference between two commits.
+
+    None is an empty tree.
 
     Raises: ToolError `limit_exceeded`.
     """
@@ -308,7 +310,7 @@ def refuse_overwrites(repository: Repository, changed: Sequence[tuple[str, bytes
 
 
 def conflict(why: str) -> ToolError:
-    """The error for an undo that touched nothing."""
+    """Returns the error for an undo that touched nothing."""
     return ToolError(f"{why}; nothing was touched", code="undo_conflict", retryable=False)
 
 

@@ -39,7 +39,7 @@ class UserSettings(msgspec.Struct, frozen=True):
 
 
 def user_directories(environment: Mapping[str, str]) -> tuple[Path, Path] | None:
-    """The user's home and git configuration directory; None without a home."""
+    """Returns the user's home and git configuration directory; None without a home."""
     home = environment.get("HOME", "")
     if not home.startswith("/"):
         return None

@@ -48,7 +48,7 @@ _TOOL: Final = Tool(
 
 
 def bindings(make_fetcher: Callable[[], Fetcher]) -> list[Binding]:
-    """The tool `http.fetch`: `{url, method?, headers?, body?}` to
+    """Returns the tool `http.fetch`: `{url, method?, headers?, body?}` to
     `{status, url, headers, body, body_encoding: utf-8 | base64, charset, truncated, redirects[]}`.
     """
     fetcher = functools.cache(make_fetcher)

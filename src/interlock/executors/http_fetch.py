@@ -107,7 +107,7 @@ class Fetcher:
         self._tls: ssl.SSLContext | None = None
 
     def fetch(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `http.fetch`. Blocks at most until shortly before the context's deadline.
+        """Returns the function of `http.fetch`. Blocks at most until shortly before the context's deadline.
 
         Raises: ToolError `invalid_parameters`, `private_address`, `redirect_refused`, `connection_failed`, `timeout`,
         `cancelled`.
@@ -227,7 +227,7 @@ class Fetcher:
         return b"".join(parts)[: self._body_bytes_max], True
 
     def _redirected(self, request: _Request, status: int, location: str, ctx: Context) -> _Request | None:
-        """The request for a redirect; None if the agent has to propose it."""
+        """Returns the request for a redirect; None if the agent has to propose it."""
         here = request.target
         # http.client reads headers as Latin-1; in a URL, non-ASCII bytes are percent-encoded UTF-8.
         path = quote(location.encode("latin-1", "replace"), safe=_ASCII)
@@ -342,7 +342,7 @@ def _expanded(data: bytes, coding: str | None, most: int, *, cut: bool) -> tuple
 
 
 def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
-    """The body, its encoding (`utf-8` for text, else `base64`), and its original charset (None if it is not text).
+    """Returns the body, its encoding (`utf-8` for text, else `base64`), and its original charset (None if it is not text).
 
     The charset comes from the byte order mark, else the header, else an HTML page's `<meta>`, else it is UTF-8.
     """

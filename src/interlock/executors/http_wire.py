@@ -56,7 +56,7 @@ class Patience:
         self._until_ns = ctx.deadline_ns - min(_MARGIN_NS, left_ns // 4)
 
     def left_ms(self) -> int:
-        """The remaining milliseconds, at least 1. Raises: ToolError `timeout` or `cancelled`."""
+        """Returns the remaining milliseconds, at least 1. Raises: ToolError `timeout` or `cancelled`."""
         if self._ctx.cancelled:
             raise ToolError("the call was cancelled", code="cancelled", retryable=False)
         left_ns = self._until_ns - self._clock.mono_ns()
@@ -78,7 +78,7 @@ class Patience:
                 return False
 
     def resolve(self, resolver: Resolver, host: str, port: int) -> list[Address]:
-        """The addresses of a host. A resolver cannot be interrupted, so it runs on a thread that may be abandoned.
+        """Returns the addresses of a host. A resolver cannot be interrupted, so it runs on a thread that may be abandoned.
 
         Raises: ToolError `connection_failed` if there are none; ToolError as `left_ms` does.
         """
@@ -159,7 +159,7 @@ class Channel:
             view = view[count:]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """A buffered reader of the incoming bytes."""
+        """Returns a buffered reader of the incoming bytes."""
         return io.BufferedReader(_Incoming(self))
 
     def receive_into(self, buffer: WriteableBuffer) -> int:

@@ -33,7 +33,7 @@ class Mark:
         self.kind = kind
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> Any:
-        """The schema with the mark."""
+        """Returns the schema with the mark."""
         return {**handler(core), MARK: self.kind}
 
 
@@ -62,7 +62,7 @@ def translate(kind: Any) -> Any:
 
 
 def is_pydantic(kind: Any) -> bool:
-    """True if pydantic must read the type, because the type contains a pydantic type."""
+    """Returns True if pydantic must read the type, because the type contains a pydantic type."""
     if "pydantic" not in sys.modules:
         return False
     return any(_of_pydantic(found.item) for found in walk(kind))
@@ -81,7 +81,7 @@ def check_for_pydantic(kind: Any) -> None:
 
 
 def descriptions(kind: Any) -> list[str]:
-    """The descriptions (plain strings) in the outermost metadata."""
+    """Returns the descriptions (plain strings) in the outermost metadata."""
     found = []
     for item in getattr(kind, "__metadata__", ()):
         text = item if isinstance(item, str) else getattr(item, "documentation", getattr(item, "description", None))
@@ -91,7 +91,7 @@ def descriptions(kind: Any) -> list[str]:
 
 
 def walk(kind: Any) -> Iterator[Found]:
-    """All classes and metadata in a type, including the fields of its classes. Each class is visited once."""
+    """Yields all classes and metadata in a type, including the fields of its classes. Each class is visited once."""
     seen: set[int] = set()
     stack: list[tuple[Any, str | None]] = [(kind, None)]
     while stack:
@@ -116,7 +116,7 @@ def walk(kind: Any) -> Iterator[Found]:
 
 
 def _fields(cls: type) -> dict[str, Any]:
-    """The types of a class's fields, with their metadata; empty for a class without fields."""
+    """Returns the types of a class's fields, with their metadata; empty for a class without fields."""
     models = getattr(cls, "__pydantic_fields__", None)
     if isinstance(models, dict):
         return {
@@ -190,7 +190,7 @@ def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _alias(kind: Any) -> Any:
-    """The target of a `type X = ...` or a `NewType`; None for other types."""
+    """Returns the target of a `type X = ...` or a `NewType`; None for other types."""
     if isinstance(kind, typing.NewType):
         return kind.__supertype__
     return getattr(kind, "__value__", None) if type(kind).__name__ == "TypeAliasType" else None
@@ -215,5 +215,5 @@ def _of_pydantic(item: Any) -> bool:
 
 
 def _same_mark(meta: msgspec.Meta, beside: tuple[Any, ...]) -> bool:
-    """True if the Meta holds only a mark that a `Mark` in the same annotation repeats."""
+    """Returns True if the Meta holds only a mark that a `Mark` in the same annotation repeats."""
     return any(isinstance(item, Mark) and meta == msgspec.Meta(extra_json_schema={MARK: item.kind}) for item in beside)

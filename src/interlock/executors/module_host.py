@@ -97,7 +97,7 @@ class TrustedFinder(MetaPathFinder):
         self._files = files
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """The spec of a trusted module; None for all others."""
+        """Returns the spec of a trusted module; None for all others."""
         del path, target
         found = self._files.get(fullname)
         if found is None:
@@ -122,7 +122,7 @@ class ProjectFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec from the later finders. Raises: ImportError if the module belongs to the project."""
+        """Returns the spec from the later finders. Raises: ImportError if the module belongs to the project."""
         if fullname.partition(".")[0] == "interlock":
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -153,12 +153,12 @@ class TrustedLoader(SourceLoader):
         self._sha256 = sha256
 
     def get_filename(self, fullname: str) -> str:
-        """The path of the module."""
+        """Returns the path of the module."""
         del fullname
         return self._file
 
     def get_data(self, path: str | bytes) -> bytes:
-        """The source. Raises: ImportError if it does not have the trusted content."""
+        """Returns the source. Raises: ImportError if it does not have the trusted content."""
         # Do not block on a FIFO, and do not read endlessly from a device behind a link.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with os.fdopen(fd, "rb") as file:
@@ -373,7 +373,7 @@ def _import_file(name: str, file: str) -> ModuleType:
 
 
 def _declared(module: ModuleType) -> list[Callable[..., Any]]:
-    """The tools declared by the module or its submodules, without those imported from elsewhere."""
+    """Returns the tools declared by the module or its submodules, without those imported from elsewhere."""
     name = module.__name__
     own = [f for f in vars(module).values() if inspect.isroutine(f) and hasattr(f, ATTRIBUTE)]
     return [f for f in dict.fromkeys(own) if f.__module__ == name or f.__module__.startswith(f"{name}.")]

@@ -288,7 +288,7 @@ class _Messages:
         return bool(data)
 
     def answer(self, outcome: Outcome) -> Any:
-        """The call's result. Raises: the ToolError that the call raised, or one for a missing result."""
+        """Returns the call's result. Raises: the ToolError that the call raised, or one for a missing result."""
         if self._read_bytes > _CHANNEL_BYTES:
             raise ToolError(
                 f"the tool returned more than {DEFAULT_LIMITS.output_bytes} bytes",

@@ -55,7 +55,7 @@ Tell = Callable[[Context, Traffic], None]
 
 
 def environment_of(walls: WallSpec | None) -> dict[str, str]:
-    """The environment variables that point a program to the proxy; empty without a proxy."""
+    """Returns the environment variables that point a program to the proxy; empty without a proxy."""
     return ENVIRONMENT if walls is not None and walls.network == "proxied" else {}
 
 
@@ -186,5 +186,5 @@ class ProcessNetwork:
 
 
 def _narrowed(policy: Policy, only: Sequence[str]) -> Policy:
-    """The policy narrowed to `only`, which comes first because the proxy listens on a bounded number of ports."""
+    """Returns the policy narrowed to `only`, which comes first because the proxy listens on a bounded number of ports."""
     return policy._replace(grants=tuple((tuple(only), *chain) for chain in policy.grants))

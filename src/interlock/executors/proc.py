@@ -80,7 +80,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """All visible processes, ordered by pid."""
+    """Yields all visible processes, ordered by pid."""
     for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         found = read_process(pid)
         if found is not None:
@@ -88,7 +88,7 @@ def processes() -> Iterator[Process]:
 
 
 def bindings(*, protected: Callable[[], Iterable[int]], redact: Callable[[Any], Any]) -> list[Binding]:
-    """The tools `proc.list` and `proc.kill`.
+    """Returns the tools `proc.list` and `proc.kill`.
 
     `protected` returns the pids of Interlock's own fork servers. `redact` replaces secrets in a JSON value, because the
     arguments of other processes often contain them.
@@ -155,7 +155,7 @@ def _check(pid: int, start_time: int, servers: set[int]) -> None:
 
 
 def _own_line() -> set[int]:
-    """The pids of this process and its ancestors."""
+    """Returns the pids of this process and its ancestors."""
     line: set[int] = set()
     pid = os.getpid()
     while pid > 0 and pid not in line:

@@ -345,7 +345,7 @@ def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
 
 
 def descriptors_for(ctx: Context, walls: WallSpec | None) -> dict[str, int]:
-    """The descriptors for a request: those of the walls, or without walls those of the layer that the process joins."""
+    """Returns the descriptors for a request: those of the walls, or without walls those of the layer that the process joins."""
     layer = None if ctx.workspace is None else ctx.workspace.layer
     if walls is None or walls.profile == "nons":
         view = {} if layer is None or layer.namespaces is None else dict(zip(_VIEW, layer.namespaces, strict=True))
@@ -354,7 +354,7 @@ def descriptors_for(ctx: Context, walls: WallSpec | None) -> dict[str, int]:
 
 
 def process_note(ctx: Context, posture: Mapping[str, str]) -> str | None:
-    """The note for undo about a process that may write; None if walls keep its changes in the layer."""
+    """Returns the note for undo about a process that may write; None if walls keep its changes in the layer."""
     if ctx.workspace is None or ctx.workspace.layer is None:
         return PROCESS_RAN
     confined = all(posture.get(wall, "").startswith("active") for wall in ("fs", "net"))
@@ -409,7 +409,7 @@ def _resources(report: Report) -> dict[str, int | float]:
 
 
 def signal_name(number: int | None) -> str | None:
-    """The name of a signal, such as `SIGTERM`; None for None."""
+    """Returns the name of a signal, such as `SIGTERM`; None for None."""
     if number is None:
         return None
     try:
@@ -419,7 +419,7 @@ def signal_name(number: int | None) -> str | None:
 
 
 def result_as_json(result: ProcessResult) -> dict[str, Any]:
-    """The output of `shell` and `exec`.
+    """Returns the output of `shell` and `exec`.
 
     `stdout` and `stderr` are text where the bytes are UTF-8 (`*_encoding` is `utf-8`), else standard base64 (`base64`).
     `strays_ended` counts the processes that the program left behind and that were killed.
@@ -451,7 +451,7 @@ def text_or_base64(data: bytes, *, cut: bool) -> tuple[str, str]:
 
 
 def bindings(runner: ProcessRunner) -> list[Binding]:
-    """The tools `shell` and `exec`."""
+    """Returns the tools `shell` and `exec`."""
 
     async def shell(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         return await _run_tool(runner, ["/bin/sh", "-c", parameters["command"]], parameters, ctx)

@@ -21,7 +21,7 @@ _OF_THE_AUTHOR: Final = ("value_error", "assertion_error")
 
 
 def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a type and its definitions, with `prefix` in their names. Raises: TypeError."""
+    """Returns the schema of a type and its definitions, with `prefix` in their names. Raises: TypeError."""
     from pydantic import TypeAdapter  # noqa: PLC0415 - optional
     from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
 
@@ -38,7 +38,7 @@ def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str
 
 
 def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function that converts a parameter's JSON value to the type, or raises ToolError `invalid_parameters`.
+    """Returns a function that converts a parameter's JSON value to the type, or raises ToolError `invalid_parameters`.
 
     `whole` converts numbers such as 3.0 to integers, because JSON does not distinguish them. Raises: TypeError.
     """

@@ -86,7 +86,7 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
 
 def define(function: Callable[..., Any], **options: Any) -> Tool:
-    """The definition that `tool(**options)` would give the function, which is not changed. Raises: InvalidToolError."""
+    """Returns the definition that `tool(**options)` would give the function, which is not changed. Raises: InvalidToolError."""
     return _definition(function, options)
 
 
@@ -186,7 +186,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
 
 
 def _fields(options: dict[str, Any]) -> dict[str, Any]:
-    """The decorator's options as fields of Tool."""
+    """Returns the decorator's options as fields of Tool."""
     fields = dict(options)
     for option, field in (("timeout", "timeout_ms"), ("cache_ttl", "cache_ttl_ms")):
         if fields.get(option) is not None:
@@ -225,7 +225,7 @@ def _is_name(name: str) -> bool:
 
 
 def _wants_self(function: Any) -> bool:
-    """True for a method that is not bound to an instance."""
+    """Returns True for a method that is not bound to an instance."""
     if not inspect.isfunction(function):
         return False
     outer = function.__qualname__.rpartition(".")[0]
@@ -312,7 +312,7 @@ def _by_name(function: Callable[..., Any], signature: Signature) -> Callable[...
 
 
 def name_only(name: str, function: Callable[[dict[str, Any]], Awaitable[Any]]) -> Binding:
-    """A tool defined only by its name: an open schema, the most cautious traits, and a function of its parameters."""
+    """Returns a tool defined only by its name: an open schema, the most cautious traits, and a function of its parameters."""
 
     async def call(parameters: dict[str, Any], _ctx: Context) -> Any:
         return await function(parameters)

@@ -95,7 +95,7 @@ class ProcessRecording:
             self._tell(ctx, summary)
 
     def start(self, ctx: Context, posture: Mapping[str, str], require: Sequence[str]) -> Record | None:
-        """A record of a program that is about to start; None without a recorder. Raises: ToolError, as `open` does."""
+        """Returns a record of a program that is about to start; None without a recorder. Raises: ToolError, as `open` does."""
         if not posture["record"].startswith("active"):
             return None
         lines = self._open_lines(ctx)
@@ -148,7 +148,7 @@ class Record:
             await asyncio.shield(asyncio.to_thread(self._stream.join))
 
     def finish(self) -> Summary | None:
-        """How the recorder ended; None if none was started. Waits for the program's processes to end."""
+        """Returns how the recorder ended; None if none was started. Waits for the program's processes to end."""
         self.begun()
         self._stream.join()
         return self._stream.summary
@@ -160,7 +160,7 @@ class Record:
 
 
 def _state(summary: Summary | None) -> str | None:
-    """The posture of an incomplete record; None if it is complete."""
+    """Returns the posture of an incomplete record; None if it is complete."""
     if summary is not None and summary.lost:
         return "absent(the recorder was killed, and the program with it: the record may lack its end)"
     if summary is not None and summary.lines.dropped:

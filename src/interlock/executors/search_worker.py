@@ -67,7 +67,7 @@ def _matches(
 
 
 def required_text(pattern: str) -> str:
-    """The longest text that every match of the pattern contains; empty if none is known.
+    """Returns the longest text that every match of the pattern contains; empty if none is known.
 
     Searching for it first avoids the regular expression on most lines. Counts only literal characters that must match.
     """
@@ -80,7 +80,7 @@ def required_text(pattern: str) -> str:
 
 
 def _runs(tree: Iterable[tuple[Any, Any]]) -> Iterator[str]:
-    """The texts that every match of a parsed pattern must contain."""
+    """Yields the texts that every match of a parsed pattern must contain."""
     run = ""
     for operation, argument in tree:
         name = str(operation)

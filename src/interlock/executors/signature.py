@@ -100,7 +100,7 @@ def read(target: Target, *, skip_first: bool = False) -> Signature:
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of a tool's result, as a separate document. Raises: InvalidToolError."""
+    """Returns the schema of a tool's result, as a separate document. Raises: InvalidToolError."""
     schemas, definitions = _schemas({"returns": _reader("returns", kind)}, output=True)
     return schemas["returns"] | ({"$defs": definitions} if definitions else {})
 
@@ -230,7 +230,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
 
 
 def _is_plain(kind: Any, above: frozenset[Any]) -> bool:
-    """True if the type needs no conversion from JSON. `above` holds the classes that contain the type."""
+    """Returns True if the type needs no conversion from JSON. `above` holds the classes that contain the type."""
     origin = typing.get_origin(kind)
     if origin is Annotated:
         return _is_plain(kind.__origin__, above)

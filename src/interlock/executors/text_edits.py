@@ -146,7 +146,7 @@ def _times(number: int) -> str:
 
 
 def _nearest(text: str, old: str) -> list[tuple[int, str]]:
-    """The lines most like the first non-blank line of `old`, with their numbers."""
+    """Returns the lines most like the first non-blank line of `old`, with their numbers."""
     wanted = next((line.strip() for line in old.split("\n") if line.strip()), "")[:_LINE_CHARS_MAX]
     numbers: dict[str, list[int]] = {}
     lines = text.split("\n")[:_LINES_COMPARED_MAX]

@@ -52,7 +52,7 @@ class Schemas:
         self._names: dict[Any, str] = {}
 
     def of(self, kind: Any) -> dict[str, Any]:
-        """The schema of a type. Raises: TypeError, RecursionError or NotImplementedError for a type without one."""
+        """Returns the schema of a type. Raises: TypeError, RecursionError or NotImplementedError for a type without one."""
         return self._schema(kinds.type_info(kind))
 
     def _schema(self, info: kinds.Type) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Schemas:
         return self._text(info) or self._container(info)
 
     def _text(self, info: kinds.Type) -> dict[str, Any]:
-        """The schema of a type that JSON represents as formatted text; empty for other types."""
+        """Returns the schema of a type that JSON represents as formatted text; empty for other types."""
         match info:
             case kinds.BytesType() | kinds.ByteArrayType() | kinds.MemoryViewType():
                 if info.min_length is not None or info.max_length is not None:
@@ -162,7 +162,7 @@ class Schemas:
         return schema
 
     def _key(self, info: kinds.Type) -> dict[str, Any]:
-        """The schema of an object's keys, which are always text."""
+        """Returns the schema of an object's keys, which are always text."""
         extra: dict[str, Any] = {}
         while isinstance(info, kinds.Metadata):
             extra, info = {**(info.extra_json_schema or {}), **extra}, info.type
@@ -209,7 +209,7 @@ class Schemas:
 
 
 def as_json(value: Any) -> Any:
-    """A default value as JSON; `msgspec.UNSET` if it has no JSON form."""
+    """Returns a default value as JSON; `msgspec.UNSET` if it has no JSON form."""
     try:
         shown = msgspec.to_builtins(value, enc_hook=_encode, str_keys=True)
         canonical(shown)

@@ -249,7 +249,7 @@ def _program(code: str, facts: dict[str, Any], *arguments: str) -> list[str]:
 
 
 def _judge_each(output: bytes) -> dict[str, str]:
-    """The results of the attacks that `BATCH` completed."""
+    """Returns the results of the attacks that `BATCH` completed."""
     lines = [json.loads(line) for line in output.splitlines()]
     return {name: ESCAPED if escaped else HUNG if late else STOPPED for name, escaped, late in lines}
 
@@ -261,7 +261,7 @@ def _judge(workspace: str, output: bytes, late: bool) -> str:
 
 
 def _beats(path: str) -> bool:
-    """True if something still writes to the file."""
+    """Returns True if something still writes to the file."""
     if not os.path.exists(path):
         return False
     before = os.path.getsize(path)

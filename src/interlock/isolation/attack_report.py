@@ -96,13 +96,13 @@ def _row(attack: Attack, leg: Leg, native: bool | None, result: str) -> Row:
 
 
 def profile_of(leg: Leg) -> Profile:
-    """The profile of the walls in a leg."""
+    """Returns the profile of the walls in a leg."""
     return "ns" if leg == "ns" else "nons"
 
 
 @contextlib.contextmanager
 def _directory(user: int | None) -> Iterator[str]:
-    """A directory owned by the leg's user; removed afterwards."""
+    """Yields a directory owned by the leg's user; removed afterwards."""
     made = tempfile.mkdtemp(prefix="interlock-attack-", dir="/var/tmp")
     owner = NOBODY if user is None and os.getuid() == 0 else user
     try:

@@ -71,7 +71,7 @@ class Background:
         """How it ended, once that is known."""
 
     def look(self, patience_s: float = _ANSWER_S) -> Outcome:
-        """The present state: output, and whether it is still running. Raises: ToolError `process_lost`."""
+        """Returns the present state: output, and whether it is still running. Raises: ToolError `process_lost`."""
         with self._turn:
             while self.ended is None and self._receive(0) is not None:
                 pass  # the answer to a request that was abandoned
@@ -88,7 +88,7 @@ class Background:
             return outcome
 
     def has_ended(self) -> bool:
-        """True once the program's end was reported. Does not wait. Raises: ToolError `process_lost`."""
+        """Returns True once the program's end was reported. Does not wait. Raises: ToolError `process_lost`."""
         with self._turn:
             while self.ended is None and self._receive(0) is not None:
                 pass
@@ -133,7 +133,7 @@ class Background:
         return self.ended
 
     def _receive(self, patience_s: float) -> Outcome | None:
-        """The next report; None if none arrived in time. Raises: ToolError `process_lost` at the end of the socket."""
+        """Returns the next report; None if none arrived in time. Raises: ToolError `process_lost` at the end of the socket."""
         if self._closed:
             raise _lost()
         poller = select.poll()

@@ -45,11 +45,11 @@ class Group:
         self._write("pids.max", str(limits["processes"] * _TASKS_A_PROCESS))
 
     def oom_kills(self) -> int:
-        """How many processes the kernel killed because the group's memory limit was reached."""
+        """Returns how many processes the kernel killed because the group's memory limit was reached."""
         return self._count("memory.events", b"oom_kill")
 
     def refused_forks(self) -> int:
-        """How often a new process or thread was refused because of pids.max."""
+        """Returns how often a new process or thread was refused because of pids.max."""
         return self._count("pids.events", b"max")
 
     def cpu_ms(self) -> float | None:
@@ -163,7 +163,7 @@ class Groups:
 
 
 def _own_group() -> tuple[str, str]:
-    """The mount point of cgroup version 2, and our group beneath it. Raises: OSError."""
+    """Returns the mount point of cgroup version 2, and our group beneath it. Raises: OSError."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         own = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), None)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -213,7 +213,7 @@ def _step_down(directory: int, runtime: int) -> None:
 
 
 def _parent_of(pid: int) -> int:
-    """The parent's pid; 0 if the process has ended."""
+    """Returns the parent's pid; 0 if the process has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()

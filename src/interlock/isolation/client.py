@@ -83,7 +83,7 @@ class NotStarted(Exception):  # noqa: N818 - the caller converts it to its tool'
 
 
 def fork_server_command() -> list[str]:
-    """The command that starts the plain fork server; the runtime's pid and `launch` are appended as arguments."""
+    """Returns the command that starts the plain fork server; the runtime's pid and `launch` are appended as arguments."""
     return module_command("interlock.isolation.server")
 
 
@@ -244,7 +244,7 @@ class ForkServer:
         self._process.forget(server)
 
     def _connect(self) -> socket.socket:
-        """The socket of the running server; starts one if necessary."""
+        """Returns the socket of the running server; starts one if necessary."""
         try:
             return self._process.connect()
         except OSError as error:
@@ -266,7 +266,10 @@ def _nothing() -> int:
 
 
 def _path_of(cwd: int, request: Request) -> str:
-    """The path of the working directory as the process sees it; for a layer, the kernel reports paths within the layer."""
+    """Returns the path of the working directory as the process sees it.
+
+    For a layer, the kernel reports paths within the layer.
+    """
     path = os.readlink(f"/proc/self/fd/{cwd}")
     top = request["directory"]
     if top:  # where the layer is mounted: a mount outside all namespaces has paths relative to itself
@@ -423,7 +426,7 @@ class _Watch:
 
 
 def receive(control: socket.socket) -> tuple[bytes, list[int]]:
-    """The next message and its descriptors; an empty message at the end."""
+    """Returns the next message and its descriptors; an empty message at the end."""
     try:
         message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:

@@ -58,7 +58,7 @@ def ask(channel: socket.socket, family: socket.AddressFamily) -> socket.socket:
 
 
 def take(arrival: socket.socket) -> socket.socket | None:
-    """The socket that arrived after `ask`, non-blocking and not connected; None if there is none. Raises: OSError."""
+    """Returns the socket that arrived after `ask`, non-blocking and not connected; None if there is none. Raises: OSError."""
     message, fds, _, _ = socket.recv_fds(arrival, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     if message != _MADE or not fds:
         return None

@@ -197,7 +197,10 @@ def _first_that_runs(argv: list[str], search: str, run: Callable[[str], T]) -> T
 
 
 def machine_tasks() -> int | None:
-    """The number of processes and threads of the whole machine; None if /proc does not report it. Costs one small read."""
+    """Returns the number of processes and threads of the whole machine, at the cost of one small read.
+
+    None if /proc does not report it.
+    """
     try:
         return int(syscalls.read_kernel_file("/proc/loadavg").split()[3].split(b"/")[1])
     except (OSError, ValueError, IndexError):

@@ -69,7 +69,7 @@ class Meter:
         return found
 
     def at_end(self, code: int, *, failed: bool) -> str | None:
-        """The limit that the ended tree exceeded, or None. `code` is the exit code of the program.
+        """Returns the limit that the ended tree exceeded, or None. `code` is the exit code of the program.
 
         With `failed`, includes limits that a program notices only by a failed call: a full /tmp, and open files.
         """
@@ -85,7 +85,10 @@ class Meter:
         return "open_files" if failed and self._crowded else None
 
     def _reason(self, now: float) -> bool:
-        """True if the tree must be measured. Avoids a walk through /proc while the machine as a whole has hardly grown."""
+        """Returns True if the tree must be measured.
+
+        Avoids a walk through /proc while the machine as a whole has hardly grown.
+        """
         if self._limits["cpu_ms"] is not None or now - self._last >= _ALWAYS_S:
             return True
         if self._group is not None and (self._group.refused_forks() or self._group.oom_kills()):
@@ -191,7 +194,7 @@ def _memory_files(tree: Iterable[int]) -> int:
 
 
 def _open_files(pid: int) -> int:
-    """The number of open descriptors of a process; 0 before Linux 6.2, where the directory's size does not give it."""
+    """Returns the number of open descriptors of a process; 0 before Linux 6.2, where the directory's size does not give it."""
     try:
         return os.stat(f"/proc/{pid}/fd").st_size
     except OSError:

@@ -106,7 +106,7 @@ class Networks:
 
 
 def is_untouched(state: bytes) -> bool:
-    """True if this process's network namespace is as it was when `Networks.enter` returned `state`."""
+    """Returns True if this process's network namespace is as it was when `Networks.enter` returned `state`."""
     try:
         return bool(state) and _state() == state
     except OSError:

@@ -76,7 +76,7 @@ class Chosen(NamedTuple):
 
 
 def choose(wanted: Profile, offered: Mapping[str, str]) -> Chosen | None:
-    """The strongest profile from `wanted` downwards that this machine supports; None if that is only `none`."""
+    """Returns the strongest profile from `wanted` downwards that this machine supports; None if that is only `none`."""
     ladder: tuple[Profile, ...] = ("ns", "nons") if wanted == "ns" else (wanted,)
     problem = None
     for profile in ladder:
@@ -95,7 +95,7 @@ def posture_of(
     guarded: bool = False,
     recorder: Recorder = "none",
 ) -> dict[str, str]:
-    """The posture of a process with a profile. `guarded`: see `spec.WallSpec`."""
+    """Returns the posture of a process with a profile. `guarded`: see `spec.WallSpec`."""
     found = dict.fromkeys(_L0, ACTIVE)
     found["configuration"] = {"ns": ACTIVE, "nons": _GUARDED if guarded else _UNGUARDED, "none": _NO_WALLS}[profile]
     if profile == "none":
@@ -119,7 +119,7 @@ def posture_of(
 
 
 def posture_of_group(grouped: bool) -> dict[str, str]:
-    """The posture entries for control groups: whether a cgroup limited the tree's memory.
+    """Returns the posture entries for control groups: whether a cgroup limited the tree's memory.
 
     Each action reports them, because groups depend on how Interlock was started.
     """
@@ -127,7 +127,7 @@ def posture_of_group(grouped: bool) -> dict[str, str]:
 
 
 def lacking(require: Iterable[str], posture: Mapping[str, str]) -> list[str]:
-    """The required layers that are not active, each with its reason."""
+    """Returns the required layers that are not active, each with its reason."""
     return [
         f"{name}: {posture.get(name, 'absent')}" for name in require if not posture.get(name, "").startswith(ACTIVE)
     ]

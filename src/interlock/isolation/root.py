@@ -317,14 +317,14 @@ def _replace(path: str, text: str, spare: str) -> None:
 
 
 def readable(read: Iterable[str]) -> list[str]:
-    """What a process without its own root may read: the same directories, /etc entry by entry, all without secrets."""
+    """Returns what a process without its own root may read: the same directories, /etc entry by entry, all without secrets."""
     secrets = {path for top in _SECRETS for path in secret_files(top)}
     places = [*(path for path in SYSTEM if path != "/etc"), *(f"/etc/{name}" for name in os.listdir("/etc"))]
     return [*(inner for path in places for inner in without(path, secrets)), *read]
 
 
 def without(path: str, secrets: set[str]) -> list[str]:
-    """A path, or if it contains secrets, its contents except them."""
+    """Returns a path, or if it contains secrets, its contents except them."""
     if path in secrets:
         return []
     if not any(secret.startswith(f"{path}/") for secret in secrets):

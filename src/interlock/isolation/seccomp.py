@@ -180,7 +180,7 @@ class Rule(NamedTuple):
 
 
 def rules() -> list[Rule]:
-    """The filter as a table, which the tests compare with `program`. Calls that it does not name are allowed."""
+    """Returns the filter as a table, which the tests compare with `program`. Calls that it does not name are allowed."""
     found = [Rule(call, "", "EPERM", reason) for reason, calls in DENIED.items() for call in calls.split()]
     found += [Rule(call, "", "ENOSYS", "the arguments are behind a pointer, or it hides memory") for call in MISSING]
     found.append(Rule("clone", "with a flag for namespaces", "EPERM", "namespaces"))
@@ -204,7 +204,9 @@ def rules() -> list[Rule]:
 
 
 def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
-    """An imitation of Docker's default profile for a container without capabilities, in which the profile `nons` must work.
+    """Returns an imitation of Docker's default profile for a container without capabilities.
+
+    The profile `nons` must work in such a container.
 
     It refuses namespaces and mounts, and allows tracing, Landlock and nested filters.
     """
@@ -234,7 +236,7 @@ def load(sockets: Sockets) -> None:
 
 @functools.cache
 def assembled(sockets: Sockets) -> bytes:
-    """The encoded program for this machine. A fork server generates it before forking, so that its children inherit it.
+    """Returns the encoded program for this machine. A fork server generates it before forking, so that its children inherit it.
 
     Landlock covers truncation from ABI 3 on (Linux 6.2). On older kernels, where it is the only wall around files, the
     filter does.

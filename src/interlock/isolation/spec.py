@@ -64,7 +64,7 @@ class WallSpec:
     """Size of the private /tmp (and of /dev/shm)."""
 
     def wire(self) -> Walls:
-        """The JSON form, without the descriptors."""
+        """Returns the JSON form, without the descriptors."""
         return {
             "profile": self.profile,
             "workspace": self.workspace,
@@ -83,6 +83,6 @@ class WallSpec:
         }
 
     def descriptors(self) -> dict[str, int]:
-        """The descriptors to send with it, by name (`ROOT`, `EGRESS`, `INWARD`)."""
+        """Returns the descriptors to send with it, by name (`ROOT`, `EGRESS`, `INWARD`)."""
         given = {ROOT: self.root, EGRESS: self.egress, INWARD: self.inward}
         return {name: fd for name, fd in given.items() if fd is not None}

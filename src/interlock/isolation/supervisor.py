@@ -343,7 +343,7 @@ class Supervisor:
         return False
 
     def _is_recorded(self) -> bool:
-        """True if the recorder ended because no process is left. Otherwise nothing may continue unrecorded."""
+        """Returns True if the recorder ended because no process is left. Otherwise nothing may continue unrecorded."""
         assert self.recorder is not None
         try:
             return os.read(self.recorder, 64) == DONE
@@ -423,7 +423,7 @@ def _output_pipes() -> tuple[list[int], list[int]]:
 
 
 def _outputs(named: dict[str, int], writers: list[int]) -> list[int]:
-    """The program's standard output and standard error."""
+    """Returns the program's standard output and standard error."""
     return [named.get(STDOUT, writers[0]), writers[1]]
 
 
@@ -470,7 +470,7 @@ def _make_home(files: dict[str, str]) -> str:
 
 
 def _read_files(files: dict[str, str]) -> dict[str, bytes]:
-    """The contents of the files that exist. Raises: OSError."""
+    """Returns the contents of the files that exist. Raises: OSError."""
     found = {}
     for name, source in files.items():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -342,7 +342,7 @@ def load_filter(program: bytes, flags: int = 0) -> int:
 
 @functools.cache
 def landlock_version() -> int:
-    """The Landlock ABI version of this kernel; 0 if there is none."""
+    """Returns the Landlock ABI version of this kernel; 0 if there is none."""
     try:
         return call("landlock_create_ruleset", None, 0, 1)
     except OSError:

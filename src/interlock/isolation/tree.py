@@ -98,7 +98,7 @@ def end_children_of(subreaper: int) -> bool:
 
 
 def pid_of(pidfd: int) -> int:
-    """The pid of the process behind a pidfd; -1 if it has been collected."""
+    """Returns the pid of the process behind a pidfd; -1 if it has been collected."""
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
         return next(int(line[4:]) for line in file if line.startswith(b"Pid:"))
 
@@ -118,7 +118,7 @@ def descendants() -> dict[int, Task]:
 
 
 def _lives(pid: int, parent: int) -> bool:
-    """True if the process is still a child of `parent`, and not a zombie without running threads."""
+    """Returns True if the process is still a child of `parent`, and not a zombie without running threads."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
@@ -138,7 +138,7 @@ def _families() -> dict[int, list[int]]:
 
 
 def _tasks() -> Iterator[tuple[int, Task]]:
-    """All visible processes, from /proc/*/stat, because many kernels lack `task/*/children`.
+    """Yields all visible processes, from /proc/*/stat, because many kernels lack `task/*/children`.
 
     Includes zombies: a process whose first thread has ended looks like one but still runs.
     """

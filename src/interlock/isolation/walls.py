@@ -140,7 +140,7 @@ def _written(walls: Walls) -> list[str | Beneath]:
 
 
 def _guarded(walls: Walls) -> list[str | Beneath]:
-    """The writable paths without protected files: a directory that contains one is replaced by its other entries.
+    """Returns the writable paths without protected files: a directory that contains one is replaced by its other entries.
 
     Landlock rights add up from a directory to its contents, so the directory itself gets none: nothing can be created
     or removed there.

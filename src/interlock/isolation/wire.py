@@ -243,7 +243,7 @@ class Report(TypedDict):
 
 
 def run_message(request: Request) -> bytes:
-    """The datagram that announces a request."""
+    """Returns the datagram that announces a request."""
     walls = request["walls"]
     recorded = RECORDED if RECORD in request["descriptors"] else b""
     if walls is None or walls["profile"] == "none":
@@ -284,7 +284,7 @@ def memory_file(name: str, *parts: bytes | bytearray) -> int:
 
 
 def read_memory_file(fd: int) -> bytes:
-    """The whole content of a memory file."""
+    """Returns the whole content of a memory file."""
     size = os.fstat(fd).st_size
     data = bytearray()
     while len(data) < size:

@@ -11,7 +11,10 @@ SUBJECTS_MAX: Final = 100
 
 
 def conclude(facts: Facts, platform: str, agent_shim: str) -> dict[str, dict[str, Any]]:
-    """The documents `health`, `surface` and `correlation`. `platform` and `agent_shim` are used if no event names them."""
+    """Returns the documents `health`, `surface` and `correlation`.
+
+    `platform` and `agent_shim` are used if no event names them.
+    """
     if facts.command is not None:
         platform, agent_shim = facts.command["platform"], facts.agent_shim
     elif facts.events:
@@ -78,7 +81,7 @@ def _kernel_state(facts: Facts, events: str) -> str:
 
 
 def _unclosed(facts: Facts) -> bool:
-    """True if a recorder is not in the journal, so that nothing ties its lines to the run."""
+    """Returns True if a recorder is not in the journal, so that nothing ties its lines to the run."""
     return any(name not in facts.recorders_closed for name in facts.recorders)
 
 

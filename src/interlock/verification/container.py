@@ -56,7 +56,10 @@ class Inflater:
         self._waiting = start
 
     def up_to(self, size: int) -> memoryview:
-        """The next bytes, at least one and at most `size`. Raises: DamageError (`archive_truncated`, `archive_damaged`)."""
+        """Returns the next bytes, at least one and at most `size`.
+
+        Raises: DamageError (`archive_truncated`, `archive_damaged`).
+        """
         if not self._piece:
             self._piece = memoryview(self._next())
             if not self._piece:
@@ -77,7 +80,10 @@ class Inflater:
         return b"".join(parts)
 
     def at_end(self) -> bool:
-        """True if the archive has no more bytes, and nothing follows it in the file. Raises: DamageError, as `up_to` does."""
+        """Returns True if the archive has no more bytes, and nothing follows it in the file.
+
+        Raises: DamageError, as `up_to` does.
+        """
         if not self._piece:
             self._piece = memoryview(self._next())
         return not self._piece and not self._stream.unused_data and not self._file.read(1)
@@ -111,7 +117,7 @@ class Content:
         self._source, self._left = source, size
 
     def pieces(self) -> Iterator[bytes]:
-        """The whole content, in pieces. Raises: DamageError."""
+        """Yields the whole content, in pieces. Raises: DamageError."""
         while self._left:
             piece = bytes(self._source.up_to(self._left))
             self._left -= len(piece)
@@ -124,7 +130,7 @@ class Content:
 
 
 def lines_of(path: str, pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """The lines of a member with their newlines, in blocks; the last line may lack its newline. Raises: DamageError."""
+    """Yields the lines of a member with their newlines, in blocks; the last line may lack its newline. Raises: DamageError."""
     begun: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -225,7 +231,7 @@ def _is_safe(raw: bytes) -> bool:
 
 
 def _is_expected(name: str, seen: list[str], findings: Findings) -> bool:
-    """True if this member is allowed here; `seen` are the previous members."""
+    """Returns True if this member is allowed here; `seen` are the previous members."""
     if name not in MEMBERS:
         findings.add("member_extra", name, "an evidence archive does not have this member")
         return False
@@ -240,7 +246,7 @@ def _is_expected(name: str, seen: list[str], findings: Findings) -> bool:
 
 
 def _expected(raw: bytes, size: int) -> bytes:
-    """The only valid header for a member with this name and size."""
+    """Returns the only valid header for a member with this name and size."""
     zero = b"0000000\0"
     fields = (
         (raw, 100), (b"0000644\0", 8), (zero, 8), (zero, 8), (b"%011o\0" % size, 12), (b"00000000000\0", 12), (b" " * 8, 8),
@@ -251,7 +257,7 @@ def _expected(raw: bytes, size: int) -> bytes:
 
 
 def _checksum(block: bytes) -> bytes:
-    """The checksum of a header: the sum of its bytes, with its own field counted as spaces."""
+    """Returns the checksum of a header: the sum of its bytes, with its own field counted as spaces."""
     return b"%06o\0 " % (sum(block[:148]) + sum(block[156:]) + 8 * 0x20)
 
 

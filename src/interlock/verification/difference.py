@@ -63,7 +63,7 @@ def difference(
     ignore: Collection[str] = (),
     allow_unobserved: bool = False,
 ) -> list[Change]:
-    """The changes from the first run to the second, by kind and value.
+    """Returns the changes from the first run to the second, by kind and value.
 
     `fail_on` are kinds. For each `new-X` among them, `unobserved-X` fails too, unless `allow_unobserved`. Values that
     match a shell pattern in `ignore` are left out.

@@ -21,7 +21,7 @@ class PublicKeyError(ValueError):
 
 
 def keyid_of(text: str) -> str:
-    """The `ed25519:HEX` of a public key, given as PEM or in this form. Raises: PublicKeyError."""
+    """Returns the `ed25519:HEX` of a public key, given as PEM or in this form. Raises: PublicKeyError."""
     text = text.strip()
     if _KEYID.fullmatch(text):
         return text
@@ -35,12 +35,12 @@ def keyid_of(text: str) -> str:
 
 
 def payload_of(envelope: dict[str, Any], payload_type: str) -> bytes | None:
-    """The payload of an envelope; None if it has another type or is not base64."""
+    """Returns the payload of an envelope; None if it has another type or is not base64."""
     return _base64(envelope["payload"]) if envelope["payloadType"] == payload_type else None
 
 
 def bad_signatures(envelope: dict[str, Any], payload: bytes) -> list[str]:
-    """The key ids whose signatures in an envelope are invalid."""
+    """Returns the key ids whose signatures in an envelope are invalid."""
     kind = envelope["payloadType"].encode()
     signed = b" ".join((b"DSSEv1", b"%d" % len(kind), kind, b"%d" % len(payload), payload))
     return [one["keyid"] for one in envelope["signatures"] if not _is_good(one, signed)]
@@ -59,7 +59,7 @@ def _is_good(signature: dict[str, str], signed: bytes) -> bool:
 
 
 def _base64(text: str) -> bytes | None:
-    """The decoded bytes; None unless the text is their canonical encoding."""
+    """Returns the decoded bytes; None unless the text is their canonical encoding."""
     try:
         data = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

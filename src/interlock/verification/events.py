@@ -23,7 +23,7 @@ _SCHEMA: Final = "interlock.evidence.event.v1"
 
 
 def sha256(what: str, data: bytes) -> str:
-    """The digest of an object of the kind `what`, as the journal computes it."""
+    """Returns the digest of an object of the kind `what`, as the journal computes it."""
     return "sha256:" + hashlib.sha256(b"interlock.%b.v1\n" % what.encode() + data).hexdigest()
 
 
@@ -62,11 +62,11 @@ class DecisionLines:
         self._each.append(int.from_bytes(hashlib.sha256(line).digest()[:8]))
 
     def expects(self, number: int, line: bytes) -> bool:
-        """True if this is the expected line for its number, counted from 0."""
+        """Returns True if this is the expected line for its number, counted from 0."""
         return number < len(self._each) and self._each[number] == int.from_bytes(hashlib.sha256(line).digest()[:8])
 
     def is_whole(self, sha256_hex: str) -> bool:
-        """True if the member with this hash is the expected layer."""
+        """Returns True if the member with this hash is the expected layer."""
         return self._all.hexdigest() == sha256_hex
 
 
@@ -124,7 +124,7 @@ class EventsReader:
             self.decisions.add(canonical(self.facts.take_decision(event)) + b"\n")
 
     def _without_front(self, event: Line, line: bytes, where: str) -> bytes:
-        """The journal's own line, without the members that the export puts first."""
+        """Returns the journal's own line, without the members that the export puts first."""
         front = b'{"schema":"%b","run_id":"%b",' % (_SCHEMA.encode(), str(event["run_id"]).encode())
         at = len(front)
         sealed = _SEALED.match(line, at)
@@ -186,11 +186,11 @@ class EventsReader:
             self.findings.add("sequence_gap", where, f"epoch {seal['epoch']} follows epoch {before['epoch']}")
 
     def _before(self) -> dict[str, Any]:
-        """The position of the journal before this batch."""
+        """Returns the position of the journal before this batch."""
         return self.head or start_of_journal(str(self.facts.run_id), self.facts.version)
 
 
 def start_of_journal(run_id: str, version: int) -> dict[str, Any]:
-    """The position of a journal without seals."""
+    """Returns the position of a journal without seals."""
     genesis = sha256("genesis", canonical({"run": run_id, "version": version}))
     return {"run": run_id, "seq": -1, "seal": genesis, "epoch": 0, "version": version}

@@ -291,18 +291,18 @@ class Facts:
 
 
 def is_network_closed(event: Line) -> bool:
-    """True if the posture in an event says that the network was closed or watched."""
+    """Returns True if the posture in an event says that the network was closed or watched."""
     return str((event.get("posture") or {}).get("net", "")).startswith("active")
 
 
 def host_of(host: str, port: int | None) -> str:
-    """A host as written in the surface."""
+    """Returns a host as written in the surface."""
     shown = f"[{host}]" if ":" in host and port is not None else host
     return shown if port is None else f"{shown}:{port}"
 
 
 def pair_of_kernel(line: Line) -> Pair | None:
-    """The action to which a line of the kernel layer belongs; None for the command."""
+    """Returns the action to which a line of the kernel layer belongs; None for the command."""
     proposal, action = line.get("proposal"), line.get("action")
     return (proposal, action) if proposal and action is not None else None
 

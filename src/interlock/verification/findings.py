@@ -65,11 +65,11 @@ class Findings:
         return any(code not in WARNINGS for code, _ in self._counts)
 
     def has(self, *codes: str) -> bool:
-        """True if any of these codes was found."""
+        """Returns True if any of these codes was found."""
         return any(code in codes for code, _ in self._counts)
 
     def all(self) -> tuple[ArchiveFinding, ...]:
-        """All findings, in the order found; for a frequent one, a last line counts the rest."""
+        """Returns all findings, in the order found; for a frequent one, a last line counts the rest."""
         more = [
             ArchiveFinding(code=code, where=member, message=f"{count - SAME_MAX} more of these")
             for (code, member), count in self._counts.items()

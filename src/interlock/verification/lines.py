@@ -12,7 +12,7 @@ SEQ_MAX: Final = 2**53 - 1
 
 
 def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | None:
-    """The value of a line; None, with a finding, if the line is invalid. The first valid line determines the run."""
+    """Returns the value of a line; None, with a finding, if the line is invalid. The first valid line determines the run."""
     try:
         if not line.endswith(b"\n"):
             raise StrictJsonError("json_invalid", "the last line does not end with a newline")  # noqa: TRY301

@@ -19,20 +19,20 @@ Check = Callable[[Any], str | None]
 
 @cache
 def document(name: str) -> Check:
-    """The check for a document, such as `manifest`."""
+    """Returns the check for a document, such as `manifest`."""
     return _check(_read(name))
 
 
 @cache
 def part(name: str, definition: str) -> Check:
-    """The check for a part of a document, such as `JournalHead` of `manifest`."""
+    """Returns the check for a part of a document, such as `JournalHead` of `manifest`."""
     schema = _read(name)
     return _check({"$schema": schema["$schema"], "$defs": schema["$defs"], "$ref": f"#/$defs/{definition}"})
 
 
 @cache
 def line(name: str) -> Check:
-    """The check for a line, such as `kernel-line`, chosen by the line's `kind`."""
+    """Returns the check for a line, such as `kernel-line`, chosen by the line's `kind`."""
     schema = _read(name)
     checks = {kind: _check(own) for kind, own in _by_kind(schema).items()}
     other = _check(schema)

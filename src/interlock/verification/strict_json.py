@@ -46,7 +46,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def canonical(value: Any) -> bytes:
-    """The canonical bytes of a parsed value. Raises: StrictJsonError for a number that has no canonical form."""
+    """Returns the canonical bytes of a parsed value. Raises: StrictJsonError for a number that has no canonical form."""
     return _text(value).encode()
 
 
@@ -72,7 +72,7 @@ def _units(name: str) -> bytes:
 
 
 def _number(value: float) -> str:
-    """A double as ECMAScript prints it (Number::toString): the shortest digits, laid out by their exponent."""
+    """Returns a double as ECMAScript prints it (Number::toString): the shortest digits, laid out by their exponent."""
     if not math.isfinite(value):
         raise StrictJsonError("json_invalid", "a number is too large")
     if value == 0:
@@ -93,7 +93,7 @@ def _number(value: float) -> str:
 
 
 def _decimal(text: str) -> tuple[str, str, int]:
-    """The text, its significant digits, and the power of ten of the last digit."""
+    """Returns the text, its significant digits, and the power of ten of the last digit."""
     mantissa, _, power = text.partition("e")
     whole, _, fraction = mantissa.partition(".")
     exponent = int(power or 0) - len(fraction)

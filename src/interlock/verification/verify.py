@@ -126,7 +126,7 @@ class _Verification:
                 return None
 
     def _document(self, path: str, schema: str) -> dict[str, Any] | None:
-        """The value of a document; None, with a finding, if it is invalid."""
+        """Returns the value of a document; None, with a finding, if it is invalid."""
         data = self.documents[path]
         try:
             value = parse_object(data.removesuffix(b"\n"))
@@ -313,7 +313,7 @@ def _canonical_object(payload: bytes) -> dict[str, Any] | None:
 
 
 def _head(payload: bytes) -> dict[str, Any] | None:
-    """The head in an envelope's payload; None if it is invalid."""
+    """Returns the head in an envelope's payload; None if it is invalid."""
     value = _canonical_object(payload)
     if value is None or schemas.part("manifest", "JournalHead")(value) is not None:
         return None
@@ -321,7 +321,7 @@ def _head(payload: bytes) -> dict[str, Any] | None:
 
 
 def _statement(payload: bytes) -> dict[str, Any] | None:
-    """The statement in an envelope's payload; None if it is invalid."""
+    """Returns the statement in an envelope's payload; None if it is invalid."""
     value = _canonical_object(payload)
     return None if value is None or schemas.document("statement")(value) is not None else value
 
@@ -336,7 +336,7 @@ def _maker_says(health: bytes) -> tuple[str, str]:
 
 
 def _first_difference(one: Any, other: Any) -> str:
-    """The first path at which two documents differ, such as `layers.kernel.state`."""
+    """Returns the first path at which two documents differ, such as `layers.kernel.state`."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name):

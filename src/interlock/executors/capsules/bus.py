@@ -43,7 +43,7 @@ class Message(NamedTuple):
     sender: Owner
 
     def document(self) -> dict[str, Any]:
-        """The JSON form `{topic, from, data}`, with `data_b64` instead of `data` if that is not UTF-8."""
+        """Returns the JSON form `{topic, from, data}`, with `data_b64` instead of `data` if that is not UTF-8."""
         about: dict[str, Any] = {"topic": self.topic, "from": self.sender.capsule or "program"}
         try:
             return about | {"data": self.data.decode()}
@@ -119,7 +119,7 @@ class Bus:
             del self._subscriptions[number]
 
     def poll(self, owner: Owner, number: int, most: int) -> list[dict[str, Any]]:
-        """The next messages of a subscription, with `{gap: n}` where n are missing. Raises: ToolError `not_found`."""
+        """Returns the next messages of a subscription, with `{gap: n}` where n are missing. Raises: ToolError `not_found`."""
         with self._lock:
             found = self._own(owner, number)
             taken = [found.queue.popleft() for _ in range(min(max(most, 0), len(found.queue)))]

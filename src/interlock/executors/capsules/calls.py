@@ -107,7 +107,7 @@ class Calls:
         self._rights.record_reset(ctx, call.name, call.loaded.instance, reason)
 
     def _group(self, call: Called, ctx: Context, depth: str) -> str:
-        """The group of workers that serves the call."""
+        """Returns the group of workers that serves the call."""
         if call.runs:
             return f"{call.name}\0{ctx.agent}\0{RUN}"
         if call.keeps:

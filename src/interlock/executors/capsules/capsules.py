@@ -45,12 +45,12 @@ class Absent(NamedTuple):
 
 
 def declared_tools(manifest: Manifest) -> list[CapsuleTool]:
-    """The tools of a capsule, those that handle messages included."""
+    """Returns the tools of a capsule, those that handle messages included."""
     return [*manifest.tools, *handler_tools(manifest)]
 
 
 def tool_of(name: str, manifest: Manifest, declared: CapsuleTool) -> Tool:
-    """The tool that a capsule's manifest declares."""
+    """Returns the tool that a capsule's manifest declares."""
     own = manifest.capabilities
     return Tool(
         name=f"{name}{SEPARATOR}{declared.name}",
@@ -112,11 +112,11 @@ class Capsules:
         return list(self._installed)
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest of an offered capsule."""
+        """Returns the manifest of an offered capsule."""
         return self._installed[name].manifest
 
     def bindings(self) -> list[Binding]:
-        """The tools of all capsules."""
+        """Returns the tools of all capsules."""
         return [
             self._binding(name, one.manifest, declared)
             for name, one in self._installed.items()
@@ -198,7 +198,7 @@ class Capsules:
         return host
 
     async def _load_for(self, ctx: Context, name: str, one: Installed) -> Loaded:
-        """The loaded capsule; a load or refusal caused by this call is recorded. Raises: ToolError."""
+        """Returns the loaded capsule; a load or refusal caused by this call is recorded. Raises: ToolError."""
         before = self._loader.instance(name)
         try:
             loaded = await self._loader.load(name, one)

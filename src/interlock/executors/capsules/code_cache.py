@@ -51,7 +51,7 @@ class CodeCache:
         self._disk = disk
 
     def find(self, name: str) -> Code | None:
-        """The authenticated code with this name; None if there is none."""
+        """Returns the authenticated code with this name; None if there is none."""
         path = self._path(name)
         record = self._record(name)
         if record is None:
@@ -98,7 +98,7 @@ class CodeCache:
 
 
 def code_name(sha256: str, abi: str, compiler: str, *, fuel: bool) -> str:
-    """The name for a component's code, given its compiler (name and version)."""
+    """Returns the name for a component's code, given its compiler (name and version)."""
     return hashlib.sha256("\0".join((_FORMAT, sha256, abi, compiler, str(fuel))).encode()).hexdigest()
 
 

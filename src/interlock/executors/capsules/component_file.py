@@ -34,7 +34,7 @@ class ComponentFile(NamedTuple):
 
 
 def identify(directory: Path, file: str) -> Identity:
-    """The file's current identity. Raises: ConfigurationError."""
+    """Returns the file's current identity. Raises: ConfigurationError."""
     fd = _open(directory, file)
     try:
         return _identity(fd, file)

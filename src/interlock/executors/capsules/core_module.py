@@ -67,7 +67,7 @@ class Answers:
         self.printed = Printed()
 
     def reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
-        """The reply to a host function: its kind and its bytes."""
+        """Returns the reply to a host function: its kind and its bytes."""
         try:
             return self._reply(interface, function, given)
         except UnicodeDecodeError:
@@ -76,7 +76,7 @@ class Answers:
             return _error("host_failed", f"{interface}.{function} failed: {type(error).__name__}")
 
     def plain(self, function: str) -> int:
-        """The present time in microseconds (`now`), or monotonic time in nanoseconds."""
+        """Returns the present time in microseconds (`now`), or monotonic time in nanoseconds."""
         # This is a separate process, so the runtime's clock cannot be passed in.
         return time.time_ns() // 1000 if function == "now" else time.monotonic_ns()  # noqa: TID251
 
@@ -246,7 +246,7 @@ def _write(store: Any, memory: Any, alloc: Any, data: bytes) -> int:
 
 
 def _failed(text: str) -> CallError:
-    """The error for a failed component, whose traps have only a text; wasmtime's own words are in the last line."""
+    """Returns the error for a failed component, whose traps have only a text; wasmtime's own words are in the last line."""
     last = (text.strip().splitlines() or [""])[-1].strip().removeprefix("0: ").removeprefix("1: ")
     found = _TRAP.search(last)
     if found is None:

@@ -37,7 +37,7 @@ class Delivery:
         self._rights = rights
 
     def handlers(self, message: Message) -> list[str]:
-        """The tools that handle a message: those of capsules whose `on_message` matches its topic."""
+        """Returns the tools that handle a message: those of capsules whose `on_message` matches its topic."""
         return [
             f"{name}{SEPARATOR}{ON_MESSAGE}"
             for name, manifest in self._manifests.items()
@@ -88,7 +88,7 @@ class Delivery:
 
 
 def handler_tools(manifest: Manifest) -> list[CapsuleTool]:
-    """The tools through which the host calls functions of a capsule, so that these calls pass the gate too."""
+    """Returns the tools through which the host calls functions of a capsule, so that these calls pass the gate too."""
     message = {"type": "object", "properties": {"message": {"type": "object"}}, "required": ["message"]}
     known: dict[str, tuple[str, dict[str, Any]]] = {
         ON_MESSAGE: ("Handles a message of the event bus.", message),

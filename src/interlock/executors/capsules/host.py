@@ -84,7 +84,7 @@ class KeyValues(Protocol):
     """The keys and values of one capsule and agent, separate from those of others."""
 
     def get(self, key: str) -> bytes | None:
-        """The value of a key, or None. Raises: StoreError."""
+        """Returns the value of a key, or None. Raises: StoreError."""
         ...
 
     def set(self, key: str, value: bytes) -> bool:
@@ -96,7 +96,7 @@ class KeyValues(Protocol):
         ...
 
     def keys(self, prefix: str, most: int) -> list[str]:
-        """The keys with this prefix, sorted, at most `most`. Raises: StoreError."""
+        """Returns the keys with this prefix, sorted, at most `most`. Raises: StoreError."""
         ...
 
 

@@ -44,7 +44,7 @@ class Files:
         """True once the call was stopped; changes that have not begun are then refused."""
 
     def read(self, path: str) -> bytes:
-        """The content of a file. Raises: ToolError."""
+        """Returns the content of a file. Raises: ToolError."""
         workspace: Workspace = self._context("fs.read").workspace
         need_file_name(path)
         fd = workspace.open_file(workspace.locate(path))
@@ -64,7 +64,7 @@ class Files:
             os.close(fd)
 
     def list_(self, path: str) -> bytes:
-        """The entries of a directory that the capsule may read, as a JSON list. Raises: ToolError."""
+        """Returns the entries of a directory that the capsule may read, as a JSON list. Raises: ToolError."""
         workspace: Workspace = self._context("fs.list").workspace
         # Check the entries and not the directory: a glob such as `data/*.csv` does not match `data`.
         base = Workspace.resolve(workspace, workspace.parse(path or "."))

@@ -64,7 +64,7 @@ class Messages:
         self._post.bus.unsubscribe(self._owner, number)
 
     def poll(self, number: int, most: int) -> bytes:
-        """The next messages of a subscription, as a JSON list. Raises: ToolError."""
+        """Returns the next messages of a subscription, as a JSON list. Raises: ToolError."""
         return json.dumps(self._post.bus.poll(self._owner, number, most)).encode()
 
     def register(self, name: str, platform: str, profile: str) -> None:

@@ -99,7 +99,7 @@ INTERFACES: Final = {
 
 
 def module_name(interface: str) -> str:
-    """The full name of an interface, such as `interlock:capsule/kv@0.1.0`."""
+    """Returns the full name of an interface, such as `interlock:capsule/kv@0.1.0`."""
     return f"{PACKAGE}/{interface}@{VERSION}"
 
 
@@ -107,7 +107,7 @@ BY_MODULE: Final = {module_name(name): name for name in INTERFACES}
 
 
 def is_declared(interface: str, manifest: Any) -> bool:
-    """True if a manifest declares the interface, or the interface needs no declaration."""
+    """Returns True if a manifest declares the interface, or the interface needs no declaration."""
     capability = INTERFACES[interface].capability
     if capability == "uplink":
         return bool(manifest.uplinks)
@@ -115,7 +115,7 @@ def is_declared(interface: str, manifest: Any) -> bool:
 
 
 def import_problem(imports: Iterable[tuple[str, str]], manifest: Any) -> str | None:
-    """Why a module with these imports (interface, function) cannot be loaded; None if it can."""
+    """Returns why a module with these imports (interface, function) cannot be loaded; None if it can."""
     for module, function in imports:
         if module == WASI_CORE or module.startswith(WASI_COMPONENTS):
             continue

@@ -29,11 +29,11 @@ class Values(Protocol):
     """The values that the runtime stores for capsules."""
 
     def of(self, capsule: str, agent: str) -> KeyValues:
-        """The keys and values of one capsule and agent."""
+        """Returns the keys and values of one capsule and agent."""
         ...
 
     def config(self, capsule: str) -> Mapping[str, bytes]:
-        """The values that `interlock capsule config set` stored for a capsule."""
+        """Returns the values that `interlock capsule config set` stored for a capsule."""
         ...
 
 
@@ -79,7 +79,7 @@ class Loader:
         self._unloaded: set[str] = set()
 
     def instance(self, name: str) -> str | None:
-        """The instance id of a loaded capsule; None if it is not loaded."""
+        """Returns the instance id of a loaded capsule; None if it is not loaded."""
         with self._lock:
             found = self._loaded.get(name)
         return None if found is None else found.instance
@@ -154,7 +154,7 @@ class Loader:
             raise refused(name, f"its compiled code cannot be stored: {error.message}", error.hint) from None
 
     def _config(self, name: str, manifest: Manifest) -> dict[str, str]:
-        """The configuration of a capsule, with values as text. Raises: ToolError `capsule_refused`."""
+        """Returns the configuration of a capsule, with values as text. Raises: ToolError `capsule_refused`."""
         stored = self._values.config(name)
         found: dict[str, str] = {}
         for key, variable in manifest.env.items():
@@ -210,7 +210,7 @@ def _as_text(value: str | float) -> str:
 
 
 def refused(name: str, why: str, hint: str | None) -> ToolError:
-    """The error for a capsule that was not loaded."""
+    """Returns the error for a capsule that was not loaded."""
     return ToolError(f"the capsule `{name}` was not loaded: {why}", code="capsule_refused", retryable=False, hint=hint)
 
 

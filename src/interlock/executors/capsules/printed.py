@@ -22,7 +22,7 @@ class Printed:
         self._full = False
 
     def configuration(self) -> wasmtime.WasiConfig:
-        """A WASI configuration without resources except the two streams."""
+        """Returns a WASI configuration without resources except the two streams."""
         config = wasmtime.WasiConfig()
         config.stdout_custom = self.write
         config.stderr_custom = self.write
@@ -38,7 +38,7 @@ class Printed:
                 self._data += _MORE
 
     def lines(self, *, rest: bool) -> list[str]:
-        """The lines since the last call. An incomplete last line is left for the next call unless `rest` is set."""
+        """Returns the lines since the last call. An incomplete last line is left for the next call unless `rest` is set."""
         with self._lock:
             end = len(self._data) if rest or self._full else self._data.rfind(b"\n") + 1
             taken = bytes(self._data[:end])

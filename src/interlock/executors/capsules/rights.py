@@ -34,7 +34,7 @@ class Rights(Protocol):
     def for_files(
         self, ctx: Context, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
     ) -> Context:
-        """A context whose workspace is the proposal's, and in which every path is checked.
+        """Returns a context whose workspace is the proposal's, and in which every path is checked.
 
         A path must be `declared` by the manifest and within the caller's grants, and no policy may object to a call of
         the built-in `tool` with it. The context is cancelled once `stopped` returns True.
@@ -42,11 +42,11 @@ class Rights(Protocol):
         ...
 
     def network(self, ctx: Context) -> Policy:
-        """The hosts that the caller's grants allow."""
+        """Returns the hosts that the caller's grants allow."""
         ...
 
     def refuse_connection(self, ctx: Context, there: Endpoint) -> str | None:
-        """The reason code of the policy that refuses a connection; None if no policy refuses it."""
+        """Returns the reason code of the policy that refuses a connection; None if no policy refuses it."""
         ...
 
     def record_connections(self, ctx: Context, records: Sequence[Record]) -> None:

@@ -221,7 +221,7 @@ class Worker:
         return ComponentInstance(engine, code, linker, bounds, self._answers.printed, memories=MEMORIES_MAX)
 
     def _linked(self, key: str, engine: wasmtime.Engine, module: wasmtime.Module, allowed: list[str]) -> LinkedModule:
-        """The module linked with these interfaces, whose functions answer for the running call."""
+        """Returns the module linked with these interfaces, whose functions answer for the running call."""
         known, found = self._modules_linked.get(key, ((), None))
         if found is None or known != tuple(allowed):
             found = LinkedModule(engine, module, allowed, self._answers)
@@ -229,7 +229,7 @@ class Worker:
         return found
 
     def _linker(self, engine: wasmtime.Engine, allowed: list[str]) -> component.Linker:
-        """The linker for components with these interfaces, whose functions answer for the running call."""
+        """Returns the linker for components with these interfaces, whose functions answer for the running call."""
         place = (id(engine), tuple(allowed))  # engines live as long as the process
         found = self._linkers.get(place)
         if found is None:
@@ -262,7 +262,7 @@ class Worker:
 
 
 def _imports_of(code: component.Component, engine: wasmtime.Engine) -> list[list[str]]:
-    """The imports of a component as (interface, function). Raises: CallError if it does not export the entry point."""
+    """Returns the imports of a component as (interface, function). Raises: CallError if it does not export the entry point."""
     if ENTRY not in code.type.exports(engine):
         raise CallError("capsule_invalid", f"the component does not export `{ENTRY}`")
     found: list[list[str]] = []
@@ -276,7 +276,7 @@ def _imports_of(code: component.Component, engine: wasmtime.Engine) -> list[list
 
 
 def configuration(abi: str, *, fuel: bool) -> wasmtime.Config:
-    """The configuration for compiling and running code, without features that capsules do not need.
+    """Returns the configuration for compiling and running code, without features that capsules do not need.
 
     A change makes compiled code unusable. Components may have several memories in one module, because values between
     their modules (in components built from JavaScript) are passed by code that sees both memories; the store still

@@ -96,7 +96,10 @@ class WalledStart:
         return ours, process
 
     def _hidden(self, code_directory: str | None) -> tuple[str, ...]:
-        """The paths to hide, except a state directory that contains the code, which is not shown anyway. Raises: ToolError."""
+        """Returns the paths to hide. Raises: ToolError.
+
+        A state directory that contains the code is not among them, because it is not shown anyway.
+        """
         enclosure = self._runner.enclosure
         above = {path for path in enclosure.hidden if f"{code_directory}/".startswith(f"{path.rstrip('/')}/")}
         if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in above for place in enclosure.shown):
@@ -114,7 +117,7 @@ class WalledStart:
         return self._runner.enclosure.profile != "none"
 
     def posture(self) -> dict[str, str]:
-        """The posture of a worker. Raises: ToolError `isolation_failed` if `isolation.require` names `record`."""
+        """Returns the posture of a worker. Raises: ToolError `isolation_failed` if `isolation.require` names `record`."""
         return self._runner.enclosure.posture_unrecorded("none")
 
 

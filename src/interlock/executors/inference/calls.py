@@ -44,7 +44,7 @@ class Inference:
         self._endpoints = {name: Endpoint(model, clock) for name, model in models.items() if model.provider != LOCAL}
 
     def infer(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `infer`. Raises: ToolError `model_output_mismatch`; ToolError as `Endpoint.ask` does."""
+        """Returns the function of `infer`. Raises: ToolError `model_output_mismatch`; ToolError as `Endpoint.ask` does."""
         model = self._models[parameters["model"]]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
         question = infer_question(model, parameters)
@@ -61,7 +61,7 @@ class Inference:
         return {**found, "model": model.name, "finish_reason": answer.finish_reason, "usage": meter.total}
 
     def classify(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `classify`: the model gives each label a score. Raises: ToolError, as `infer` does."""
+        """Returns the function of `classify`: the model gives each label a score. Raises: ToolError, as `infer` does."""
         model = self._models[parameters["model"]]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
         order = [label["name"] for label in parameters["labels"]]
@@ -78,7 +78,7 @@ class Inference:
         return {**found, "scores": {name: scores[name] for name in order}, "model": model.name, "usage": meter.total}
 
     def embed(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `embed`. Raises: ToolError, as `Endpoint.ask` does."""
+        """Returns the function of `embed`. Raises: ToolError, as `Endpoint.ask` does."""
         model, texts = self._models[parameters["model"]], parameters["texts"]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
         if model.provider == LOCAL:
@@ -172,7 +172,7 @@ def _compiled(schema: dict[str, Any], meter: metering.Meter) -> Schema:
 
 
 def _invalid(message: str, path: str, meter: metering.Meter) -> ToolError:
-    """The error for a question that cannot be asked. Nothing was sent, so nothing was used."""
+    """Returns the error for a question that cannot be asked. Nothing was sent, so nothing was used."""
     meter.end(Usage(0, 0))
     return ToolError(message, code="invalid_parameters", path=path, retryable=False)
 
@@ -189,7 +189,7 @@ def _bare(text: str) -> str:
 
 
 def _repair(text: str, problems: list[str]) -> list[Message]:
-    """The messages that ask for a correction: the answer, truncated, and its problems."""
+    """Returns the messages that ask for a correction: the answer, truncated, and its problems."""
     quoted = text.encode("utf-8", "replace")[:_QUOTED_BYTES].decode("utf-8", "ignore") or "(nothing)"
     why = "; ".join(problems).encode("utf-8", "replace")[: _QUOTED_BYTES - 256].decode("utf-8", "ignore")
     again = f"That does not fit the JSON Schema: {why}. Answer again, with nothing but JSON that fits it."

@@ -73,11 +73,11 @@ class Endpoint:
         return document
 
     def invalid(self, why: str | ShapeError) -> ToolError:
-        """The error for an unusable answer."""
+        """Returns the error for an unusable answer."""
         return ToolError(f"`{self._model.name}`: the answer cannot be used: {why}", code="model_answer_invalid")
 
     def shown(self, text: str) -> str:
-        """A text from the endpoint without the key, in case the endpoint repeated it."""
+        """Returns a text from the endpoint without the key, in case the endpoint repeated it."""
         secret = self._model.secret
         return text.replace(secret, "[key]") if secret else text
 
@@ -110,7 +110,7 @@ class Endpoint:
             ) from None  # fmt: skip
 
     def _failure(self, answer: dict[str, Any]) -> ToolError:
-        """The error for a status other than 200."""
+        """Returns the error for a status other than 200."""
         status, name = answer["status"], self._model.name
         output: dict[str, Any] = {"status": status, "excerpt": self._excerpt(answer)}
         if 300 <= status < 400:
@@ -128,7 +128,7 @@ class Endpoint:
         return ToolError(message, code="model_unavailable", output=output)
 
     def _excerpt(self, answer: dict[str, Any]) -> str:
-        """The endpoint's own error message if it has one, else the start of its body."""
+        """Returns the endpoint's own error message if it has one, else the start of its body."""
         if answer["body_encoding"] != "utf-8":
             return ""
         text = answer["body"]
@@ -165,7 +165,7 @@ class _Watched:
 
 
 def event_data(text: str) -> list[str]:
-    """The data of each complete event in a stream, without OpenAI's end marker."""
+    """Returns the data of each complete event in a stream, without OpenAI's end marker."""
     found: list[str] = []
     lines: list[str] = []
     for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]:

@@ -35,7 +35,7 @@ class StaticEmbedder:
             raise OSError(f"{directory}: {error}") from error
 
     def vectors(self, texts: Sequence[str], check: Callable[[], None]) -> tuple[list[list[float]], int]:
-        """A vector for each text, and the total number of tokens. `check` is called before each text, and may raise."""
+        """Returns a vector for each text, and the total number of tokens. `check` is called before each text, and may raise."""
         found, count = [], 0
         for text in texts:
             check()
@@ -50,7 +50,7 @@ class StaticEmbedder:
 
 @functools.cache
 def embedder() -> StaticEmbedder:
-    """The embedder of this process. Raises: OSError, as `StaticEmbedder` does."""
+    """Returns the embedder of this process. Raises: OSError, as `StaticEmbedder` does."""
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise FileNotFoundError(f"the package `{_PACKAGE}` is not installed")
@@ -58,5 +58,5 @@ def embedder() -> StaticEmbedder:
 
 
 def similarities(of: Sequence[float], others: Sequence[Sequence[float]]) -> list[float]:
-    """The cosine similarity of one vector with each of the others, clamped to 0 to 1."""
+    """Returns the cosine similarity of one vector with each of the others, clamped to 0 to 1."""
     return [round(min(1.0, max(0.0, sum(a * b for a, b in zip(of, one, strict=True)))), _DIGITS) for one in others]

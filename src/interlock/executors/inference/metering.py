@@ -25,36 +25,36 @@ _MILLION: Final = 1_000_000
 
 
 def byte_count(texts: Iterable[str]) -> int:
-    """The size of texts in bytes of UTF-8."""
+    """Returns the size of texts in bytes of UTF-8."""
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def prompt_tokens(texts: Iterable[str]) -> int:
-    """The maximum number of tokens of texts, each in a separate message."""
+    """Returns the maximum number of tokens of texts, each in a separate message."""
     listed = [text for text in texts if text]
     return byte_count(listed) + _MESSAGE_TOKENS * (len(listed) + 1)
 
 
 def question_tokens(question: Question) -> int:
-    """The maximum number of tokens of a question."""
+    """Returns the maximum number of tokens of a question."""
     schema = "" if question.schema is None else msgspec.json.encode(question.schema).decode()
     return prompt_tokens([question.system or "", schema, *(one.content for one in question.messages)])
 
 
 def cost_of(model: Model, usage: Usage) -> float | None:
-    """The cost of tokens; None if the prices are unknown."""
+    """Returns the cost of tokens; None if the prices are unknown."""
     if model.prices is None:
         return None
     return (usage.input_tokens * model.prices.input + usage.output_tokens * model.prices.output) / _MILLION
 
 
 def attempt_usage(prompt: int, output: int, attempt: int) -> Usage:
-    """The maximum usage of attempt number `attempt` (from 0)."""
+    """Returns the maximum usage of attempt number `attempt` (from 0)."""
     return Usage(prompt + attempt * REPAIR_BYTES, output)
 
 
 def estimate(model: Model, prompt: int, output: int, attempts: int) -> Estimate:
-    """The maximum usage of all attempts together."""
+    """Returns the maximum usage of all attempts together."""
     each = [attempt_usage(prompt, output, attempt) for attempt in range(attempts)]
     total = Usage(sum(one.input_tokens for one in each), sum(one.output_tokens for one in each))
     return Estimate(sum(total), cost_of(model, total))

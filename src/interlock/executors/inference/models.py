@@ -107,7 +107,7 @@ class ReportedError(Exception):
 
 
 def at(value: Any, *path: str | int) -> Any:
-    """The value at a path in a decoded document; None if any step is missing or has another type."""
+    """Returns the value at a path in a decoded document; None if any step is missing or has another type."""
     for step in path:
         if isinstance(step, str):
             value = value.get(step) if isinstance(value, dict) else None
@@ -117,7 +117,7 @@ def at(value: Any, *path: str | int) -> Any:
 
 
 def usage_of(input_tokens: Any, output_tokens: Any) -> Usage | None:
-    """The usage, if both are valid numbers of tokens; else None."""
+    """Returns the usage, if both are valid numbers of tokens; else None."""
     counts = (input_tokens, output_tokens)
     if any(type(count) is not int or not 0 <= count <= INTEGER_MAX for count in counts):
         return None

@@ -19,7 +19,7 @@ _CLASSIFY: Final = (
 
 
 def infer_question(model: Model, parameters: dict[str, Any]) -> Question:
-    """The question for a call of `infer`."""
+    """Returns the question for a call of `infer`."""
     given = parameters.get("messages")
     messages = (
         [Message("user", parameters["prompt"])]
@@ -40,7 +40,7 @@ def infer_question(model: Model, parameters: dict[str, Any]) -> Question:
 
 
 def classify_question(parameters: dict[str, Any], max_tokens: int) -> Question:
-    """The question for a call of `classify`: a score for each label."""
+    """Returns the question for a call of `classify`: a score for each label."""
     labels = parameters["labels"]
     score = {"type": "number", "minimum": 0, "maximum": 1}
     schema = {
@@ -55,12 +55,12 @@ def classify_question(parameters: dict[str, Any], max_tokens: int) -> Question:
 
 
 def classify_texts(parameters: dict[str, Any]) -> list[str]:
-    """The texts to embed for a call of `classify` without a model: the call's text, then one per label."""
+    """Returns the texts to embed for a call of `classify` without a model: the call's text, then one per label."""
     return [parameters["text"], *(one.get("description") or one["name"] for one in parameters["labels"])]
 
 
 def _with_schema(system: str | None, schema: dict[str, Any] | None) -> str | None:
-    """The system prompt with the schema added; models follow it better than a schema in the request alone."""
+    """Returns the system prompt with the schema added; models follow it better than a schema in the request alone."""
     if schema is None:
         return system
     instruction = _SCHEMA + msgspec.json.encode(schema).decode()

@@ -40,7 +40,7 @@ _MODEL: Final = {**_TEXT, "description": "The model that answered, by its name i
 
 
 def bindings(models: Mapping[str, Model], clock: Clock) -> list[Binding]:
-    """The tools of `MODEL_TOOLS` that have at least one model.
+    """Returns the tools of `MODEL_TOOLS` that have at least one model.
 
     `infer`: `{prompt | messages, model?, system?, context?, schema?, max_tokens?, temperature?}` to
       `{text | value, model, finish_reason, usage}`.
@@ -226,7 +226,7 @@ def _tool(
 
 
 def _choice(models: Sequence[Model]) -> dict[str, Any]:
-    """The parameter `model`, with the provider of each model for policies."""
+    """Returns the parameter `model`, with the provider of each model for policies."""
     return {
         "enum": [model.name for model in models],
         "default": models[0].name,

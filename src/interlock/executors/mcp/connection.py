@@ -90,7 +90,7 @@ _DETAILS: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "contex
 
 
 def askable(spec: ServerSpec, client: Client | None) -> dict[str, Any]:
-    """The capabilities declared to a server: those that the configuration allows and the client has, with few details."""
+    """Returns the capabilities declared to a server: those that the configuration allows and the client has, with few details."""
     given = {} if client is None else client.capabilities
     found: dict[str, Any] = {}
     for name in spec.asks:
@@ -110,7 +110,7 @@ def _one_client(owners: Owners) -> Client | None:
 
 
 def _attributed(server: str, message: Any) -> str:
-    """The question with the name of the asking server, because the client sees only Interlock."""
+    """Returns the question with the name of the asking server, because the client sees only Interlock."""
     if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX or find_unseen(message):
         raise RpcError(INVALID_PARAMS, "the question is too long, or contains invisible characters")
     return f"The MCP server `{server}` asks: {message}"

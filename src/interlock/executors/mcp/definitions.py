@@ -57,7 +57,7 @@ class Definition(
     """Hints for people; they decide nothing."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The definition in the form of `tools/list`."""
+        """Returns the definition in the form of `tools/list`."""
         value = msgspec.to_builtins(self)
         assert isinstance(value, dict)
         return value
@@ -146,7 +146,7 @@ def check_definition(found: Definition) -> None:
 
 
 def read_instructions(text: Any) -> str:
-    """A server's instructions; empty if they cannot be shown to a person unchanged."""
+    """Returns a server's instructions; empty if they cannot be shown to a person unchanged."""
     if not isinstance(text, str) or len(text) > INSTRUCTIONS_CHARS_MAX or find_unseen(text):
         return ""
     return text

@@ -66,7 +66,7 @@ def marked_parameters(schema: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def headers_of(marked: Mapping[Path, str], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The headers of a call, encoded."""
+    """Returns the headers of a call, encoded."""
     shown = {name: _shown(_at(arguments, path)) for path, name in marked.items()}
     return {name: encode_value(text) for name, text in shown.items() if text is not None}
 
@@ -74,7 +74,7 @@ def headers_of(marked: Mapping[Path, str], arguments: Mapping[str, Any]) -> dict
 def find_mismatch(
     marked: Mapping[Path, str], arguments: Mapping[str, Any], headers: Mapping[bytes, bytes]
 ) -> str | None:
-    """The first header that does not match the arguments; None if all match. Names in `headers` are in lower case."""
+    """Returns the first header that does not match the arguments; None if all match. Names in `headers` are in lower case."""
     for path, name in marked.items():
         given = headers.get(name.lower().encode())
         wanted = _shown(_at(arguments, path))
@@ -85,7 +85,7 @@ def find_mismatch(
 
 
 def _nodes(node: Any, path: Path | None) -> Iterator[tuple[Path | None, Mapping[str, Any]]]:
-    """All schemas within a schema, with the paths of those that always describe the same parameter."""
+    """Yields all schemas within a schema, with the paths of those that always describe the same parameter."""
     if not isinstance(node, Mapping):
         return
     yield path, node
@@ -106,7 +106,7 @@ def _at(arguments: Mapping[str, Any], path: Path) -> Any:
 
 
 def _shown(value: Any) -> str | None:
-    """A value in its header form; None for a value that is not sent in a header."""
+    """Returns a value in its header form; None for a value that is not sent in a header."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():  # 1.0 is the integer 1

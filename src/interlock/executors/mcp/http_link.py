@@ -24,7 +24,7 @@ _ERROR_BYTES: Final = 64 * 1024
 
 
 def _refusal(status: int, headers: Mapping[str, str]) -> LostError:
-    """The error for an HTTP status."""
+    """Returns the error for an HTTP status."""
     if status in (401, 403):
         if any(name.lower() == "authorization" for name in headers):
             why = "it does not accept the `Authorization` in the `headers` of its table"
@@ -194,7 +194,7 @@ class HttpLink:
             await asyncio.sleep(splitter.retry_s)
 
     def _head(self, message: dict[str, Any]) -> dict[str, str]:
-        """The headers that describe a message, so that intermediaries need not read it."""
+        """Returns the headers that describe a message, so that intermediaries need not read it."""
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         meta = params.get("_meta")
@@ -220,7 +220,7 @@ class HttpLink:
 
     @staticmethod
     def _is_error_of(text: bytes, number: Any) -> bool:
-        """True if the body of a refusal is the JSON-RPC error of this request."""
+        """Returns True if the body of a refusal is the JSON-RPC error of this request."""
         try:
             value = msgspec.json.decode(text)
         except msgspec.DecodeError:

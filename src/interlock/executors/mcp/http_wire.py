@@ -38,7 +38,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """The address from an http or https URL."""
+        """Returns the address from an http or https URL."""
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -73,7 +73,7 @@ class Answer:
         return self.headers.get("content-type", "").partition(";")[0].strip() == "text/event-stream"
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
-        """The parts of the body. Raises: HttpError."""
+        """Returns the parts of the body. Raises: HttpError."""
         reader = self._connection.reader
         try:
             if self.status in (204, 304):
@@ -104,7 +104,7 @@ class Answer:
             self.close()
 
     async def body(self, most: int) -> bytes:
-        """The whole body. Raises: HttpError, also if it is longer than `most` bytes."""
+        """Returns the whole body. Raises: HttpError, also if it is longer than `most` bytes."""
         data = bytearray()
         async with contextlib.aclosing(self.parts()) as parts:
             async for part in parts:

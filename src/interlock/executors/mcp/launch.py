@@ -77,7 +77,7 @@ class Link(Protocol):
         ...
 
     async def describe_end(self) -> str:
-        """The last text that the server wrote for people; empty if there is none."""
+        """Returns the last text that the server wrote for people; empty if there is none."""
         ...
 
     def disconnect(self) -> None:
@@ -99,7 +99,7 @@ class Launcher:
         self._workspace = workspace
 
     def posture(self, spec: ServerSpec) -> dict[str, str]:
-        """The posture of the server's processes."""
+        """Returns the posture of the server's processes."""
         return self._runner.enclosure.posture_unrecorded("proxied" if spec.hosts else "none")
 
     async def start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
@@ -173,7 +173,7 @@ class _Pipes:
             self._loop.add_writer(self._writer, self._write_rest)
 
     async def describe_end(self) -> str:
-        """The end of its standard error."""
+        """Returns the end of its standard error."""
         try:
             outcome = await asyncio.to_thread(self._process.look)
         except ToolError:

@@ -38,7 +38,7 @@ class LockedServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """True if the server has resources. These are data, like results of tools, and are not locked."""
 
     def by_name(self) -> dict[str, Definition]:
-        """The tools by name."""
+        """Returns the tools by name."""
         return {tool.name: tool for tool in self.tools}
 
     def prompts_by_name(self) -> dict[str, PromptDefinition]:

@@ -42,7 +42,7 @@ class Offers:
                 self._digests[found.name] = found.digest
 
     def against(self, locked: LockedServer) -> Mismatch:
-        """The differences between the locked and the listed tools."""
+        """Returns the differences between the locked and the listed tools."""
         differing: dict[str, str] = {}
         for tool in locked.tools:
             now = self._digests.get(tool.name)

@@ -168,7 +168,7 @@ class Peer:
             answer.set_exception(error)
 
     def waits_for(self, number: json_rpc.Id) -> bool:
-        """True while this request has no response."""
+        """Returns True while this request has no response."""
         answer = self._open.get(number) if isinstance(number, int) else None
         return answer is not None and not answer.done()
 
@@ -244,7 +244,7 @@ class Peer:
 
 
 def error_of(body: dict[str, Any]) -> RpcError:
-    """The exception for an `error` object of JSON-RPC."""
+    """Returns the exception for an `error` object of JSON-RPC."""
     code, message = body.get("code"), body.get("message")
     return RpcError(
         code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,

@@ -56,7 +56,7 @@ def read_blocks(blocks: list[Any]) -> list[dict[str, Any]]:
 
 
 def text_of(found: dict[str, Any]) -> str:
-    """The text in a result's content, for an error message; at most 500 characters."""
+    """Returns the text in a result's content, for an error message; at most 500 characters."""
     parts = [block["text"] for block in found["content"] if isinstance(block.get("text"), str)]
     text = " ".join(" ".join(parts).split())
     return text if len(text) <= 500 else text[:500] + "..."

@@ -106,7 +106,7 @@ class Servers:
         return sorted(self._specs)
 
     def bindings(self) -> list[Binding]:
-        """The locked tools of the configured servers."""
+        """Returns the locked tools of the configured servers."""
         return [
             self._binding(self._specs[name], tool)
             for name, server in sorted(self._lock.servers.items())
@@ -120,13 +120,13 @@ class Servers:
         ]
 
     def definition(self, tool: str) -> Definition | None:
-        """The locked definition of a tool by its full name, for clients that show more of it than Interlock uses."""
+        """Returns the locked definition of a tool by its full name, for clients that show more of it than Interlock uses."""
         server, _, own = tool.partition(SEPARATOR)
         locked = self._lock.servers.get(server)
         return None if locked is None else locked.by_name().get(own)
 
     def marked_parameters(self, tool: str) -> Mapping[Path, str]:
-        """The parameters of a tool, by its full name, that HTTP headers repeat; see `headers.py`."""
+        """Returns the parameters of a tool, by its full name, that HTTP headers repeat; see `headers.py`."""
         found = self._marked.get(tool)
         if found is None:
             definition = self.definition(tool)
@@ -145,7 +145,7 @@ class Servers:
         }
 
     def instructions(self) -> dict[str, str]:
-        """The locked, non-empty instructions of each server."""
+        """Returns the locked, non-empty instructions of each server."""
         locked = self._lock.servers
         return {name: locked[name].instructions for name in self.names if name in locked and locked[name].instructions}
 
@@ -328,12 +328,12 @@ async def _listing(session: ServerSession) -> Listing:
 
 
 def _trace(client: Client | None) -> dict[str, Any]:
-    """The part of a request that adds it to the client's trace."""
+    """Returns the part of a request that adds it to the client's trace."""
     return {} if client is None or not client.trace else {"_meta": dict(client.trace)}
 
 
 def _refused(error: RpcError, spec: ServerSpec, client: Client | None) -> ToolError:
-    """The error for a call that the server answered with an error."""
+    """Returns the error for a call that the server answered with an error."""
     said = f"the server refused the call: {error.message[:1000]}"
     required = error.data.get("requiredCapabilities") if isinstance(error.data, dict) else None
     if error.code != MISSING_CAPABILITY or not isinstance(required, dict):

@@ -58,7 +58,7 @@ class ServerSession:
         return self.revision == MODERN
 
     async def list_tools(self, owner: Any = None) -> list[Any]:
-        """All pages of `tools/list`, unchecked. Raises: RpcError, LostError, TimeoutError."""
+        """Returns all pages of `tools/list`, unchecked. Raises: RpcError, LostError, TimeoutError."""
         return await self.list_all("tools/list", "tools", owner) if "tools" in self.capabilities else []
 
     async def list_prompts(self, owner: Any = None) -> list[Any]:
@@ -71,7 +71,7 @@ class ServerSession:
             return []
 
     async def list_all(self, method: str, key: str, owner: Any = None) -> list[Any]:
-        """All pages of a list, unchecked and bounded. Raises: RpcError, LostError, TimeoutError."""
+        """Returns all pages of a list, unchecked and bounded. Raises: RpcError, LostError, TimeoutError."""
         found: list[Any] = []
         cursor: str | None = None
         for _ in range(_PAGES_MAX):
@@ -186,7 +186,7 @@ async def open_session(
 def _agreed(
     peer: Peer, ask: Ask, capabilities: dict[str, Any], answers: Mapping[str, asyncio.Future[dict[str, Any]]]
 ) -> ServerSession | None:
-    """The session of the first greeting that was answered with a supported revision; None if there is none yet."""
+    """Returns the session of the first greeting that was answered with a supported revision; None if there is none yet."""
     for method, answer in answers.items():
         if not answer.done() or answer.exception() is not None:
             continue
@@ -201,7 +201,7 @@ def _agreed(
 
 
 def _refusal(answer: asyncio.Future[dict[str, Any]]) -> Exception:
-    """The error that explains why `initialize` failed."""
+    """Returns the error that explains why `initialize` failed."""
     error = answer.exception()
     if isinstance(error, RpcError):
         return NotSpokenError(f"it refuses `initialize`: {error.message[:200]}")

@@ -76,11 +76,14 @@ class BackgroundWatch:
         self.ports = watch.ports
 
     def take(self) -> Traffic:
-        """The traffic since the last call."""
+        """Returns the traffic since the last call."""
         return Traffic() if self._ended else self._ask(self._take_traffic())
 
     def finish(self) -> Traffic:
-        """The rest of the traffic, once the program's processes have ended. Closes the watch; later calls return nothing."""
+        """Returns the rest of the traffic, once the program's processes have ended.
+
+        Closes the watch; later calls return nothing.
+        """
         if self._ended:
             return Traffic()
         self._ended = True
@@ -96,7 +99,7 @@ class BackgroundWatch:
         return self._watch.take()
 
     def _ask(self, question: Coroutine[Any, Any, Traffic]) -> Traffic:
-        """The thread's answer; if there is none, the traffic counts as lost."""
+        """Returns the thread's answer; if there is none, the traffic counts as lost."""
         try:
             asked = asyncio.run_coroutine_threadsafe(question, self._loop)
         except RuntimeError:  # the loop has ended, and everything with it

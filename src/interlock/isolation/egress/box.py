@@ -85,7 +85,7 @@ class Network:
         await asyncio.gather(*waiting, return_exceptions=True)
 
     def _unsent(self) -> bool:
-        """True while a connection has not forwarded everything that its client sent."""
+        """Returns True while a connection has not forwarded everything that its client sent."""
         return len(self._tasks) > sum(flow.client_done for flow in self._flows)
 
     def _stop_listening(self) -> None:
@@ -247,7 +247,10 @@ class Network:
             self._ledger.connected(*self._shown(there, via), address, flow.sni, (flow.sent, flow.received), ms)
 
     def _shown(self, there: Endpoint, via: Via) -> tuple[Endpoint, Via]:
-        """The endpoint and kind for a record; for a program of the run, its name, because `localhost` would mean the machine."""
+        """Returns the endpoint and kind for a record.
+
+        A program of the run is recorded by its name, because `localhost` would mean the machine.
+        """
         program = self._dialer.program(there)
         return (there, via) if program is None else (Endpoint(program.name, there.port), "program")
 
@@ -279,7 +282,7 @@ class Network:
 
 
 def _answer(data: bytes, rules: Rules, names: Names, ledger: Ledger) -> bytes | None:
-    """The answer to a query; None if the message is not a query."""
+    """Returns the answer to a query; None if the message is not a query."""
     query = dns.read_query(data)
     if query is None:
         return None
@@ -310,7 +313,7 @@ async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
 
 
 async def _flight_of(client: Client) -> Flight | None:
-    """The meaning of the client's first bytes; None if they do not arrive in time, or the client ends first."""
+    """Returns the meaning of the client's first bytes; None if they do not arrive in time, or the client ends first."""
     try:
         async with asyncio.timeout(HELLO_S):
             while (flight := read_flight(client.read)) is None:
@@ -355,7 +358,7 @@ async def _both(sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, An
 
 
 def _reached(sock: socket.socket) -> tuple[IPv4Address | IPv6Address, int]:
-    """The address and port that a client connected to."""
+    """Returns the address and port that a client connected to."""
     host, port, *_ = sock.getsockname()
     address = ip_address(host.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address, port

@@ -75,7 +75,7 @@ class Traffic(NamedTuple):
 
 
 def egress_command() -> list[str]:
-    """The command that starts the proxy; the runtime's pid is appended as an argument."""
+    """Returns the command that starts the proxy; the runtime's pid is appended as an argument."""
     return module_command("interlock.isolation.egress.server", site=True)
 
 
@@ -189,7 +189,7 @@ class Watch:
             self.drop()
 
     def take(self) -> Traffic:
-        """The traffic reported since the last call, while the action continues."""
+        """Returns the traffic reported since the last call, while the action continues."""
         records, self._records = self._records, []
         return Traffic(tuple(records), lost=self._lost)
 

@@ -87,7 +87,7 @@ class Dialer:
             raise UnreachableError(f"{there} does not answer") from None
 
     def program(self, there: Endpoint) -> Program | None:
-        """The program of this run at a host and port, or None; never shadows a service of the machine."""
+        """Returns the program of this run at a host and port, or None; never shadows a service of the machine."""
         program = self._programs.at(there)
         return None if program is None or self.rules.reach_own_machine(there) else program
 
@@ -127,7 +127,7 @@ async def _inside(program: Program, there: Endpoint) -> tuple[socket.socket, Add
 
 
 def is_own(address: Address) -> bool:
-    """True for an address of this machine. Even public ones lead to services that trust their own machine."""
+    """Returns True for an address of this machine. Even public ones lead to services that trust their own machine."""
     with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((str(address), 9))  # sends nothing: the kernel only chooses the source address
@@ -142,7 +142,7 @@ def _refuse_private(there: Endpoint, reason: str | None) -> None:
 
 
 async def _first_of(addresses: Sequence[Address], port: int) -> tuple[socket.socket, Address]:
-    """The first connection that succeeds; the others are dropped. Raises: UnreachableError."""
+    """Returns the first connection that succeeds; the others are dropped. Raises: UnreachableError."""
     attempts: dict[asyncio.Task[socket.socket], Address] = {}
     why = errno.EHOSTUNREACH
     left = list(addresses)

@@ -71,7 +71,7 @@ def read_request(head: bytes) -> Asked:
 
 
 def refusal(status: int, phrase: str, code: str, text: str) -> bytes:
-    """The proxy's own response to a refused request. A program may print it, so it explains the refusal."""
+    """Returns the proxy's own response to a refused request. A program may print it, so it explains the refusal."""
     body = f"interlock: {code}: {text}\n".encode()
     head = (
         f"HTTP/1.1 {status} {phrase}\r\nX-Interlock-Refused: {code}\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -112,7 +112,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def _body(fields: list[tuple[bytes, bytes]]) -> int | None:
-    """The length of the body; None if it is chunked. Raises: ValueError if two readers could disagree about it."""
+    """Returns the length of the body; None if it is chunked. Raises: ValueError if two readers could disagree about it."""
     lengths = {value for key, value in fields if key == b"content-length"}
     codings = [value.lower() for key, value in fields if key == b"transfer-encoding"]
     if codings:

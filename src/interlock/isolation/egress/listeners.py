@@ -121,7 +121,7 @@ def _stream(family: int, host: str, port: int, stack: contextlib.ExitStack) -> s
 
 
 def _datagram(family: int, stack: contextlib.ExitStack) -> socket.socket:
-    """A socket that reports the destination address of each query, because the answer must come from there."""
+    """Returns a socket that reports the destination address of each query, because the answer must come from there."""
     made = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK))
     _accept_both(made)
     made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)

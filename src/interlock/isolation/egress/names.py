@@ -21,7 +21,7 @@ class Names:
         self._by_address: dict[IPv4Address, str] = {}
 
     def address(self, name: str) -> IPv4Address | None:
-        """The address of a name, always the same; None if there are too many names."""
+        """Returns the address of a name, always the same; None if there are too many names."""
         found = self._by_name.get(name)
         if found is None and len(self._by_name) < NAMES_MAX:
             found = self._by_name[name] = IPv4Address(_FIRST + len(self._by_name))
@@ -29,5 +29,5 @@ class Names:
         return found
 
     def name(self, address: IPv4Address | IPv6Address) -> str | None:
-        """The name with this address; None if there is none."""
+        """Returns the name with this address; None if there is none."""
         return self._by_address.get(address) if isinstance(address, IPv4Address) else None

@@ -73,6 +73,6 @@ class Programs:
         self._by_port = {port: program for program, ports in reversed(list(served)) for port in ports}
 
     def at(self, there: Endpoint) -> Program | None:
-        """The program with this port, if the host is the loopback; else None."""
+        """Returns the program with this port, if the host is the loopback; else None."""
         program = None if there.port is None else self._by_port.get(there.port)
         return program if program is not None and is_loopback(there.host) else None

@@ -29,7 +29,7 @@ class Client:
         return bool(data)
 
     async def line(self, most: int = 1024) -> bytes:
-        """The next line, with its line ending. Raises: ValueError if it is too long or does not end; OSError."""
+        """Returns the next line, with its line ending. Raises: ValueError if it is too long or does not end; OSError."""
         while b"\n" not in self.read:
             if len(self.read) > most or not await self.more():
                 raise ValueError("a line that does not end")
@@ -37,7 +37,7 @@ class Client:
         return line + b"\n"
 
     async def head(self) -> bytes | None:
-        """The head of an HTTP message, with its empty line; None if the client ends without one.
+        """Returns the head of an HTTP message, with its empty line; None if the client ends without one.
 
         Raises: ValueError if it is too long; OSError.
         """

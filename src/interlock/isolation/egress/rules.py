@@ -44,27 +44,27 @@ class Rules:
         self._private = endpoint_matcher(private)
 
     def allows(self, there: Endpoint) -> bool:
-        """True if the action may connect to this host and port. Without grants, never."""
+        """Returns True if the action may connect to this host and port. Without grants, never."""
         return any(grant.allows(there) for grant in self._grants)
 
     def knows(self, host: str) -> bool:
-        """True if the action may reach any port of this host, so that its name resolves."""
+        """Returns True if the action may reach any port of this host, so that its name resolves."""
         return any(grant.knows(host) for grant in self._grants)
 
     def may_be_private(self, there: Endpoint) -> bool:
-        """True if this host may have a private address."""
+        """Returns True if this host may have a private address."""
         if self._private(there):
             return True
         return address_is_private(there.host) is not None and any(grant.names(there) for grant in self._grants)
 
     def reach_own_machine(self, there: Endpoint) -> bool:
-        """True if the action may reach this machine itself at this port, by any name of its loopback."""
+        """Returns True if the action may reach this machine itself at this port, by any name of its loopback."""
         places = [Endpoint(host, there.port) for host in dict.fromkeys((there.host, *_LOOPBACK))]
         return any(self.allows(place) and self.may_be_private(place) for place in places)
 
 
 def is_loopback(host: str) -> bool:
-    """True for names and addresses of the loopback of the machine (or of the network namespace)."""
+    """Returns True for names and addresses of the loopback of the machine (or of the network namespace)."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -72,7 +72,10 @@ def is_loopback(host: str) -> bool:
 
 
 def transparent_ports(grants: Iterable[Iterable[Iterable[str]]], most: int) -> list[int]:
-    """The ports named in patterns, without duplicates, at most `most`; `name:*` names none. Raises: ConfigurationError."""
+    """Returns the ports named in patterns, without duplicates, at most `most`. `name:*` names none.
+
+    Raises: ConfigurationError.
+    """
     patterns = (pattern for chain in grants for part in chain for pattern in part)
     found = {port: None for pattern in patterns if (port := parse_pattern(pattern)[1]) is not None}
     return list(found)[:most]

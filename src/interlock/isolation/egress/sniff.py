@@ -46,7 +46,10 @@ UNKNOWN: Final = Flight("unknown")
 
 
 def read_flight(data: bytes) -> Flight | None:
-    """The meaning of a client's first bytes; None if they start a message that names a server, and more bytes are needed."""
+    """Returns the meaning of a client's first bytes.
+
+    None if they start a message that names a server, and more bytes are needed.
+    """
     if not data:
         return None
     if begins_tls(data):
@@ -62,7 +65,7 @@ def read_flight(data: bytes) -> Flight | None:
 
 
 def begins_tls(data: bytes) -> bool:
-    """True if the bytes start a TLS handshake."""
+    """Returns True if the bytes start a TLS handshake."""
     return data[:1] == b"\x16"
 
 
@@ -105,7 +108,7 @@ _DOUBTFUL_TLS: Final = Flight("tls", doubtful=True)
 
 
 def _server_names(hello: bytes) -> Flight:
-    """The server name extension of a hello (RFC 6066), which must be absent or have exactly one name."""
+    """Returns the server name extension of a hello (RFC 6066), which must be absent or have exactly one name."""
     found: list[str | None] = []
     try:
         at = 34  # version and random
@@ -129,7 +132,7 @@ def _server_names(hello: bytes) -> Flight:
 
 
 def _only_name(extension: bytes) -> str | None:
-    """The only name in a list: list length, type, name length, name. None if there is not exactly one."""
+    """Returns the only name in a list: list length, type, name length, name. None if there is not exactly one."""
     if len(extension) < 5 or extension[2] != _HOST_NAME:
         return None
     size = int.from_bytes(extension[3:5], "big")
@@ -139,7 +142,7 @@ def _only_name(extension: bytes) -> str | None:
 
 
 def _name(text: bytes, *, with_port: bool) -> str | None:
-    """A host in normal form."""
+    """Returns a host in normal form."""
     try:
         there = endpoint(text.decode("ascii"))
     except ValueError:  # includes UnicodeDecodeError

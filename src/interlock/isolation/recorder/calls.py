@@ -60,7 +60,7 @@ Read = Callable[[Places, int, tuple[int, ...]], tuple[Seen, ...]]
 
 
 def _place(places: Places, pid: int, address: int, directory: int = AT_FDCWD) -> str:
-    """The absolute path of an argument. Raises: OSError."""
+    """Returns the absolute path of an argument. Raises: OSError."""
     text = os.fsdecode(read_text(pid, address))
     return text if text[:1] == "/" else places.join(pid, directory, text)
 
@@ -68,7 +68,7 @@ def _place(places: Places, pid: int, address: int, directory: int = AT_FDCWD) ->
 def _path(
     directory: int | None, path: int, *, follow: bool = True, flags: int | None = None, mode: int | None = None
 ) -> Read:
-    """A call with one path. The numbers are argument indexes; `flags` holds AT_SYMLINK_NOFOLLOW."""
+    """Returns a call with one path. The numbers are argument indexes; `flags` holds AT_SYMLINK_NOFOLLOW."""
 
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
         found = _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
@@ -101,7 +101,7 @@ def _symlink(directory: int | None, path: int) -> Read:
 
 
 def opened(flags: int, mode: int) -> tuple[bool, str]:
-    """Whether an open follows a final link, and its JSON members."""
+    """Returns whether an open follows a final link, and its JSON members."""
     known = _known_opens.get(flags)
     if known is not None:
         return known
@@ -150,13 +150,13 @@ def _exec(directory: int | None, path: int, argv: int) -> Read:
 
 
 def argv_members(arguments: Iterable[bytes], *, cut: bool) -> str:
-    """The arguments of a program as JSON members."""
+    """Returns the arguments of a program as JSON members."""
     shown = ",".join(quote(argument.decode("utf-8", "backslashreplace")) for argument in arguments)
     return f',"argv":[{shown}]' + (',"argv_cut":true' if cut else "")
 
 
 def _address(data: bytes) -> str:
-    """A socket address as JSON members."""
+    """Returns a socket address as JSON members."""
     if len(data) < 2:
         return ',"family":"0"'
     number = struct.unpack_from("<H", data)[0]

@@ -66,7 +66,7 @@ _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 
 
 def program(machine: str = syscalls.MACHINE) -> list[Instruction]:
-    """The filter for one of `syscalls.MACHINES`."""
+    """Returns the filter for one of `syscalls.MACHINES`."""
     numbers = syscalls.numbers(machine)
     answer = functools.partial(Instruction, _RETURN, 0, 0)
     code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), answer(_KILL), _load(_NUMBER_AT)]
@@ -98,7 +98,7 @@ def _load(offset: int) -> Instruction:
 
 @functools.cache
 def assembled() -> bytes:
-    """The encoded program for this machine."""
+    """Returns the encoded program for this machine."""
     return assemble(program())
 
 

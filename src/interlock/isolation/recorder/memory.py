@@ -67,7 +67,7 @@ def read_text(pid: int, address: int, size: int = PATH_BYTES) -> bytes:
 
 
 def read_argv(pid: int, address: int) -> tuple[list[bytes], bool]:
-    """The arguments of a program, and whether some were left out, for example because they cannot be read."""
+    """Returns the arguments of a program, and whether some were left out, for example because they cannot be read."""
     found: list[bytes] = []
     try:
         pointers = _pointers(pid, address)

@@ -42,7 +42,7 @@ class Places:
         self._walked.clear()
 
     def changes_links(self, path: str | None, to: str | None) -> bool:
-        """True if removing, creating or moving these paths could change the cache. Call it before that happens."""
+        """Returns True if removing, creating or moving these paths could change the cache. Call it before that happens."""
         return any((self.real(one, follow=False) or one) in self._walked for one in (path, to) if one and one[0] == "/")
 
     def join(self, pid: int, directory: int, text: str) -> str:
@@ -58,7 +58,7 @@ class Places:
         return (f"{start}/{text}" if start != "/" else f"/{text}") if text else start
 
     def own(self, pid: int, path: str) -> str | None:
-        """The target of a path that means a different file in each process. Call it while the process waits."""
+        """Returns the target of a path that means a different file in each process. Call it while the process waits."""
         if not path.startswith(_OWN):
             return None
         rest = _STREAMS.get(path)
@@ -75,7 +75,7 @@ class Places:
             self._root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def real(self, path: str, *, follow: bool) -> str | None:
-        """The target of an absolute path; None if it is the path itself. With `follow`, a final link is followed too."""
+        """Returns the target of an absolute path; None if it is the path itself. With `follow`, a final link is followed too."""
         above, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             above, name = path, ""
@@ -94,7 +94,7 @@ class Places:
         return None if found == path else found
 
     def _directory(self, path: str) -> str:
-        """The target of a directory, resolved from the nearest known parent."""
+        """Returns the target of a directory, resolved from the nearest known parent."""
         if len(self._real) > _KNOWN_MAX or len(self._walked) > _KNOWN_MAX:
             self.forget()
         above = path

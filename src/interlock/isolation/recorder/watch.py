@@ -318,7 +318,7 @@ class Recorder:
         self.say("recorder_ended", f'"calls":{self.calls},"dropped":0,"refused":{self.refused}')
 
     def _task(self, tid: int) -> _Task:
-        """The process of a thread, and its parent. Raises: OSError."""
+        """Returns the process of a thread, and its parent. Raises: OSError."""
         self._places.look_at(tid)
         if len(self._tasks) >= _TASKS_MAX:
             self._forget(time.monotonic_ns())
@@ -346,7 +346,7 @@ class Recorder:
 
 
 def _announced(channel: socket.socket) -> Seen | None:
-    """The program that the supervisor is about to start, whose child cannot be read until it has executed it."""
+    """Returns the program that the supervisor is about to start, whose child cannot be read until it has executed it."""
     try:
         fields = json.loads(channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
     except (OSError, ValueError):
@@ -361,7 +361,7 @@ def _announced(channel: socket.socket) -> Seen | None:
 
 
 def _members(seen: Seen, places: Places) -> str:
-    """What was read of a call with a path, as JSON members."""
+    """Returns what was read of a call with a path, as JSON members."""
     assert seen.path is not None
     shown = f',"path":{_text(seen.path)}'
     real = seen.real if seen.real is not None else places.real(seen.path, follow=seen.follow)
@@ -382,7 +382,7 @@ def _number(text: bytes, name: bytes) -> int:
 
 
 def _text(text: str) -> str:
-    """A path as JSON; bytes that are not UTF-8 are escaped."""
+    """Returns a path as JSON; bytes that are not UTF-8 are escaped."""
     if not text.isascii():
         text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return quote(text)
