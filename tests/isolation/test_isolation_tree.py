@@ -366,7 +366,7 @@ def test_a_supervisor_that_is_killed_in_the_middle_fails_its_action_alone(bench)
 
     error, other, following = asyncio.run(scene())
     assert (error.code, error.retryable) == ("process_lost", False)
-    assert "not known" in error.hint
+    assert "unknown" in error.hint
     bench.wait_marked(0)
     assert other.stdout == b"unharmed\n"
     assert following.stdout == b"the next\n"

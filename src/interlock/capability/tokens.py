@@ -148,7 +148,7 @@ def _read(text: str, key: str | None) -> tuple[GrantToken, TokenText]:
     root, block_id = _open(first, _ROOT_TYPE, Root, key)
     grants = [_as_grant(block_id, root.agent, root.grant, root.restriction, None)]
     if grants[0].expires_at_us is None:
-        _refuse("it has no end")
+        _refuse("it does not expire")
     ids, next_key = [block_id], root.next_key
     for envelope in later:
         block, block_id = _open(envelope, _BLOCK_TYPE, Block, next_key)

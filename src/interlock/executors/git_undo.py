@@ -176,7 +176,7 @@ async def move_branch(repository: Repository, move: dict[str, Any], *, restore_f
     """Move the checked-out branch from one commit to its parent, or back. Returns the move that undoes this one.
 
     `move` is `{ref, from, to, concluded}`: `ref` is the branch (null if none was checked out), `from` and `to` are
-    commits (null where the branch has none yet). The index stays as it is, and so does the working tree unless
+    commits (null where the branch has none yet). The index is not changed, nor is the working tree unless
     `restore_files`.
 
     Raises: ToolError `undo_conflict` (nothing was touched), `ref_invalid`.

@@ -52,7 +52,7 @@ class IsolatedFunctions:
         """
         if tool.inline:
             raise callables.InvalidToolError(
-                f"`{tool.name}` cannot be `inline` and run in a process of its own", path="inline"
+                f"`{tool.name}` cannot be `inline` and run in a separate process", path="inline"
             )
         source = _source_of(function, tool)
         with self._lock:
@@ -86,7 +86,7 @@ def _source_of(function: Callable[..., Any], tool: Tool) -> Source:
         found = getattr(found, part, None)
     if module is None or found is not function:
         raise callables.InvalidToolError(
-            f"`{tool.name}` cannot run in a process of its own: its module has no function `{name}`",
+            f"`{tool.name}` cannot run in a separate process: its module has no function `{name}`",
             path="isolation",
             hint="define the function at the top level of a module, and pass what it needs as parameters",
         )
@@ -99,8 +99,8 @@ def _source_of(function: Callable[..., Any], tool: Tool) -> Source:
     file = getattr(main, "__file__", None)
     if file is None:
         raise callables.InvalidToolError(
-            f"`{tool.name}` cannot run in a process of its own: it is not in a file",
+            f"`{tool.name}` cannot run in a separate process: the function is not in a file",
             path="isolation",
-            hint="define it in a module",
+            hint="define the function in a module",
         )
     return {"module": "__interlock_main__", "file": str(Path(file).resolve()), "name": name, "tool": definition}

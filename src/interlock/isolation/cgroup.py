@@ -69,7 +69,7 @@ class Group:
 
 
 class Groups:
-    """The directory in which the launcher creates groups. It lives as long as the launcher."""
+    """The directory in which the launcher creates groups. It exists as long as the launcher."""
 
     def __init__(self, directory: int) -> None:
         """`directory` is a descriptor of a group that delegates `CONTROLLERS`; see `find`."""

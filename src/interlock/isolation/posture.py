@@ -61,7 +61,7 @@ FIXES: Final = {
     "file system of its own kind, such as ext4, xfs or btrfs, and not on a container's overlay",
     "record": "Linux 5.9 or newer with seccomp, and for the profile `nons` the right to trace one's own processes "
     "(`sysctl kernel.yama.ptrace_scope=0`)",
-    "cgroup": "start Interlock in a control group of its own: `systemd-run --user --scope -p Delegate=yes interlock ...`, or "
+    "cgroup": "start Interlock in a separate control group: `systemd-run --user --scope -p Delegate=yes interlock ...`, or "
     "`Delegate=yes` in its service; without one the memory of a tree is measured",
 }
 """How to enable an absent layer."""

@@ -109,7 +109,7 @@ def _namespaces() -> None:
         os._exit(_enter(before))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status:
-        raise _AbsentError(f"a root of its own could not be set up: {os.strerror(status) if status > 0 else 'killed'}")
+        raise _AbsentError(f"a private root could not be set up: {os.strerror(status) if status > 0 else 'killed'}")
 
 
 def _enter(before: int) -> int:

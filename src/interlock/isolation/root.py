@@ -186,7 +186,7 @@ def _bind(path: str, target: str) -> None:
 
 
 def _make_directory(target: str) -> None:
-    """Create a directory of the prepared root, and its parents. Raises: OSError if there is a symbolic link on the way."""
+    """Create a directory of the prepared root, and its parents. Raises: OSError if the path contains a symbolic link."""
     place = PREPARED
     for name in target[len(PREPARED) + 1 :].split("/"):
         place += f"/{name}"

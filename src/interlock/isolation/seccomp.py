@@ -66,7 +66,7 @@ _HARMLESS: Final = (
     0x80086601, 0x80046601, 0x801C581F, 0x80087601, 0xC020660B,
     0xC0046686, 0xC0096616, 0x40049409, 0x4020940D, 0xC0189436,
 )  # fmt: skip
-"""Of these, what only tells (flags, version, extents, verity, encryption), and clones, which need a file open for writing."""
+"""The allowed calls among these: queries (flags, version, extents, verity, encryption), and clones into a writable file."""
 _SELF_ONLY: Final = {
     "sched_setaffinity": 0,
     "sched_setscheduler": 0,
@@ -86,7 +86,7 @@ A program could otherwise leave its user's rights in the workspace to everyone w
 """
 _OPEN_FLAGS: Final = {"open": 1, "openat": 2}
 _CREATES: Final = 0o20000100
-"""O_CREAT and O_TMPFILE: only with these is there a mode, the argument after the flags."""
+"""O_CREAT and O_TMPFILE: only these take a mode, the argument after the flags."""
 
 Sockets = Literal["pairs", "tcp", "inet", "all"]
 FAMILIES: Final[dict[str, tuple[int, ...]]] = {

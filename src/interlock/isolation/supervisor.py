@@ -1,8 +1,8 @@
 """Supervises one action: starts the program, reads its output, ends its tree. Uses only the standard library.
 
-The fork server forks a supervisor for each action. It is a subreaper, so every descendant of the program, however often
-forked and whatever its session, becomes its child; and it lives until none is left. One poll loop watches the runtime's
-socket and pidfd (the end of either means that the runtime has ended), the program's pidfd, and both output pipes.
+The fork server forks a supervisor for each action. It is a subreaper: orphaned descendants of the program become its
+children, however deeply they were forked and in whatever session, and it runs until none is left. One poll loop watches the
+runtime's socket and pidfd (the end of either means that the runtime has ended), the program's pidfd, and both output pipes.
 
 The program has the same user, so it can stop its supervisor (SIGSTOP). Messages from the runtime resume it. If the program
 keeps stopping it, the runtime (or, without one, the fork server) ends the tree from outside: `tree.end_children_of`.

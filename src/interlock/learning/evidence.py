@@ -88,5 +88,5 @@ class TraceStore:
 
 
 def json_of(value: Any) -> str:
-    """Returns a value as it is stored: the same text for the same value."""
+    """Returns the stored form of a value: the same text for the same value."""
     return msgspec.json.encode(value, order="deterministic").decode()

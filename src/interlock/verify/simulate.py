@@ -159,4 +159,4 @@ class _World:
 
 
 def _never(_id: str, _path: tuple[str | int, ...]) -> Any:
-    raise AssertionError("a value with references was taken for a plain one")
+    raise AssertionError("a value with references was resolved as a plain one")
