@@ -64,3 +64,17 @@ def test_the_flag_does_not_switch_off_what_the_file_asks_for(cli):
     assert cli("trust", "--yes").code == 0
     said = cli("run", cli.plan(call("shell", command="true")), "--json", "--recorder", "none")
     assert (said.code, said.error["code"]) == (2, "override_loosens")
+
+
+def test_what_a_background_program_did_is_shown_with_the_action_that_started_it(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text().replace('"shell"', '"shell", "proc.*"'))
+    assert cli("trust", "--yes").code == 0
+    start = {"id": "one", **call("proc.start", command="echo x > late; echo ready; sleep 600")}
+    wait = {"id": "two", **call("proc.wait", handle="$one.output.handle", output="ready")}
+    assert cli.run(start, wait, flags=("--recorder", "notify"))["status"] == "succeeded"
+    one, two = cli("runs", "show", "last", "--json").json["proposals"][0]["results"]
+    assert one["touched"]["written"] == [f"{cli.root}/late"]
+    assert two["touched"] is None
+    (line,) = [line for line in cli("runs", "log", "last").out.splitlines() if "action_recorded" in line]
+    assert f"calls of {one['output']['handle']}" in line

@@ -214,7 +214,9 @@ _WORDS: Final[dict[type[e.Event], Callable[[Any], str]]] = {
     e.OutcomeSettled: lambda v: f"{v.decision}, by {v.by}",
     e.ActionLog: lambda v: v.message,
     e.ActionConnection: _connection,
-    e.ActionRecorded: lambda v: _joined(_count(v.calls, "call"), "the recorder was killed" if v.lost else None),
+    e.ActionRecorded: lambda v: _joined(
+        _count(v.calls, "call") + (f" of {v.handle}" if v.handle else ""), "the recorder was killed" if v.lost else None
+    ),
     e.ProcessStarted: lambda v: f"{v.handle}, until the {v.until} ends",
     e.ProcessEnded: lambda v: _joined(f"{v.handle}: {v.why}", _ended(v)),
     e.StateChanged: lambda v: f"{v.key} removed" if v.deleted else f"{v.key} = {_value(v.value)}",
