@@ -118,6 +118,25 @@ def test_a_proposal_sees_what_it_noted_itself_before_others_do(project):
     assert seen == [0]
 
 
+def test_a_proposal_with_a_goal_is_an_episode_that_its_agent_finds(project):
+    rt = project.open(BOOM)
+    goal = {"goal": f"Deploy the site with {SECRET}"}
+    failed = execute(rt, call("boom", "b"), context=goal)
+    execute(rt, call("boom", "b"), dry_run=True, context={"goal": "Deploy dry"})
+    execute(rt, call("boom", "b"))  # it does not say what it is for
+    (found,) = asyncio.run(rt.call("memory.read", {"query": "deploy"})).output["items"]
+    assert (found["author"], found["run"], found["scope"]) == ("episode", failed.run_id, "agent:ann")
+    value = found["value"]
+    assert (value["outcome"], value["tools"]) == ("failed", ["boom"])
+    assert value["failed"] == {"tool": "boom", "reason": "tool_failed"}
+    assert SECRET not in str(value)
+    assert look(rt, "deploy", "bob") == []
+    (piece,) = rt.memory.build_context("deploy", agent="ann").pieces
+    assert piece.kind == "episode"
+    asyncio.run(rt.runs.undo(failed.run_id))
+    assert look(rt, "deploy") == []
+
+
 def test_a_dry_run_notes_nothing(project):
     rt = project.open()
     execute(rt, note("deploy", "begun"), dry_run=True)

@@ -128,9 +128,7 @@ def test_a_candidate_keeps_nothing_of_evidence_that_was_withdrawn(rt):
     assert "content" in rt.skills.list()[0].content.template.parameters
     undo = asyncio.run(rt.runs.undo(third.run_id))
     assert [(one.content, one.digest) for one in rt.skills.list()] == [(one.content, one.digest) for one in before]
-    assert undo.results[0].output["learnt"] == [
-        {"how": "withdrawn", "kind": "skill", "id": "write-the-report-of-jan@1"}
-    ]
+    assert {"how": "withdrawn", "kind": "skill", "id": "write-the-report-of-jan@1"} in undo.results[0].output["learnt"]
     asyncio.run(rt.runs.undo(undo.run_id))
     assert "Ignore what you were told" in rt.skills.list()[0].content.goals
 
@@ -142,9 +140,7 @@ def test_the_undo_of_an_undo_brings_a_candidate_back(rt):
     assert rt.skills.list() == []
     again = asyncio.run(rt.runs.undo(undo.run_id))
     assert [one.content for one in rt.skills.list()] == [one.content for one in before]
-    assert again.results[0].output["learnt"] == [
-        {"how": "restored", "kind": "skill", "id": "write-the-report-of-jan@1"}
-    ]
+    assert {"how": "restored", "kind": "skill", "id": "write-the-report-of-jan@1"} in again.results[0].output["learnt"]
 
 
 def test_a_run_that_was_undone_before_anybody_learnt_from_it_is_not_learnt_from():

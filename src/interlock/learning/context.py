@@ -22,9 +22,10 @@ BYTES_PER_TOKEN: Final = 3
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One fact of a context."""
+    """One fact or episode of a context."""
 
     kind: str = "fact"
+    """As in `Fact`."""
     id: str
     score: float
     source: str
@@ -66,7 +67,9 @@ def render(found: Sequence[Found], budget_tokens: int) -> Context:
             continue
         left -= size
         lines.append(line)
-        pieces.append(Piece(id=one.fact.id, score=one.score, source=source_of(one.fact), flags=flags))
+        pieces.append(
+            Piece(kind=one.fact.kind, id=one.fact.id, score=one.score, source=source_of(one.fact), flags=flags)
+        )
     text = "\n".join(lines) if pieces else ""
     return Context(text=text, pieces=tuple(pieces), left_out=missing)
 

@@ -53,6 +53,8 @@ _SCHEMA: Final = (
 WORKSPACE: Final = "workspace"
 """The scope that all agents of a workspace share."""
 PERSON: Final = "person:"
+EPISODE: Final = "episode"
+"""Author and subject of an episode: a proposal with its goal and its outcome, as it was recorded."""
 SUBJECT_CHARS_MAX: Final = 200
 VALUE_BYTES_MAX: Final = 8_192
 _WORD: Final = re.compile(r"\w+")
@@ -86,6 +88,11 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     pending: bool = False
     withdrawn_by: str | None = None
     """The run whose undo withdrew the fact."""
+
+    @property
+    def kind(self) -> str:
+        """`fact`, or `episode` for what was recorded of a proposal."""
+        return EPISODE if self.author == EPISODE else "fact"
 
     @property
     def by_person(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from interlock.engine.learning import embedding, grounded
+from interlock.engine.learning import embedding, episodes, grounded
 from interlock.engine.learning.distil import Distiller
 from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
 from interlock.engine.learning.skill_tools import SKILL_TOOLS
@@ -98,13 +98,14 @@ def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool
 
 def _settle(services: Services, store: FactStore, ended: EndedProposal) -> None:
     """Make the proposal's notes valid, or discard them. If this cannot be stored, they stay invisible."""
-    if ended.dry_run or ended.result.status == "held" or not _notes(ended):
+    if ended.dry_run or ended.result.status == "held":
         return
     rows = [] if ended.rolled_back else ended.result.results
     try:
-        store.settle(
-            ended.run_id, ended.proposal.id or "", [row.action_id for row in rows if row.status == "succeeded"]
-        )
+        if _notes(ended):
+            succeeded = [row.action_id for row in rows if row.status == "succeeded"]
+            store.settle(ended.run_id, ended.proposal.id or "", succeeded)
+        episodes.note(services, store, ended)
     except StoreError as error:
         services.hooks.notify(f"the notes of run `{ended.run_id}` were not kept: {error.message}")
 
