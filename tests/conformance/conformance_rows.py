@@ -24,7 +24,7 @@ from engine_world import (
 )
 
 import interlock
-from interlock.model.errors import ConflictError, IntegrityError, StoreError, UsageError
+from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.tool import RateLimit, Tool
 
 STRING = {"type": "object", "required": ["path"], "properties": {"path": {"type": "string"}}}
@@ -306,19 +306,92 @@ def _(bench):
     ]
 
 
+def learnt(bench, function=noop):
+    """A runtime that has learnt a skill from a task that was done twice; and the events of what it learnt."""
+    rt = bench.embedded(binding("do", function), journal={"durability": "memory"}).with_learning(auto_distill=True)
+    for n in (1, 2):
+        execute(rt, call("do", "x", parameters={"n": n}), call("do", "y", dependencies=["x"]), context={"goal": "work"})
+    rt.skills.wait_learnt()
+    return rt, lambda: [
+        event
+        for row in rt.runs.list()
+        if row.source == "learning"
+        for event in rt.runs.events(row.run_id)
+        if event.__struct_config__.tag in ("skill_distilled", "evolution_triggered")
+    ]
+
+
 @row(
     CAR,
     "with_learning",
-    "skills are distilled from a trace after each proposal, inside `execute`",
-    "the trace is there for whoever learns from it, after the run: events with tools, outcomes and outputs",
-    "a reader must not be able to change or delay a run",
+    "skills are distilled from a trace after each proposal, inside `execute`, and said in an event",
+    "on a thread, after the result; what differs between two traces becomes a parameter; the event is in a run of its own",
+    "a reader must not be able to change or delay a run, and a trace without parameters does one thing only",
 )
 def _(bench):
-    rt = bench.embedded(binding("do", noop), journal={"durability": "memory"})
-    result = execute(rt, call("do"), expect("x", 1))
-    trace = [(event.__struct_config__.tag, event.action) for event in rt.runs.events(result.run_id) if event.action]
-    assert ("action_succeeded", "a1") in trace
-    assert ("action_failed", "a2") in trace
+    rt, events = learnt(bench)
+    (skill,) = rt.skills.list()
+    assert list(skill.content.template.parameters) == ["n"]
+    assert [(event.count, event.names) for event in events()] == [(1, ("work",))]
+
+
+@row(
+    CAR,
+    "with_learning",
+    "what is distilled is ingested, and in use at once",
+    "it is a candidate, which a person reads and approves (or a rule, once its test has passed)",
+    "nothing that an agent did may become what others do without anybody's yes",
+)
+def _(bench):
+    rt, _ = learnt(bench)
+    with pytest.raises(UsageError, match="candidate"):
+        asyncio.run(rt.skills.run("work", {"n": 3}))
+
+
+@row(
+    CAR,
+    "execute",
+    "a domain whose success falls under 0.6 is evolved from the failures of this proposal, if it distilled something",
+    "after every use, over the last 20 (at least 5); the repair is a candidate",
+    "a proposal that fails distils nothing, so evolution would never see it",
+)
+def _(bench):
+    broken = []
+
+    async def sometimes(parameters, ctx):
+        if broken:
+            raise ToolError("no", code="tool_failed", retryable=False)
+
+    rt, events = learnt(bench, sometimes)
+    skill = rt.skills.get("work")
+    rt.skills.approve("work", version=1, digest=skill.digest, by="eve", untested=True)
+    broken.append(True)
+    for n in range(5):
+        asyncio.run(rt.skills.run("work", {"n": n}))
+    rt.skills.wait_learnt()
+    assert rt.skills.get("work").state == "degraded"
+    assert [(e.domain, e.rate) for e in events() if e.__struct_config__.tag == "evolution_triggered"] == [("work", 0.0)]
+
+
+@row(
+    CAR,
+    "dispatch",
+    "`infer` is given what the memory says about its prompt, without a word of it",
+    "only `infer.grounded` reads the memory, and its output lists what the model was shown",
+    "who asks a model has to know what it was told, and by whom",
+)
+def _(bench):
+    seen = []
+
+    async def infer(parameters, ctx):
+        seen.append(parameters)
+        return {"text": "42"}
+
+    rt = bench.embedded(binding("infer", infer), rules={"allow": ["*"]}).with_learning()
+    execute(rt, call("memory.write", parameters={"subject": "answer", "value": "it is 42"}))
+    execute(rt, call("infer", parameters={"prompt": "what is the answer?"}))
+    assert seen == [{"prompt": "what is the answer?"}]
+    assert "infer.grounded" not in {tool.name for tool in rt.tools()}  # it needs a configured model
 
 
 class Executor:

@@ -7,6 +7,7 @@ from inference_world import SETTINGS, call, models
 from model_server import serving
 
 import interlock
+from interlock.model.tool import Binding, Tool
 
 TOOLS = ["infer", "infer.grounded", "memory.*"]
 SHARED = {
@@ -45,6 +46,16 @@ def test_a_model_is_shown_what_was_noted_about_the_question():
         assert found.output["grounding"][0]["score"] > 0
         assert "the tests are run by pytest -q" in asked(server)
         assert "it rains" not in asked(server)
+
+
+def test_a_programs_own_infer_is_not_asked_with_the_memory():
+    async def infer(parameters, ctx):
+        return "42"
+
+    rt = interlock.Runtime.open(settings=SETTINGS | SHARED)
+    rt.register(Binding(tool=Tool(name="infer"), function=infer, mode="async"))
+    with rt.with_learning():
+        assert "infer.grounded" not in {tool.name for tool in rt.tools()}
 
 
 def test_what_it_is_shown_is_marked_as_data_and_flagged():

@@ -174,3 +174,24 @@ def test_the_merged_order_is_that_of_the_facts_alone():
     assert fuse(noted[2:], noted) == forward
     assert 0 < SIMILARITY_MIN < 1
     facts.db.close()
+
+
+def test_a_skill_is_found_by_other_words_for_its_goal(tmp_path):
+    tools = ["fs.*", "skills.*"]
+    settings = SETTINGS | {"rules": {"allow": tools}, "grants": {AGENT: {"tools": ["*"]}}} | LOCAL
+    with interlock.Runtime.open(settings=settings, workspace=tmp_path) as rt:
+        rt.with_learning(auto_distill=True)
+        for goal, folder in (("Delete old log files", "log"), ("Create a new user", "user")):
+            for n in (1, 2):
+                write = {
+                    "type": "tool_call",
+                    "tool": "fs.write",
+                    "parameters": {"path": f"{folder}{n}", "content": folder},
+                }
+                actions = [{**write, "id": f"a{i}"} for i in range(2 if folder == "log" else 3)]
+                assert asyncio.run(rt.execute({"actions": actions, "context": {"goal": goal}})).status == "succeeded"
+            rt.skills.wait_learnt()
+        for one in rt.skills.list():
+            rt.skills.approve(one.name, version=1, digest=one.digest, by="eve", untested=True)
+        assert [one.name for one in rt.skills.find("remove stale records of logs")] == ["delete-old-log-files"]
+        assert rt.skills.find("weather forecast") == []

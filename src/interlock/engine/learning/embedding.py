@@ -104,6 +104,15 @@ def nearest_for_person(store: FactStore, query: str, scopes: Sequence[str], mode
     return _nearest(store, query, scopes, model or LOCAL_MODEL, _local(lambda: None))
 
 
+def similarities(services: Services, query: str, texts: Sequence[str]) -> list[float]:
+    """The similarity of each text to a query, by the configured local model; 0 without one."""
+    model = configured(services, services.settings)
+    if not texts or model is None or model.provider != LOCAL:
+        return [0.0] * len(texts)
+    own, *others = local.embedder().vectors([query, *texts], lambda: None)[0]
+    return local.similarities(own, others)
+
+
 def estimates(services: Services) -> Callable[[dict[str, Any]], Sequence[Estimate]]:
     """The possible cost of the vectors for a call of `memory.read`."""
 

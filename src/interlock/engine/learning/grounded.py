@@ -15,6 +15,7 @@ from interlock.engine.learning import embedding
 from interlock.engine.learning.memory_tools import READ_TOOL, origin_of, scopes_of
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.services import Services
+from interlock.executors.inference.tools import ModelCalls
 from interlock.learning.context import BYTES_PER_TOKEN, Piece, render
 from interlock.learning.facts import FactStore
 from interlock.model.errors import ToolError
@@ -36,7 +37,7 @@ def offer(services: Services, store: FactStore, settings: Settings, adjust: Adju
     infer = registry.find("infer")
     if GROUNDED_TOOL in registry.by_name:
         registry.remove(GROUNDED_TOOL)
-    if infer is not None:
+    if infer is not None and isinstance(infer.binding.function, ModelCalls):  # a program's own takes other parameters
         registry.add_built_in(adjust(_binding(services, infer.binding, store), settings))
     services.judges.expire()
 

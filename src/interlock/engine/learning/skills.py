@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from interlock.detect import prompt_flags
-from interlock.engine.learning import edited_plan, evolve
+from interlock.engine.learning import edited_plan, embedding, evolve
 from interlock.engine.learning.plans import check_content, proposal_of
 from interlock.engine.learning.traces import SKILL_SOURCE
 from interlock.engine.learning.trials import TrialRunner, Trials
@@ -18,6 +18,7 @@ from interlock.engine.tools.registry import Registry
 from interlock.learning.align import PARAMETER, REFERENCE
 from interlock.learning.skills import Content, Evidence, Skill, SkillStore
 from interlock.learning.uses import Uses
+from interlock.learning.vectors import SIMILARITY_MIN
 from interlock.model import typed
 from interlock.model.errors import UsageError
 from interlock.model.globs import name_matcher
@@ -78,15 +79,19 @@ class Skills:
         return self._store.uses.of([(skill.name, skill.version)])
 
     def find(self, goal: str, registry: Registry | None = None) -> Sequence[Skill]:
-        """The skills in use whose name, goals or tools share words with `goal`, best first; `registry` as in `problems`."""
+        """The skills in use that match `goal`, best first; `registry` as in `problems`.
+
+        They share words with it in their name, goals or tools, or are similar to it by the vectors of the local model.
+        """
         wanted = {word.lower() for word in _WORD.findall(goal)}
+        usable = [one for one in self._store.all() if one.state == "active" and not self.problems(one, registry)]
+        texts = [" ".join((one.name.replace("-", " "), *one.content.goals, *one.content.tools)) for one in usable]
+        similar = embedding.similarities(self._services, goal, texts)
         scored = []
-        for one in self._store.all():
-            if one.state == "active" and not self.problems(one, registry):
-                text = " ".join((one.name, *one.content.goals, *one.content.tools)).lower()
-                score = len(wanted & set(_WORD.findall(text)))
-                if score:
-                    scored.append((-score, one.name, one))
+        for one, text, near in zip(usable, texts, similar, strict=True):
+            score = len(wanted & set(_WORD.findall(text.lower())))
+            if score or near >= SIMILARITY_MIN:
+                scored.append((-score - near, one.name, one))
         return [one for _, _, one in sorted(scored, key=lambda each: each[:2])]
 
     def problems(self, skill: Skill, registry: Registry | None = None) -> Sequence[str]:
