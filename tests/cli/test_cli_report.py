@@ -67,6 +67,26 @@ def test_a_report_says_in_words_what_happened_and_shows_text_as_text(cli):
     assert "<small>Output: stdout</small><pre>a\nb</pre>" in page
 
 
+def test_the_time_line_says_what_failed_and_when_without_colours_and_without_the_day(cli):
+    cli.run(
+        {**call("fs.read", path="no"), "failure_behavior": "skip"},
+        call("shell", command="echo " + "x" * 300),
+    )
+    text, page = report(cli)
+    line = text.partition("<h2>Time line</h2>")[2].partition("<h2>Actions</h2>")[0]
+    assert "<b>failed</b>" in line
+    assert not re.search(r"\d{4}-\d\d-\d\d", line)
+    assert len(re.findall(r"<small>\d\d:\d\d:\d\d</small>", line)) == 2
+    assert "<code></code>" not in text
+    assert "unknown" not in page.text
+
+
+def test_a_report_names_the_hosts_that_were_refused(cli):
+    cli.run(call("shell", command="getent hosts evil.test; true"))
+    _, page = report(cli)
+    assert "Refused evil.test: host_denied" in page.text
+
+
 def test_a_report_of_an_undone_run_says_so_and_still_has_the_differences(cli):
     run_id = cli.run(call("fs.write", path="a", content="new text\n"))["run_id"]
     undo = cli("undo", run_id, "--json").json["run_id"]

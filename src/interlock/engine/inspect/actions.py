@@ -21,11 +21,14 @@ from interlock.lazy import lazy
 from interlock.model import events as e
 from interlock.model import typed
 from interlock.model.errors import InterlockError
+from interlock.model.result import HostUse
 from interlock.model.summary import main_parameter
 
 if TYPE_CHECKING:
     from interlock.detect import redact
+    from interlock.engine.record import connections
 else:
+    connections = lazy("interlock.engine.record.connections")
     redact = lazy("interlock.detect.redact")
 
 UNDONE_STATUSES: Final = frozenset({"rolled_back", "compensated", "not_undone"})
@@ -71,6 +74,8 @@ class ActionLine(msgspec.Struct, kw_only=True):
     """False if it changed nothing, so that there is nothing to undo."""
     not_undoable: tuple[str, ...] = ()
     """Its effects that cannot be undone exactly."""
+    hosts: tuple[HostUse, ...] = ()
+    """The hosts that its processes connected to or were refused."""
     undone: str | None = None
     """The status after a later undo: `rolled_back`, `compensated`, `not_undone`."""
     undone_by: str | None = None
@@ -177,6 +182,8 @@ class _Open:
                 line.answered = event.decision + (f" by {event.approver}" if event.approver else "")
             case e.StateChanged():
                 self._wrote.add(action_id)
+            case e.ActionConnection() if line.seq is not None:  # of a background program; otherwise the outcome has it
+                line.hosts = connections.add_hosts(line.hosts, (event,)) or ()
             case e.UndoDone() if event.of is None:
                 line.undone = "not_undone" if event.problem is not None else event.status
                 line.error = event.problem or line.error
@@ -193,6 +200,7 @@ class _Open:
         line.reason = getattr(event, "reason", None)
         line.error = getattr(event, "error", None) or getattr(event, "detail", None)
         line.duration_ms = getattr(event, "duration_ms", 0.0)
+        line.hosts = getattr(event, "hosts", ())
         if isinstance(event, e.ActionSucceeded):
             line.not_undoable = event.not_undoable
         elif isinstance(event, e.ActionDeduplicated):

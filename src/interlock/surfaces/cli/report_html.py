@@ -15,10 +15,11 @@ from interlock.engine.inspect.report import Question, Report
 from interlock.engine.local.clock import SystemClock
 from interlock.surfaces.cli.outcome_words import described, outcome
 from interlock.surfaces.cli.output import clean
-from interlock.surfaces.cli.results import MARKS, when
+from interlock.surfaces.cli.results import MARKS, host_words, when
 
 _CHARS_MAX: Final = 20_000
 """Maximum characters of one output."""
+_DATE: Final = len("2026-11-28")
 _FOOT: Final = (
     "<p><small>Values are redacted as the journal has them. Written by Interlock.</small></p></body></html>\n"
 )
@@ -34,12 +35,13 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{opacity:
 article{border-top:1px solid var(--line);padding:.6rem 0}
 .bar{position:relative;height:.5rem;background:var(--line);border-radius:3px}
 .bar i{position:absolute;top:0;bottom:0;min-width:3px;background:currentColor;border-radius:3px}
-ol{list-style:none;padding:0}ol li{margin:.5rem 0}small{opacity:.75}
+ol{list-style:none;padding:0}ol li{margin:.5rem 0}small{opacity:.75}article>small{display:block}
+.line{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2;overflow:hidden}
 .green,ins{color:var(--good)}.red,del{color:var(--bad)}.yellow,.cyan{color:var(--warn)}ins,del{text-decoration:none}
 section{border-top:3px solid var(--line);margin-top:2.5rem}
 @media print{section{break-before:page;border:0}
-:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}article,li{break-inside:avoid}
-pre{font-size:8.5pt}h2{break-after:avoid}.bar{print-color-adjust:exact}}
+:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}li{break-inside:avoid}
+pre{font-size:8.5pt;orphans:4;widows:4}h2,h3,h3+p,article>small{break-after:avoid}.bar,.bar i{print-color-adjust:exact}}
 """
 
 
@@ -89,7 +91,8 @@ def _run(report: Report) -> Iterator[str]:
     row = report.run
     undone = f", undone by run {report.undone_by}" if report.undone_by else ""
     facts = {
-        "Status": row.status + undone, "Agent": row.agent, "Session": row.session or "", "From": row.source,
+        "Status": row.status + undone, "Agent": row.agent, "Session": row.session or "",
+        "From": "" if row.source == "unknown" else row.source,
         "Started": when(row.started_us), "Ended": when(row.finished_us), "Actions": _counted(row),
     }  # fmt: skip
     yield (
@@ -121,10 +124,13 @@ def _time_line(lines: list[ActionLine]) -> Iterator[str]:
     spans = [(line.at_us - int(line.duration_ms * 1000), line.at_us) for line in lines]
     start = min((begin for begin, _ in spans), default=0)
     whole = max((end for _, end in spans), default=0) - start or 1
+    days = {when(at)[:_DATE] for span in spans for at in span}
+    shown = _DATE + 1 if len(days) == 1 else 0
     for line, (begin, end) in zip(lines, spans, strict=True):
+        word = "" if line.shown_status == "succeeded" else f"<b>{_text(_word(line))}</b> "
         left, width = 100 * (begin - start) / whole, 100 * (end - begin) / whole
         yield (
-            f'<li class="{_color(line)}"><small>{when(line.at_us)}</small> {_title(line)}'
+            f'<li class="{_color(line)}"><div class="line"><small>{when(line.at_us)[shown:]}</small> {word}{_title(line)}</div>'
             f'<div class="bar"><i style="left:{min(left, 99):.2f}%;width:{width:.2f}%"></i></div></li>\n'
         )
 
@@ -136,10 +142,13 @@ def _action(line: ActionLine, output: Any) -> str:
     if line.undone_by:
         parts.append(f"<p>Undone by run {_text(line.undone_by)}.</p>")
     if line.error:
-        parts.append(f"<p>{_text(line.error)}</p>")
+        parts.append(_sentence(line.error))
     elif (summary := outcome(described(line.tool, line.parameters), output)) is not None:
-        parts.append(f"<p>{_text(summary[:1].upper() + summary[1:])}.</p>")
-    parts.extend(f"<p>Cannot be undone: {_text(note)}</p>" for note in line.not_undoable)
+        parts.append(_sentence(summary))
+    for use in line.hosts:
+        color = "" if use.outcome == "connected" else ' class="yellow"'
+        parts.append(_sentence(host_words(use)).replace("<p>", f"<p{color}>", 1))
+    parts.extend(_sentence(f"cannot be undone: {note}") for note in line.not_undoable)
     parts.extend(_value(name, value) for name, value in (("Parameters", line.parameters), ("Output", output)))
     return "".join(parts) + "</article>\n"
 
@@ -189,7 +198,14 @@ def _block(name: str, value: Any) -> str:
 
 
 def _title(line: ActionLine) -> str:
-    return f"<code>{_text(line.action_id)}</code> {_text(line.tool)} <code>{_text(line.about)}</code>"
+    about = f" <code>{_text(line.about)}</code>" if line.about else ""
+    return f"<code>{_text(line.action_id)}</code> {_text(line.tool)}{about}"
+
+
+def _sentence(text: str) -> str:
+    """A message as a paragraph, with a capital letter and a full stop."""
+    end = "" if text.endswith((".", "!", "?")) else "."
+    return f"<p>{_text(text[:1].upper() + text[1:])}{end}</p>"
 
 
 def _word(line: ActionLine) -> str:

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from interlock.model.result import ActionResult, ProposalResult, advice
+from interlock.model.result import ActionResult, HostUse, ProposalResult, advice
 from interlock.surfaces.cli.outcome_words import Call, Calls, outcome
 from interlock.surfaces.cli.outcome_words import described as call_of
 from interlock.surfaces.cli.output import Output, brief, clean
@@ -214,13 +214,17 @@ def _row(
 def host_lines(out: Output, row: ActionResult) -> Iterator[str]:
     """The hosts to which processes connected, and those that they were refused, by name."""
     for use in row.hosts or ():
-        if use.outcome == "connected":
-            sizes = f"{use.sent_bytes} bytes sent, {use.received_bytes} received"
-            line = out.paint(f"{'':12} connected to {brief(str(use), 120)} ({sizes})", "dim")
-        else:
-            word = "refused" if use.outcome == "refused" else "could not reach"
-            line = out.paint(f"{'':12} {word} {brief(str(use), 120)}: {clean(use.reason or '')}", "yellow")
-        yield line + (f" ({use.count} times)" if use.count > 1 else "")
+        yield out.paint(f"{'':12} {host_words(use)}", "dim" if use.outcome == "connected" else "yellow")
+
+
+def host_words(use: HostUse) -> str:
+    """The use of a host in words."""
+    times = f" ({use.count} times)" if use.count > 1 else ""
+    if use.outcome == "connected":
+        sizes = f"{use.sent_bytes} bytes sent, {use.received_bytes} received"
+        return f"connected to {brief(str(use), 120)} ({sizes}){times}"
+    word = "refused" if use.outcome == "refused" else "could not reach"
+    return f"{word} {brief(str(use), 120)}: {clean(use.reason or '')}{times}"
 
 
 def with_path(error: str, about: str) -> str:
