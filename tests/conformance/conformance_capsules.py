@@ -285,7 +285,7 @@ def _(bench):
     async def read():
         first = asyncio.ensure_future(anext(runtime.inbound()))
         await asyncio.sleep(0)
-        with pytest.raises(UsageError, match="elsewhere"):
+        with pytest.raises(UsageError, match="already have a reader"):
             await anext(runtime.inbound())
         first.cancel()
 

@@ -86,6 +86,14 @@ def test_a_plan_that_reaches_more_than_the_skill_is_refused(skilled, project, st
     assert [one.version for one in project.open().skills.list()] == [1]
 
 
+def test_a_plan_that_is_nested_too_deeply_is_refused(skilled, project):
+    deep = "[" * 900 + "]" * 900
+    skilled.answers = ['{"steps": [{"tool": "fs.read", "parameters": {"path": %s}}]}' % deep]  # noqa: UP031 - braces
+    with pytest.raises(UsageError) as refused:
+        asyncio.run(project.open().skills.repair_by_model(NAME))
+    assert refused.value.code == "infer_failed"
+
+
 def test_a_model_without_a_plan_and_an_agent_that_may_not_ask_change_nothing(skilled, project):
     assert ask(project, skilled) is None
     with pytest.raises(UsageError, match="unscoped_denied"):

@@ -65,7 +65,11 @@ async def repair(services: Services, store: SkillStore, skill: Skill, agent: str
     steps = result.output["value"]["steps"]
     if not steps:
         return None
-    made = store.add_repair(skill, content_of(services, skill, steps))
+    try:
+        content = content_of(services, skill, steps)
+    except RecursionError:
+        raise _failed("its parameters are nested too deeply") from None
+    made = store.add_repair(skill, content)
     return None if made is None else Repair(made, (f"the plan is that of a model (run `{result.run_id}`)",))
 
 

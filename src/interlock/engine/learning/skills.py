@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from interlock.learning.skills import Content, Evidence, Skill, SkillStore
 from interlock.learning.uses import Uses
 from interlock.learning.vectors import SIMILARITY_MIN
 from interlock.model import typed
-from interlock.model.errors import UsageError
+from interlock.model.errors import ConflictError, UsageError
 from interlock.model.globs import name_matcher
 from interlock.model.result import ProposalResult
 
@@ -181,7 +182,8 @@ class Skills:
         outcome = (await self._trials.run(skill, arguments, agent=agent)).outcome
         self._store.set_tested(skill, outcome)
         if outcome == "passed" and self._is_approved_by_rule(skill):
-            self._store.approve(skill.name, skill.version, skill.digest, by=BY_RULE)
+            with contextlib.suppress(ConflictError):  # it was learnt anew meanwhile: that content has not passed
+                self._store.approve(skill.name, skill.version, skill.digest, by=BY_RULE)
         return outcome
 
     async def compare(self, name: str, *, agent: str | None = None) -> Sequence[Trials]:
