@@ -401,6 +401,26 @@ def test_events_that_contradict_each_other_are_refused(tmp_path, events):
     assert caught.value.code == "evidence_contradiction"
 
 
+STARTED = e.ProcessStarted(proposal="p", action="a", step=9, handle="proc-1", agent="x", until="run")
+
+
+def background(action, handle):
+    return e.ActionRecorded(
+        proposal="p", action=action, step=9, recorder="k", calls=0, dropped=0, refused=0, handle=handle
+    )
+
+
+@pytest.mark.parametrize(("action", "handle"), [("b", "proc-1"), ("a", "proc-2")])
+def test_a_recorder_names_a_program_that_its_action_started(tmp_path, action, handle):
+    begun = (decided(), intent(), succeeded(), intent("b"), succeeded("b"), STARTED)
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+    Run(tmp_path / "x", *begun, background("a", "proc-1"), FINISHED).export(tmp_path)
+    with pytest.raises(IntegrityError) as caught:
+        Run(tmp_path / "y", *begun, background(action, handle), FINISHED).export(tmp_path)
+    assert caught.value.code == "evidence_contradiction"
+
+
 def forged(tmp_path, what):
     run = Run(tmp_path, decided(), intent(), succeeded(), FINISHED)
     lines = kernel_lines(OPEN, **WHERE)

@@ -612,6 +612,23 @@ def test_evidence_that_contradicts_itself_is_refused(agent_run, tmp_path, change
     assert "contradiction" in codes(resealed(changed, SIGNER, manifest=manifest))
 
 
+@pytest.mark.parametrize("change", [{"handle": "proc-2"}, {"action": "b"}])
+def test_a_recorder_of_a_program_that_its_action_did_not_start_is_a_contradiction(tmp_path, change):
+    started = e.ProcessStarted(proposal="p", action="a", step=9, handle="proc-1", agent="x", until="run")
+    recorded = e.ActionRecorded(
+        proposal="p", action="a", step=9, recorder="k", calls=0, dropped=0, refused=0, handle="proc-1"
+    )
+    run = Run(tmp_path, decided(), intent(), succeeded(), started, recorded, FINISHED)
+    members = members_of(run.export(tmp_path).data)
+
+    def forge(events):
+        next(event for event in events if event["kind"] == "action_recorded").update(change)
+
+    assert codes(resealed(members)) == []
+    forged, manifest = rechained(members, forge)
+    assert "contradiction" in codes(resealed(forged, manifest=manifest))
+
+
 @pytest.mark.parametrize(
     ("path", "change"),
     [

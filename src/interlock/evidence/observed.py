@@ -152,6 +152,8 @@ class Observed:
         self.recorders: dict[str, RecorderFacts] = {}
         self.recorder_ends: dict[str, RecorderEnd] = {}
         self.recorded: set[Attempt] = set()
+        self.programs_of: dict[str, Pair] = {}
+        """The action that started each background program."""
         self.command_recorders = 0
         self.stray_records = 0
         """Kernel records that belong to no action; in a measured run, those of the command."""
@@ -189,13 +191,20 @@ class Observed:
         elif kind == "action_connection":
             self._connection(event)
         if kind == "action_recorded":
+            handle = event.get("handle")
+            self._require(
+                handle is None or self.programs_of.get(handle) == (proposal, action),
+                f"recorder `{event['recorder']}` names a program that its action did not start",
+            )
             self.recorder_ends[event["recorder"]] = RecorderEnd(event.get("lines", 0), event.get("digest", ""))
 
     def _action_event(self, kind: str, event: dict[str, Any], pair: Pair) -> None:
         facts = self.actions.get(pair)
         if facts is None:
             facts = self.actions[pair] = ActionFacts(on_record=True)
-        if kind == "action_intent":
+        if kind == "process_started":
+            self.programs_of[event["handle"]] = pair
+        elif kind == "action_intent":
             facts.attempts += 1
             facts.tool = event.get("tool")
             self.attempts.setdefault((*pair, event["attempt"]), False)

@@ -102,6 +102,8 @@ class Facts:
     postures: dict[bytes, dict[str, str]] = field(default_factory=dict)
     recorders_closed: dict[str, Line] = field(default_factory=dict)
     """Maps each recorder to its `action_recorded` event."""
+    started_by: dict[str, Pair] = field(default_factory=dict)
+    """The action that started each background program."""
     sdk_recorded: Line | None = None
     decisions: int = 0
     # kernel
@@ -143,7 +145,12 @@ class Facts:
             self._intent(event, pair, action)
         elif kind in _OUTCOMES:
             self._outcome(kind, event, pair, action)
+        elif kind == "process_started":
+            self.started_by[event["handle"]] = pair
         if kind == "action_recorded":
+            handle = event.get("handle")
+            if handle is not None and (pair is None or self.started_by.get(handle) != pair):
+                self.findings.add("contradiction", where, "the recorder names a program that its action did not start")
             self.recorders_closed[event["recorder"]] = event
 
     def _event_of_run(self, kind: str, event: Line, where: str) -> None:
