@@ -180,7 +180,7 @@ def test_what_an_uplink_brings_in_is_read_once_and_a_full_channel_is_told_to_the
 
     async def read():
         found = [await anext(stream := runtime.inbound())]
-        with pytest.raises(UsageError, match="elsewhere"):
+        with pytest.raises(UsageError, match="already have a reader"):
             await anext(runtime.inbound())
         found += [await anext(stream) for _ in range(CHANNEL_MAX - 1)]
         waiting = asyncio.ensure_future(anext(stream))

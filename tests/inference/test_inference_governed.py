@@ -113,7 +113,7 @@ def test_the_smallest_reservation_still_leaves_room_for_one_attempt_and_no_secon
         result = execute(rt, action, budget={"tokens": 1000})
         assert len(server.seen) == 1
         assert rows(result) == [("failed", "model_output_mismatch")]
-        assert "reserved" in result.results[0].error
+        assert "reservation does not cover" in result.results[0].error
         assert result.cost.tokens == 16
 
 
