@@ -57,7 +57,7 @@ class VectorIndex:
         if self._complete.get(key) == state:
             return []
         marks = ", ".join("?" * len(scopes))
-        condition = f"f.workspace = ? and f.withdrawn_by is null and f.scope in ({marks})"
+        condition = f"f.workspace = ? and f.scope in ({marks})"
         rows = self._db.execute(
             "select f.number, w.words from memory_facts f join memory_words w on w.rowid = f.number"  # noqa: S608 - marks alone
             f" where {condition} and not exists"
@@ -76,13 +76,12 @@ class VectorIndex:
         return found
 
     def _state(self) -> Sequence[Any]:
-        """Returns values that change whenever a fact or a vector is added or deleted.
+        """Returns values that change whenever a fact without a vector is added, which is cheaper than looking for one.
 
-        This is cheaper than looking for each fact's vector.
+        The number of a fact that was forgotten is reused, but its vector is gone then. Withdrawn facts have vectors too.
         """
-        facts = "select count(*), max(number) from memory_facts"
-        vectors = "select count(*), max(id) from memory_vectors"
-        return (*self._db.execute(facts)[0], *self._db.execute(vectors)[0])
+        (newest,) = self._db.execute("select max(number) from memory_facts")[0]
+        return (newest, *self._db.execute("select count(*), max(id) from memory_vectors")[0])
 
     def add(self, embedder: str, vectors: Sequence[tuple[int, Sequence[float]]]) -> None:
         """Store the vectors of facts, as unit vectors. A fact that has been forgotten meanwhile gets none."""
