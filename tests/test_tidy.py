@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -162,6 +164,68 @@ def test_lazy_modules_are_what_type_checkers_see(path: Path) -> None:
     for known, module in lazy_modules(tree).items():
         assert module in sys.modules or find_spec(module), f"{name(path)}: there is no module {module}"
         assert imported.get(known) == module, f"{name(path)}: `{known}` is {module}, and {imported.get(known)} for mypy"
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """The names that the imports of a module may refer to, those for type checking included, and its lazy modules."""
+    found = set(lazy_modules(tree).values())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.update(f"{node.module}.{each.name}" for each in node.names)
+    return found
+
+
+def import_circles(sources: dict[str, str]) -> list[list[str]]:
+    """One circle of each graph that has any: that of the modules, and for each package that of its parts."""
+    graphs: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for module, text in sources.items():
+        for imported in imported_modules(ast.parse(text)):
+            parts = imported.split(".")
+            prefixes = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+            target = next((one for one in prefixes if one in sources), module)
+            if target == module:
+                continue
+            graphs["modules"][module].add(target)
+            here, there = module.split("."), target.split(".")
+            shared = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+            if shared is not None:
+                graphs[".".join(here[:shared])][here[shared]].add(there[shared])
+    circles = []
+    for graph in graphs.values():
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            circles.append(error.args[1])
+    return circles
+
+
+def test_no_circle_of_imports() -> None:
+    """Between modules, and between the parts of any package; import-linter does not follow `lazy("...")` itself."""
+    names = {path: ".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for path in SOURCES}
+    sources = {known.removesuffix(".__init__"): path.read_text(encoding="utf-8") for path, known in names.items()}
+    assert import_circles(sources) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from p.a import x",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p import a",
+        "def f():\n    import p.a",
+        'a = lazy("p.a")',
+    ],
+)
+def test_a_circle_of_imports_is_found(back: str) -> None:
+    there = {"p": "", "p.a": "from p import b", "p.b": ""}
+    assert import_circles(there) == []
+    assert {"p.a", "p.b"} in [set(circle) for circle in import_circles(there | {"p.b": back})]
+
+
+def test_a_circle_of_packages_is_found() -> None:
+    sources = {"p.a.one": "from p.b import one", "p.a.two": "", "p.b": "", "p.b.one": "", "p.b.two": "import p.a.two"}
+    assert [set(circle) for circle in import_circles(sources)] == [{"a", "b"}]
 
 
 def test_one_module_decodes_into_types() -> None:

@@ -21,11 +21,14 @@ from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.watchdog import Slot, Watchdog
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.scheduler import Outcome
+from interlock.journal import JournalWriter, read
 from interlock.model.decision import Refusal
 from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import ProposalError, ToolError
+from interlock.model.events import ActionIntent
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Budget
 
@@ -39,13 +42,21 @@ class Alone:
         return await answer
 
 
-def action_of(rt, *actions, index=0, budget=None, **options):
+def action_of(rt, *actions, index=0, budget=None, recorder=None, **options):
     """One action on its way, in a proposal that no pool drives."""
     services = rt.services
     proposal = proposal_from_builtins({"id": "p", "actions": list(actions)}, limits=DEFAULT_LIMITS)
     graph = verify_proposal(proposal, services.registry)
     principal = services.judges.current().principal(services.agent, None)
-    run = ProposalRun(services, RunFiles("run_x"), proposal, graph, principal, allowance=Allowance(budget), **options)
+    run = ProposalRun(
+        services,
+        RunFiles("run_x", recorder=recorder),
+        proposal,
+        graph,
+        principal,
+        allowance=Allowance(budget),
+        **options,
+    )
     slot = Slot(asyncio.current_task(), Watchdog(run.loop, run.clock), Alone())
     return ActionRun(run, slot, index)
 
@@ -117,6 +128,54 @@ async def test_the_step_that_refuses_is_named():
 
 
 @step
+async def test_step_2_refuses_a_tool_and_a_state_key_that_no_grant_covers():
+    rt = world(grants={"coder": {"tools": ["echo"], "unscoped": ["*"], "state_keys": ["mine/**"]}})
+    judges = rt.services.judges.current()
+
+    def refusal(*actions):
+        return judges.capability(action_of(rt, *actions).call(), judges.now_us())
+
+    assert refusal(call("echo")) is None
+    assert refusal(call("asked")).reason == "capability_denied"
+    assert refusal(write("mine/k", 1)) is None
+    assert refusal(write("k", 1)).reason == "state_key_denied"
+
+
+@step
+async def test_step_3_names_every_parameter_that_does_not_fit_the_schema():
+    schema = {"type": "object", "properties": {"say": {"type": "integer"}}, "required": ["say"]}
+    rt = embedded(binding("strict", echo, parameters=schema))
+    judges = rt.services.judges.current()
+
+    def refusal(parameters):
+        return judges.parameters(action_of(rt, call("strict", parameters=parameters)).call(), judges.now_us())
+
+    assert refusal({"say": 1}) is None
+    wrong = refusal({"say": "one"})
+    assert wrong.reason == "invalid_parameters"
+    assert wrong.path.startswith("$.parameters")
+
+
+@step
+async def test_step_4_refuses_where_the_state_is_not_as_the_action_expects():
+    rt = world()
+    judges = rt.services.judges.current()
+    before = {"key": "k", "value": 1}
+    action = action_of(rt, call("echo", preconditions=[before]))
+    assert judges.preconditions(action.call()).reason == "precondition_failed"
+    action.run.buffer.write("k", 1, "earlier")
+    assert judges.preconditions(action.call()) is None
+
+
+@step
+async def test_step_5_is_the_decision_of_the_rules():
+    rt = world()
+    judges = rt.services.judges.current()
+    found = {name: judges.policy(action_of(rt, call(name)).call()).decision for name in ("echo", "asked", "denied")}
+    assert found == {"echo": "allow", "asked": "hold", "denied": "deny"}
+
+
+@step
 async def test_step_6_refuses_where_nobody_can_be_asked():
     action = action_of(world(), call("asked"))
     answer = await ask(action, judge(action).decision)
@@ -157,6 +216,25 @@ async def test_step_7_gives_a_stored_result():
 async def test_step_8_writes_nothing_where_nothing_is_recorded():
     action = action_of(world(), call("echo"))
     assert await write_intent(action, ActionContext(action.run, 0, 1)) is None
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_step_8_has_the_intent_on_disk_before_an_effect_is_possible(tmp_path, read_only):
+    async def intents():
+        rt = embedded(binding("tool", echo, read_only=read_only))
+        services = rt.services
+        with JournalWriter.open(
+            tmp_path / "run_x", run_id="run_x", disk=services.disk, clock=services.clock, create=True
+        ) as writer:
+            recorder = Recorder("run_x", writer, services.redactor, ())
+            action = action_of(rt, call("tool", "a", parameters={"say": 1}), recorder=recorder)
+            assert await write_intent(action, ActionContext(action.run, 0, 1)) is None
+            on_disk = list(read(tmp_path / "run_x"))
+        return on_disk, list(read(tmp_path / "run_x"))
+
+    on_disk, at_the_end = asyncio.run(intents())
+    assert [(type(one), one.action, one.step) for one in at_the_end] == [(ActionIntent, "a", 8)]
+    assert on_disk == ([] if read_only else at_the_end), "a tool that only reads need not wait for the disk"
 
 
 @step
