@@ -186,7 +186,7 @@ class KernelWriter:
             self._write(kind, rests, always=always or kind != b"call")
 
     def _write(self, kind: bytes, rests: list[bytes], *, always: bool) -> None:
-        """Write records of one kind, without it. Raises: StoreError."""
+        """Write records of the same kind. The records do not contain the kind. Raises: StoreError."""
         run_id = msgspec.json.encode(self._layer.run_id)
         head = b'%s%s","schema":"%s","run_id":%s,"seq":' % (_KIND, kind, KERNEL_SCHEMA.encode(), run_id)
         written = self._layer.write(head, self._tail, rests, always=always)
@@ -202,7 +202,7 @@ class KernelWriter:
 
 
 def _only_calls(text: bytes, count: int) -> bool:
-    """True if all of `count` records, one a line, are calls."""
+    """True if all `count` records, one per line, are calls."""
     return text.startswith(_CALL) and text.count(b"\n" + _CALL) == count - 1
 
 

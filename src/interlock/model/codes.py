@@ -173,7 +173,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "skill_not_active": "The skill is not in use: a person has not approved it, or it was degraded or retired.",
     "skill_tool_changed": "A tool that the skill calls is missing, or its definition has changed since the skill was learnt.",
     "skill_untested": "The skill has not passed a test; `--untested` approves it anyway.",
-    "infer_failed": "The model was not asked for a repair, or the plan that it gave cannot be used; the message says why.",
+    "infer_failed": "The model was not asked for a repair, or its plan cannot be used; the message gives the reason.",
     "skill_arguments": "The arguments do not fit the skill's parameters; the message names the place.",
     "internal": "A bug in Interlock. Please report it with the message and the run id.",
     "usage": "The command line or the call is invalid.",

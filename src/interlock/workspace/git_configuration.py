@@ -40,7 +40,7 @@ class Named(NamedTuple):
     files: frozenset[Rel]
     """Included files, which are configuration themselves."""
     complete: bool = True
-    """False if more files are included than are read. Then any path may be named."""
+    """False if more files are included than were read. Then any path may be named."""
 
 
 def named_by(trees: Sequence[Workspace], top: Rel) -> Named:

@@ -1,6 +1,6 @@
 """The size of a layer, measured while the processes of an action write to it.
 
-Holes in files count: they take no disk space, but time, because every file of a layer is read to be compared.
+Holes in files count: they take no disk space, but time, because every file of a layer is read for comparison.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LayerSize:
 
 
 def _size_of(directory: Path) -> int:
-    """Bytes of all files beneath, and their holes. A file with several names counts once; what is inaccessible does not."""
+    """Bytes of all files beneath, including holes. A file with several names counts once; inaccessible files do not count."""
     total = 0
     linked: set[tuple[int, int]] = set()
     pending: list[str] = [os.fspath(directory)]

@@ -32,7 +32,7 @@ class Distiller:
         self._store = store
         self._sessions = SessionTasks(services, store.calls)
         self._looked_back = False
-        """True once the sessions of processes that were killed have been learnt from."""
+        """True once the sessions of killed processes have been learnt from."""
         self._queue: queue.Queue[EndedProposal | str | None] = queue.Queue(_QUEUED_MAX)
         self._thread: threading.Thread | None = None
 

@@ -1,7 +1,8 @@
-"""Asks a model for another plan of a skill that fails. The answer is a candidate, which a person compares and approves.
+"""Asks a model for another plan of a failing skill. The answer is a candidate, which a person compares and approves.
 
-The plan may have other steps, with the tools and parameters of the skill and no others: it reaches nothing that the skill did not
-reach, and the recorded cases fit it. The model is asked by a call of `infer`, judged like any other call of the agent.
+The plan may have other steps, but only with the tools and parameters of the skill: it reaches nothing that the skill
+did not reach, and the recorded cases fit it. The model is asked with a call of `infer`, which is judged like any call
+of the agent.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _PROMPT: Final = (
 
 
 async def repair(services: Services, store: SkillStore, skill: Skill, agent: str) -> Repair | None:
-    """The repair that a model gives, stored as a candidate; None if it gives none, or a candidate waits already.
+    """Store a model's repair as a candidate. Returns None if the model has none, or there is already a candidate.
 
     Raises: UsageError `infer_failed` if the model was not asked, or its plan cannot be used; StoreError.
     """

@@ -1,4 +1,4 @@
-"""Notes each proposal that says its goal, with its outcome: an agent finds what it has tried before, and how that ended."""
+"""Records each proposal that states a goal, with its outcome, so that an agent finds its earlier attempts and their ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _FAILED: Final = ("failed", "rejected", "unknown_outcome")
 
 
 def note(services: Services, store: FactStore, ended: EndedProposal) -> None:
-    """Store the episode of a proposal, if it says a goal. Seen by its agent alone. Raises: StoreError."""
+    """Store the episode of a proposal, if it states a goal. Only its agent can see it. Raises: StoreError."""
     goal = ended.proposal.context.get("goal")
     if not isinstance(goal, str) or not goal.strip():
         return
     said = {"goal": goal[:_GOAL_CHARS], **_outcome(ended)}
-    with services.db.transaction(lasting=False):  # a lost episode is no harm, and a result must not wait for the disk
+    # losing an episode does no harm, and a result must not wait for the disk
+    with services.db.transaction(lasting=False):
         store.note(
             services.ids.new("mem"), f"agent:{ended.agent}", EPISODE, "", services.redactor.redact(said), author=EPISODE,
             origin=Origin(ended.run_id, ended.proposal.id),
@@ -26,7 +27,7 @@ def note(services: Services, store: FactStore, ended: EndedProposal) -> None:
 
 
 def _outcome(ended: EndedProposal) -> dict[str, Any]:
-    """What happened, without texts of tools: tools, status, the first failure, and the costs."""
+    """The summary of an episode without texts of tools: tools, status, the first failure, and the costs."""
     result = ended.result
     tools = list(dict.fromkeys(action.tool or action.type for action in ended.proposal.actions))
     found: dict[str, Any] = {"tools": tools[:_TOOLS_MAX], "outcome": result.status}

@@ -37,7 +37,9 @@ def offer(services: Services, store: FactStore, settings: Settings, adjust: Adju
     infer = registry.find("infer")
     if GROUNDED_TOOL in registry.by_name:
         registry.remove(GROUNDED_TOOL)
-    if infer is not None and isinstance(infer.binding.function, ModelCalls):  # a program's own takes other parameters
+    if infer is not None and isinstance(
+        infer.binding.function, ModelCalls
+    ):  # a program's own tool has other parameters
         registry.add_built_in(adjust(_binding(services, infer.binding, store), settings))
     services.judges.expire()
 

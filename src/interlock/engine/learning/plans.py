@@ -1,4 +1,4 @@
-"""The proposal that a skill is with its arguments, and what its content must be for that."""
+"""Converts a skill with arguments to a proposal, and checks that its content allows this."""
 
 from __future__ import annotations
 

@@ -33,14 +33,14 @@ class SessionTasks:
     """Finds tasks in the calls of sessions. Not thread-safe."""
 
     def __init__(self, services: Services, store: OpenCallStore) -> None:
-        """Start without sessions. What is not a task yet is in the store too, in case that this process is killed."""
+        """Start without sessions. Calls that are not a task yet are also stored, in case this process is killed."""
         self._services = services
         self._store = store
         self._owner = _owner(services.boot, os.getpid())
         self._sessions: dict[tuple[str, str], SessionCalls[OpenCall]] = {}
 
     def take_abandoned(self) -> Iterator[Task]:
-        """What was left of sessions whose process was killed, as far as it is a task."""
+        """The remaining calls of sessions whose process was killed, as far as they form a task."""
 
         def is_alive(owner: str) -> bool:
             boot, pid, _ = owner.split(":")
@@ -108,5 +108,5 @@ def _task(agent: str, calls: Sequence[OpenCall]) -> Task:
 
 
 def _owner(boot: str, pid: int) -> str:
-    """A process, so that another one with its id later is not taken for it."""
+    """Identifies a process, to tell it from a later one with the same id."""
     return f"{boot}:{pid}:{started_of(str(pid))}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _WORD: Final = re.compile(r"\w+")
 _HOST: Final = re.compile(r"(?:https?://|ssh://|git@)([A-Za-z0-9.-]+)|\b((?:[a-z0-9-]+\.)+[a-z]{2,})\b", re.IGNORECASE)
 BY_RULE: Final = "rule:learning.approve"
-"""Who has approved a skill that no person has."""
+"""The approver of a skill that was approved by a rule instead of a person."""
 _FORMAT: Final = 1
 _BYTES_MAX: Final = 1024 * 1024
 Execute = Callable[..., Awaitable[ProposalResult]]
@@ -154,7 +154,8 @@ class Skills:
         return self._store.approve(name, version, digest, by=by or self._services.desk.user)
 
     async def repair_by_model(self, name: str, *, agent: str | None = None) -> evolve.Repair | None:
-        """Create a candidate with the plan that a model makes of a skill that fails, by a call of `infer` under the rules.
+        """Ask a model for another plan of a failing skill, with a call of `infer` under the rules, and store it as a
+        candidate.
 
         Raises: UsageError `not_found`, `infer_failed`.
         """
@@ -182,14 +183,14 @@ class Skills:
         outcome = (await self._trials.run(skill, arguments, agent=agent)).outcome
         self._store.set_tested(skill, outcome)
         if outcome == "passed" and self._is_approved_by_rule(skill):
-            with contextlib.suppress(ConflictError):  # it was learnt anew meanwhile: that content has not passed
+            with contextlib.suppress(ConflictError):  # relearnt meanwhile: the new content has not passed
                 self._store.approve(skill.name, skill.version, skill.digest, by=BY_RULE)
         return outcome
 
     async def compare(self, name: str, *, agent: str | None = None) -> Sequence[Trials]:
         """Run the version in use and the newest candidate on the recorded cases, in layers that are discarded.
 
-        Raises: UsageError `not_found` if there is no candidate beside it; as `test`.
+        Raises: UsageError `not_found` if there is no candidate; as `test`.
         """
         return await self._trials.compare(name, agent=agent)
 

@@ -56,9 +56,11 @@ def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str,
 
 
 def state_before(services: Services, ended: EndedProposal) -> dict[str, Any]:
-    """The state before a proposal, as far as a condition on it may be kept: keys with a short plain value, and no secret.
+    """The state before a proposal, as far as conditions on it may be stored: keys with a short, plain, non-secret
+    value.
 
-    What the proposal itself changed has the value of before. If another one changed a key meanwhile, its present value counts.
+    Keys that the proposal changed have their earlier value. If someone else changed a key meanwhile, its present value
+    is used.
     """
     found: dict[str, Any] = {key: entry.value for key, entry in services.store.snapshot().items()}
     for key in [key for row in ended.result.results for key in row.state_changes]:

@@ -1,4 +1,4 @@
-"""Runs skills in layers that are discarded: tests of one version, and a version beside its successor on recorded cases."""
+"""Runs skills in layers that are discarded: tests of one version, and comparisons of a version with its successor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from interlock.model.result import ProposalResult
 from interlock.model.schema import Schema
 
 CASES_MAX: Final = 5
-"""The newest recorded cases on which versions are compared."""
+"""Maximum number of recorded cases, newest first, on which versions are compared."""
 _CONSEQUENCES: Final = ("rolled_back", "compensated", "not_undone", "skipped")
-"""What follows from the failure of another action."""
+"""Statuses that result from the failure of another action."""
 Execute = Callable[..., Awaitable[ProposalResult]]
 
 
@@ -34,7 +34,7 @@ class Trial(NamedTuple):
 
 
 class Trials(msgspec.Struct, frozen=True, kw_only=True):
-    """A version on the recorded cases."""
+    """The results of a version on the recorded cases."""
 
     version: int
     state: str
@@ -47,17 +47,17 @@ class Trials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialRunner:
-    """Runs them. Nothing is committed, but programs can reach the hosts of the grant."""
+    """Runs skills. Nothing is committed, but programs can reach the hosts of the grant."""
 
     def __init__(self, services: Services, store: SkillStore, execute: Execute, undo: Execute) -> None:
-        """Of a runtime."""
+        """Use the services of a runtime."""
         self._services = services
         self._store = store
         self._execute = execute
         self._undo = undo
 
     def cases(self, skill: Skill) -> Sequence[Evidence]:
-        """The recorded cases of a version: its evidence, or that of the versions before it, as far as their arguments fit."""
+        """The recorded cases of a version: its evidence, or that of earlier versions if their arguments fit."""
         found = self._store.evidence(skill)
         if found or skill.source != EVOLVED:
             return found
@@ -75,7 +75,7 @@ class TrialRunner:
         candidate = next((one for one in versions if one.state == "candidate"), None)
         current = next((one for one in versions if one.state in ("active", "degraded")), None)
         if candidate is None or current is None:
-            raise UsageError(f"`{name}` has no candidate beside a version in use", code="not_found")
+            raise UsageError(f"`{name}` has no version in use with a candidate", code="not_found")
         cases = list(self.cases(candidate))[-CASES_MAX:]
         found = []
         for skill in (current, candidate):

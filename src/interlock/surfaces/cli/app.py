@@ -256,12 +256,12 @@ def run(argv: list[str]) -> int:
 
 
 def _complete(argv: list[str]) -> int:
-    """Answer a shell's completion request. Errors are not printed: they would appear in the line that is being typed."""
+    """Answer a shell's completion request. Errors are not printed, because they would appear in the line being typed."""
     try:
         root.main(argv, prog_name="interlock", standalone_mode=False, obj=Output())
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
-    except Exception:  # noqa: BLE001 - for example a command that does not exist: there is nothing to offer
+    except Exception:  # noqa: BLE001 - for example a command that does not exist, for which there is nothing to offer
         return FAILED
     return 0
 

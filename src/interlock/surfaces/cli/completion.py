@@ -12,7 +12,7 @@ from interlock.surfaces.cli.output import Output
 
 
 class Fish(FishComplete):
-    """Click's script for fish, but with whole descriptions (click's cuts them at a comma) and in our order."""
+    """Click's script for fish, but with whole descriptions (Click's cuts them at a comma) and in our order."""
 
     source_template = FishComplete.source_template.replace('string split ","', 'string split -m 1 ","').replace(
         "complete --no-files", "complete --keep-order --no-files"

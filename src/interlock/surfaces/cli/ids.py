@@ -117,7 +117,7 @@ def _newest(incomplete: str, what: str, *, any_there: bool) -> list[shell_comple
 
 
 def _description(text: str) -> str:
-    """A text that an agent may have written, as one line: shells read one line per item and print it as it is."""
+    """A text that an agent may have written, as one line, because shells read one item per line and print it unchanged."""
     line = clean(text)
     return line if len(line) <= _DESCRIPTION else line[: _DESCRIPTION - 3] + "..."
 

@@ -129,7 +129,7 @@ def approve(
 @click.option("--agent", metavar="NAME", help="The agent that asks the model; by default the configuration's `agent`.")
 @click.pass_obj
 def repair(out: Output, name: str, by_model: bool, agent: str | None) -> None:
-    """Create a candidate with safe repairs: retries of transient failures, a precondition learnt from them, tools as they are."""
+    """Create a candidate with safe repairs: retries of transient failures, a learnt precondition, tools as defined now."""
     with runtime(out) as opened:
         prepare(out, opened)
         asked = opened.skills.repair_by_model(name, agent=agent) if by_model else None
@@ -144,7 +144,7 @@ def repair(out: Output, name: str, by_model: bool, agent: str | None) -> None:
 @click.option("--agent", metavar="NAME", help="The agent whose rights apply; by default the configuration's `agent`.")
 @click.pass_obj
 def compare(out: Output, name: str, agent: str | None) -> None:
-    """Run the version in use and its candidate on recorded cases, in layers that are discarded: successes, time and tokens."""
+    """Compare the version in use with its candidate on recorded cases, in discarded layers: successes, time and tokens."""
     with runtime(out, _WAITING) as opened:
         prepare(out, opened)
         found = asyncio.run(opened.skills.compare(name, agent=agent))
