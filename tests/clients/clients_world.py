@@ -38,6 +38,10 @@ tools = ["fs.*"]
 tools = ["fs.*"]
 """
 
+HELD_COMMANDS = ("touch approved", "touch denied", "touch expired")
+HELD_ANSWERS: Mapping[str, Literal["approve", "deny"]] = {"touch approved": "approve", "touch denied": "deny"}
+"""The last one stays unanswered."""
+
 
 class FailingHooks:
     """What is installed while this is there starts, in place of the hook program, one that fails in the way that a call names."""
@@ -140,6 +144,21 @@ class Project:
                     answer = answers.get(hold.parameters.get("path") or hold.parameters["command"])
                     if answer is not None:
                         getattr(runtime.approvals, answer)(hold)
+
+    def configure_held_commands(self) -> None:
+        """Rules that ask about `HELD_COMMANDS`, for a moment, and allow other commands."""
+        self.configure(
+            '[rules]\nallow = ["fs.*", "shell"]\nask = ["shell(touch *)"]\n[grants.agent]\ntools = ["fs.*", "shell"]\n'
+            '[approvals]\nttl = "5s"\n'
+        )
+
+    def check_held_commands(self, results: Mapping[int, str]) -> None:
+        """`HELD_COMMANDS` were the first calls of a model: the approved one ran, and the model knows why the others did not."""
+        assert [(self.root / name.split()[1]).exists() for name in HELD_COMMANDS] == [True, False, False], results
+        assert "approval_denied" in results[1], results
+        assert "approval_expired" in results[2], results
+        commands = [row[1:] for row in self.actions()[::-1] if row[0] == "shell"]
+        assert commands == list(zip(HELD_COMMANDS, ("succeeded", "rejected", "rejected"), strict=True))
 
     def linked_home(self) -> Path:
         """An empty home beside the project that is a link to a directory, as some machines have it."""

@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 from attempts import PROMPT, SECOND_SERVER, Attempts, Means
+from clients_world import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.model.errors import UsageError
@@ -177,6 +178,15 @@ def test_guard_mode_asks_about_its_own_calls(world):
     assert world.doors("codex") == {"shell": "closed", "editor": "closed"}
     world.remove("codex")
     assert settings_of(world) == USER.encode()
+
+
+def test_held_commands_are_answered_while_it_waits(world):
+    world.configure_held_commands()
+    world.install("codex", "guard")
+    model = ScriptedModel([shell(command) for command in HELD_COMMANDS])
+    with world.person(HELD_ANSWERS):
+        run(world, model)
+    world.check_held_commands(model.results)
 
 
 def test_what_its_hooks_do_not_close(world):

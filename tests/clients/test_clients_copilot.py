@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from attempts import PROMPT, SECOND_SERVER, Attempts, Means
+from clients_world import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.copilot import TESTED
@@ -178,6 +179,15 @@ def test_guard_mode_asks_about_its_own_calls(world):
     world.undo("fs.edit", "approved")
     assert not (world.root / "by-editor").exists()
     assert (world.root / "approved").read_text() == "old\n"
+
+
+def test_held_commands_are_answered_while_it_waits(world):
+    world.configure_held_commands()
+    world.install("copilot", "guard")
+    model = ScriptedModel([shell(command) for command in HELD_COMMANDS])
+    with world.person(HELD_ANSWERS):
+        run(world, model)
+    world.check_held_commands(model.results)
 
 
 def test_what_its_hooks_do_not_close(world):

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from attempts import PROMPT, SECOND_SERVER, Attempts, Means
+from clients_world import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.documents import read_document
@@ -178,6 +179,15 @@ def test_guard_mode_asks_about_its_own_calls(world):
     assert world.doors("gemini") == CLOSED
     world.remove("gemini")
     assert not (world.root / ".gemini").exists()
+
+
+def test_held_commands_are_answered_while_it_waits(world):
+    world.configure_held_commands()
+    world.install("gemini", "guard")
+    model = ScriptedModel([shell(command) for command in HELD_COMMANDS])
+    with world.person(HELD_ANSWERS):
+        run(world, model)
+    world.check_held_commands(model.results)
 
 
 def test_what_its_hooks_do_not_close(world):

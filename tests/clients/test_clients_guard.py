@@ -11,6 +11,7 @@ import signal
 import pytest
 from attempts import SECOND_SERVER, Attempts, Means
 from claude_runs import OWN, begin, run
+from clients_world import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.claude_code import CLIENT, TESTED
@@ -106,6 +107,16 @@ def test_held_calls_are_answered_while_it_waits(claude, guarded):
         ("denied", "rejected"),
         ("expired", "rejected"),
     ]
+
+
+def test_held_commands_are_answered_while_it_waits(claude, project):
+    project.configure_held_commands()
+    project.install("claude-code", "guard")
+    model = ScriptedModel([shell(command) for command in HELD_COMMANDS])
+    with project.person(HELD_ANSWERS):
+        run(claude, project, model)
+    project.stop_gate()
+    project.check_held_commands(model.results)
 
 
 def test_when_a_hook_fails(claude, project, failing_hooks):

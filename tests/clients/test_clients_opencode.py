@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from attempts import PROMPT, SECOND_SERVER, Attempts, Means
+from clients_world import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.documents import read_document
@@ -172,6 +173,15 @@ def test_guard_mode_asks_about_its_own_calls(world):
     world.undo("fs.write", "by-editor")
     assert not (world.root / "by-editor").exists()
     assert world.doors("opencode") == CLOSED
+
+
+def test_held_commands_are_answered_while_it_waits(world):
+    world.configure_held_commands()
+    world.install("opencode", "guard")
+    model = ScriptedModel([shell(command) for command in HELD_COMMANDS])
+    with world.person(HELD_ANSWERS):
+        run(world, model)
+    world.check_held_commands(model.results)
 
 
 def test_what_its_plug_in_does_not_close(world):
