@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from held_commands import HELD_COMMANDS
 
 import interlock
 from interlock.engine.assemble import open_project
@@ -37,10 +38,6 @@ tools = ["fs.*"]
 [grants.coder]
 tools = ["fs.*"]
 """
-
-HELD_COMMANDS = ("touch approved", "touch denied", "touch expired")
-HELD_ANSWERS: Mapping[str, Literal["approve", "deny"]] = {"touch approved": "approve", "touch denied": "deny"}
-"""The last one stays unanswered."""
 
 
 class FailingHooks:

@@ -75,6 +75,16 @@ def test_a_held_call_goes_on_in_another_session(claude, project):
     assert [status for _, _, status in project.actions()].count("succeeded") == 1
 
 
+def test_it_waits_for_as_long_as_the_gateway_does(claude, project):
+    """45 seconds, after which the model is told that the call waits: no limit of the client's ends it before."""
+    project.install("claude-code")
+    (project.root / "a.txt").write_text("old")
+    model = ScriptedModel([("mcp__interlock__fs_edit", {"path": "a.txt", "old": "old", "new": "new"})])
+    run(claude, project, model)
+    assert "[HELD]" in model.results[0]
+    assert (project.root / "a.txt").read_text() == "old"
+
+
 def test_what_it_edited_tested_and_committed_is_undone(claude, project):
     """In layers, what its tests leave behind too; afterwards git is as it was."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from attempts import PROMPT, SECOND_SERVER, Attempts, Means
-from clients_world import HELD_ANSWERS, HELD_COMMANDS
+from held_commands import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.copilot import TESTED
@@ -125,6 +125,17 @@ def test_replace_mode_refuses_its_own_tools(world):
     world.remove("copilot")
     assert not settings_of(world).get("trustedFolders")
     assert not (world.root / ".github").exists()
+
+
+def test_it_waits_for_as_long_as_the_gateway_does(world):
+    """45 seconds, after which the model is told that the call waits: no limit of the client's ends it before."""
+    world.configure(CONFIGURATION.replace("4s", "1h"))
+    world.install("copilot")
+    (world.root / "a.txt").write_text("old")
+    model = ScriptedModel([("interlock-fs_edit", {"path": "a.txt", "old": "old", "new": "new"})])
+    run(world, model)
+    assert "[HELD]" in model.results[0]
+    assert (world.root / "a.txt").read_text() == "old"
 
 
 def test_guard_mode_asks_about_its_own_calls(world):

@@ -11,7 +11,7 @@ import signal
 import pytest
 from attempts import SECOND_SERVER, Attempts, Means
 from claude_runs import OWN, begin, run
-from clients_world import HELD_ANSWERS, HELD_COMMANDS
+from held_commands import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.claude_code import CLIENT, TESTED

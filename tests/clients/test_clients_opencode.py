@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 from attempts import PROMPT, SECOND_SERVER, Attempts, Means
-from clients_world import HELD_ANSWERS, HELD_COMMANDS
+from held_commands import HELD_ANSWERS, HELD_COMMANDS
 from npm_programs import installed
 
 from interlock.surfaces.clients.documents import read_document
