@@ -202,6 +202,10 @@ def test_the_environment_is_an_allow_list(call, monkeypatch, walls):
     home = seen.pop("HOME")
     assert home.startswith("/tmp/")
     assert not os.path.exists(home)
+    told = {
+        name: seen.pop(name) for name in ("GRADLE_USER_HOME", "GRADLE_OPTS", "MAVEN_OPTS", "SBT_OPTS") if name in seen
+    }
+    assert all(home in value for value in told.values())
     assert seen == {"PATH": os.environ["PATH"], "LANG": "C", "TERM": "xterm", "WANTED": "1"}
 
 

@@ -9,7 +9,8 @@ with the complaint in brackets, and their tests (of this file, unless a file is 
   egress/test_egress_programs.py::test_git_clones_over_ssh_from_a_named_host_and_port
 - Node's `fetch`, with proxy variables and without (agent-sdk 396): egress/test_egress_programs.py::test_node_fetches
 - Gradle: a JVM, which knows no proxy variables, with a daemon on loopback (claude-code 16222):
-  test_a_jvm_talks_to_itself_as_gradle_does, egress/test_egress_programs.py::test_a_jvm_fetches
+  test_a_jvm_talks_to_itself_as_gradle_does, test_builds_of_a_jvm_have_a_home, test_gradle_builds,
+  egress/test_egress_programs.py::test_a_jvm_fetches
 - `send` without an address, asyncio (codex 33793): test_asyncio_works_and_a_send_without_an_address_is_not_denied
 - AF_UNIX sockets of its own (39140): test_sockets_of_its_own_by_path_and_by_name
 - semaphores, `/dev/shm`, `/tmp` (7251): test_semaphores_and_shared_memory_are_its_own,
@@ -243,6 +244,39 @@ def test_a_jvm_talks_to_itself_as_gradle_does(place):
     (place.root / "Own.java").write_text(JVM)
     said = place.sh("javac Own.java; java -Xmx256m Own").split()
     assert said == (["42", "7", "child"] if place.profile == "ns" else ["refused", "child"])
+
+
+HOME_OF_A_JVM = """
+import java.nio.file.*;
+public class Home {
+    public static void main(String[] a) throws Exception {
+        Path home = Path.of(System.getProperty("user.home"));
+        Files.createDirectories(home.resolve(".m2/repository"));
+        System.out.println(home.equals(Path.of(System.getenv("HOME"))));
+    }
+}
+"""
+
+
+def test_builds_of_a_jvm_have_a_home(place):
+    """A JVM asks for its user's entry in /etc/passwd, whose directory is not there; so Gradle, Maven and sbt are told."""
+    (place.root / "Home.java").write_text(HOME_OF_A_JVM)
+    assert place.sh(
+        'javac Home.java; java $MAVEN_OPTS Home; java $GRADLE_OPTS Home; echo "${GRADLE_USER_HOME#$HOME}"'
+    ).split() == [
+        "true",
+        "true",
+        "/.gradle",
+    ]
+    assert place.sh("echo $MAVEN_OPTS", env={"MAVEN_OPTS": "-Xmx1g"}) == "-Xmx1g\n"
+
+
+@pytest.mark.skipif(shutil.which("gradle") is None, reason="no Gradle here")
+def test_gradle_builds(place):
+    """The real one, whose daemon ends with the action. Without namespaces there are no sockets, which it needs."""
+    (place.root / "build.gradle").write_text("task hello { doLast { println 'built' } }")
+    outcome = asyncio.run(place.start("gradle", "--offline", "--console=plain", "hello"))
+    assert (b"built" in outcome.stdout) is (place.profile == "ns")
 
 
 SQLITE = """

@@ -30,12 +30,19 @@ from interlock.isolation.syscalls import (
     MS_REC,
     MS_SLAVE,
 )
-from interlock.isolation.wire import Bind, Walls
+from interlock.isolation.wire import Bind, Request, Walls
 
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store")
 """Directories that every process may read."""
 DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 HOME: Final = "/tmp/home"  # noqa: S108 - in the action's private /tmp
+_HOMES: Final = {
+    "GRADLE_USER_HOME": "{}/.gradle",
+    "GRADLE_OPTS": "-Duser.home={}",
+    "MAVEN_OPTS": "-Duser.home={}",
+    "SBT_OPTS": "-Duser.home={}",
+}
+"""A JVM does not heed HOME. What tells every JVM (JAVA_TOOL_OPTIONS) makes each of them print that it was told."""
 PREPARED: Final = "/sys"
 """Where the launcher prepares the root, in its own mount namespace: a directory that every Linux has and no action sees."""
 RESOLVER: Final = {
@@ -109,6 +116,15 @@ def enter(walls: Walls, layer: int | None) -> None:
     syscalls.umount(".")
     os.chdir("/")
     syscalls.set_mount("/", MOUNT_ATTR_RDONLY, recursive=False)
+
+
+def point_home(request: Request, home: str) -> None:
+    """Tell a program where its home is. Behind walls also those that would take it from the user's entry in `/etc/passwd`."""
+    environment = request["environment"]
+    environment["HOME"] = home
+    if request["walls"] is not None:
+        for name, text in _HOMES.items():
+            environment.setdefault(name, text.format(home))
 
 
 def make_home(files: dict[str, bytes]) -> None:

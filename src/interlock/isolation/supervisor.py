@@ -105,7 +105,7 @@ def supervise(
         return 0
     try:
         if home is not None:
-            request["environment"]["HOME"] = home
+            root.point_home(request, home)
         try:
             _send_started(control)
         except (BrokenPipeError, ConnectionResetError):  # the runtime ended before anything was started
@@ -206,7 +206,7 @@ class Supervisor:
             raise RefusedError("limits", error.errno or errno.EINVAL) from error
         walls.enter_namespaces(self.walls, named, self.launcher.enter_network)
         if self.request["home"]:
-            self.request["environment"]["HOME"] = root.HOME
+            root.point_home(self.request, root.HOME)
             try:
                 root.make_home(home_files)
             except OSError as error:
