@@ -115,6 +115,23 @@ def test_two_programs_cannot_have_one_port(project, site):
     assert result["s"].output["handle"] in row.error
 
 
+def test_agents_with_the_same_port_reach_their_own_servers(project, tmp_path):
+    names = ("ann", "bob", "cid")
+    for name in names:
+        (tmp_path / "work" / name).mkdir(parents=True)
+        (tmp_path / "work" / name / "hello").write_text(name)
+    rt = project(grants={name: {"tools": ["*"]} for name in names})
+
+    async def night(name):
+        start = [*serving(f"cd {name} && {SERVER}"), action("c", "shell", ["w"], command=GET)]
+        return await rt.execute({"agent": name, "actions": start})
+
+    async def all_of_them():
+        return await asyncio.gather(*map(night, names))
+
+    assert [result["c"].output["stdout"] for result in asyncio.run(all_of_them())] == [*names]
+
+
 def test_a_program_reaches_one_that_was_started_before_it(project, site):
     front = action("front", "proc.start", ["w"], command=f"{GET}; echo; exec sleep 60", ports=[9000])
     seen = action("seen", "proc.wait", ["front"], handle="$front.output.handle", output="from the server")
