@@ -62,3 +62,25 @@ def test_a_strangers_skill_is_a_candidate_with_its_tools_and_hosts_shown(learnt)
     assert refused.error["code"] == "skill_tool_changed"
     (learnt.root / "skill.json").write_text("{}")
     assert learnt("skills", "import", "skill.json", "--json").error["code"] == "usage"
+
+
+def test_what_cannot_be_repaired_or_compared_says_so(learnt):
+    name, digest = (learnt("skills", "list", "--json").json[0][key] for key in ("name", "digest"))
+    assert learnt("skills", "compare", name, "--json").error["code"] == "not_found"
+    assert learnt("skills", "approve", name, "--digest", digest, "--untested").code == 0
+    assert "nothing can be repaired" in learnt("skills", "repair", name).out
+    refused = learnt("skills", "repair", name, "--infer", "--json").error
+    assert (refused["code"], "unknown_tool" in refused["message"]) == ("infer_failed", True)
+
+
+def test_a_version_in_use_and_its_candidate_are_compared(learnt):
+    name, digest = (learnt("skills", "list", "--json").json[0][key] for key in ("name", "digest"))
+    assert learnt("skills", "approve", name, "--digest", digest, "--untested").code == 0
+    for text in ("2", "3"):  # the content differs now, which the skill in use does not cover
+        steps = [call("fs.write", path=f"{text}.txt", content=text), call("fs.read", path=f"{text}.txt")]
+        assert learnt.run(*steps)["status"] == "succeeded"
+    found = learnt("skills", "compare", name, "--json").json
+    assert [(one["version"], one["state"]) for one in found] == [(1, "active"), (2, "candidate")]
+    assert found[1]["passed"] == found[1]["cases"] > 0
+    assert "VERSION" in learnt("skills", "compare", name).out
+    assert not learnt("skills", "repair", name, "--json").json  # a candidate is there already

@@ -17,9 +17,9 @@ from interlock.model.result import ProposalResult
 from interlock.model.schema import Schema
 
 CASES_MAX: Final = 5
-"""Maximum number of recorded cases, newest first, on which versions are compared."""
-_CONSEQUENCES: Final = ("rolled_back", "compensated", "not_undone", "skipped")
-"""Statuses that result from the failure of another action."""
+"""The newest recorded cases on which versions are compared."""
+_CONSEQUENCES: Final = ("rolled_back", "compensated", "not_undone", "skipped", "cancelled")
+"""What follows from the failure of another action."""
 Execute = Callable[..., Awaitable[ProposalResult]]
 
 
@@ -79,7 +79,13 @@ class TrialRunner:
         cases = list(self.cases(candidate))[-CASES_MAX:]
         found = []
         for skill in (current, candidate):
-            runs = [await self.run(skill, case.arguments, agent=agent) for case in cases]
+            covers = Schema.compile(parameters_of(skill))
+            runs = [
+                Trial("the case has other parameters")
+                if covers.errors(case.arguments)
+                else await self.run(skill, case.arguments, agent=agent)
+                for case in cases
+            ]
             found.append(
                 Trials(
                     version=skill.version, state=skill.state, cases=len(runs),
