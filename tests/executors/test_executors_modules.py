@@ -188,7 +188,7 @@ def test_a_process_that_ends_without_an_answer(tools, context, kind, said):
 def test_sys_exit_is_a_failure_of_the_call(tools, context):
     error = error_of(tools, "fails", context(), kind="exit")
     assert (error.code, error.output) == ("tool_error", {"exit_code": 3})
-    assert "exit code 3" in error.message
+    assert "exited with code 3" in error.message
     assert run(tools, "add", context(), a=1) == 3
 
 

@@ -180,7 +180,7 @@ def test_the_message_names_the_parameter_and_not_the_value():
 
 
 def test_an_unknown_form_is_no_schema():
-    with pytest.raises(SchemaError, match="not known"):
+    with pytest.raises(SchemaError, match="unknown form"):
         Schema.compile({"properties": {"a": {"x-interlock-form": "colour"}}})
 
 

@@ -85,7 +85,7 @@ def test_what_a_client_or_the_operator_did_not_agree_to_is_not_asked(project):
             return told((await one.call("s_ask", method=method, params=params))["result"])
 
     async def use() -> None:
-        assert "cannot be asked" in (await asked("elicitation/create", FORM))["message"]
+        assert "does not support `elicitation/create`" in (await asked("elicitation/create", FORM))["message"]
         assert "mode" in (await asked("elicitation/create", URL, elicitation={"form": {}}))["message"]
         sampling = {"messages": [], "maxTokens": 1}
         assert "not allowed to ask" in (await asked("sampling/createMessage", sampling, sampling={}))["message"]
@@ -155,7 +155,7 @@ def test_a_held_call_of_a_newer_client_comes_back_until_a_person_has_answered(pr
         async with client(runtime, modern=True, wait_s=60.0, elicitation={}) as one:
             first = (await one.call("s_echo", text="x"))["result"]
             ((key, question),) = first["inputRequests"].items()
-            assert "decides nothing" in question["params"]["message"]
+            assert "has no effect" in question["params"]["message"]
             number = one.ask(
                 "tools/call", name="s_echo", arguments={"text": "x"}, requestState=first["requestState"],
                 inputResponses={key: {"action": "accept"}},
