@@ -137,6 +137,7 @@ def test_a_person_can_be_asked(project):
         held = (await one.request("resources/read", uri="note://one"))["error"]
         (hold,) = runtime.approvals.list()
         assert hold.id in held["message"]
+        assert hold.summary == "s/resources/read: note://one"
         runtime.approvals.approve(hold.id)
         return (await one.request("resources/read", uri="note://one"))["result"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from interlock.lazy import lazy_pattern
 
-_SAY_MOST: Final = ("command", "argv", "path", "source", "url", "key", "message")
+_SAY_MOST: Final = ("command", "argv", "path", "source", "url", "uri", "key", "message")
 _PLAIN: Final = lazy_pattern(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
 """A word that needs no quotes. Redacted words are easier to recognise without quotes, too."""
 
