@@ -372,9 +372,8 @@ def bindings(programs: Programs) -> list[Binding]:
         Binding(
             tool=Tool(
                 name="proc.start",
-                description="Start a background program with /bin/sh, such as a watcher, or a server whose `ports` later actions "
-                "connect to. It keeps running after this action, and ends with the run; with `invocation_mode: session` it "
-                "ends with the session.",
+                description="Start a background program with /bin/sh: a watcher, or a server whose `ports` later actions use. "
+                "It keeps running after this action until the run ends, or the session with `invocation_mode: session`.",
                 parameters=_object({"command": COMMAND, **PLACE, "ports": _PORTS}, "command"),
                 returns=_object(
                     {"handle": {"type": "string"}, "until": {"enum": ["run", "session"]}}, "handle", "until"

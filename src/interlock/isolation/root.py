@@ -42,7 +42,7 @@ _HOMES: Final = {
     "MAVEN_OPTS": "-Duser.home={}",
     "SBT_OPTS": "-Duser.home={}",
 }
-"""A JVM does not heed HOME. What tells every JVM (JAVA_TOOL_OPTIONS) makes each of them print that it was told."""
+"""Variables that set the home of a JVM, which ignores HOME. JAVA_TOOL_OPTIONS would make every JVM print a notice."""
 PREPARED: Final = "/sys"
 """Where the launcher prepares the root, in its own mount namespace: a directory that every Linux has and no action sees."""
 RESOLVER: Final = {
@@ -119,7 +119,7 @@ def enter(walls: Walls, layer: int | None) -> None:
 
 
 def point_home(request: Request, home: str) -> None:
-    """Tell a program where its home is. Behind walls also those that would take it from the user's entry in `/etc/passwd`."""
+    """Set the variables for a program's home. Behind walls, also those of programs that read it from `/etc/passwd`."""
     environment = request["environment"]
     environment["HOME"] = home
     if request["walls"] is not None:

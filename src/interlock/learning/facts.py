@@ -54,7 +54,7 @@ WORKSPACE: Final = "workspace"
 """The scope that all agents of a workspace share."""
 PERSON: Final = "person:"
 EPISODE: Final = "episode"
-"""Author and subject of an episode: a proposal with its goal and its outcome, as it was recorded."""
+"""Author and subject of an episode: a recorded proposal with its goal and outcome."""
 SUBJECT_CHARS_MAX: Final = 200
 VALUE_BYTES_MAX: Final = 8_192
 _WORD: Final = re.compile(r"\w+")
@@ -91,7 +91,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> str:
-        """`fact`, or `episode` for what was recorded of a proposal."""
+        """`fact`, or `episode` for a recorded proposal."""
         return EPISODE if self.author == EPISODE else "fact"
 
     @property

@@ -78,7 +78,7 @@ class VectorIndex:
     def _state(self) -> Sequence[Any]:
         """Returns values that change whenever a fact without a vector is added, which is cheaper than looking for one.
 
-        The number of a fact that was forgotten is reused, but its vector is gone then. Withdrawn facts have vectors too.
+        The number of a forgotten fact is reused, but its vector was deleted. Withdrawn facts have vectors too.
         """
         (newest,) = self._db.execute("select max(number) from memory_facts")[0]
         return (newest, *self._db.execute("select count(*), max(id) from memory_vectors")[0])
@@ -88,7 +88,7 @@ class VectorIndex:
         rows = []
         for number, vector in vectors:
             unit = _unit(vector)
-            data = b"" if unit is None else unit.tobytes()  # empty: near nothing, and not requested again
+            data = b"" if unit is None else unit.tobytes()  # empty: never near a query, and not requested again
             rows.append((self._workspace, embedder, number, data, number, self._workspace))
         with self._db.transaction():
             self._db.execute_many(
