@@ -24,6 +24,8 @@ INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
+UNSUPPORTED_REVISION: Final = -32022
+"""Defined by MCP since 2026-07-28: the server does not speak the request's revision."""
 MISSING_CAPABILITY: Final = -32021
 """Defined by MCP since 2026-07-28: the client did not declare a capability that the call needs."""
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from interlock._version import __version__
 from interlock.executors.mcp.definitions import TOOLS_MAX, read_instructions
 from interlock.executors.mcp.peer import Ask, LostError, OnProgress, Peer, RpcError
-from interlock.model.json_rpc import INVALID_REQUEST
+from interlock.model.json_rpc import INVALID_REQUEST, UNSUPPORTED_REVISION
 
 REVISIONS: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 """The revisions that start with `initialize`. An even older server may answer with 2024-11-05, whose tools are the same."""
@@ -151,6 +151,17 @@ async def _all_of(work: Mapping[str, Coroutine[Any, Any, dict[str, Any]]]) -> di
             task.cancel()
 
 
+async def _greet(peer: Peer, method: str, params: dict[str, Any], owner: Any) -> dict[str, Any]:
+    """The answer to a greeting. A server that names this revision among those that it speaks is asked once more."""
+    try:
+        return await peer.request(method, params, timeout_s=_START_S, owner=owner)
+    except RpcError as error:
+        spoken = error.data.get("supported") if isinstance(error.data, dict) else None
+        if error.code != UNSUPPORTED_REVISION or method != "server/discover" or MODERN not in _listed(spoken):
+            raise
+    return await peer.request(method, params, timeout_s=_START_S, owner=owner)
+
+
 async def open_session(
     peer: Peer, ask: Ask, capabilities: dict[str, Any], owner: Any, *, newest_first: bool
 ) -> ServerSession:
@@ -165,8 +176,7 @@ async def open_session(
         for method in order:
             # An old server may not answer unknown requests. If a server starts slowly, its first good answer decides.
             patience = None if method == order[-1] else _PROBE_S
-            request = peer.request(method, greetings[method], timeout_s=_START_S, owner=owner)
-            answers[method] = asyncio.ensure_future(request)
+            answers[method] = asyncio.ensure_future(_greet(peer, method, greetings[method], owner))
             while left := [each for each in answers.values() if not each.done()]:
                 done, _ = await asyncio.wait(left, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 agreed = _agreed(peer, ask, capabilities, answers)

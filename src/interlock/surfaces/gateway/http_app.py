@@ -42,7 +42,7 @@ _STATUS: Final = {
     json_rpc.INVALID_PARAMS: 400,
     json_rpc.INVALID_REQUEST: 400,
     json_rpc.MISSING_CAPABILITY: 400,
-    protocol.UNSUPPORTED_REVISION: 400,
+    json_rpc.UNSUPPORTED_REVISION: 400,
 }
 """The HTTP statuses of errors; others are 200."""
 _KEEP_ALIVE_S: Final = 15.0
@@ -172,7 +172,7 @@ class HttpApp:
     async def _modern(self, request: Request, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """Handle a self-contained request. The end of its connection cancels it."""
         envelope = protocol.read_envelope(request, None, required=True)
-        if isinstance(envelope, Fault) and envelope.code != protocol.UNSUPPORTED_REVISION:
+        if isinstance(envelope, Fault) and envelope.code != json_rpc.UNSUPPORTED_REVISION:
             raise Refused(400, envelope.message, code=envelope.code, message_id=request.id)
         _check_mirrored(request, headers)
         await _check_parameters(self._runtime, request, headers)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from interlock._version import __version__
-from interlock.model.json_rpc import INVALID_PARAMS, Fault, Request
+from interlock.model.json_rpc import INVALID_PARAMS, UNSUPPORTED_REVISION, Fault, Request
 
 HANDSHAKE: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 """Revisions that begin with `initialize`, oldest first."""
@@ -32,7 +32,6 @@ _NOT_OFFERED: Final = {
     "tasks": "this gateway has no tasks; a call is answered when it is done",
 }
 
-UNSUPPORTED_REVISION: Final = -32022
 REVISION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
