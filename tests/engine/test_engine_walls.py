@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 
 import pytest
 from engine_world import TOML, call, execute, statuses
@@ -74,6 +76,25 @@ def test_a_file_for_the_loader_or_a_client_that_a_process_makes_fails_the_action
     assert done.results[0].reason == "path_protected"
     assert f"`{path.removesuffix('/x.json') if 'hooks' in path else path.partition('/')[0]}" in done.results[0].error
     assert statuses(execute(project.open(), shell("echo x > other; mkdir -p .github/other"))) == ["succeeded"]
+
+
+def test_a_client_may_write_its_own_files_while_a_process_runs(new_project):
+    """They are read-only for the process, so it was not the process."""
+    project = new_project(toml=f'{TOML % ""}[workspace]\nmode = "direct"\n')
+    (project.root / ".opencode").mkdir()
+    (project.root / ".mcp.json").write_text("{}")
+    script = "touch started; ! touch .opencode/x; ! touch .mcp.json; while [ ! -e .opencode/lock ]; do sleep 0.02; done"
+
+    def write():
+        while not (project.root / "started").exists():
+            time.sleep(0.02)
+        (project.root / ".mcp.json").write_text("{ }")
+        (project.root / ".opencode" / "lock").write_text("x")
+
+    client = threading.Thread(target=write)
+    client.start()
+    assert statuses(execute(project.open(), shell(script))) == ["succeeded"]
+    client.join()
 
 
 def test_a_missing_layer_that_is_required_stops_the_run_before_it_begins(new_project):

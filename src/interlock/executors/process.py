@@ -309,7 +309,7 @@ class ProcessRunner:
         if VIEW_USER in given:
             request["directory"] = os.fspath(ctx.workspace.root)
         try:
-            async with recorded_changes(ctx, read_only=read_only, in_scope=in_scope):
+            async with recorded_changes(ctx, read_only=read_only, in_scope=in_scope, posture=posture):
                 work = self._server.run(request, cwd=directory, stdin=stdin, descriptors=given)
                 outcome = await run_in_layer(ctx, limits.layer_bytes, work)
         except LayerFullError as full:

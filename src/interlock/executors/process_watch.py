@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from interlock.isolation.posture import ACTIVE
 from interlock.lazy import lazy
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
@@ -28,11 +29,15 @@ _SHOWN_MAX: Final = 5
 
 
 @contextlib.asynccontextmanager
-async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: bool = False) -> AsyncIterator[None]:
+async def recorded_changes(
+    ctx: Context, *, read_only: bool = False, in_scope: bool = False, posture: Mapping[str, str] | None = None
+) -> AsyncIterator[None]:
     """Record what the process that runs inside the block changes. Records nothing if it is read-only or no backups are kept.
 
     With `in_scope`, a process in a layer may change only what the action's grant lets it write. In the workspace itself it may
     change nothing that the loader reads: walls protect existing files, but cannot prevent new ones.
+    If the process has a root of its own (its `posture`), existing files are read-only for it, so only new ones count: clients and
+    people may change theirs meanwhile.
 
     Raises: StoreError, IntegrityError `backup_damaged`; CancelledError before the process starts; ToolError
     `path_denied` or `path_protected` after it has ended. Refused changes in a layer are never committed.
@@ -42,7 +47,7 @@ async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: b
     async with _recorded(ctx, read_only=read_only, in_scope=in_scope):
         yield
     if direct:
-        _check_loaded(ctx.workspace, before)
+        _check_loaded(ctx.workspace, before, pinned=(posture or {}).get("namespaces") == ACTIVE)
 
 
 @contextlib.asynccontextmanager
@@ -63,10 +68,12 @@ async def _recorded(ctx: Context, *, read_only: bool, in_scope: bool) -> AsyncIt
         await to_its_end(lambda: _check_scope(ctx.workspace, watch.changed))
 
 
-def _check_loaded(workspace: Workspace, before: dict[Rel, Identity]) -> None:
+def _check_loaded(workspace: Workspace, before: dict[Rel, Identity], *, pinned: bool) -> None:
     """Raises: ToolError that names the first changed files among those that the loader reads."""
     after = loaded_files.loaded_states(workspace)
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if pinned:
+        paths = [path for path in paths if not any(path[:depth] in before for depth in range(1, len(path) + 1))]
     if paths:
         raise ToolError(
             f"{_named(paths)} changed while the process ran: Interlock or a client reads it, and no agent may change it; "
