@@ -61,7 +61,7 @@ def test_a_retry_is_told(embedded):
     rt = embedded(binding("flaky", flaky))
     told = waits(rt)
     execute(rt, call("flaky", "f", failure_behavior="retry"))
-    assert [(w.action_id, w.cause, w.what) for w in told] == [("f", "retry", "its try number 2")]
+    assert [(w.action_id, w.cause, w.what) for w in told] == [("f", "retry", "its attempt number 2")]
 
 
 def test_a_question_is_told(new_project):

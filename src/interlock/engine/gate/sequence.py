@@ -97,7 +97,7 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
     action.failed = failure
     number = failure.attempt.attempt + 1
     action.record(9, lambda _: ActionRetrying(attempt=number, delay_ms=delay_ms))
-    tell_waiting(action.run, action.index, "retry", f"its try number {number}", delay_ms)
+    tell_waiting(action.run, action.index, "retry", f"its attempt number {number}", delay_ms)
     await pin_again(action)  # the attempt itself may have changed the shown files; any later change was made by others
     await wait(action, delay_ms / 1000)
     await forget_if_changed(action)

@@ -59,7 +59,7 @@ class CompensationUndo:
             self._leave(action.id, "compensation_failed", IN_USE)
             return False
         if calls and done.undo_open == "compensation" and not self._force and not self._may_repeat(calls):
-            detail = "an earlier undo died while it was compensated: look; `--force` compensates it again"
+            detail = "an earlier undo died while compensating it: check its effect; `--force` compensates it again"
             self._leave(action.id, "unknown_outcome", detail)
             return False
         for call in calls:
@@ -79,7 +79,7 @@ class CompensationUndo:
         try:
             marks.begin(run_id, proposal, action.id, f"`{call.tool}` for `{action.id}`")
         except (StoreError, IntegrityError, UsageError) as error:
-            return f"not compensated, because its run could not be told: {error.message}", error.code
+            return f"not compensated, because its run's journal cannot be written: {error.message}", error.code
         approved: tuple[Requirement, ...] = ()
         if call.by_definition:
             approved = approved_with(self._run.services, *(call.redoes or (run_id, proposal, action.id)), call.tool)
@@ -105,7 +105,7 @@ class CompensationUndo:
                 marks.end(*call.redoes, "redone")
             marks.end(run_id, proposal, action.id, "compensated" if problem is None else "not_undone", text)
         except (StoreError, IntegrityError, UsageError) as error:
-            return f"compensated, but its run could not be told: {error.message}", error.code
+            return f"compensated, but its run's journal cannot be written: {error.message}", error.code
         return problem, answer.reason
 
     def _may_repeat(self, calls: list[Compensation]) -> bool:
