@@ -185,7 +185,7 @@ class _Resumption:
         client: ClientExecutor | None,
     ) -> None:
         self._owner = owner
-        self._folded = replayed
+        self._replayed = replayed
         self._known = known
         self._unsettled_writes: dict[str, list[StateChanged]] = {}
         """State writes of actions with an unknown outcome: they count only if the actions are settled as succeeded."""
@@ -278,7 +278,7 @@ class _Resumption:
             if replayed.not_undoable:
                 run.not_undoable[index] = list(replayed.not_undoable)
             if replayed.edited and replayed.parameters is not None:
-                run.edited[index] = self._folded.value(replayed.parameters)
+                run.edited[index] = self._replayed.value(replayed.parameters)
         for action_id, change in known.writes:
             replayed = known.actions.get(action_id)
             if replayed is not None and replayed.row is None and (replayed.open or replayed.interrupted):
@@ -294,7 +294,7 @@ class _Resumption:
 
     def _write_again(self, action_id: str, change: StateChanged) -> None:
         """Restore a state write of the journal into the buffer, and into its action's row."""
-        run, value = self._run, self._folded.value(change.value)
+        run, value = self._run, self._replayed.value(change.value)
         first = self._known.action(action_id).tool == UNDO_TOOL and all(w.key != change.key for w in run.buffer.writes)
         if first:
             run.buffer.expect(change.key, change.old_version)  # an undo reads a key before it writes it
@@ -316,7 +316,7 @@ class _Resumption:
                         entries = plan_undo(run.files.layer, proposal=run.proposal.id, action=action_id)
                         discard_temporaries(run.workspace, run.files.layer, entries)
                     else:
-                        clear_action(self._owner.services, self._folded, run.proposal.id, action_id)
+                        clear_action(self._owner.services, self._replayed, run.proposal.id, action_id)
 
     def _remember(self, index: int, replayed: ReplayedAction) -> None:
         """Store the success of an idempotent call with the commit, whichever process made it."""
@@ -326,7 +326,7 @@ class _Resumption:
             return
         if tool is not None and action.idempotent and tool.tool.idempotent:
             origin = Origin(self._owner.id, run.proposal.id, action.id)
-            key = key_for(run, tool, self._folded.value(replayed.parameters))
+            key = key_for(run, tool, self._replayed.value(replayed.parameters))
             run.results.put(key, Stored(origin, row.output, row.state_changes))
 
     def _replay(self) -> list[tuple[int, Outcome]]:

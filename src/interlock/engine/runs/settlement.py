@@ -38,7 +38,7 @@ class Settlement:
     ) -> None:
         """`answers` are given by a person, by action id; `by` names the person."""
         self._run = run
-        self._folded = replayed
+        self._replayed = replayed
         self._known = known
         self._answers = answers
         self._by = by
@@ -81,14 +81,14 @@ class Settlement:
     def _answered(self, action_id: str) -> Hold | None:
         """The question about the action's outcome, if it has been answered."""
         desk = self._run.services.desk
-        hold = find_question(desk, self._folded, self._known, action_id)
+        hold = find_question(desk, self._replayed, self._known, action_id)
         return None if hold is None or answer_of(hold) is None else hold
 
     def _ask_person(self, index: int, replayed: ReplayedAction) -> bool:
         """Apply the answer to the question about the outcome, or hold the action until there is one."""
         run, desk = self._run, self._run.services.desk
         action = run.proposal.actions[index]
-        hold = ask_outcome(desk, self._folded, self._known, action.id)
+        hold = ask_outcome(desk, self._replayed, self._known, action.id)
         run.rows[index] = rows.held(
             action.id,
             "unknown_outcome",
@@ -174,6 +174,6 @@ class Settlement:
         tool = run.tools[index]
         if tool is None or tool.tool.probe is None or replayed.parameters is None:
             return None
-        answer = await call_tool(run, index, tool.tool.probe, self._folded.value(replayed.parameters))
+        answer = await call_tool(run, index, tool.tool.probe, self._replayed.value(replayed.parameters))
         happened = answer.output.get("happened") if isinstance(answer.output, dict) else None
         return happened if isinstance(happened, bool) else None
