@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -73,6 +74,25 @@ def test_if_the_recorder_is_killed_the_command_is_ended_and_that_is_said(project
     assert result.signal == signal.SIGKILL
     assert not result.record_whole
     assert project.past.touched(result.run_id)["", "command"].lost
+
+
+@every
+def test_a_secret_that_the_command_was_given_is_nowhere_in_what_its_processes_did(project, profile):
+    # One is a word of the format too, and stays one.
+    given = {"API_TOKEN": 'sesame"9é', "DB_PASSWORD": "attempt"}
+    script = 'mkdir "$API_TOKEN"; echo x > "$API_TOKEN/a"; mv "$API_TOKEN/a" b-"$API_TOKEN"; true "$1" attempt; /bin/true "$2"'
+    argv = ("sh", "-c", script, "sh", given["API_TOKEN"], "sesame-99", "--password", "sesame-99")
+    result = project.measure(*argv, given=given, profile=profile, recorder="notify")
+    assert (result.success, result.record_whole) == (True, True)
+    calls = [one for one in records(project, result) if isinstance(one, KernelCall)]
+    assert {one.grade for one in calls} == {"attempt"}
+    told = [text for one in calls for text in (one.path or "", one.real or "", one.to or "", *(one.argv or ()))]
+    for secret in ("sesame", "attempt"):
+        assert not [text for text in told if secret in text]
+    moved = next(one for one in calls if one.call.startswith("rename"))
+    assert re.fullmatch(r".*/b-\[redacted:known:[0-9a-f]{8}\]", moved.to)
+    kept = b"".join(path.read_bytes() for path in project.past.directory(result.run_id).rglob("*") if path.is_file())
+    assert b"sesame" not in kept
 
 
 def test_without_the_option_nothing_is_recorded(project):

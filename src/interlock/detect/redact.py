@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ _HASH_BYTES: Final = re.compile(rb'"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}"')
 _HASH: Final = re.compile(r"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}")
 _BLOCK: Final = 64
 """Block size of SHA-256 in bytes."""
+KNOWN_CHARS_MIN: Final = 6
+"""A shorter known secret would be found everywhere."""
 _NEVER_SECRET: Final = frozenset((type(None), bool, int, float))
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -86,11 +89,18 @@ def free_name(taken: Container[str], name: str) -> str:
 class Redactor:
     """Replaces secrets by fingerprints under one key (at least 16 bytes; one per state directory)."""
 
-    def __init__(self, key: bytes) -> None:
-        """Raises: ValueError if the key is too short to prevent guessing."""
+    def __init__(self, key: bytes, known: Iterable[str] = ()) -> None:
+        """`known` are secrets that are replaced wherever they occur, whatever their form, unless they are too short.
+
+        Raises: ValueError if the key is too short to prevent guessing.
+        """
         if len(key) < 16:
             raise ValueError("the redaction key must be at least 16 bytes")
         self._key = key
+        known = sorted({secret for secret in known if len(secret) >= KNOWN_CHARS_MIN}, key=len, reverse=True)
+        self._known = {form for secret in known for form in (secret.encode("utf-8", "surrogatepass"), _escaped(secret))}
+        # What was replaced already is matched first, so that a known secret `redacted` does not change it.
+        self._pattern = re.compile("|".join([DONE.pattern, *map(re.escape, known)])) if known else None
         # HMAC-SHA256 (RFC 2104), implemented by its definition: each intent needs one, and OpenSSL's takes six times as
         # long for short input.
         block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
@@ -109,9 +119,19 @@ class Redactor:
         inner = hashlib.sha256(self._inner + digest.encode()).digest()
         return "hmac-sha256:" + hashlib.sha256(self._outer + inner).hexdigest()
 
+    def may_hold(self, data: bytes) -> bool:
+        """Returns False if these bytes contain no secret, known ones included: a text in UTF-8, or JSON."""
+        return may_hold_secret(data) or any(secret in data for secret in self._known)
+
     def redact_text(self, text: str) -> str:
         """Returns the text with each secret replaced; the same object if there is none."""
-        return self.replace(text, find_secrets(text))
+        clean = self.replace(text, find_secrets(text))
+        if self._pattern is None or self._pattern.search(clean) is None:
+            return clean
+        return self._pattern.sub(lambda found: self._known_or_done(found[0]), clean)
+
+    def _known_or_done(self, text: str) -> str:
+        return text if DONE.fullmatch(text) else self.fingerprint("known", text)
 
     def replace(self, text: str, found: Sequence[Finding]) -> str:
         """Returns the text with findings (in order, not overlapping) replaced; the same object if there are none."""
@@ -136,7 +156,7 @@ class Redactor:
             return value
         if data is None:
             data = _encode(value) if value.__class__ is not str else value.encode("utf-8", "surrogatepass")
-        if may_hold_secret(data):
+        if self.may_hold(data):
             value = self._walk(value, sift=True)
         return self.mark(value, marks)
 
@@ -195,7 +215,7 @@ class Redactor:
             # ["mysql", "--password", "X"]: in an argument vector the secret is the element after its flag.
             if secret_next and text:
                 new = self._conceal(old, "credential-flag")
-            elif sift and isinstance(old, (dict, list, tuple)) and not may_hold_secret(_encode(old)):
+            elif sift and isinstance(old, (dict, list, tuple)) and not self.may_hold(_encode(old)):
                 new = old
             else:
                 new = self._walk(old)
@@ -234,3 +254,8 @@ class Redactor:
             out = [self._mark(v, rest) if token in ("*", str(i)) else v for i, v in enumerate(value)]
             return out if any(new is not old for new, old in zip(out, value, strict=True)) else value
         return value
+
+
+def _escaped(text: str) -> bytes:
+    """Returns the text as it is within a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")

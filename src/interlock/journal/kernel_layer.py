@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.detect import Redactor, may_hold_secret
+from interlock.detect import Redactor
 from interlock.disk import Disk
 from interlock.model.kernel_layer import KERNEL_FILE, KERNEL_SCHEMA, LAYERS
 
@@ -33,6 +33,8 @@ _KIND: Final = b'{"kind":"'
 _CALL: Final = b'{"kind":"call",'
 _COUNT: Final = b',"count":'
 _READ: Final = b'"access":"read"'
+_WORDS: Final = frozenset(("kind", "call", "calls", "grade", "access", "flags", "family", "mechanism", "profile"))
+"""Fields whose values are words of the format, even if a secret is the same word."""
 _TAIL_BYTES: Final = 1024 * 1024
 """Larger than the longest line."""
 
@@ -161,7 +163,7 @@ class KernelWriter:
         With `always`, the limit does not apply.
         """
         text = b"\n".join(bodies)
-        if may_hold_secret(text):
+        if self._layer.redactor.may_hold(text):
             bodies = [self._redacted(body) for body in bodies]
             text = b"\n".join(bodies)
         size = len(text) + len(bodies) * len(self._tail)
@@ -197,8 +199,9 @@ class KernelWriter:
 
     def _redacted(self, body: bytes) -> bytes:
         value: dict[str, Any] = msgspec.json.decode(body)
-        clean = self._layer.redactor.redact(value, (), body)
-        return body if clean is value else msgspec.json.encode(clean)
+        redact = self._layer.redactor.redact
+        clean = {name: old if name in _WORDS else redact(old) for name, old in value.items()}
+        return body if clean == value else msgspec.json.encode(clean)
 
 
 def _only_calls(text: bytes, count: int) -> bool:

@@ -16,7 +16,8 @@ import msgspec
 from interlock import agent_shims
 from interlock._version import __version__
 from interlock.detect import Redactor
-from interlock.detect.credentials import is_secret_name
+from interlock.detect.credentials import is_secret_flag, is_secret_name
+from interlock.detect.redact import find_secrets
 from interlock.engine.inspect.history import History, RunRow
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.local.machine import boot_id, redaction_key
@@ -51,7 +52,6 @@ COMMAND: Final = "command"
 """The name of the command where records name an action. It belongs to no proposal."""
 SOURCE: Final = "exec"
 """The source of measured runs in the list of runs."""
-_LITERAL_CHARS_MIN: Final = 6
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +160,7 @@ class _MeasuredRun:
         self._layer: KernelLayer | None = None
         place, disk = past.place, past.disk
         self._directory = place.runs / spec.run_id
-        self._redactor = Redactor(redaction_key(place.state, disk))
+        self._redactor = Redactor(redaction_key(place.state, disk), _secrets_of(spec))
         self._writer = JournalWriter.open(
             self._directory, run_id=spec.run_id, disk=disk, clock=clock, durability="full", create=True
         )
@@ -268,16 +268,19 @@ class _MeasuredRun:
         self._writer.flush()
 
     def _shown(self) -> dict[str, Any]:
-        """The spec in its recorded form: without secrets, including those in the values of its variables."""
+        """The spec in its recorded form: without secrets."""
         shown: dict[str, Any] = dict(self._spec.recorded())
-        secrets = [
-            value for name, value in self._spec.env.items() if is_secret_name(name) and len(value) >= _LITERAL_CHARS_MIN
-        ]
-        words: list[str] = list(self._recorder.shown(shown["command"]))
-        for secret in sorted(secrets, key=len, reverse=True):
-            replacement = self._redactor.fingerprint("named", secret)
-            words = [word.replace(secret, replacement) for word in words]
-        return {**shown, "command": words}
+        return {**shown, "command": list(self._recorder.shown(shown["command"]))}
+
+
+def _secrets_of(spec: RunSpec) -> list[str]:
+    """Returns the secrets that a spec gives away: they are replaced wherever the run's record repeats them."""
+    found = [value for name, value in spec.env.items() if is_secret_name(name)]
+    for before, word in zip(("", *spec.command), spec.command, strict=False):
+        if is_secret_flag(before):
+            found.append(word)
+        found += [word[secret.start : secret.end] for secret in find_secrets(word)]
+    return found
 
 
 def _result(run_id: str, end: CommandEnd | None, elapsed_ms: int, around: Enclosed) -> CommandResult:
