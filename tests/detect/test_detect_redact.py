@@ -198,11 +198,11 @@ def test_a_keyed_digest_is_hmac_sha256(length: int) -> None:
 
 
 def test_known_secrets_are_replaced_in_every_form_and_place() -> None:
-    known = Redactor(KEY, ["hunter2", "a\"b\\cé", "redacted", "short", "hunter2-longer"])
+    known = Redactor(KEY, ["hunter2", 'a"b\\cé', "redacted", "short", "hunter2-longer"])
     sign = redactor.fingerprint("known", "hunter2")
     assert known.redact_text("x/hunter2/y") == f"x/{sign}/y"
     assert known.redact_text("hunter2-longer") == redactor.fingerprint("known", "hunter2-longer")
-    value = {"hunter2": ["a\"b\\cé", {"deep": "zhunter2z"}], "none": "short"}
+    value = {"hunter2": ['a"b\\cé', {"deep": "zhunter2z"}], "none": "short"}
     clean = known.redact(value)
     assert clean == {sign: [redactor.fingerprint("known", 'a"b\\cé'), {"deep": f"z{sign}z"}], "none": "short"}
     assert known.redact(clean) == clean, "what was replaced is not replaced again, though `redacted` is a secret"

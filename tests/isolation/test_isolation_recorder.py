@@ -385,3 +385,65 @@ def test_of_many_opens_each_is_recorded(bench):
     tried = [call.path for call in done.calls if call.path and call.path.startswith("/nonexistent/")]
     assert tried == [f"/nonexistent/{number}" for number in range(10_000)]
     assert done.records[-1].calls == sum(call.count for call in done.calls)
+
+
+@every
+def test_the_interpreter_of_a_script_is_recorded_too(bench):
+    for name, line in (("inner", f"#!{PYTHON} -S"), ("outer", "#!./inner")):
+        (bench.root / name).write_text(f"{line}\nimport sys; open(sys.argv[-1], 'w')\n")
+        (bench.root / name).chmod(0o755)
+    done = run(bench, "/bin/sh", "-c", "./no-such-program; ./inner one; ./outer two; ./inner three; exec cat one")
+    assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
+    python_path = os.path.realpath(PYTHON)
+    ran = [call for call in done.calls if call.call == "execve" and call.grade == "outcome"]
+    assert [(call.path, call.argv) for call in ran] == [(python_path, None)] * 3
+    named = [call.pid for call in done.calls if call.call == "execve" and call.path.endswith(("inner", "outer"))]
+    assert [call.pid for call in ran] == named, "each by the process of its script"
+    done = run(bench, "./inner", "four")
+    assert [call.path for call in done.of("execve") if call.grade == "outcome"] == [python_path]
+
+
+@every
+def test_a_link_that_is_replaced_during_an_exec_does_not_hide_the_program(bench):
+    """What runs is read afterwards, so a race about the name is of no use."""
+    script = (
+        "import os, threading\n"
+        "os.symlink('/bin/true', 'link'); os.symlink('/bin/cat', 'other')\n"
+        "def swap():\n"
+        "    while True: os.rename('link', 'x'); os.rename('other', 'link'); os.rename('x', 'other')\n"
+        "threading.Thread(target=swap, daemon=True).start()\n"
+        "ran = 0\n"
+        "for number in range(30):\n"
+        "    if os.fork() == 0:\n"
+        "        try: os.execv('link', ['link', 'mark%d' % number])\n"
+        "        except OSError: os._exit(0)\n"
+        "    os.wait()\n"
+        "os._exit(0)\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
+    cat = os.path.realpath("/bin/cat")
+    opened = {call.pid for call in done.calls if call.path and "/mark" in call.path and call.access == "read"}
+    assert opened, "no race was won or lost: cat never ran"
+    assert opened <= {call.pid for call in done.at(cat) if call.call == "execve"}
+
+
+@pytest.mark.parametrize("bench", ["none"], indirect=True)
+def test_a_directory_as_the_root_of_a_path_is_resolved_as_the_kernel_does(bench):
+    top = bench.root / "top"
+    (top / "etc").mkdir(parents=True)
+    (top / "etc/hostname").write_text("inside")
+    (top / "link").symlink_to("/etc/../../etc/hostname")
+    script = (
+        "import ctypes, os, struct\n"
+        "def openat2(where, path, flags=0):\n"
+        "    how = struct.pack('<QQQ', flags, 0, 0x10)\n"
+        f"    fd = ctypes.CDLL(None).syscall({syscalls.NUMBER['openat2']}, where, path, how, len(how))\n"
+        "    assert os.read(fd, 9) == b'inside', fd\n"
+        "top = os.open('top', os.O_PATH)\n"
+        "openat2(top, b'/etc/hostname'); openat2(top, b'../../etc/hostname', os.O_NOFOLLOW); openat2(top, b'link')\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
+    assert [call.real or call.path for call in done.of("openat2")] == [str(top / "etc/hostname")] * 3
+    assert not done.at("/etc/hostname")

@@ -27,7 +27,9 @@ KERNEL_FILE: Final = "kernel.ndjson"
 LAYERS: Final = "layers"
 
 Grade = Literal["attempt", "outcome"]
-"""`attempt`: the call was about to be made, and its result is unknown. `outcome`: `error` is what the program got."""
+"""`attempt`: the call was about to be made, and its result is unknown. `outcome`: `error` is what the program got; an `exec`
+of this grade names the program that ran after an `exec` of the same process, because that one named another: a script.
+"""
 Access = Literal["read", "write", "read_write", "path"]
 """How a file is opened. `path`: only as a location (O_PATH)."""
 

@@ -18,6 +18,8 @@ from interlock.isolation.recorder.places import AT_FDCWD, Places
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_SYMLINK_FOLLOW: Final = 0x400
 _ADDRESS_BYTES: Final = 128
+_RESOLVE_IN_ROOT: Final = 0x10
+"""Of `openat2`: the start directory is the root of the path and of every link on it."""
 _MESSAGES_MAX: Final = 1024
 _MESSAGE_BYTES: Final = 64
 _TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
@@ -134,10 +136,14 @@ def _creat(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
 
 
 def _openat2(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
-    flags, mode = struct.unpack("<QQ", read_exactly(pid, a[2], 16))
-    found = _place(places, pid, a[1], a[0])
+    flags, mode, resolve = struct.unpack("<QQQ", read_exactly(pid, a[2], 24))
     follow, more = opened(flags, mode)
-    return (Seen(found, follow, places.own(pid, found), None, more),)
+    if not resolve & _RESOLVE_IN_ROOT:
+        found = _place(places, pid, a[1], a[0])
+        return (Seen(found, follow, places.own(pid, found), None, more),)
+    top = places.join(pid, a[0], "")
+    found = places.beneath(top, os.fsdecode(read_text(pid, a[1])), follow=follow)
+    return (Seen(found, follow, found, None, more),)
 
 
 def _exec(directory: int | None, path: int, argv: int) -> Read:

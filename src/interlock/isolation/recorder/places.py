@@ -103,15 +103,23 @@ class Places:
         found = self._real[path] = self._walk(self._real[above], path[len(above) :])
         return found
 
-    def _walk(self, start: str, path: str) -> str:
-        """Follow the links of a path, starting from a directory without links."""
+    def beneath(self, top: str, path: str, *, follow: bool) -> str:
+        """Returns the target of a path whose root is the directory `top`. With `follow`, a final link is followed too."""
+        top = self._walk("", top)
+        above, _, name = path.rpartition("/")
+        if follow or name in ("", ".", ".."):
+            return self._walk(top, path, top) or "/"
+        return f"{self._walk(top, above, top)}/{name}"
+
+    def _walk(self, start: str, path: str, top: str = "") -> str:
+        """Follow the links of a path, starting from a directory without links. `top` is the root, without links too."""
         here, pending, links = start, path.split("/")[::-1], _LINKS_MAX
         while pending:
             name = pending.pop()
             if name in ("", "."):
                 continue
             if name == "..":
-                here = here.rpartition("/")[0]
+                here = here if here == top else here.rpartition("/")[0]
                 continue
             there = f"{here}/{name}"
             self._walked.add(there)
@@ -124,6 +132,6 @@ class Places:
             if links < 0:
                 break
             if target.startswith("/"):
-                here = ""
+                here = top
             pending += target.split("/")[::-1]
         return here

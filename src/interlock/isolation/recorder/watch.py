@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from interlock.isolation import syscalls
 from interlock.isolation.recorder.attach import LISTENER
 from interlock.isolation.recorder.calls import CHANGES_LINKS, EXECS, READERS, Seen, argv_members, opened
+from interlock.isolation.recorder.executed import Executions, running
 from interlock.isolation.recorder.filter import CALLS
 from interlock.isolation.recorder.memory import read_text
 from interlock.isolation.recorder.places import AT_FDCWD, OWN_BEGINS, Places
@@ -108,6 +109,7 @@ class Recorder:
         self._tasks: dict[int, _Task] = {}
         self._tasks_until_ns = 0
         self._seen: dict[int, None] = {}
+        self._executed = Executions()
         self._waiting = False
         """True while this process waits for a call."""
         self._due = False
@@ -164,7 +166,7 @@ class Recorder:
                 self._answer_open(0, me, "openat", AT_FDCWD, at, os.O_RDONLY | os.O_CLOEXEC, 0)
             with contextlib.suppress(OSError):
                 self._answer(0, me, "execve", (at, ctypes.addressof(argv), 0, 0, 0, 0))
-            self._add(self._task(me), "openat", self._shown(Seen("/usr/lib/locale")), time.monotonic_ns())
+            self._add(self._task(me), "openat", _members(Seen("/usr/lib/locale"), self._places), time.monotonic_ns())
         self._forget(0)
         self._places.close()
         self.finish()
@@ -202,7 +204,7 @@ class Recorder:
         try:
             fcntl.ioctl(self._listener, _SEND, _RESPONSE.pack(number, 0, 0, _CONTINUE))
         except OSError:  # interrupted, or the process was killed
-            if not self._let_continue(number):
+            if not self._send(number):
                 return
         follow, more = opened(flags, mode)
         real = places.real(path, follow=follow) if own is None else own
@@ -214,14 +216,15 @@ class Recorder:
         now_ns = time.monotonic_ns()
         if now_ns > self._tasks_until_ns:
             self._forget(now_ns)
-        shown, stale = list[str](), False
+        shown, stale, before = list[str](), False, None
         try:
             if name in EXECS:  # its parent may have ended by now
                 self._forget_task(tid)
             task = self._tasks.get(tid) or self._task(tid)
             seen = READERS[name](self._places, tid, arguments)
+            before = running(tid) if name in EXECS else None
             if name in CHANGES_LINKS:  # the path may have a different target afterwards
-                shown = [self._shown(one) for one in seen]
+                shown = [_members(one, self._places) for one in seen]
                 stale = any(self._places.changes_links(one.path, one.to) for one in seen)
         except OSError as error:
             announced = _announced(self._channel) if name in EXECS else None
@@ -229,42 +232,40 @@ class Recorder:
                 self._refuse(number, tid, name, error.errno or errno.EFAULT)
                 return
             task, seen = self._tasks.get(tid) or _unknown(tid), (announced,)
-        if name in EXECS:  # it gets new memory, and an executing thread becomes the first thread of its process
+        if name in EXECS:
+            seen = (_resolved(seen[0], self._places),)
+            self._executed.add(task.pid, name, seen[0].real or "", before)
+            # It gets new memory, and an executing thread becomes the first thread of its process.
             self._forget_task(tid)
             self._forget_task(task.pid)
-        if not self._let_continue(number):
+        if not self._send(number):
             return
         if stale:
             self._places.forget()
-        for more in shown or (self._shown(one) for one in seen):
+        for more in shown or (_members(one, self._places) for one in seen):
             self._add(task, name, more, now_ns)
-
-    def _let_continue(self, number: int) -> bool:
-        """Let a call continue. Returns False if it will not, because its process was killed."""
-        return self._send(_RESPONSE.pack(number, 0, 0, _CONTINUE))
 
     def _refuse(self, number: int, tid: int, name: str, error: int) -> None:
         """Answer an unreadable call with an error."""
-        if self._send(_RESPONSE.pack(number, 0, -error, 0)):
+        if self._send(number, error):
             self.refused += 1
             refusal = f',"error":"{errno.errorcode.get(error, str(error))}","unreadable":true'
             task = self._tasks.get(tid) or _unknown(tid)
             self._add(task, name, refusal, time.monotonic_ns(), "outcome")
 
-    def _send(self, response: bytes) -> bool:
+    def _send(self, number: int, error: int = 0) -> bool:
+        """Let a call continue, or answer with an error. Returns False if its process was killed."""
+        response = _RESPONSE.pack(number, 0, -error, 0 if error else _CONTINUE)
         while True:
             try:
                 fcntl.ioctl(self._listener, _SEND, response)
-            except OSError as error:
-                if error.errno == errno.ENOENT:
+            except OSError as problem:
+                if problem.errno == errno.ENOENT:
                     return False
-                if error.errno != errno.EINTR:  # our own tick
+                if problem.errno != errno.EINTR:  # our own tick
                     raise
             else:
                 return True
-
-    def _shown(self, seen: Seen) -> str:
-        return seen.more if seen.path is None else _members(seen, self._places)
 
     def _add(self, task: _Task, name: str, more: str, now_ns: int, grade: str = "attempt") -> None:
         self.calls += 1
@@ -325,11 +326,11 @@ class Recorder:
         with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
             head = file.read(1024)
         pid = _number(head, b"\nTgid:")
-        try:
-            memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            memory = -1
-        known = self._tasks[tid] = _Task(pid, _number(head, b"\nPPid:"), f'"pid":{pid},"tid":{tid},', memory)
+        known = _Task(pid, _number(head, b"\nPPid:"), f'"pid":{pid},"tid":{tid},', _memory_of(tid))
+        self._tasks[tid] = known
+        other = self._executed.other(pid)
+        if other is not None:
+            self._add(known, other[0], f',"path":{_text(other[1])}', time.monotonic_ns(), "outcome")
         return known
 
     def _forget(self, now_ns: int) -> None:
@@ -361,8 +362,9 @@ def _announced(channel: socket.socket) -> Seen | None:
 
 
 def _members(seen: Seen, places: Places) -> str:
-    """Returns what was read of a call with a path, as JSON members."""
-    assert seen.path is not None
+    """Returns what was read of a call, as JSON members."""
+    if seen.path is None:
+        return seen.more
     shown = f',"path":{_text(seen.path)}'
     real = seen.real if seen.real is not None else places.real(seen.path, follow=seen.follow)
     if real is not None and real != seen.path:
@@ -370,6 +372,19 @@ def _members(seen: Seen, places: Places) -> str:
     if seen.to is not None:
         shown += f',"to":{_text(seen.to)}'
     return shown + seen.more
+
+
+def _memory_of(tid: int) -> int:
+    try:
+        return os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _resolved(seen: Seen, places: Places) -> Seen:
+    """Returns what an `exec` names, with links resolved."""
+    assert seen.path is not None
+    return seen if seen.real else seen._replace(real=places.real(seen.path, follow=seen.follow) or seen.path)
 
 
 def _unknown(tid: int) -> _Task:
