@@ -81,11 +81,11 @@ def test_calls_are_sorted_into_what_they_touch(write):
 def test_attempts_of_an_action_are_taken_together_and_actions_apart(write):
     write(STARTED, call("openat", path="/one", access="read"), ended(dropped=3))
     write(STARTED, call("openat", path="/two", access="read"), ended(lost=True), attempt=2, recorder="k2")
-    run = write(STARTED, call("openat", path="/other", access="read"), action="b", recorder="k3")
+    run = write(STARTED, call("openat", path="/other", access="read", count=2), action="b", recorder="k3")
     found = touched(run)
     assert found["p", "a"].read == ("/one", "/two")
     assert (found["p", "a"].dropped, found["p", "a"].lost, found["p", "a"].unfinished) == (3, True, False)
-    assert found["p", "b"].unfinished
+    assert (found["p", "b"].unfinished, found["p", "b"].calls) == (True, 2), "counted without a last line"
     assert list(touched(run, "b")) == [("p", "b")]
 
 

@@ -161,9 +161,11 @@ def closings(lines):
     for recorder in dict.fromkeys(line["recorder"] for line in lines):
         own = [line for line in lines if line["recorder"] == recorder]
         digest = digest_of([msgspec.json.encode(line) + b"\n" for line in own])
+        end = own[-1] if own[-1]["kind"] == "recorder_ended" else {}
         yield e.ActionRecorded(
             proposal=own[0].get("proposal"), action=own[0].get("action"), step=9, recorder=recorder, lines=len(own),
-            digest=digest, calls=sum(line["kind"] == "call" for line in own), dropped=0, refused=0,
+            digest=digest, calls=sum(line["kind"] == "call" for line in own),
+            dropped=end.get("dropped", 0), refused=end.get("refused", 0), lost=end.get("lost", False),
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from evidence_world import (
     RUN,
     Run,
     ambiguities,
+    closings,
     command,
     decided,
     digest_of,
@@ -385,15 +386,16 @@ def test_a_shim_that_found_no_place_says_so(tmp_path):
 
 BOTH = e.CommandFinished(exit_code=0, signal=9, success=False, window_elapsed_ms=1)
 NEITHER = e.CommandFinished(success=False, window_elapsed_ms=1)
+FAILED_WELL = e.CommandFinished(exit_code=1, success=True, window_elapsed_ms=1)
 
 
 @pytest.mark.parametrize(
     "events",
     [
         (command(), BOTH), (command(), NEITHER), (command(), ENDED, ENDED), (ENDED,), (command(), command()),
-        (command(), ENDED, e.CommandLost(detail="x")),
+        (command(), ENDED, e.CommandLost(detail="x")), (command(), FAILED_WELL),
     ],
-    ids=["both", "neither", "ended twice", "not started", "started twice", "finished and lost"],
+    ids=["both", "neither", "ended twice", "not started", "started twice", "finished and lost", "success"],
 )  # fmt: skip
 def test_events_that_contradict_each_other_are_refused(tmp_path, events):
     with pytest.raises(IntegrityError) as caught:
@@ -442,13 +444,25 @@ def forged(tmp_path, what):
             lines[1]["action"] = "b"
         case "started twice":
             lines = [*lines, {**lines[0], "seq": 3}]
+        case "another end":
+            run = Run(tmp_path / "x", decided(), intent(), succeeded(), *closings(lines), FINISHED)
+            lines[-1]["dropped"] = 1
     run.kernel = lines
     return run
 
 
 @pytest.mark.parametrize(
     "what",
-    ["no recorder", "another platform", "no shim", "not started", "after its end", "another action", "started twice"],
+    [
+        "no recorder",
+        "another platform",
+        "no shim",
+        "not started",
+        "after its end",
+        "another action",
+        "started twice",
+        "another end",
+    ],
 )
 def test_layers_that_contradict_the_events_are_refused(tmp_path, what):
     (tmp_path / "x").mkdir()

@@ -594,6 +594,8 @@ def test_a_line_marked_as_redacted_cannot_be_recomputed_and_the_health_must_say_
     [
         lambda events: events[2].update(signal=9),
         lambda events: events[2].update(exit_code=None),
+        lambda events: events[2].update(exit_code=1),
+        lambda events: events[2].update(success=False),
         lambda events: events.insert(3, {**events[2], "seq": 3}),
         lambda events: events.insert(2, {**events[1], "seq": 2}),
         lambda events: events.pop(1),
@@ -610,6 +612,15 @@ def test_evidence_that_contradicts_itself_is_refused(agent_run, tmp_path, change
 
     changed, manifest = rechained(members_of(agent_run.export(tmp_path).data), renumber)
     assert "contradiction" in codes(resealed(changed, SIGNER, manifest=manifest))
+
+
+@pytest.mark.parametrize("change", [{"dropped": 1}, {"refused": 1}, {"lost": True}])
+def test_an_end_of_a_recorder_that_is_not_the_layer_s_is_a_contradiction(members, change):
+    def forge(events):
+        next(event for event in events if event["kind"] == "action_recorded").update(change)
+
+    forged, manifest = rechained(members, forge)
+    assert "contradiction" in codes(resealed(forged, manifest=manifest))
 
 
 @pytest.mark.parametrize("change", [{"handle": "proc-2"}, {"action": "b"}])

@@ -178,11 +178,13 @@ def runs(draw):
         lines = kernel_lines(*map(dict, bodies), recorder=name, start=len(kernel), ended=ended, **where)
         encoded = [json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for line in lines]
         kernel += encoded
+        end = lines[-1] if lines[-1]["kind"] == "recorder_ended" else {}
         if closed:
             closings.append(
                 e.ActionRecorded(
                     proposal=where.get("proposal") or None, action=where.get("action"), step=9, recorder=name, calls=len(bodies),
-                    dropped=0, refused=0, lines=len(encoded), digest=digest_of(encoded),
+                    dropped=end.get("dropped", 0), refused=end.get("refused", 0), lost=end.get("lost", False),
+                    lines=len(encoded), digest=digest_of(encoded),
                 )
             )  # fmt: skip
     sdk = []

@@ -132,6 +132,8 @@ class RecorderEnd(NamedTuple):
 
     lines: int
     digest: str
+    totals: tuple[int, int, bool]
+    """`dropped`, `refused` and `lost`, which the line `recorder_ended` repeats."""
 
 
 class Observed:
@@ -196,7 +198,11 @@ class Observed:
                 handle is None or self.programs_of.get(handle) == (proposal, action),
                 f"recorder `{event['recorder']}` names a program that its action did not start",
             )
-            self.recorder_ends[event["recorder"]] = RecorderEnd(event.get("lines", 0), event.get("digest", ""))
+            self.recorder_ends[event["recorder"]] = RecorderEnd(
+                event.get("lines", 0),
+                event.get("digest", ""),
+                (event["dropped"], event["refused"], event.get("lost", False)),
+            )
 
     def _action_event(self, kind: str, event: dict[str, Any], pair: Pair) -> None:
         facts = self.actions.get(pair)
@@ -245,6 +251,8 @@ class Observed:
         if kind == "command_finished":
             both = (event.get("exit_code") is None) == (event.get("signal") is None)
             self._require(not both, "the command has ended with both an exit code and a signal, or with neither")
+            success = event.get("success", False)
+            self._require(success == (event.get("exit_code") == 0), "`success` is not what the exit code says")
         self.command_ends.append(_COMMAND_ENDS[kind])
 
     def _connection(self, event: dict[str, Any]) -> None:
@@ -273,6 +281,11 @@ class Observed:
         assert recorder is not None
         if line.kind == "recorder_ended":
             recorder.ended, recorder.lost = True, line.lost
+            end = self.recorder_ends.get(line.recorder)
+            self._require(
+                end is None or end.totals == (line.dropped, line.refused, line.lost),
+                f"the end of recorder `{line.recorder}` is not as in the journal",
+            )
             self.kernel_dropped += line.dropped
             self.kernel_refused += line.refused
             return

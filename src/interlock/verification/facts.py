@@ -177,6 +177,8 @@ class Facts:
             self.findings.add("contradiction", where, "the command ends twice")
         if kind == "command_finished" and (event.get("exit_code") is None) == (event.get("signal") is None):
             self.findings.add("contradiction", where, "both an exit code and a signal, or neither")
+        if kind == "command_finished" and event.get("success", False) != (event.get("exit_code") == 0):
+            self.findings.add("contradiction", where, "`success` is not what the exit code says")
         self.command_ends.append(_COMMAND_ENDS[kind])
 
     def _intent(self, event: Line, pair: Pair, action: Action) -> None:
@@ -258,6 +260,9 @@ class Facts:
             return False
         if kind == "recorder_ended":
             recorder.ended, recorder.lost = True, line.get("lost", False)
+            closed = self.recorders_closed.get(name)
+            if closed is not None and _totals(closed) != _totals(line):
+                self.findings.add("contradiction", where, f"the end of recorder `{name[:80]}` is not as in the journal")
             self.kernel_dropped += line["dropped"]
             self.kernel_refused += line["refused"]
             return False
@@ -317,3 +322,8 @@ def pair_of_kernel(line: Line) -> Pair | None:
 def _pair_of_event(event: Line) -> Pair | None:
     proposal, action = event.get("proposal"), event.get("action")
     return None if proposal is None or action is None else (proposal, action)
+
+
+def _totals(end: Line) -> tuple[Any, ...]:
+    """What the journal and the layer both say about the end of a recorder."""
+    return end.get("dropped", 0), end.get("refused", 0), end.get("lost", False)

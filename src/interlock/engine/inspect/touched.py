@@ -68,22 +68,26 @@ class _Collected:
 
     def __init__(self) -> None:
         self.lists: dict[str, dict[str | Program, None]] = {}
-        self.running: set[str] = set()
+        self.running: dict[str, int] = {}
+        """The recorders that have not ended, each with the calls that its lines show."""
         self.calls = self.dropped = self.refused = self.unlisted = 0
         self.lost = False
 
     def take(self, record: KernelRecord) -> None:
         match record:
             case RecorderStarted():
-                self.running.add(record.recorder)
+                self.running[record.recorder] = 0
             case RecorderEnded():
-                self.running.discard(record.recorder)
+                self.running.pop(record.recorder, None)
                 self.calls += record.calls
                 self.dropped += record.dropped
                 self.refused += record.refused
                 self.lost = self.lost or record.lost
-            case KernelCall() if not record.unreadable:
-                self._take_call(record)
+            case KernelCall():
+                if record.recorder in self.running:
+                    self.running[record.recorder] += record.count
+                if not record.unreadable:
+                    self._take_call(record)
 
     def _take_call(self, call: KernelCall) -> None:
         place = call.real or call.path
@@ -132,7 +136,7 @@ class _Collected:
         }
         return Touched(
             **lists,  # type: ignore[arg-type] # names of fields, each with its kind of entry
-            calls=self.calls,
+            calls=self.calls + sum(self.running.values()),
             dropped=self.dropped,
             refused=self.refused,
             lost=self.lost,
