@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import msgspec
@@ -26,6 +27,7 @@ from interlock.evidence.redaction import Redaction
 from interlock.model import events as e
 from interlock.model.canonical import canonical, keyed_digest
 from interlock.model.errors import IntegrityError
+from interlock.verification.verify import verify
 
 TOKEN = "ghp_" + "q7Zk2Lw9Xv4Bn8Rt1Yp6Mc3Hd5Jf0GsAaEuQ"
 PASSWORD = "blue horse battery 77"
@@ -74,6 +76,41 @@ def test_a_marked_secret_is_found_wherever_it_comes_up_again(marked):
     fingerprint = Redactor(KEY).fingerprint("known", PASSWORD)
     assert archive.claim("files_read") == [f"/tmp/{fingerprint}/file"]
     assert "redacted_after_sealing" in archive.health["notes"]
+
+
+WORDS = [
+    "action_intent",
+    "action_log",
+    "proposal",
+    "attempt",
+    "openat",
+    "inet6",
+    "read",
+    "interlock.layer",
+    RUN,
+    RUN[:9],
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_secret_that_is_a_word_of_the_format_hides_nothing_else(tmp_path, word):
+    """An agent chooses the values of its parameters: none may take a line, a claim or the export away."""
+    original = {"password": word}
+    view = {"password": Redactor(KEY).fingerprint("marked", word)}
+    parameters = kept(view, original)
+    run = Run(tmp_path, decided(), intent(parameters=parameters), log("x"), succeeded(), FINISHED)
+    run.kernel = kernel_lines(
+        {"call": "openat", "path": "/w/in", "access": "read"},
+        {"call": "connect", "family": "inet6", "host": "::1", "port": 5},
+        **WHERE,
+    )
+    archive = run.export(tmp_path, original={parameters.digest: original}.get)
+    assert verify(io.BytesIO(archive.data), ()).verdict.valid
+    assert (archive.claim("files_read"), archive.claim("hosts")) == (["/w/in"], ["[::1]:5"])
+    assert [line["kind"] for line in archive.events() if line["kind"] == "action_log"]
+    assert archive.claim("tools")
+    (shown,) = [line["parameters"]["view"] for line in archive.events() if line["kind"] == "action_intent"]
+    assert shown == view
 
 
 def test_a_redacted_event_names_the_sealed_one_by_a_keyed_digest(marked):

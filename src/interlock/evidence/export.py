@@ -122,7 +122,7 @@ def _learn(source: Source, redaction: Redaction) -> dict[int, str]:
         for line in batch.lines:
             if b'"private":true' in line:
                 for kept in _kept(msgspec.json.decode(line)):
-                    redaction.learn(kept.get("view"), source.original(kept["digest"]))
+                    redaction.learn(kept.get("view"), source.original(kept["digest"]), source.run_id)
             if line.startswith(b'{"kind":"action_log"'):
                 event = msgspec.json.decode(line)
                 key, seq, text = (event.get("proposal"), event.get("action")), event["seq"], event["message"]

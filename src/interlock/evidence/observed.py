@@ -40,6 +40,8 @@ _RENAMES: Final = frozenset(("rename", "renameat", "renameat2"))
 _LINKS: Final = frozenset(("link", "linkat"))
 _EXECS: Final = frozenset(("execve", "execveat"))
 _SENDS: Final = frozenset(("connect", "sendto", "sendmsg", "sendmmsg"))
+KERNEL_WORDS: Final = _OPENS | _CHANGES | _RENAMES | _LINKS | _EXECS | _SENDS | {"inet", "inet6"}
+"""Values of kernel lines from which claims follow."""
 
 
 class KernelLine(msgspec.Struct, frozen=True, gc=False):

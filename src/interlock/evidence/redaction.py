@@ -7,7 +7,9 @@ recurs, even split over two lines.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
@@ -15,8 +17,10 @@ import msgspec
 from interlock.detect import Redactor, find_secrets, may_hold_secret
 from interlock.detect.literals import LiteralFinder
 from interlock.detect.redact import DONE, free_name
+from interlock.evidence.observed import KERNEL_WORDS
 from interlock.model.canonical import keyed_digest
 from interlock.model.errors import IntegrityError
+from interlock.model.events import Event
 
 LITERAL_CHARS_MIN: Final = 6
 """A shorter value would be found everywhere."""
@@ -46,9 +50,15 @@ class Redaction:
 
     # -- knowledge about the run
 
-    def learn(self, shown: Any, original: Any) -> None:
-        """Learn the secrets in a value: the texts that its redacted view replaced."""
+    def learn(self, shown: Any, original: Any, run_id: str) -> None:
+        """Learn the secrets in a value: the texts that its redacted view replaced.
+
+        What every archive of the run contains anyway is not learnt: a word of the format, or a part of the run's id. Without
+        it, no one could read the lines, and an agent chooses what it passes as a secret.
+        """
         for secret in _replaced(shown, original):
+            if secret in format_words() or secret in run_id:
+                continue
             if len(self._literals) < LITERALS_MAX and len(secret) >= LITERAL_CHARS_MIN and secret not in self._known:
                 self._known.add(secret)
                 self._literals.append(secret)
@@ -211,6 +221,24 @@ class Redaction:
             unknown = not self._swept.issuperset(texts) and any(map(self._holds_secret, texts))
             return unknown or any(map(self._holds_secret, others))
         return isinstance(value, list) and any(map(self._holds_secret, value))
+
+
+@functools.cache
+def format_words() -> str:
+    """Returns every name and value that the format itself puts into an archive, separated by NUL."""
+    words = {str(kind.__struct_config__.tag) for kind in Event.__subclasses__()} | KERNEL_WORDS
+    pending: list[Any] = [
+        msgspec.json.decode(file.read_bytes()) for file in files("interlock.evidence").joinpath("schemas").iterdir()
+    ]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            words.update(value.get("properties", ()))
+            words.update(filter(lambda word: isinstance(word, str), (value.get("const"), *value.get("enum", ()))))
+            pending += [inner for name, inner in value.items() if name not in ("const", "enum")]
+        elif isinstance(value, list):
+            pending += value
+    return "\0".join(sorted(words))
 
 
 def _sorted_out(members: dict[str, Any]) -> tuple[list[str], list[Any]]:
