@@ -234,7 +234,7 @@ def format_words() -> str:
         value = pending.pop()
         if isinstance(value, dict):
             words.update(value.get("properties", ()))
-            words.update(filter(lambda word: isinstance(word, str), (value.get("const"), *value.get("enum", ()))))
+            words.update(word for word in (value.get("const"), *value.get("enum", ())) if isinstance(word, str))
             pending += [inner for name, inner in value.items() if name not in ("const", "enum")]
         elif isinstance(value, list):
             pending += value
