@@ -50,8 +50,8 @@ def test_undo_reaches_no_further_than_the_grant_that_the_agent_has_now(victim):
     assert reasons(result) == ["path_denied"]
     assert (project.root / "src/a.txt").read_text() == "new"
     assert rt.services.store.get("other.key").value == 1
-    taken_back = rt.execute_sync({"actions": [call("undo", parameters={"run": done.run_id})], "agent": "coder"})
-    assert reasons(taken_back) == ["undo_denied"]
+    undone = rt.execute_sync({"actions": [call("undo", parameters={"run": done.run_id})], "agent": "coder"})
+    assert reasons(undone) == ["undo_denied"]
 
 
 def test_a_person_takes_back_what_any_agent_did(victim):

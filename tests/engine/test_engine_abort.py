@@ -210,8 +210,8 @@ def test_a_compensation_on_a_thread_is_told_that_its_time_is_over(embedded):
         told.set()
 
     rt = embedded(binding("do", noop), binding("late", late, mode="thread", timeout_ms=20))
-    take_back = {"type": "tool", "tool": "late", "parameters": {}}
-    result = execute(rt, call("do", "a", compensation=take_back), expect("x", 1))
+    compensation = {"type": "tool", "tool": "late", "parameters": {}}
+    result = execute(rt, call("do", "a", compensation=compensation), expect("x", 1))
     assert "longer than its time-out of 20ms" in result.not_undone[0].detail
     assert told.wait(20)
 
@@ -222,8 +222,8 @@ def test_a_compensation_that_goes_on_past_its_time_out_has_not_taken_anything_ba
             await asyncio.sleep(20)
 
     rt = embedded(binding("do", noop), binding("late", stubborn, timeout_ms=20))
-    take_back = {"type": "tool", "tool": "late", "parameters": {}}
-    result = execute(rt, call("do", "a", compensation=take_back), expect("x", 1))
+    compensation = {"type": "tool", "tool": "late", "parameters": {}}
+    result = execute(rt, call("do", "a", compensation=compensation), expect("x", 1))
     assert [n.reason for n in result.not_undone] == ["compensation_failed"]
 
 

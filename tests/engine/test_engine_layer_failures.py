@@ -64,7 +64,7 @@ def full(monkeypatch):
 
 
 @pytest.mark.usefixtures("full")
-def test_a_commit_on_a_full_disk_is_taken_back_and_says_so_in_result_journal_and_runs_show(project):
+def test_a_commit_on_a_full_disk_is_undone_and_says_so_in_result_journal_and_runs_show(project):
     rt = project.open()
     result = execute(rt, ALL)
     assert result.status == "failed"
@@ -78,7 +78,7 @@ def test_a_commit_on_a_full_disk_is_taken_back_and_says_so_in_result_journal_and
         assert one.workspace.changes == 4
         assert "at `b`" in one.workspace.detail
         assert "no space left" in one.workspace.detail
-        assert one.workspace.not_taken_back == {}
+        assert one.workspace.not_restored == {}
     (kept,) = [event for event in read_journal(project.home / "runs" / result.run_id) if isinstance(event, LayerKept)]
     assert (kept.why, kept.reason) == ("failed", "workspace_full")
     report = asyncio.run(rt.runs.commit(result.run_id))
@@ -143,7 +143,7 @@ def test_resume_after_an_edit_takes_the_cut_commit_back_and_names_the_edit(cut):
     for one in (result, rt.runs.results(result.run_id)[0]):
         assert one.workspace.reason == "workspace_conflict"
         assert f"`{committed}`" in one.workspace.detail
-        assert one.workspace.not_taken_back == {committed: "someone else has changed it since"}
+        assert one.workspace.not_restored == {committed: "someone else has changed it since"}
         assert one["sh"].reason == "workspace_conflict"
     report = rt.runs.discard(result.run_id)
     assert report.in_workspace == 0  # what the person has edited since is theirs
@@ -221,7 +221,7 @@ def test_a_person_is_told_how_many_paths_are_committed_already_when_the_rest_is_
     assert rt.runs.discard(run_id).in_workspace == 2
 
 
-def test_a_commit_by_a_person_that_fails_is_taken_back_and_says_why(new_project, monkeypatch):
+def test_a_commit_by_a_person_that_fails_is_undone_and_says_why(new_project, monkeypatch):
     project = new_project(toml=TOML % "" + LAYER + 'commit = "never"\n')
     for name in "abcd":
         (project.root / name).write_text("original\n")

@@ -1,4 +1,4 @@
-"""A commit that fails takes back what it had done; one that was interrupted is undone where a person has edited meanwhile."""
+"""A commit that fails undoes what it had done; one that was interrupted is undone where a person has edited meanwhile."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from layer_world import Dying, Failing, Stop, World, fill, inside
 from interlock.disk import Disk
 from interlock.workspace import Backups, Origin, effects
 from interlock.workspace.backups import read_entries
-from interlock.workspace.layer_commit import CommitStoppedError, clear_interrupted, plan_commit, take_back_commit
+from interlock.workspace.layer_commit import CommitStoppedError, clear_interrupted, plan_commit, undo_commit
 from interlock.workspace.undo import discard_temporaries, plan_undo, restore
 
 CHANGES = (
@@ -31,7 +31,7 @@ def world(tmp_path, mounts):
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "workspace_full"), (errno.EIO, "file_failed")])
-def test_a_commit_that_fails_anywhere_is_taken_back_and_can_be_done_again(world, number, code):
+def test_a_commit_that_fails_anywhere_is_undone_and_can_be_done_again(world, number, code):
     fill(world.root)
     before = world.tree()
     with world.layer() as layer:
@@ -67,7 +67,7 @@ def test_the_path_that_could_not_be_changed_is_named(world):
             world.commit(layer)
 
 
-def test_an_interrupted_commit_is_taken_back_but_for_what_a_person_has_edited_since(world):
+def test_an_interrupted_commit_is_undone_but_for_what_a_person_has_edited_since(world):
     fill(world.root)
     before = world.tree()
     with world.layer() as layer:
@@ -80,7 +80,7 @@ def test_an_interrupted_commit_is_taken_back_but_for_what_a_person_has_edited_si
         assert world.tree() != before
         edited = next(path for path in done if (world.root / path).read_text() == "agent\n")
         (world.root / edited).write_text("person\n")
-        assert take_back_commit(layer, world.run) == {edited: "someone else has changed it since"}
+        assert undo_commit(layer, world.run) == {edited: "someone else has changed it since"}
         assert (world.root / edited).read_text() == "person\n"
         now = world.tree()
         now.pop(os.fsencode(edited))

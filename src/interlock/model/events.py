@@ -452,7 +452,7 @@ class LayerKept(Event, kw_only=True, tag="layer_kept"):
     """For `conflict` and `failed`: the reason code."""
     detail: str = ""
     """What went wrong, for people."""
-    not_taken_back: dict[str, str] = {}
+    not_restored: dict[str, str] = {}
     """Paths that the commit may have changed and that were not restored, with the reasons."""
 
 

@@ -133,7 +133,7 @@ class LayerResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The reason code, if a requested commit failed: `workspace_conflict`, `workspace_full`, `access_denied` ..."""
     detail: str | None = None
     """What went wrong in that case, with the path, for people."""
-    not_taken_back: dict[str, str] = {}
+    not_restored: dict[str, str] = {}
     """Paths that the failed commit may have changed and that were not restored, with the reasons."""
 
 

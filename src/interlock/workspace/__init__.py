@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         clear_interrupted,
         commit_layer,
         plan_commit,
-        take_back_commit,
+        undo_commit,
     )
     from interlock.workspace.layer_diff import Difference
     from interlock.workspace.layer_mounts import LayerMounts
@@ -84,7 +84,7 @@ else:
             "reopen_preview": "preview_layers",
             "restore": "undo",
             "state_directory": "registry",
-            "take_back_commit": "layer_commit",
+            "undo_commit": "layer_commit",
             "why_no_overlay": "layers",
         },
     )
@@ -135,6 +135,6 @@ __all__ = [
     "reopen_preview",
     "restore",
     "state_directory",
-    "take_back_commit",
+    "undo_commit",
     "why_no_overlay",
 ]

@@ -36,7 +36,7 @@ from interlock.workspace.protect import Guard
 from interlock.workspace.runs_later import runs_later
 from interlock.workspace.steps import Prepared, Step, perform, with_access
 from interlock.workspace.tree import changed, read_chunks
-from interlock.workspace.undo import discard_temporaries, take_back
+from interlock.workspace.undo import discard_temporaries, undo_entries
 
 _OTHERS: Final = frozenset(
     {
@@ -173,17 +173,17 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
             entries, prepared = _record(layer, backups, plan, last)
             perform(base, prepared, lambda step: _content(layer, step), apart=True)
         except ToolError as error:
-            left = take_back(base, run, [*(earlier if whole else ()), *entries])
+            left = undo_entries(base, run, [*(earlier if whole else ()), *entries])
             raise CommitStoppedError(error, left) from error
 
 
-def take_back_commit(layer: Layer, run: Path) -> dict[str, str]:
+def undo_commit(layer: Layer, run: Path) -> dict[str, str]:
     """Undo an interrupted commit of a layer. Returns the paths that could not be undone, with the reasons.
 
-    Raises: as `take_back`.
+    Raises: as `undo_entries`.
     """
     entries = read_entries(run, proposal=layer.manifest.proposal)
-    return {show(path): why.removeprefix("path: ") for path, why in take_back(layer.base, run, entries).items()}
+    return {show(path): why.removeprefix("path: ") for path, why in undo_entries(layer.base, run, entries).items()}
 
 
 def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[list[Entry], list[Prepared]]:

@@ -191,7 +191,7 @@ def _is_place(workspace: Workspace, path: Rel) -> bool:
         return False
 
 
-def take_back(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> dict[Rel, str]:
+def undo_entries(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> dict[Rel, str]:
     """Undo an interrupted commit of a layer. `entries` (of `run`, oldest first) are the changes that it had recorded.
 
     Nothing is recorded: every state is in `entries`, and the layer holds the overwritten contents, so an interruption

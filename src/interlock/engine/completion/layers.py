@@ -42,7 +42,7 @@ from interlock.workspace import (
     read_entries,
     remove_layer,
     reopen_layer,
-    take_back_commit,
+    undo_commit,
 )
 from interlock.workspace.names import Rel, show, stored, to_json
 
@@ -211,7 +211,7 @@ async def commit_files(run: ProposalRun) -> None:
     conflicts = [one for one in plan.blocked if one.why == "conflict"]
     if how != "auto" or conflicts:
         left = await to_its_end(
-            lambda: take_back_commit(layer, directory)
+            lambda: undo_commit(layer, directory)
         )  # the changes of a process that was killed meanwhile
         if conflicts and how == "auto":
             names = ", ".join(f"`{show(stored(one.path))}`" for one in conflicts[:_NAMED_MAX])
@@ -284,7 +284,7 @@ async def keep(
         None,
         lambda recorder: LayerKept(
             layer=number, why=why, changes=changes, blocked=blocked, reason=reason, detail=recorder.text(detail),
-            not_taken_back=left,
+            not_restored=left,
         ),
     )  # fmt: skip
     run.layer_result = LayerResult(
@@ -293,7 +293,7 @@ async def keep(
         blocked=blocked,
         reason=reason or None,
         detail=detail or None,
-        not_taken_back=left,
+        not_restored=left,
     )
 
 

@@ -156,7 +156,7 @@ def list_config(start: Path, env: Mapping[str, str], name: str) -> list[ConfigRo
 
 
 def set_config(start: Path, env: Mapping[str, str], name: str, key: str, value: bytes | None) -> None:
-    """Configure a value of a capsule, which counts when the capsule is loaded next; None takes it back.
+    """Configure a value of a capsule, which counts when the capsule is loaded next; None removes it.
 
     Raises: ConfigurationError, UsageError, StoreError, IntegrityError.
     """

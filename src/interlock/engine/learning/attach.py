@@ -126,8 +126,8 @@ def withdraw(services: Services, run_id: str, action: str | None, by: str) -> li
     }
     try:
         for (room,) in services.db.execute(_ROOMS):
-            kind, take_back = stores[room]
-            restored, withdrawn = take_back()
+            kind, withdraw_from = stores[room]
+            restored, withdrawn = withdraw_from()
             found += [Withdrawn("restored", kind, one) for one in restored]
             found += [Withdrawn("withdrawn", kind, one) for one in withdrawn]
     except StoreError as error:

@@ -420,7 +420,7 @@ def _layer_after(before: LayerResult | None, event: e.LayerCommitted | e.LayerKe
                 blocked=event.blocked,
                 reason=event.reason or ("workspace_conflict" if event.why == "conflict" else None),
                 detail=event.detail or None,
-                not_taken_back=event.not_taken_back,
+                not_restored=event.not_restored,
             )
         case _:
             return LayerResult(status="discarded")

@@ -348,7 +348,7 @@ def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recor
                 blocked=shown(plan.blocked),
                 reason=reason,
                 detail=recorder.text(error.message),
-                not_taken_back=error.left,
+                not_restored=error.left,
             ),
             proposal,
             None,

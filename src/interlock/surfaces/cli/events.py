@@ -228,7 +228,7 @@ _WORDS: Final[dict[type[e.Event], Callable[[Any], str]]] = {
     e.LayerOpened: _opened,
     e.LayerCommitIntent: lambda v: _count(v.changes, "change"),
     e.LayerCommitted: lambda v: _joined(_count(v.changes, "change"), _named(v.blocked)),
-    e.LayerKept: lambda v: _joined(v.why, _count(v.changes, "change"), v.detail, _named(v.blocked), _named(v.not_taken_back)),
+    e.LayerKept: lambda v: _joined(v.why, _count(v.changes, "change"), v.detail, _named(v.blocked), _named(v.not_restored)),
     e.LayerDiscarded: lambda v: v.why,
     e.CommandStarted: lambda v: _joined(
         shlex.join(v.command), f"variables {', '.join(v.env_keys)}" if v.env_keys else None,

@@ -73,7 +73,7 @@ def layer_lines(result: ProposalResult) -> Iterator[str]:
     layer, run_id = result.workspace, result.run_id
     if layer is None or layer.status != "kept":
         return
-    for path, why in list(layer.not_taken_back.items())[:_PATHS_MAX]:
+    for path, why in list(layer.not_restored.items())[:_PATHS_MAX]:
         left = f"`{clean(path)}` may still have the committed state: {clean(why)}"
         yield f"{left}; check it: `interlock undo {run_id}` leaves what others changed"
     names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:_PATHS_MAX])

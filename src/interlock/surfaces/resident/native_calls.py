@@ -123,8 +123,8 @@ class NativeCalls:
             known.performer.end(event.output)
         await asyncio.wait([known.task])
 
-    async def take_back(self, event: HookEvent, caller: Caller) -> None:
-        """Undo the permission: the client was gone before it received it, so nothing was done."""
+    async def revoke(self, event: HookEvent, caller: Caller) -> None:
+        """Revoke the permission: the client was gone before it received it, so nothing was done."""
         known = self._open.pop(_use_of(event, caller), None)
         if known is not None:
             known.performer.released = False

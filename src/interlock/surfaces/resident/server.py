@@ -130,7 +130,7 @@ class Server:
             await writer.drain()
             async with asyncio.timeout(READ_SECONDS):
                 if await ended == _NOT_DELIVERED and heard.calls is not None:
-                    await heard.calls.take_back(heard.event, heard.caller)
+                    await heard.calls.revoke(heard.event, heard.caller)
         finally:
             ended.cancel()
             if not work.done():
