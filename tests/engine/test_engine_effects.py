@@ -149,3 +149,32 @@ def test_an_open_host_means_that_nothing_is_run_before_the_answer(new_project):
     _, (hold,) = asked(project.open(), shell("echo 1 > b"))
     assert "the grant opens hosts to it" in hold.reason
     assert (project.root / "b").exists()
+
+
+@pytest.mark.parametrize("by", ["a person", "the caller"])
+def test_a_call_that_is_stopped_while_it_is_previewed_is_not_asked_about(new_project, by):
+    project, questions = new_project(toml=BASE + NS), []
+
+    def previews():
+        return list(project.state.glob("*/runs/*/workspace/preview-*"))
+
+    async def scenario(rt):
+        work = asyncio.ensure_future(rt.execute(plan(shell("exec sleep 60")), on_question=questions.append))
+        while not previews():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        if by == "a person":
+            await rt.runs.stop()
+        else:
+            work.cancel()
+        await asyncio.wait([work], timeout=20)
+        assert work.done()
+        if by == "a person":
+            assert [row.reason for row in work.result().results] == ["stopped"]
+        else:
+            assert work.cancelled()
+
+    with project.open() as rt:
+        asyncio.run(scenario(rt))
+    assert questions == []
+    assert previews() == []

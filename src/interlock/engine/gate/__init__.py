@@ -11,7 +11,7 @@
 | again | `retry.py` | `next_delay(action, failure, retries)` |
 | all | `sequence.py` | `take_action(action)`, which calls the steps in order |
 
-The other files help a step: `call_digest.py` (5 and 8), `entailed.py` (writes that a call entails, 2 to 5), `previews.py`,
-`layer_previews.py` and `effects.py` (what a hold shows, 6), `output.py` (9), and `tool_questions.py` (a tool asks while it
-runs, 9).
+The other files help a step: `call_digest.py` (5, 6 and 8), `entailed.py` (writes that a call entails, 2 to 5), `previews.py`,
+`layer_previews.py`, `run_preview.py` and `effects.py` (what a hold shows, 6), `output.py` (9), and `tool_questions.py` (a tool
+asks while it runs, 9).
 """

@@ -16,14 +16,14 @@ import msgspec
 from interlock.approvals import (
     Hold,
     HoldRequest,
-    canonical_digest,
     merge_patch,
     summary_line,
-    with_effect,
     without_effect,
 )
 from interlock.engine.gate.admission import waiting
-from interlock.engine.gate.effects import drop_effect, find_effect, is_outdated, preview_effect
+from interlock.engine.gate.call_digest import call_of, digest_of, lifetime_of, tool_of
+from interlock.engine.gate.effects import drop_effect, find_effect, is_outdated
+from interlock.engine.gate.run_preview import preview_effect
 from interlock.engine.gate.shown_files import changed_since, forget_if_changed, look_at_files, paths_of
 from interlock.engine.judges.judges import state_schema
 from interlock.engine.judges.verdict import ALLOW, Allow, Held
@@ -70,7 +70,7 @@ def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | 
     """
     if action.changed or (hold is not None and _is_asked_again(action, desk)):
         return False
-    run, (name, version) = action.run, _tool_of(action)
+    run, (name, version) = action.run, tool_of(action)
     contents = [requirement.content for requirement in decision.requirements]
     if desk.store.standing.use(run.principal.agent, run.principal.session, name, version, contents) is None:
         return False
@@ -89,31 +89,8 @@ def _is_asked_again(action: ActionRun, desk: Desk) -> bool:
     )
 
 
-def _tool_of(action: ActionRun) -> tuple[str, str]:
-    tool = action.tool
-    return (action.spec.type, "") if tool is None else (tool.name, tool.version)
-
-
-def _call_of(action: ActionRun) -> tuple[str, str]:
-    """The call in the question: the tool, and the effect if it is shown."""
-    name, version = _tool_of(action)
-    return name, version if action.effect is None else with_effect(version, action.effect.digest)
-
-
 def _where(action: ActionRun) -> tuple[str, str, str]:
     return action.run.files.id, action.run.proposal.id, action.spec.id
-
-
-def digest_of(action: ActionRun, parameters: bytes) -> str:
-    """The digest to which an approval of this call is bound; `parameters` in canonical JSON."""
-    name, version = _call_of(action)
-    return action.run.services.redactor.keyed(canonical_digest(name + _lifetime(action), version, parameters))
-
-
-def _lifetime(action: ActionRun) -> str:
-    """The text that the question adds to the tool's name if the action starts a program that outlives it."""
-    mode = action.spec.invocation_mode
-    return "" if mode == "one_shot" else f" (as long as the {mode})"
 
 
 def _existing(action: ActionRun) -> Hold | None:
@@ -140,7 +117,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
     desk = services.desk
     before = desk.store.for_action(*_where(action))
     effect = await preview_effect(action)
-    name, version = _call_of(action)
+    name, version = call_of(action)
     run_id, proposal_id, action_id = _where(action)
     files, changes = await look_at_files(action)
     redact = desk.questions.redact  # a reason may name a state key
@@ -161,7 +138,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
             tool=name,
             tool_version=version,
             kind="tool_call",
-            summary=summary_line(name + _lifetime(action), parameters),
+            summary=summary_line(name + lifetime_of(action), parameters),
             reason="; ".join(reasons),
             parameters=parameters,
             schema=_schema(action),

@@ -106,7 +106,7 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
 
 def _cancelled(action: ActionRun, reason: str) -> Ended:
     """End an action that the engine stopped while it waited, before the intent of an attempt."""
-    action.slot.task.uncancel()
+    action.slot.acknowledge()
     # Without an earlier attempt nothing ran; the commit step adds the row.
     return Ended(None) if action.failed is None else outcome.cancel_retry(action, action.failed, reason)
 

@@ -47,7 +47,7 @@ class Slot:
     `expired` counts how often the watchdog cancelled the task; `stopped` holds the reason when the engine did.
     """
 
-    __slots__ = ("before", "deadline", "ended_ns", "expired", "pool", "stopped", "task", "watchdog")
+    __slots__ = ("_acknowledged", "before", "deadline", "ended_ns", "expired", "pool", "stopped", "task", "watchdog")
 
     def __init__(self, task: asyncio.Task[None], watchdog: Watchdog, pool: Pool) -> None:
         """A slot without a deadline, watched from now on."""
@@ -61,6 +61,7 @@ class Slot:
         """The end of the last attempt in this slot; saves the worker a reading of the clock."""
         self.expired = 0
         self.stopped: str | None = None
+        self._acknowledged = False
         self.before = task.cancelling()
         """Cancellations requested before: without a further one, a CancelledError is the tool's own."""
 
@@ -69,7 +70,8 @@ class Slot:
         for _ in range(self.expired):
             self.task.uncancel()
         self.expired = 0
-        if self.stopped is not None:
+        if self.stopped is not None and not self._acknowledged:
+            self._acknowledged = True
             self.task.uncancel()
 
 
