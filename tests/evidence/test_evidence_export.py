@@ -214,6 +214,17 @@ def test_what_is_missing_makes_the_layer_partial(tmp_path, ended, note):
     assert archive.surface["programs"]["known"] == "unknown"
 
 
+@pytest.mark.parametrize("call", ["chroot", "mount", "move_mount", "pivot_root", "setns"])
+def test_where_paths_may_lead_elsewhere_the_layer_is_partial_for_writer_and_verifier(tmp_path, call):
+    run = Run(tmp_path, decided(), intent(), succeeded(), FINISHED)
+    rerooted = {"kind": "call", "call": call} | ({} if call == "setns" else {"path": "/w/top"})
+    run.kernel = kernel_lines(OPEN, rerooted, **WHERE)
+    archive = run.export(tmp_path)
+    assert archive.health["layers"]["kernel"]["state"] == "partial"
+    assert "paths_rerooted" in archive.health["notes"]
+    assert (archive.claim("files_written"), archive.surface["programs"]["known"]) == ([], "unknown")
+
+
 def test_a_complete_layer_without_a_record_is_a_bounded_negative(tmp_path):
     kernel = kernel_lines(OPEN, **WHERE)
     archive = Run(tmp_path, decided(), intent(), succeeded(posture=WALLED), FINISHED, kernel=kernel).export(tmp_path)

@@ -109,7 +109,20 @@ commands = st.one_of(
 calls = st.fixed_dictionaries(
     {
         "call": st.sampled_from(
-            ["openat", "creat", "execve", "renameat2", "linkat", "unlink", "chown", "sendto", "connect", "mount"]
+            [
+                "openat",
+                "creat",
+                "execve",
+                "renameat2",
+                "linkat",
+                "unlink",
+                "chown",
+                "sendto",
+                "connect",
+                "fsopen",
+                "mount",
+                "chroot",
+            ]
         ),
         "grade": st.sampled_from(["attempt", "outcome"]),
     },

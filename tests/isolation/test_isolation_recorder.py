@@ -447,3 +447,14 @@ def test_a_directory_as_the_root_of_a_path_is_resolved_as_the_kernel_does(bench)
     assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
     assert [call.real or call.path for call in done.of("openat2")] == [str(top / "etc/hostname")] * 3
     assert not done.at("/etc/hostname")
+
+
+@pytest.mark.parametrize("bench", ["none"], indirect=True)
+def test_mounts_and_other_roots_are_recorded(bench):
+    (bench.root / "top").mkdir()
+    script = "mount -t tmpfs none top && mkdir top/old && /usr/sbin/chroot top true; true"
+    done = asyncio.run(record(bench, "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script))
+    top = str(bench.root / "top")
+    mounted = {call.path for call in done.calls if call.call in ("mount", "move_mount")}
+    assert top in mounted, done.outcome.stderr
+    assert [call.path for call in done.of("chroot")] == [top]

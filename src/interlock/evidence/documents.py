@@ -88,7 +88,11 @@ def _events_state(observed: Observed) -> State:
 
 
 def _all_recorded(observed: Observed) -> bool:
-    if observed.kernel_dropped or any(not one.ended or one.lost for one in observed.recorders.values()):
+    if (
+        observed.kernel_dropped
+        or observed.rerooted
+        or any(not one.ended or one.lost for one in observed.recorders.values())
+    ):
         return False
     if not observed.recorders.keys() <= observed.recorder_ends.keys():
         return False
@@ -117,6 +121,7 @@ def _notes(observed: Observed, layers: Layers) -> Iterator[str]:
         "contract_only_mode": not kernel,
         "kernel_drops": observed.kernel_dropped > 0,
         "not_run": not observed.events,
+        "paths_rerooted": observed.rerooted,
         "recorder_lost": any(not one.ended or one.lost for one in observed.recorders.values()),
         "recorder_unclosed": not observed.recorders.keys() <= observed.recorder_ends.keys(),
         "redacted_after_sealing": observed.redacted,

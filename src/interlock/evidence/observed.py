@@ -40,7 +40,9 @@ _RENAMES: Final = frozenset(("rename", "renameat", "renameat2"))
 _LINKS: Final = frozenset(("link", "linkat"))
 _EXECS: Final = frozenset(("execve", "execveat"))
 _SENDS: Final = frozenset(("connect", "sendto", "sendmsg", "sendmmsg"))
-KERNEL_WORDS: Final = _OPENS | _CHANGES | _RENAMES | _LINKS | _EXECS | _SENDS | {"inet", "inet6"}
+_REROOTS: Final = frozenset(("chroot", "pivot_root", "mount", "move_mount", "setns"))
+"""After such a call, a path may lead to another file than the recorder finds there."""
+KERNEL_WORDS: Final = _OPENS | _CHANGES | _RENAMES | _LINKS | _EXECS | _SENDS | _REROOTS | {"inet", "inet6"}
 """Values of kernel lines from which claims follow."""
 
 
@@ -162,6 +164,8 @@ class Observed:
         self.stray_records = 0
         """Kernel records that belong to no action; in a measured run, those of the command."""
         self.kernel_lines = self.kernel_dropped = self.kernel_refused = 0
+        self.rerooted = False
+        """True if a process may have changed what paths lead to."""
         self.decisions = 0
         self.sdk_lines = 0
         self.sdk_closed: dict[str, Any] | None = None
@@ -295,6 +299,7 @@ class Observed:
             self.stray_records += 1
         else:
             self.actions.setdefault(pair, ActionFacts()).kernel_records += 1
+        self.rerooted = self.rerooted or line.call in _REROOTS
         if line.error is None and not line.unreadable:
             self._effect(line)
 

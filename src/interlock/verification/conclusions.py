@@ -72,6 +72,7 @@ def _kernel_state(facts: Facts, events: str) -> str:
     complete = (
         events == "complete"
         and facts.kernel_dropped == 0
+        and not facts.paths_rerooted
         and all(recorder.ended and not recorder.lost for recorder in facts.recorders.values())
         and not _unclosed(facts)
         and (facts.command_recorders > 0 or not needs_recorder)
@@ -121,6 +122,8 @@ def _kernel_notes(facts: Facts, state: str) -> Iterator[str]:
         yield "calls_refused"
     if facts.kernel_dropped:
         yield "kernel_drops"
+    if facts.paths_rerooted:
+        yield "paths_rerooted"
     if any(recorder.lost or not recorder.ended for recorder in facts.recorders.values()):
         yield "recorder_lost"
     if _unclosed(facts):

@@ -21,6 +21,7 @@ _OUTCOMES: Final = {
     "action_succeeded", "action_failed", "action_unknown_outcome", "action_cancelled", "action_rejected",
     "action_deduplicated", "action_skipped",
 }  # fmt: skip
+_REROOTING: Final = {"chroot", "mount", "move_mount", "pivot_root", "setns"}
 _COMMAND_ENDS: Final = {"command_finished": "finished", "spawn_failed": "spawn_failed", "command_lost": "lost"}
 
 
@@ -110,6 +111,8 @@ class Facts:
     kernel_lines: int = 0
     kernel_dropped: int = 0
     kernel_refused: int = 0
+    paths_rerooted: bool = False
+    """True if a call may have changed what paths lead to."""
     recorders: dict[str, Recorder] = field(default_factory=dict)
     attempts_recorded: set[tuple[str, str, int]] = field(default_factory=set)
     command_recorders: int = 0
@@ -273,6 +276,8 @@ class Facts:
             if action is None:
                 action = self.actions[pair] = Action()
             action.kernel_records += 1
+        if line["call"] in _REROOTING:
+            self.paths_rerooted = True
         return line.get("error") is None and not line.get("unreadable")
 
     def take_sdk(self, line: Line) -> None:

@@ -24,6 +24,8 @@ _LINKS: Final = frozenset(("link", "linkat"))
 _EXECUTES: Final = frozenset(("execve", "execveat"))
 _OPENS: Final = frozenset(("open", "openat", "openat2", "creat", "open_by_handle_at"))
 _MEMORY: Final = "memfd_create"
+_REROOTS: Final = frozenset(("chroot", "pivot_root", "mount", "move_mount", "setns"))
+"""They change what paths lead to, and no file."""
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +111,7 @@ class _Collected:
             self._add("written", call.to or "")
         elif call.call in _LINKS:
             self._add("written", call.to or "")
-        elif call.call != "chroot":
+        elif call.call not in _REROOTS:
             self._add("written", place)
 
     def _take_address(self, call: KernelCall) -> None:

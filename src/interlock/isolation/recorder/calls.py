@@ -214,6 +214,10 @@ def _handle(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:  
     return (Seen(more=opened(a[2], 0)[1]),)
 
 
+def _without_path(_places: Places, _pid: int, _a: tuple[int, ...]) -> tuple[Seen, ...]:
+    return (Seen(),)
+
+
 READERS: Final[dict[str, Read]] = {
     "open": _open(None, 0, 1),
     "openat": _open(0, 1, 2),
@@ -254,6 +258,10 @@ READERS: Final[dict[str, Read]] = {
     "memfd_create": _memfd,
     "open_by_handle_at": _handle,
     "chroot": _path(None, 0),
+    "pivot_root": _path(None, 0),
+    "mount": _path(None, 1),
+    "move_mount": _path(2, 3),
+    "setns": _without_path,
 }
 CHANGES_LINKS: Final = frozenset(
     [

@@ -53,6 +53,10 @@ CALLS: Final = (
     "memfd_create",
     "open_by_handle_at",
     "chroot",
+    "pivot_root",
+    "mount",
+    "move_mount",
+    "setns",
 )
 """The recorded calls, if the architecture has them. `sendto` only with an address."""
 _PAST: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")

@@ -51,6 +51,7 @@ NOTES: Final = {
     "contract_only_mode": "Effects were not observed in the kernel: requests and decisions are known, but not what was touched.",
     "kernel_drops": "Some calls are missing in the kernel's record, because of its size limit.",
     "not_run": "Nothing was run.",
+    "paths_rerooted": "A process may have changed what paths lead to (a mount, another root): a path may name another file.",
     "recorder_lost": "A recorder was killed, or its record has no end: what came after is unknown.",
     "recorder_unclosed": "The journal has no end of a recorder: its record cannot be checked against the journal.",
     "redacted_after_sealing": "Secrets were replaced when the archive was written.",
