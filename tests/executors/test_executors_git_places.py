@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from git_world import Git, refused
 
+from interlock.executors.git_places import outside_places
 from interlock.workspace.tree import Workspace
 
 
@@ -179,3 +180,11 @@ def test_what_is_not_read_of_the_user_is_said_and_does_not_run(git, home):
     got = at_home(git, home).status()
     assert got["not_read"] == ["alias.status", "core.autocrlf", "core.fsmonitor", "filter.lfs.clean"]
     assert not mark.exists()
+
+
+def test_a_worktree_file_that_leads_where_nothing_can_be_examined_names_no_directory(tmp_path):
+    """For every user, root too, as another user's directory is for an ordinary one."""
+    (tmp_path / "git").mkdir()
+    (tmp_path / "git" / "commondir").write_text("x" * 300)
+    (tmp_path / ".git").write_text(f"gitdir: {tmp_path / 'git'}\n")
+    assert outside_places(tmp_path) == []

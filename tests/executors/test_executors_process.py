@@ -505,3 +505,9 @@ def test_tool_chains_are_shown_without_the_credentials_beside_them(tmp_path):
     assert os.fspath(tmp_path / ".cargo/bin") in shown
     credentials = os.fspath(tmp_path / ".local/share/uv/credentials")
     assert not any(f"{credentials}/".startswith(f"{one}/") for one in shown)
+
+
+@pytest.mark.parametrize("name", ["HOME", "PATH"])
+def test_a_directory_of_the_environment_that_cannot_be_examined_is_not_shown(tmp_path, name):
+    barred = tmp_path / ("x" * 300)  # for every user, root too, as another user's directory is for an ordinary one
+    assert os.fspath(barred) not in enclosure("ns", {}, environment={name: os.fspath(barred)}).shown

@@ -187,7 +187,7 @@ def enclosure(
         return Enclosure()
     home = environment.get("HOME", "")
     chains = [os.path.join(home, name) for name in _TOOL_CHAINS] if home.startswith("/") else []  # noqa: PTH118 - requests hold strings
-    chains = [path for path in chains if Path(path).is_dir()]
+    chains = [path for path in chains if os.path.isdir(path)]  # noqa: PTH112 - also of what may not be examined
     variables = {
         name: os.path.join(home, place)  # noqa: PTH118
         for name, place in _ROOTS.items()
@@ -266,10 +266,10 @@ def _is_temporary(path: str) -> bool:
 
 def _tree_of(directory: str, home: str) -> str | None:
     """Returns the directory to show for the programs of a PATH entry: their virtual environment, or the entry itself."""
-    if not directory.startswith("/") or not Path(directory).is_dir():
+    if not directory.startswith("/") or not os.path.isdir(directory):  # noqa: PTH112 - as above
         return None
     parent = Path(directory).parent
-    if (parent / "pyvenv.cfg").is_file() or (parent / "conda-meta").is_dir():
+    if os.path.isfile(parent / "pyvenv.cfg") or os.path.isdir(parent / "conda-meta"):  # noqa: PTH112, PTH113
         return os.fspath(parent)
     if parent.is_relative_to("/opt") and parent != Path("/opt"):
         return os.fspath(parent)

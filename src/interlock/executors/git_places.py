@@ -121,10 +121,10 @@ def _linked(marker: Path) -> list[Path]:
         git_dir = (marker.parent / text[8:].rstrip("\n")).resolve()
         common = git_dir / "commondir"
         shared = (git_dir / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else git_dir
+        found = [shared] if git_dir.is_relative_to(shared) else [shared, git_dir]
+        return [one for one in found if (one / "HEAD").is_file() and one.stat().st_uid == os.geteuid()]
     except (OSError, ValueError):
         return []
-    found = [shared] if git_dir.is_relative_to(shared) else [shared, git_dir]
-    return [one for one in found if (one / "HEAD").is_file() and one.stat().st_uid == os.geteuid()]
 
 
 def _is_inside(workspace: Workspace, absolute: bytes) -> bool:

@@ -198,7 +198,7 @@ class Git:
 
 
 def _read_only(paths: Sequence[str]) -> list[Bind]:
-    return [{"path": path, "writable": False} for path in paths if path.startswith("/") and Path(path).exists()]
+    return [{"path": path, "writable": False} for path in paths if path.startswith("/") and os.path.exists(path)]  # noqa: PTH110 - also of what may not be examined
 
 
 def _way_to(remote: Remote | None) -> dict[str, Any]:

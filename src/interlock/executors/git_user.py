@@ -81,11 +81,16 @@ async def read_user_settings(
     for key, name in _FILES.items():
         text = found.get(key, os.fspath(config / name))
         path = home / text[2:] if text.startswith("~/") else Path(text)
-        if path.is_absolute() and path.is_file():
+        if path.is_absolute() and _is_file(path):
             named[key] = os.fspath(path)
     rest = sorted(key for key in found if key not in (*_IDENTITY, *_FILES) and not key.startswith("include"))
     names = [key.encode("utf-8", "replace").decode() for key in rest[:_REPORTED_MAX]]
     return UserSettings(identity if len(identity) == len(_IDENTITY) else {}, named, hooks, tuple(names))
+
+
+def _is_file(path: Path) -> bool:
+    """Like `path.is_file`; False if it cannot be examined."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 async def _list(run: Run, home: Path | None, file: Path | None) -> list[tuple[str, str, str]] | None:

@@ -38,7 +38,8 @@ def probe() -> dict[str, str]:
         done = subprocess.run(command, capture_output=True, timeout=60, check=True, env=bare_environment())
         found: dict[str, str] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        why = f"absent(it could not be found out: {type(error).__name__})"
+        detail = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else type(error).__name__
+        why = f"absent(it could not be found out: {detail})"
         return dict.fromkeys(_PROBES, why)
     return found
 
