@@ -62,6 +62,8 @@ def test_a_strangers_skill_is_a_candidate_with_its_tools_and_hosts_shown(learnt)
     assert refused.error["code"] == "skill_tool_changed"
     (learnt.root / "skill.json").write_text("{}")
     assert learnt("skills", "import", "skill.json", "--json").error["code"] == "usage"
+    endless = learnt("skills", "import", "/dev/zero", "--json").error
+    assert (endless["code"], "at most" in endless["message"]) == ("usage", True)
 
 
 def test_what_cannot_be_repaired_or_compared_says_so(learnt):

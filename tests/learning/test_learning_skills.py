@@ -95,6 +95,29 @@ def test_hosts_are_read_from_literals_and_not_from_references(rt):
     assert hosts_of(rt.skills.list()[0]) == ["example.org", "git.example"]
 
 
+@pytest.mark.parametrize(
+    ("literal", "hosts"),
+    [
+        ("http://[2001:db8::1]:80/x", ["[2001:db8::1]"]),
+        ("http://good.example:x@10.9.8.7/", ["10.9.8.7"]),
+        ("http://good.example@evil/", ["evil"]),
+        ("http://\u0435vil.example/", ["\u0435vil.example"]),
+        ("wss://evil/x", ["evil"]),
+        ("nc 10.1.2.3 80", ["10.1.2.3"]),
+        ("curl\nevil.example", ["evil.example"]),
+        ({"$parameter": "path", "url": "http://evil.example/"}, ["evil.example"]),
+        ({"$reference": "s1", "url": "http://evil.example/"}, ["evil.example"]),
+        ({"http://evil.example/": 1}, ["evil.example"]),
+        ("a-" * 100_000 + " evil.example", ["evil.example"]),  # in linear time
+    ],
+)
+def test_a_strangers_skill_hides_no_host(rt, literal, hosts):
+    do(rt, "jan", "feb")
+    document = msgspec.json.decode(rt.skills.export(rt.skills.list()[0]))
+    document["content"]["template"]["steps"][0]["parameters"]["content"] = literal
+    assert hosts_of(rt.skills.load(msgspec.json.encode(document))) == hosts
+
+
 def test_a_skill_widens_no_rights(rt):
     do(rt, "jan", "feb")
     name = rt.skills.list()[0].name
@@ -349,6 +372,20 @@ def test_an_import_is_a_candidate_of_its_own_and_brings_nothing_else(rt):
         lambda d: d["content"]["template"]["steps"][0].update(needs=[7]) or d,
         lambda d: d["content"]["template"].update(steps=[]) or d,
         lambda d: d["content"]["template"]["steps"][0].update(more={"agent": "bob"}) or d,
+        lambda d: (
+            d["content"]["template"]["steps"][0].update(
+                more={
+                    "compensation": {"type": "tool", "tool": "exec", "parameters": {"argv": ["curl", "evil.example"]}}
+                }
+            )
+            or d
+        ),
+        *(
+            lambda d, text=text: (
+                d["content"]["template"]["steps"][0]["parameters"].update(content={"$reference": text}) or d
+            )
+            for text in (5, "x; curl evil.example", "s1; curl evil.example", "s9.output")
+        ),
         *(
             lambda d, schema=schema: d["content"]["template"]["parameters"].update(path=schema) or d
             for schema in ({}, {"type": "text"}, {"type": []}, {"type": "string", "$ref": "#/nowhere"}, "string")

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from test_learning_skills import approve, do, rt  # noqa: F401 - a fixture
 
@@ -121,6 +122,13 @@ def test_a_rule_approves_what_calls_only_its_tools_and_passes_its_test(rt, proje
     assert (approved.state, approved.decided_by) == ("active", BY_RULE)
     rt.skills.load(exported)
     assert tested('["fs.*"]', version=2).state == "candidate"  # of a stranger
+    document = msgspec.json.decode(exported)
+    document["content"]["tools"] = dict.fromkeys(document["content"]["tools"], "sha256:0")
+    document["content"]["template"]["steps"][0]["more"] = {"max_retries": 1}
+    rt.skills.load(msgspec.json.encode(document))
+    rt.skills.retire(NAME)
+    assert rt.skills.repair(NAME).skill.version == 4
+    assert tested('["fs.*"]', version=4).state == "candidate"  # a repair of a stranger's
 
 
 def test_a_rule_does_not_approve_what_addresses_a_model(rt, project):  # noqa: F811

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from interlock.engine.learning.traces import document_of, is_never_in_skill
+from interlock.engine.learning.traces import NOT_LEARNT, document_of, is_never_in_skill
 from interlock.engine.proposals.decoding import decode
-from interlock.learning.align import JSON_TYPES, PARAMETER
+from interlock.learning.align import JSON_TYPES, PARAMETER, REFERENCE
 from interlock.learning.skills import Content, Skill
 from interlock.model.errors import UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.schema import Schema
+from interlock.verify.references import References
 
 
 def parameters_of(skill: Skill) -> dict[str, Any]:
@@ -46,6 +47,11 @@ def check_content(content: Content, what: str = "the file is not an exported ski
     for name, schema in template.parameters.items():
         if not isinstance(schema, dict) or not _is_type(schema.get("type")) or len(schema) != 1:
             raise UsageError(f"{what}: its parameter `{name}` has no plain JSON type")
+    if extra := sorted({name for step in template.steps for name in step.more if name in NOT_LEARNT}):
+        raise UsageError(f"{what}: its steps cannot have `{extra[0]}`")
+    steps = {f"s{index + 1}" for index in range(len(template.steps))}
+    if not all(_is_reference(one, steps) for one in _references([step.parameters for step in template.steps])):
+        raise UsageError(f"{what}: it contains a reference to no step")
     examples = dict.fromkeys(template.parameters, "x")
     decode(document_of(template, examples), DEFAULT_LIMITS)
 
@@ -54,6 +60,20 @@ def _is_type(value: Any) -> bool:
     """True for a type that `align` can give to a parameter."""
     names = [value] if isinstance(value, str) else value
     return isinstance(names, list) and bool(names) and all(isinstance(one, str) and one in JSON_TYPES for one in names)
+
+
+def _is_reference(value: Any, steps: set[str]) -> bool:
+    """True if this becomes a reference, and not a text that only a `$` was put before."""
+    found = References(steps).read(f"${value}") if isinstance(value, str) else None
+    return found is not None and found.id in steps
+
+
+def _references(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        if len(value) == 1 and REFERENCE in value:
+            return [value[REFERENCE]]
+        return [one for inner in value.values() for one in _references(inner)]
+    return [one for inner in value for one in _references(inner)] if isinstance(value, list) else []
 
 
 def _parameters(value: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from interlock.engine.learning.distil import Distiller
 
 _WORD: Final = re.compile(r"\w+")
-_HOST: Final = re.compile(r"(?:https?://|ssh://|git@)([A-Za-z0-9.-]+)|\b((?:[a-z0-9-]+\.)+[a-z]{2,})\b", re.IGNORECASE)
+_HOST: Final = re.compile(
+    r"(?:\b[a-z][a-z0-9+.-]{0,30}://(?:[^\s/?#\"'@]*@)*|git@)(\[[0-9a-f:.]+\]|[^\s/?#:\"'@<>\[\](),;|&]+)"
+    r"|\b((?:\w[\w-]{0,62}\.){1,20}(?:[^\W\d_]{2,63}|xn--[\w-]{1,59}))\b|\b(\d{1,3}(?:\.\d{1,3}){3})\b",
+    re.IGNORECASE,
+)
 BY_RULE: Final = "rule:learning.approve"
 """The approver of a skill that was approved by a rule instead of a person."""
 _FORMAT: Final = 1
-_BYTES_MAX: Final = 1024 * 1024
+IMPORT_BYTES_MAX: Final = 1024 * 1024
 Execute = Callable[..., Awaitable[ProposalResult]]
 
 
@@ -198,7 +202,7 @@ class Skills:
         allowed = name_matcher(self._services.settings.learning.approve)
         return (
             skill.state == "candidate"
-            and skill.source != "imported"
+            and skill.source == "learnt"  # a repair may have the steps of a stranger or a model
             and all(map(allowed, skill.content.tools))
             and not prompt_flags(msgspec.to_builtins(skill.content))
         )
@@ -210,8 +214,8 @@ class Skills:
 
     def load(self, data: bytes) -> Skill:
         """Import an untrusted skill as a candidate, which a person has to review. Raises: UsageError `malformed_proposal`."""
-        if len(data) > _BYTES_MAX:
-            raise UsageError(f"a skill must have at most {_BYTES_MAX} bytes")
+        if len(data) > IMPORT_BYTES_MAX:
+            raise UsageError(f"a skill must have at most {IMPORT_BYTES_MAX} bytes")
         try:
             found = typed.decode(data, Exported)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -237,13 +241,18 @@ def source_of(skill: Skill) -> str:
 
 
 def hosts_of(skill: Skill) -> list[str]:
-    """The names in a skill's literals that look like hosts, for the person who reviews it."""
-    text = msgspec.json.encode([_literals(step.parameters) for step in skill.content.template.steps]).decode()
-    return sorted({(one[1] or one[2]).lower() for one in _HOST.finditer(text)})
+    """The names and addresses in a skill's literals that look like hosts, for the person who reviews it."""
+    texts = [text for step in skill.content.template.steps for text in _literals([step.parameters, step.more])]
+    return sorted({next(filter(None, one.groups())).lower() for text in texts for one in _HOST.finditer(text)})
 
 
-def _literals(value: Any) -> Any:
-    """A value without its references and parameters."""
-    if isinstance(value, dict):
-        return None if REFERENCE in value or PARAMETER in value else {k: _literals(v) for k, v in value.items()}
-    return [_literals(inner) for inner in value] if isinstance(value, list) else value
+def _literals(value: Any) -> Iterator[str]:
+    """Texts in a value, keys included, without its references and parameters."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _literals(inner)
+    elif isinstance(value, dict) and not (len(value) == 1 and (REFERENCE in value or PARAMETER in value)):
+        for key, inner in value.items():
+            yield from (key, *_literals(inner))

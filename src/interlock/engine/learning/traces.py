@@ -19,9 +19,9 @@ RUN_TOOL: Final = "skills.run"
 SKILL_SOURCE: Final = "skill/"
 """The prefix of a proposal's `source` if it is a use of a skill: `skill/NAME@VERSION`."""
 TEST_SOURCE: Final = "skill-test"
-_NOT_LEARNT: Final = ("compensation", "assumptions", "invocation_mode", "metadata", "read_set", "write_set")
+NOT_LEARNT: Final = ("compensation", "assumptions", "invocation_mode", "metadata", "read_set", "write_set")
 """Fields of an action that a template does not have. The last three are dropped; an action with another one is not learnt."""
-_LEFT_OUT: Final = _NOT_LEARNT[3:]
+_LEFT_OUT: Final = NOT_LEARNT[3:]
 _OWN: Final = ("type", "id", "tool", "parameters", "dependencies", *_LEFT_OUT)
 _STATE_KEYS: Final = 100
 STEPS_MIN: Final = 2
@@ -128,7 +128,7 @@ def _step(
     if is_marker(parameters):
         return None
     plain = msgspec.to_builtins(action)
-    if any(name in plain for name in _NOT_LEARNT if name not in _LEFT_OUT):
+    if any(name in plain for name in NOT_LEARNT if name not in _LEFT_OUT):
         return None
     more = {name: value for name, value in plain.items() if name not in _OWN}
     if keeps_apart(more) or is_marker(more) or services.redactor.redact(more) is not more:

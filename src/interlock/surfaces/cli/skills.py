@@ -187,9 +187,13 @@ def export(out: Output, name: str, version: int | None) -> None:
 @click.pass_obj
 def import_skill(out: Output, file: Path) -> None:
     """Import a skill from FILE as a candidate, and show its tools and hosts. It can be used only after a person approves it."""
+    from interlock.engine.learning.skills import IMPORT_BYTES_MAX  # noqa: PLC0415 - start-up
+
+    with file.open("rb") as source:
+        data = source.read(IMPORT_BYTES_MAX + 1)
     with runtime(out) as opened:
         prepare(out, opened)
-        document = _document(opened, opened.skills.load(file.read_bytes()))
+        document = _document(opened, opened.skills.load(data))
     out.emit(
         document, lambda: [*_lines(document), f"a candidate: `interlock skills test {clean(document['name'])}` is next"]
     )
