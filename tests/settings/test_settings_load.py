@@ -98,6 +98,12 @@ def test_no_configuration_at_all(project, trust):
         loaded(project, trust, explicit=project / "nowhere.toml")
 
 
+def test_a_directory_is_named_even_if_it_is_this_one(project, trust, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(ConfigurationError, match=r"`\.` is not a regular file"):
+        loaded(project, trust, explicit=type(project)("."))
+
+
 def test_an_explicit_file_wins_and_may_have_any_name(project, trust):
     (project / "interlock.toml").write_text("agent = 'found'")
     (project / "a" / "other.toml").write_text("agent = 'named'")

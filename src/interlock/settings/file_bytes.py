@@ -46,4 +46,4 @@ def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, foll
 
 
 def _unreadable(path: Path, what: str, hint: str | None = None) -> ConfigurationError:
-    return ConfigurationError(f"`{path.name}` {what}", path=str(path), hint=hint)
+    return ConfigurationError(f"`{path.name or path}` {what}", path=str(path), hint=hint)
