@@ -113,8 +113,18 @@ def test_what_is_ok_before_the_run_is_over_is_said_to_be_in_its_layer(cli):
 
 def test_changes_that_wait_are_said_with_what_to_do(cli):
     said = cli("run", cli.plan(call("fs.write", path="a", content="1")), "--commit", "never")
-    assert "1 change waits in the layer, and the files are as they were" in said.err
+    assert "1 change waits in the layer for a commit" in said.err
     assert "`interlock discard run_" in said.err
+
+
+def test_a_layer_that_a_person_has_committed_in_part_is_not_said_to_have_changed_nothing(project):
+    result, _ = run(project, "echo x > b; echo y > c", "--commit", "never")
+    done = project("commit", result["run_id"], "b")
+    assert done.code == 0
+    assert "1 change still waits" in done.err
+    said = project("runs", "show", result["run_id"])
+    assert "for a commit" in said.out + said.err
+    assert "as they were" not in said.out + said.err
 
 
 def test_why_a_layer_could_not_be_committed_is_shown_where_people_look(project):

@@ -68,7 +68,8 @@ def commit(out: Output, run_id: str, paths: tuple[str, ...]) -> int:
         report = asyncio.run(opened.runs.commit(run_id, [_name(path) for path in paths]))
     out.emit(report, lambda: _report(report))
     if report.left:
-        out.note(f"{report.left} changes still wait: `interlock diff {run_id}`")
+        waits = "1 change still waits" if report.left == 1 else f"{report.left} changes still wait"
+        out.note(f"{waits}: `interlock diff {run_id}`")
     return 0
 
 

@@ -96,7 +96,7 @@ def layer_lines(result: ProposalResult) -> Iterator[str]:
         yield f"not committed: {names}; {hint}"
     else:
         yield (
-            f"{waits} in the layer, and the files are as they were: `interlock diff {run_id}` shows what differs; then"
+            f"{waits} in the layer for a commit: `interlock diff {run_id}` shows what differs; then"
             f" `interlock commit {run_id}` or `interlock discard {run_id}`"
         )
 
