@@ -79,6 +79,10 @@ def _echo(annotation, seen):
     return function
 
 
+class Counted(pydantic.BaseModel):
+    n: pydantic.conint(ge=0)
+
+
 TYPES = [
     (dt.date, "2026-02-28", ["2026-02-30", "soon", ""]),
     (dt.datetime, "2026-01-02T03:04:05", ["2026-01-02", "x"]),
@@ -120,6 +124,8 @@ TYPES = [
         [["b"], ["a", "a"]],
     ),
     (NewType("Id", int), 1, ["x"]),
+    (pydantic.conint(ge=0), 0, [-3]),  # `None` in its metadata stands for each constraint that is not given
+    (Counted, {"n": 0}, [{"n": -3}]),
 ]
 
 

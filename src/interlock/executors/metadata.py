@@ -72,7 +72,13 @@ def check_for_pydantic(kind: Any) -> None:
     """Check a type that pydantic reads. Raises: NotUnderstoodError if it has metadata that pydantic ignores."""
     for found in walk(kind):
         item = found.item
-        if isinstance(item, type) or _of_pydantic(item) or _module(item) == "annotated_types" or _is_text(item):
+        if (
+            item is None
+            or isinstance(item, type)
+            or _of_pydantic(item)
+            or _module(item) == "annotated_types"
+            or _is_text(item)
+        ):
             continue
         if isinstance(item, Mark) or (isinstance(item, msgspec.Meta) and _same_mark(item, found.beside)):
             continue
@@ -162,6 +168,8 @@ def _annotated(base: Any, metadata: tuple[Any, ...]) -> Any:
         name, module = type(item).__name__, _module(item)
         if isinstance(item, msgspec.Meta | Mark | str):
             kept.append(item)
+        elif item is None:
+            continue  # no constraint; `pydantic.conint` leaves it for each that is not given
         elif _is_text(item):
             continue  # a description; `descriptions` reads it
         elif module == "annotated_types" and (name in _BOUNDS or name in _LENGTHS):
