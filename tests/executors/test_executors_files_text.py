@@ -163,6 +163,7 @@ def test_several_edits_are_made_in_order_all_or_none(tools, root):
     assert (root / "f").read_bytes() == b"x\r\nx\r\nc\r\n"
     wrong = failure(tools.edit, path="f", edits=[{"old": "x", "new": "y", "count": 2}, {"old": "q", "new": "y"}])
     assert (wrong.code, wrong.path) == ("edit_mismatch", "$.parameters.edits[1].old")
+    assert "`edits[1].old` occurs 0 times" in wrong.message  # a model sees the message, not the path
     assert (root / "f").read_bytes() == b"x\r\nx\r\nc\r\n"
 
 

@@ -34,6 +34,10 @@ class Edit(NamedTuple):
     times: int
     where: str
 
+    def name(self, field: str) -> str:
+        """The field for a message: `old`, or `edits[2].old` if it is one of several."""
+        return f"{self.where}.{field}".removeprefix("$.parameters.")
+
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
     """Apply the edits in order and return the new text.
@@ -54,7 +58,7 @@ def _apply(text: str, edit: Edit) -> str:
         old, new = edit.old.replace("\r\n", "\n"), edit.new.replace("\r\n", "\n")
     if old == new:
         raise ToolError(
-            "`old` and `new` are the same, so nothing would change",
+            f"`{edit.name('old')}` and `{edit.name('new')}` are the same, so nothing would change",
             code="edit_unchanged",
             path=f"{edit.where}.new",
             retryable=False,
@@ -122,12 +126,12 @@ def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolErr
         lines = [bisect.bisect_left(breaks, place) + 1 for place in places[:LINES_SHOWN_MAX]]
         output["lines"] = lines
         listed = _listed(lines) + (" ..." if len(places) > len(lines) else "")
-        message = f"`old` occurs {_times(len(places))}, at {listed}, but `count` is {edit.times}"
+        message = f"`{edit.name('old')}` occurs {_times(len(places))}, at {listed}, but `count` is {edit.times}"
         hint = "include more of the surrounding text, or correct `count`"
     else:
         nearest = _nearest(text, old)
         output["nearest"] = [{"line": line, "text": _UNDECODED.sub("\ufffd", found)} for line, found in nearest]
-        message = f"`old` occurs 0 times, but `count` is {edit.times}"
+        message = f"`{edit.name('old')}` occurs 0 times, but `count` is {edit.times}"
         if nearest:
             message += f"; the nearest text is at {_listed([line for line, _ in nearest])}"
         hint = "compare it with the lines in `output.nearest` (white space matters), or read the file again"
