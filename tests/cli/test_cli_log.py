@@ -97,6 +97,15 @@ def test_what_an_undo_could_not_take_back_is_not_marked_as_undone(cli):
     run_id = cli.run(call("shell", command="true"))["run_id"]
     cli("undo", run_id)
     assert cli("log", "--json").json[0]["undone"] == "not_undone"
+    assert cli("runs", "list", "--json").json[1]["undone_by"] is None, "nothing of the run was undone"
+    assert "undone" not in cli("runs", "list").out
+
+
+def test_a_run_of_which_a_part_was_undone_is_marked_as_undone(cli):
+    work_directly(cli)
+    run_id = cli.run(write("a"), call("shell", command="true"))["run_id"]
+    cli("undo", run_id)
+    assert "succeeded, undone" in cli("runs", "list").out
 
 
 def test_an_aborted_proposal_was_taken_back_by_itself(cli):

@@ -5,7 +5,7 @@ An undo that was itself undone does not count, and neither does one whose propos
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ _TOOL: Final = "undo"
 _SIGN: Final = b'"tool":"undo"'
 """The tool of an intent as the journal writes it. A journal without it contains no undo."""
 _CHUNK_BYTES: Final = 1 << 20
+_EFFECTS: Final = ("restored", "compensated", "state", "learnt")
+"""The fields of an undo's output that list what was undone."""
 
 
 class Undo(msgspec.Struct, kw_only=True):
@@ -38,6 +40,8 @@ class Undo(msgspec.Struct, kw_only=True):
     """True if it succeeded: everything that can be undone was undone."""
     restored: frozenset[str] = frozenset()
     compensated: frozenset[str] = frozenset()
+    effective: bool = False
+    """True if it undid something, or nothing was left that it could not undo."""
     left: dict[str, str] = {}
     """Actions that it could not undo, with the reason."""
 
@@ -82,8 +86,15 @@ class Undos:
         return line
 
     def of_run(self, run_id: str) -> str | None:
-        """The run that undid a whole run."""
-        return next((u.run_id for u in self._by_run.get(run_id, ()) if u.target_action is None and u.complete), None)
+        """The run that undid a whole run, as far as possible; None if nothing of it could be undone."""
+        return next((undo.run_id for undo in self._whole(run_id) if undo.effective), None)
+
+    def tried(self, run_id: str) -> bool:
+        """Returns True if a whole run was undone as far as possible, even if nothing of it could be undone."""
+        return any(True for _ in self._whole(run_id))
+
+    def _whole(self, run_id: str) -> Iterator[Undo]:
+        return (undo for undo in self._by_run.get(run_id, ()) if undo.target_action is None and undo.complete)
 
 
 def find_undos(runs: Path, rows: Iterable[RunRow]) -> Undos:
@@ -144,6 +155,7 @@ def _with_output(undo: Undo, event: e.ActionSucceeded | e.ActionFailed, output: 
         complete=isinstance(event, e.ActionSucceeded),
         restored=frozenset(str(one["action"]) for one in named("restored")),
         compensated=frozenset(str(one["action"]) for one in named("compensated")),
+        effective=not output.get("not_undone") or any(output.get(kind) for kind in _EFFECTS),
         left={str(one["action"]): str(one.get("reason")) for one in named("not_undone")},
     )
 

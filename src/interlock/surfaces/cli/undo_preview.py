@@ -74,7 +74,7 @@ def _find_not_undone(past: History, action: str | None) -> RunRow:
         if row.source == UNDO_TOOL:
             continue
         undos = find_undos(past.place.runs, past.runs(since_us=row.started_us))
-        if action is not None or undos.of_run(row.run_id) is None:
+        if action is not None or not undos.tried(row.run_id):
             return row
     raise UsageError(
         "every run is undone already",
