@@ -29,7 +29,7 @@ def counted(monkeypatch, where, name):
 
 
 def test_undo_of_a_run_looks_each_thing_up_once(project, monkeypatch):
-    """Once for each action: 4,000 writes of one key took a minute to take back."""
+    """Once for each action: 4,000 writes of one key took a minute to undo."""
 
     async def noop(parameters, ctx):
         return None
@@ -44,7 +44,7 @@ def test_undo_of_a_run_looks_each_thing_up_once(project, monkeypatch):
         call("un", "un"),
     )
     index = counted(monkeypatch, undo, "read_entries")
-    histories = counted(monkeypatch, StateStore, "history")
+    histories = counted(monkeypatch, StateStore, "histories")
     decoded = counted(monkeypatch, ReplayedRun, "proposal")
     result = asyncio.run(rt.runs.undo(done.run_id))
     assert result.ok

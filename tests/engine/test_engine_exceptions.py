@@ -54,11 +54,11 @@ async def leave_async():
 @pytest.mark.parametrize(
     ("function", "code", "text"),
     [
-        (parse, 2, "exit code 2"),
-        (leave, 0, "exit code 0"),
-        (leave_with_a_code, 3, "exit code 3"),
+        (parse, 2, "exited with code 2"),
+        (leave, 0, "exited with code 0"),
+        (leave_with_a_code, 3, "exited with code 3"),
         (leave_with_a_text, 1, "no such city"),
-        (leave_async, 4, "exit code 4"),
+        (leave_async, 4, "exited with code 4"),
     ],
 )
 def test_a_function_that_exits_has_failed_with_its_code(row_of, function, code, text):

@@ -147,7 +147,7 @@ def test_a_batch_that_was_removed_from_the_middle_is_corruption(run_dir: Path):
     status = scan(run_dir)
     assert status.corruption is not None
     assert (status.corruption.line, status.events) == (3, 1)
-    assert "does not follow" in status.corruption.reason
+    assert "does not continue" in status.corruption.reason
 
 
 def test_the_journal_of_another_run_is_not_this_runs(run_dir: Path):
