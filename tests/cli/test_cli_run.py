@@ -143,7 +143,7 @@ def test_an_undo_that_somebody_was_in_the_way_of_says_how_to_go_on(cli):
     said = cli("undo", run_id, "--skip-changed")
     assert said.code == 1
     assert "removed      x  (a1)" in said.out
-    assert "a2: undo_conflict `y` was left as it is: others have changed it since" in said.out
+    assert "a2: undo_conflict: `y` was left as it is: others have changed it since" in said.out
     assert "--skip-changed" not in said.err
     assert cli("undo", run_id, "--skip-changed", "--force").code == 2
     said = cli("undo", run_id, "--force")

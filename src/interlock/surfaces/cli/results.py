@@ -164,7 +164,7 @@ def undo_outputs(result: ProposalResult) -> list[dict[str, Any]]:
 
 
 def _left(out: Output, action: str, reason: str, detail: str) -> str:
-    return out.paint("not undone: ", "red") + clean(f"{action}: {reason} {detail}".rstrip())
+    return out.paint("not undone: ", "red") + clean(": ".join(filter(None, (action, reason, detail))))
 
 
 def _summary(out: Output, result: ProposalResult) -> str:
