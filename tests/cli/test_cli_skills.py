@@ -58,6 +58,8 @@ def test_a_strangers_skill_is_a_candidate_with_its_tools_and_hosts_shown(learnt)
         "candidate", "imported", ["shell"], ["evil.example"], ["model_instructions"],
     )  # fmt: skip
     assert made["problems"] == ["the tool `shell` has changed"]  # the definition is not the one that it was made for
+    unread = learnt("skills", "approve", name, "--yes", "--untested", "--json").error
+    assert (unread["code"], "was imported" in unread["message"]) == ("usage", True)
     refused = learnt("skills", "approve", name, "--version", "2", "--yes", "--untested", "--json")
     assert refused.error["code"] == "skill_tool_changed"
     (learnt.root / "skill.json").write_text("{}")

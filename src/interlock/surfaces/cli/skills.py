@@ -89,7 +89,9 @@ def test(out: Output, name: str, version: int | None, parameters: str | None, ag
 @click.option("--version", type=click.IntRange(1), help="The version; by default the newest candidate.")
 @click.option("--digest", metavar="DIGEST", help="The digest that `show` printed; refuses a changed skill.")
 @click.option("--untested", is_flag=True, help="Approve it even if it has not passed a test.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Do not ask for confirmation. An imported skill then has to be named by version."
+)
 @proving
 @click.pass_obj
 def approve(
@@ -101,6 +103,11 @@ def approve(
         prepare(out, opened)
         skill = _candidate(opened, name, version)
         document = _document(opened, skill)
+        if yes and digest is None and version is None and skill.source == "imported":
+            raise UsageError(
+                f"version {skill.version} of `{name}` was imported, and may not be the one that you mean",
+                hint=f"read `interlock skills show {name} --version {skill.version}`, then add `--digest DIGEST`",
+            )
         if digest is None and not yes:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise UsageError(
