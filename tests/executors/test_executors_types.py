@@ -225,6 +225,11 @@ def even(n: int) -> bool:
         (Hidden, "`Ge` on `Hidden.x`"),
         (Nested, "`Ge` on `Hidden.x`"),
         (Limited, "`Meta` on `Limited.n` is ignored by pydantic"),
+        (Annotated[int, pydantic.Field(min_length=3)], "`minLength` does not apply to values of the type integer"),
+        (
+            list[Annotated[str, pydantic.Field(multiple_of=3)]],
+            "`multiple_of` does not apply to values of the type string",
+        ),
         (Annotated[pydantic.BaseModel | int, msgspec.Meta(ge=0)], "`Meta` is ignored by pydantic"),
         (set[list[int]], "set"),
         (set[Any], "set"),

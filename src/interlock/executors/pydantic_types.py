@@ -16,6 +16,9 @@ from interlock.model.text_forms import KEYWORD
 from interlock.model.values import step
 
 _FORMS: Final = {"date": "date", "date-time": "date-time", "time": "time", "duration": "duration", "uuid": "uuid"}
+_LENGTHS: Final = ("minLength", "maxLength")
+_INAPPLICABLE: Final = {"integer": _LENGTHS, "number": _LENGTHS, "boolean": _LENGTHS, "string": ("multiple_of",)}
+"""Constraints that pydantic accepts for a type of this name, and that fail for each of its values."""
 _OF_THE_AUTHOR: Final = ("value_error", "assertion_error")
 """Kinds of error whose text comes from the validator and may contain the value."""
 
@@ -69,12 +72,13 @@ def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[An
 
 
 def _tighten(schema: Any) -> None:
-    """Close objects, mark secrets, and add text formats."""
+    """Close objects, mark secrets, and add text formats. Raises: TypeError for a constraint that no value can meet."""
     if isinstance(schema, list):
         for each in schema:
             _tighten(each)
     if not isinstance(schema, dict):
         return
+    _check_constraints(schema)
     if isinstance(schema.get("properties"), dict):
         schema.setdefault("additionalProperties", False)
     if schema.get("type") == "string":
@@ -89,3 +93,10 @@ def _tighten(schema: Any) -> None:
                 _tighten(each)
         elif keyword in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties", "propertyNames"):
             _tighten(child)
+
+
+def _check_constraints(schema: dict[str, Any]) -> None:
+    named = schema.get("type")
+    for constraint in _INAPPLICABLE.get(named, ()) if isinstance(named, str) else ():
+        if constraint in schema:
+            raise TypeError(f"the constraint `{constraint}` does not apply to values of the type {named}")
