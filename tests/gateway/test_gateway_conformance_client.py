@@ -6,6 +6,7 @@ Left out are those about signing in (OAuth), which Interlock does not do, and ex
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,15 +44,19 @@ def test_what_is_sent_to_a_server(tmp_path, scenario, revision):
     node = installed("node", NODE, "node")
     suite = installed("@modelcontextprotocol/conformance", SUITE, "conformance")
     command = f"{sys.executable} {CLIENT} {tmp_path / 'project'}"
-    done = subprocess.run(
-        [
-            node, suite, "client", "--command", command, "--scenario", scenario, "--spec-version", revision,
-            "--timeout", "120000", "--output-dir", tmp_path / "results",
-        ],
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    checks = [one for path in tmp_path.glob("results/*/checks.json") for one in json.loads(path.read_text())]
-    failed = [(one["id"], one.get("errorMessage")) for one in checks if one["status"] in ("FAILURE", "WARNING")]
+    for attempt in range(3):
+        results = tmp_path / f"results{attempt}"
+        done = subprocess.run(
+            [
+                node, suite, "client", "--command", command, "--scenario", scenario, "--spec-version", revision,
+                "--timeout", "120000", "--output-dir", results,
+            ],
+            capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        checks = [one for path in results.glob("*/checks.json") for one in json.loads(path.read_text())]
+        failed = [(one["id"], one.get("errorMessage")) for one in checks if one["status"] in ("FAILURE", "WARNING")]
+        if not re.search(r"-\d+ms", str(failed)):  # the suite measures by the wall clock, which was set back meanwhile
+            break
     assert checks, done.stdout + done.stderr
     assert failed == [], done.stdout
     assert any(one["status"] == "SUCCESS" for one in checks)
