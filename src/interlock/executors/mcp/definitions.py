@@ -9,8 +9,8 @@ known as tool poisoning and rug pull.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -81,6 +81,11 @@ class UnusableDefinition(Exception):  # noqa: N818 - describes a server's text; 
 class Described(Protocol):
     """The definition of a tool or of a prompt."""
 
+    @property
+    def name(self) -> str:
+        """The name of the tool or the prompt."""
+        ...
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the whole definition as JSON."""
         ...
@@ -112,23 +117,46 @@ def read_definition(item: Any) -> Definition:
     return found
 
 
-def check_definition(found: Definition) -> None:
-    """Check what the types do not express. Raises: UnusableDefinition."""
-    value = found.as_dict()
+D = TypeVar("D", bound=Described)
+
+
+def read_list(items: Iterable[Any], read: Callable[[Any], D]) -> tuple[tuple[D, ...], dict[str, str]]:
+    """Reads a server's list with `read`. Returns what can be locked, sorted by name, and by name the problems of the others."""
+    problems: dict[str, str] = {}
+    found: dict[str, D] = {}
+    for item in items:
+        try:
+            one = read(item)
+        except UnusableDefinition as problem:
+            problems[problem.name] = problem.why
+            continue
+        if one.name in found:
+            problems[one.name] = "the server defines it twice"
+        found[one.name] = one
+    return tuple(found[name] for name in sorted(found) if name not in problems), problems
+
+
+def check_shown(name: str, value: dict[str, Any]) -> None:
+    """Check that what a server defines can be shown to a person unchanged. Raises: UnusableDefinition."""
     try:
         check_value(value, "$", DEFAULT_LIMITS, foreign=True)
         size = len(canonical(value))
     except (ProposalError, CanonicalError) as error:
-        raise UnusableDefinition(found.name, f"it is not plain JSON: {error.message}") from None
+        raise UnusableDefinition(name, f"it is not plain JSON: {error.message}") from None
     if size > DEFINITION_BYTES_MAX:
-        raise UnusableDefinition(found.name, f"it has {size} bytes, more than {DEFINITION_BYTES_MAX}")
-    if len(found.description) > DESCRIPTION_CHARS_MAX:
-        raise UnusableDefinition(found.name, f"its description is longer than {DESCRIPTION_CHARS_MAX} characters")
+        raise UnusableDefinition(name, f"it has {size} bytes, more than {DEFINITION_BYTES_MAX}")
     for text in texts(value):
         unseen = find_unseen(text)
         if unseen:
-            raise UnusableDefinition(found.name, f"it contains invisible characters ({unseen[0].kind})")
-    if any(text.startswith(_MARK) for text in _keys(value)):
+            raise UnusableDefinition(name, f"it contains invisible characters ({unseen[0].kind})")
+
+
+def check_definition(found: Definition) -> None:
+    """Check what the types do not express. Raises: UnusableDefinition."""
+    check_shown(found.name, found.as_dict())
+    if len(found.description) > DESCRIPTION_CHARS_MAX:
+        raise UnusableDefinition(found.name, f"its description is longer than {DESCRIPTION_CHARS_MAX} characters")
+    if any(text.startswith(_MARK) for text in _keys(found.as_dict())):
         raise UnusableDefinition(found.name, f"it contains `{_MARK}`, which is reserved for the operator's own tools")
     try:
         marked_parameters(found.input_schema)

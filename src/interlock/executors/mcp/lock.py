@@ -13,8 +13,14 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.executors.mcp.definitions import Definition, UnusableDefinition, check_definition, read_instructions
-from interlock.executors.mcp.prompts import PromptDefinition, check_prompt
+from interlock.executors.mcp.definitions import (
+    Definition,
+    UnusableDefinition,
+    check_definition,
+    check_shown,
+    read_instructions,
+)
+from interlock.executors.mcp.prompts import PromptDefinition
 from interlock.model import typed
 from interlock.model.capsule import LockedCapsule
 from interlock.model.errors import ConfigurationError, ProposalError
@@ -73,7 +79,7 @@ def decode_lock(data: bytes) -> Lock:
             for tool in server.tools:
                 check_definition(tool)
             for prompt in server.prompts:
-                check_prompt(prompt)
+                check_shown(prompt.name, prompt.as_dict())
     except (ProposalError, msgspec.ValidationError) as error:
         raise _invalid(str(error)) from None
     except UnusableDefinition as problem:

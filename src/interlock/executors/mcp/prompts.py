@@ -7,19 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.detect import find_unseen
-from interlock.executors.mcp.definitions import (
-    DEFINITION_BYTES_MAX,
-    NAME,
-    UnusableDefinition,
-    remarks,
-    text_field,
-    texts,
-)
-from interlock.model.canonical import CanonicalError, canonical, digest
-from interlock.model.errors import ProposalError
-from interlock.model.limits import DEFAULT_LIMITS
-from interlock.model.values import check_value
+from interlock.executors.mcp.definitions import NAME, UnusableDefinition, check_shown, read_list, remarks, text_field
+from interlock.model.canonical import digest
 
 _ARGUMENTS_MAX: Final = 100
 
@@ -74,24 +63,8 @@ def read_prompt(item: Any) -> PromptDefinition:
         description=text_field(name, item, "description"),
         arguments=tuple(_argument(name, each) for each in given),
     )
-    check_prompt(found)
+    check_shown(name, found.as_dict())
     return found
-
-
-def check_prompt(found: PromptDefinition) -> None:
-    """Check what the types do not express. Raises: UnusableDefinition."""
-    value = found.as_dict()
-    try:
-        check_value(value, "$", DEFAULT_LIMITS, foreign=True)
-        size = len(canonical(value))
-    except (ProposalError, CanonicalError) as error:
-        raise UnusableDefinition(found.name, f"it is not plain JSON: {error.message}") from None
-    if size > DEFINITION_BYTES_MAX:
-        raise UnusableDefinition(found.name, f"it has {size} bytes, more than {DEFINITION_BYTES_MAX}")
-    for text in texts(value):
-        unseen = find_unseen(text)
-        if unseen:
-            raise UnusableDefinition(found.name, f"it contains invisible characters ({unseen[0].kind})")
 
 
 def _argument(prompt: str, item: Any) -> PromptArgument:
@@ -111,17 +84,6 @@ def listed_prompts(
     items: Iterable[Any],
 ) -> tuple[tuple[PromptDefinition, ...], dict[str, str], dict[str, list[str]]]:
     """Returns the prompts that can be locked, the problems of the others, and remarks, both by `prompt NAME`."""
-    problems: dict[str, str] = {}
-    found: dict[str, PromptDefinition] = {}
-    for item in items:
-        try:
-            prompt = read_prompt(item)
-        except UnusableDefinition as problem:
-            problems[problem.name] = problem.why
-            continue
-        if prompt.name in found:
-            problems[prompt.name] = "the server defines it twice"
-        found[prompt.name] = prompt
-    prompts = tuple(found[name] for name in sorted(found) if name not in problems)
+    prompts, problems = read_list(items, read_prompt)
     odd = {f"prompt {each.name}": remark for each in prompts if (remark := remarks(each))}
     return prompts, {f"prompt {name}": why for name, why in problems.items()}, odd

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
 from interlock.executors.mcp.data_tools import data_bindings
-from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
+from interlock.executors.mcp.definitions import Definition, read_definition, read_list, remarks
 from interlock.executors.mcp.headers import Path, marked_parameters
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import Lock, LockedServer
@@ -303,18 +303,7 @@ class Servers:
 
 
 async def _listing(session: ServerSession) -> Listing:
-    problems: dict[str, str] = {}
-    found: dict[str, Definition] = {}
-    for item in await session.list_tools():
-        try:
-            definition = read_definition(item)
-        except UnusableDefinition as problem:
-            problems[problem.name] = problem.why
-            continue
-        if definition.name in found:
-            problems[definition.name] = "the server defines it twice"
-        found[definition.name] = definition
-    tools = tuple(found[tool] for tool in sorted(found) if tool not in problems)
+    tools, problems = read_list(await session.list_tools(), read_definition)
     prompts, more, odd = listed_prompts(await session.list_prompts())
     locked = LockedServer(
         program=session.program,

@@ -17,6 +17,8 @@ _LINK_REVISION: Final = "2025-11-25"
 Tell = Callable[[bytes], None]
 """Sends a message that belongs to a call, separate from its answer."""
 Ask = Callable[[str, dict[str, Any], str], Awaitable[dict[str, Any]]]
+AskOlder = Callable[[str, dict[str, Any], Tell], Awaitable[dict[str, Any]]]
+"""Sends a request to the client of an older connection, together with the call's other messages."""
 
 
 def check_askable(capabilities: Mapping[str, Any], method: str, params: Mapping[str, Any]) -> None:

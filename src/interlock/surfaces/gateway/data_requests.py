@@ -7,18 +7,17 @@ If only one server has reachable resources, they keep their addresses; otherwise
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.kit.names import safe_names
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.peer import RpcError
 from interlock.model.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY, Fault, Request
-from interlock.surfaces.gateway.callers import Caller, Tell
+from interlock.surfaces.gateway.callers import AskOlder, Caller, Tell
 from interlock.surfaces.gateway.calls import Agent, MissingCapabilityError, carry_out
 from interlock.surfaces.gateway.protocol import Envelope, not_cached
 
-AskOlder = Callable[[str, dict[str, Any], Tell], Awaitable[dict[str, Any]]]
 METHODS: Final = ("resources/list", "resources/templates/list", "resources/read", "prompts/list", "prompts/get")
 _SCHEME: Final = "interlock://"
 _NAME_CHARS_MAX: Final = 48

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from interlock.engine.runtime import Runtime
 from interlock.model.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY, Fault, Request
 from interlock.surfaces.gateway.asking import OpenCall, OpenCalls
-from interlock.surfaces.gateway.callers import Caller, Tell
+from interlock.surfaces.gateway.callers import AskOlder, Caller, Tell
 from interlock.surfaces.gateway.calls import Agent, MissingCapabilityError, call_tool
 from interlock.surfaces.gateway.protocol import Envelope, tool_list
-
-AskOlder = Callable[[str, dict[str, Any], Tell], Awaitable[dict[str, Any]]]
-"""Sends a request to the client of an older connection, together with the call's other messages."""
 
 
 class ToolRequests:
