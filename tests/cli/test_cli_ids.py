@@ -114,7 +114,6 @@ def in_fish(cli, line: str) -> dict[str, str]:
     return {value: description for value, _, description in rows}
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish here")
 def test_fish_completes_commands_runs_holds_and_tools_with_whole_descriptions(cli):
     ids = [cli.run(READ)["run_id"] for _ in range(3)]
     (cli.root / "a").write_text("a")
@@ -142,7 +141,6 @@ def zsh(cli):
     shell.close()
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
 def test_zsh_completes_commands_runs_holds_and_tools(cli, zsh):
     run_id = cli.run(READ)["run_id"]
     (cli.root / "a").write_text("a")

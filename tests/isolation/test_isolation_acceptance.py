@@ -271,7 +271,6 @@ def test_builds_of_a_jvm_have_a_home(place):
     assert place.sh("echo $MAVEN_OPTS", env={"MAVEN_OPTS": "-Xmx1g"}) == "-Xmx1g\n"
 
 
-@pytest.mark.skipif(shutil.which("gradle") is None, reason="no Gradle here")
 def test_gradle_builds(place):
     """The real one, whose daemon ends with the action. Without namespaces there are no sockets, which it needs."""
     (place.root / "build.gradle").write_text("task hello { doLast { println 'built' } }")
