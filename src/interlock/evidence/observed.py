@@ -14,6 +14,7 @@ import msgspec
 from interlock.evidence.format import VALUE_BYTES_MAX, VALUES_MAX
 from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError
+from interlock.model.kernel_layer import EXECS, LINKS, OPENS, RENAMES, REROOTS
 
 Pair = tuple[str, str]
 """Ids of a proposal and an action."""
@@ -29,20 +30,14 @@ _OUTCOMES: Final = {
     "action_skipped": "skipped",
 }
 _COMMAND_ENDS: Final = {"command_finished": "finished", "spawn_failed": "spawn_failed", "command_lost": "lost"}
-_OPENS: Final = frozenset(("open", "openat", "openat2", "creat", "open_by_handle_at"))
 _CHANGES: Final = frozenset(
     (
         "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "mknod", "mknodat", "chmod", "fchmodat", "fchmodat2", "chown",
         "lchown", "fchownat", "truncate", "setxattr", "lsetxattr", "removexattr", "lremovexattr", "symlink", "symlinkat",
     )
 )  # fmt: skip
-_RENAMES: Final = frozenset(("rename", "renameat", "renameat2"))
-_LINKS: Final = frozenset(("link", "linkat"))
-_EXECS: Final = frozenset(("execve", "execveat"))
 _SENDS: Final = frozenset(("connect", "sendto", "sendmsg", "sendmmsg"))
-_REROOTS: Final = frozenset(("chroot", "pivot_root", "mount", "move_mount", "setns"))
-"""After such a call, a path may lead to another file than the recorder finds there."""
-KERNEL_WORDS: Final = _OPENS | _CHANGES | _RENAMES | _LINKS | _EXECS | _SENDS | _REROOTS | {"inet", "inet6"}
+KERNEL_WORDS: Final = OPENS | _CHANGES | RENAMES | LINKS | EXECS | _SENDS | REROOTS | {"inet", "inet6"}
 """Values of kernel lines from which claims follow."""
 
 
@@ -299,7 +294,7 @@ class Observed:
             self.stray_records += 1
         else:
             self.actions.setdefault(pair, ActionFacts()).kernel_records += 1
-        self.rerooted = self.rerooted or line.call in _REROOTS
+        self.rerooted = self.rerooted or line.call in REROOTS
         if line.error is None and not line.unreadable:
             self._effect(line)
 
@@ -318,16 +313,16 @@ class Observed:
         if call in _SENDS:
             if line.family in ("inet", "inet6") and line.host is not None:
                 self.hosts.add(_host(line.host, line.port), grade)
-        elif call in _LINKS:
+        elif call in LINKS:
             self._written(line.to, grade)
-        elif call in _OPENS:
+        elif call in OPENS:
             self._opened(line)
-        elif call in _EXECS:
+        elif call in EXECS:
             if (path := _place(line)) is not None:
                 self.programs.add(path, grade)
         elif call in _CHANGES:
             self._written(_place(line), grade)
-        elif call in _RENAMES:
+        elif call in RENAMES:
             self._written(_place(line), grade)
             self._written(line.to, grade)
 

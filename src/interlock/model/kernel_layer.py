@@ -25,6 +25,12 @@ KERNEL_SCHEMA: Final = "interlock.layer.kernel.v1"
 KERNEL_FILE: Final = "kernel.ndjson"
 """The first file, in the directory `LAYERS`."""
 LAYERS: Final = "layers"
+OPENS: Final = frozenset(("open", "openat", "openat2", "creat", "open_by_handle_at"))
+RENAMES: Final = frozenset(("rename", "renameat", "renameat2"))
+LINKS: Final = frozenset(("link", "linkat"))
+EXECS: Final = frozenset(("execve", "execveat"))
+REROOTS: Final = frozenset(("chroot", "pivot_root", "mount", "move_mount", "setns"))
+"""After such a call, a path may lead to another file than the recorder finds there. The call itself changes no file."""
 
 Grade = Literal["attempt", "outcome"]
 """`attempt`: the call was about to be made, and its result is unknown. `outcome`: `error` is what the program got; an `exec`

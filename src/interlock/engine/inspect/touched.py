@@ -13,19 +13,24 @@ import msgspec
 
 from interlock.journal.kernel_layer import layer_files
 from interlock.model.errors import IntegrityError
-from interlock.model.kernel_layer import KernelCall, KernelRecord, RecorderEnded, RecorderStarted, decode_record
+from interlock.model.kernel_layer import (
+    EXECS,
+    LINKS,
+    OPENS,
+    RENAMES,
+    REROOTS,
+    KernelCall,
+    KernelRecord,
+    RecorderEnded,
+    RecorderStarted,
+    decode_record,
+)
 
 LISTED_MAX: Final = 10_000
 """Maximum entries in one list of one action, to limit memory; further entries are counted."""
 _WRITING: Final = frozenset(("write", "append", "create", "truncate", "temporary"))
 _REMOVES: Final = frozenset(("unlink", "unlinkat", "rmdir"))
-_MOVES: Final = frozenset(("rename", "renameat", "renameat2"))
-_LINKS: Final = frozenset(("link", "linkat"))
-_EXECUTES: Final = frozenset(("execve", "execveat"))
-_OPENS: Final = frozenset(("open", "openat", "openat2", "creat", "open_by_handle_at"))
 _MEMORY: Final = "memfd_create"
-_REROOTS: Final = frozenset(("chroot", "pivot_root", "mount", "move_mount", "setns"))
-"""They change what paths lead to, and no file."""
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,23 +100,23 @@ class _Collected:
         place = call.real or call.path
         if call.family is not None:
             self._take_address(call)
-        elif call.call in _EXECUTES:
+        elif call.call in EXECS:
             self._add("programs", Program(path=place or "", argv=call.argv or ()))
         elif place is None or call.call == _MEMORY:
             return
-        elif call.call in _OPENS:
+        elif call.call in OPENS:
             if call.access in ("write", "read_write") or not _WRITING.isdisjoint(call.flags):
                 self._add("written", place)
             elif call.access == "read":
                 self._add("read", place)
         elif call.call in _REMOVES:
             self._add("removed", place)
-        elif call.call in _MOVES:
+        elif call.call in RENAMES:
             self._add("removed", place)
             self._add("written", call.to or "")
-        elif call.call in _LINKS:
+        elif call.call in LINKS:
             self._add("written", call.to or "")
-        elif call.call not in _REROOTS:
+        elif call.call not in REROOTS:
             self._add("written", place)
 
     def _take_address(self, call: KernelCall) -> None:
