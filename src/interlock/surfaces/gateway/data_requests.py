@@ -16,7 +16,7 @@ from interlock.executors.mcp.peer import RpcError
 from interlock.model.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY, Fault, Request
 from interlock.surfaces.gateway.callers import AskOlder, Caller, Tell
 from interlock.surfaces.gateway.calls import Agent, MissingCapabilityError, carry_out
-from interlock.surfaces.gateway.protocol import Envelope, not_cached
+from interlock.surfaces.gateway.protocol import Envelope, not_cached, one_page
 
 METHODS: Final = ("resources/list", "resources/templates/list", "resources/read", "prompts/list", "prompts/get")
 _SCHEME: Final = "interlock://"
@@ -88,7 +88,7 @@ class DataRequests:
     # -- prompts
 
     def _list_prompts(self, asked: _Asked) -> dict[str, Any] | Fault:
-        if (fault := _one_page(asked.request)) is not None:
+        if (fault := one_page(asked.request)) is not None:
             return fault
         names = self._prompt_names()
         offering = self._offering("prompts/get")
@@ -127,7 +127,7 @@ class DataRequests:
         """The lists of all servers together. A server that refuses or cannot be reached is left out, unless it is the
         only one.
         """
-        if (fault := _one_page(asked.request)) is not None:
+        if (fault := one_page(asked.request)) is not None:
             return fault
         key, address = _KEYS[asked.request.method]
         servers = self._offering(asked.request.method)
@@ -135,9 +135,10 @@ class DataRequests:
         if len(lists) == 1 and isinstance(lists[0], Fault):
             return lists[0]
         found: list[dict[str, Any]] = []
+        only = self._only_server()
         for server, listed in zip(servers, lists, strict=True):
             if not isinstance(listed, Fault):
-                found += [{**each, address: self._address(server, each[address])} for each in listed[key]]
+                found += [{**each, address: _address(server, each[address], only)} for each in listed[key]]
         return {key: found, **_caching(asked.envelope)}
 
     async def _read(self, asked: _Asked) -> dict[str, Any] | Fault:
@@ -154,11 +155,13 @@ class DataRequests:
         found = await self._call(asked, server, "resources/read", {"uri": own})
         if isinstance(found, Fault):
             return Fault(found.id, found.code, found.message, {"uri": uri, **(found.data or {})})
-        contents = [{**each, "uri": self._address(server, each["uri"])} for each in found["contents"]]
+        only = self._only_server()
+        contents = [{**each, "uri": _address(server, each["uri"], only)} for each in found["contents"]]
         return {**found, "contents": contents, **_caching(asked.envelope)}
 
-    def _address(self, server: str, uri: str) -> str:
-        return uri if len(self._offering("resources/read")) == 1 else f"{_SCHEME}{server}/{uri}"
+    def _only_server(self) -> bool:
+        """True if only one server has reachable resources, so that they keep their addresses."""
+        return len(self._offering("resources/read")) == 1
 
     # -- both
 
@@ -189,10 +192,8 @@ class DataRequests:
         return {**found.output, "_meta": meta}
 
 
-def _one_page(request: Request) -> Fault | None:
-    if request.params.get("cursor") is None:
-        return None
-    return Fault(request.id, INVALID_PARAMS, "the list has only one page, so there is no `cursor`")
+def _address(server: str, uri: str, only: bool) -> str:
+    return uri if only else f"{_SCHEME}{server}/{uri}"
 
 
 def _caching(envelope: Envelope) -> dict[str, Any]:

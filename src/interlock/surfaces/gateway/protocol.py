@@ -158,3 +158,10 @@ def not_cached() -> dict[str, Any]:
     """The fields of a newer result that forbid caching it."""
     # An agent's tools depend on rules and grants, which can change at any time, and on its identity.
     return {"ttlMs": 0, "cacheScope": "private"}
+
+
+def one_page(request: Request) -> Fault | None:
+    """The error for a list request with a `cursor`: every list has one page, so that no client was given one."""
+    if request.params.get("cursor") is None:
+        return None
+    return Fault(request.id, INVALID_PARAMS, "the list has only one page, so there is no `cursor`")

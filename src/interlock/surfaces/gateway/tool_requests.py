@@ -11,7 +11,7 @@ from interlock.model.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAP
 from interlock.surfaces.gateway.asking import OpenCall, OpenCalls
 from interlock.surfaces.gateway.callers import AskOlder, Caller, Tell
 from interlock.surfaces.gateway.calls import Agent, MissingCapabilityError, call_tool
-from interlock.surfaces.gateway.protocol import Envelope, tool_list
+from interlock.surfaces.gateway.protocol import Envelope, one_page, tool_list
 
 
 class ToolRequests:
@@ -26,8 +26,8 @@ class ToolRequests:
 
     async def list(self, request: Request, envelope: Envelope) -> dict[str, Any] | Fault:
         """The result of `tools/list`."""
-        if request.params.get("cursor") is not None:
-            return Fault(request.id, INVALID_PARAMS, "the list has only one page, so there is no `cursor`")
+        if (fault := one_page(request)) is not None:
+            return fault
         await self._runtime.prepare()
         self._runtime.refresh()  # so that the list reflects the present rules
         tools = self._runtime.tools_for("mcp", agent=self._agent.name, session=self._agent.session)
