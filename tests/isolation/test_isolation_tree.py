@@ -316,6 +316,13 @@ def test_cancelled_twice_ends_the_tree_of_a_stopped_supervisor(bench):
     bench.wait_marked(0)
 
 
+def test_cancelled_twice_ends_a_tree_that_does_not_end_at_once(bench, monkeypatch):
+    monkeypatch.setattr(
+        "interlock.isolation.client.end_children_of", lambda supervisor: True
+    )  # a kernel that is slow to kill
+    test_cancelled_twice_ends_the_tree_of_a_stopped_supervisor(bench)
+
+
 @pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
 def test_a_stopped_supervisor_does_not_outlive_a_killed_runtime(bench, stop):
     script = bench.script(f"{stop} setsid $MARK & $MARK")

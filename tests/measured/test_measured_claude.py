@@ -26,6 +26,7 @@ def environment(project, model):
     return {
         "ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "none", "IS_SANDBOX": "1", "DISABLE_AUTOUPDATER": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CONFIG_DIR": str(project.root / ".claude"),
+        "SHELL": "/bin/bash",  # otherwise its commands run in zsh where that is installed
     }  # fmt: skip
 
 

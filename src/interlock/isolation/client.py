@@ -52,6 +52,8 @@ _OUTSIDE_S: Final = 3.0
 _SWEEP_S: Final = 8.0
 """How long a supervisor whose tree was ended from outside has to report (more than its own sweep takes), before it is killed.
 """
+_KILL_S: Final = 0.1
+"""How long killing a tree may take after a second cancellation, before its supervisor is killed as well."""
 _QUEUED_S: Final = 1.0
 """How long a request may wait for a supervisor before it is withdrawn."""
 
@@ -397,12 +399,20 @@ class _Watch:
             )  # without its tree, nothing stops the supervisor again: it cleans up and reports
 
     def _kill(self) -> None:
-        """Kill the tree now. The resumed supervisor finds the runtime gone, and does the rest."""
-        if self._supervisor is not None:
-            for _ in range(10):  # each pass ends one generation
-                if not self._end_once():
-                    break
-            self._signal(signal.SIGCONT)
+        """Kill the tree now. The resumed supervisor finds the runtime gone, and does the rest.
+
+        If the tree cannot be ended at once, the supervisor is killed too, and the fork server ends what is left. A
+        supervisor that was only resumed could be stopped again by its program, and nobody would notice.
+        """
+        if self._supervisor is None:
+            return
+        until = time.monotonic() + _KILL_S
+        while self._end_once():  # each pass ends one generation
+            if time.monotonic() > until:
+                self._signal(signal.SIGKILL)
+                return
+            time.sleep(0.001)  # blocks the event loop, because whoever cancels twice does not wait
+        self._signal(signal.SIGCONT)
 
     def _end_once(self) -> bool:
         """One pass of ending the tree. Returns True if part of it is still running."""

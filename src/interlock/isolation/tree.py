@@ -27,6 +27,8 @@ class Task(NamedTuple):
     """Start time since boot; together with the pid, it identifies a process uniquely."""
     resident: int
     """Pages in memory, including pages of files."""
+    ended: bool
+    """It is a zombie without running threads, and its children have gone to the subreaper."""
 
 
 def reap() -> Iterator[tuple[int, int]]:
@@ -74,20 +76,23 @@ def sweep(patience_s: float, *, spare: Collection[int] = ()) -> tuple[set[int], 
 
 
 def end_children_of(subreaper: int) -> bool:
-    """One pass of ending another process's children from outside. Returns True if any are still running.
+    """One pass of ending another process's children from outside. Returns True if any were still running as it began.
 
-    The caller has stopped that process (SIGSTOP), so it does not collect them: ended children stay zombies and keep
-    their pids.
+    Such a child may have passed children of its own to the subreaper during the pass, so another pass is needed even if
+    it has ended by now. The caller has stopped the subreaper (SIGSTOP), so it does not collect them: ended children stay
+    zombies and keep their pids.
     """
     some = False
-    for pid in _families().get(subreaper, ()):
+    for pid, task in list(_tasks()):
+        if task.parent != subreaper or task.ended:
+            continue
+        some = True
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
             continue  # already collected: another process has resumed the subreaper
         try:
-            if _lives(pid, subreaper):
-                some = True
+            if _parent_of(pid) == subreaper:
                 with contextlib.suppress(
                     ProcessLookupError, PermissionError
                 ):  # another user's process counts as running
@@ -117,16 +122,10 @@ def descendants() -> dict[int, Task]:
     return found
 
 
-def _lives(pid: int, parent: int) -> bool:
-    """Returns True if the process is still a child of `parent`, and not a zombie without running threads."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            line = file.read()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
-    fields = line[line.rindex(b")") + 2 :].split()
-    state, father, threads = fields[0], int(fields[1]), int(fields[17])
-    return father == parent and (state not in {b"Z", b"X"} or threads > 1)
+def _parent_of(pid: int) -> int:
+    """Returns the parent of a process; 0 if it has been collected."""
+    task = _task(str(pid))
+    return 0 if task is None else task.parent
 
 
 def _families() -> dict[int, list[int]]:
@@ -138,19 +137,24 @@ def _families() -> dict[int, list[int]]:
 
 
 def _tasks() -> Iterator[tuple[int, Task]]:
-    """Yields all visible processes, from /proc/*/stat, because many kernels lack `task/*/children`.
-
-    Includes zombies: a process whose first thread has ended looks like one but still runs.
-    """
+    """Yields all visible processes, from /proc/*/stat, because many kernels lack `task/*/children`."""
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                line = file.read()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        # pid (name) state ppid ...: the name may contain anything, including parentheses
-        field = line[line.rindex(b")") + 2 :].split()
-        cpu, cpu_of_children = int(field[11]) + int(field[12]), int(field[13]) + int(field[14])
-        yield int(name), Task(int(field[1]), cpu, cpu_of_children, int(field[19]), int(field[21]))
+        if name.isdigit():
+            task = _task(name)
+            if task is not None:
+                yield int(name), task
+
+
+def _task(pid: str) -> Task | None:
+    """Returns a process as shown in /proc; None if it has been collected, or must not be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # pid (name) state ppid ...: the name may contain anything, including parentheses
+    field = line[line.rindex(b")") + 2 :].split()
+    # A process whose first thread has ended looks like a zombie but still runs.
+    ended = field[0] in {b"Z", b"X"} and int(field[17]) <= 1
+    cpu, cpu_of_children = int(field[11]) + int(field[12]), int(field[13]) + int(field[14])
+    return Task(int(field[1]), cpu, cpu_of_children, int(field[19]), int(field[21]), ended)
