@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from capsules_world import call, events, name_of, refusal
 
+from interlock import Context
+
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -158,6 +160,25 @@ def test_what_an_inner_call_does_is_of_the_action_and_in_the_journal(world):
     called, returned = events(runtime, result.run_id, "tool_called", "tool_returned")
     assert (called["tool"], called["action"], called["step"]) == ("note", "call", 8)
     assert (returned["tool"], returned["step"], returned["output"]["view"]) == ("note", 10, {"n": 1})
+
+
+def test_the_cost_of_an_inner_call_counts_once(world):
+    world.add_host("c", 'tools = ["*"]', "tools")
+    world.configure('[workspace]\nmode = "direct"\n')
+    runtime = world.open()
+
+    def paid(tool: str, ctx: Context) -> None:
+        """Costs money."""
+        ctx.report_cost(1.0)
+
+    runtime.register(paid)
+    calls = [
+        {"id": name, "type": "tool_call", "tool": f"c/{name_of('call_tool')}", "parameters": {"tool": "paid"}}
+        for name in "ab"
+    ]
+    result = runtime.execute_sync({"actions": calls, "budget": {"cost": 1.5}})
+    assert [(row.status, row.reason) for row in result.results] == [("succeeded", None), ("succeeded", None)]
+    assert result.cost.cost == 2.0
 
 
 def test_a_question_of_a_capsule_blocks_only_its_own_call(world):

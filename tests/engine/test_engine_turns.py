@@ -476,3 +476,20 @@ def test_another_runs_writes_are_not_those_of_a_process(project):
     assert result.ok
     assert asyncio.run(rt.runs.undo(result.run_id)).ok
     assert (project.root / "other").read_text() == "B"
+
+
+def test_a_rollback_keeps_its_turn_while_a_compensation_waits_for_its_rate_limit(project):
+    rt = project.open()
+    claims = []
+
+    async def un(parameters, ctx):
+        claims.append([claim.everything for claim in at(rt)])
+
+    rt.register(binding("do", noop))
+    rt.register(binding("un", un))
+    rt.set_rate_limit("un", calls=1, per_ms=100)
+    compensated = [call("do", name, compensation={"type": "tool", "tool": "un"}) for name in "ab"]
+    result = execute(rt, put("w", "f"), *compensated, call("shell", "s", parameters={"command": "false"}))
+    assert statuses(result) == ["rolled_back", "compensated", "compensated", "failed"]
+    assert claims == [[True], [True]]
+    assert not (project.root / "f").exists()

@@ -8,17 +8,16 @@ of a call, so calls that the rules hold are refused.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from typing import Any, Final
 
+from interlock.engine.gate.admission import admit_outside, outside_plan
 from interlock.engine.gate.execute import execute
 from interlock.engine.judges.judges import Call
 from interlock.engine.judges.steps import refusal_within
-from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.action_run import Outside
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.proposals.watchdog import Alone, Slot, Watchdog
 from interlock.engine.tools.registry import Registered
 from interlock.model.capsule_events import ToolCalled, ToolReturned
 from interlock.model.errors import ToolError
@@ -43,15 +42,16 @@ async def call_within(outer: ActionContext, name: str, parameters: dict[str, Any
     refusal = refusal_within(judges, Call(principal, run.proposal, spec, tool, parameters, run.buffer))
     if refusal is not None:
         raise _refused(name, refusal.reason, refusal.detail)
-    await _admit(outer, tool, left_ms)
-    number = next(_numbers)
-    if outer.run.recorder is not None:
-        kept = outer.run.recorder.keep(parameters, tool.secrets)
-        called = ToolCalled(call=number, tool=name, version=tool.version, parameters=kept, read_only=tool.read_only)
-        run.record(8, outer.index, lambda _: called)
-        if not tool.read_only:
-            await outer.run.recorder.writer.durable(alone=False)
-    result = await _execute(outer, spec, tool)
+    attempt = ActionContext(run, outer.index, outer.attempt, call=(tool, outer.agent))
+    with outside_plan(run, outer.index, spec, tool, Outside(principal, (), left_ms * 1_000_000)) as action:
+        if refusal := await admit_outside(action):
+            raise _refused(name, refusal.reason, refusal.detail)
+        number = await _write_intent(outer, tool, parameters)
+        action.admitted = False  # the reservation is now in use
+        try:
+            result = await execute(action, attempt)
+        finally:
+            _take_over(outer, attempt, tool)
     _record(outer, number, tool, parameters, result)
     if isinstance(result, Output):
         return result.value
@@ -74,32 +74,18 @@ def _require_possible(outer: ActionContext, tool: Registered) -> None:
         raise _refused(tool.name, "not_available", why)
 
 
-async def _admit(outer: ActionContext, tool: Registered, left_ms: int) -> None:
-    """Step 7. Raises: ToolError."""
-    run = outer.run
-    if tool.bucket is not None:
-        wait_ns = tool.bucket.acquire(run.clock.mono_ns(), left_ms * 1_000_000)
-        if wait_ns is None:
-            raise _refused(tool.name, "rate_limited", "its rate limit allows no call within the time of the outer call")
-        await asyncio.sleep(wait_ns / 1e9)
-    if not run.allowance.reserve(tool_calls=1):
-        raise _refused(tool.name, "budget_exceeded", run.allowance.exhausted)
-
-
-async def _execute(outer: ActionContext, spec: Action, tool: Registered) -> Output | Failure:
-    run, task = outer.run, asyncio.current_task()
-    assert task is not None
-    watchdog = Watchdog(run.loop, run.clock)
-    action = ActionRun(run, Slot(task, watchdog, Alone()), outer.index)
-    action.spec, action.tool, action.parameters, action.in_plan = spec, tool, spec.parameters, False
-    attempt = ActionContext(run, outer.index, outer.attempt, call=(tool, outer.agent))
-    try:
-        result = await execute(action, attempt)
-    finally:
-        watchdog.close()
-        run.allowance.settle(0.0, attempt.use)
-        _take_over(outer, attempt, tool)
-    return result
+async def _write_intent(outer: ActionContext, tool: Registered, parameters: dict[str, Any]) -> int:
+    """Step 8. Returns the number of the call, which its outcome has too. Raises: StoreError."""
+    number, run = next(_numbers), outer.run
+    recorder = run.recorder
+    if recorder is None:
+        return number
+    kept = recorder.keep(parameters, tool.secrets)
+    called = ToolCalled(call=number, tool=tool.name, version=tool.version, parameters=kept, read_only=tool.read_only)
+    recorder.record(called, run.proposal.id, outer.action_id, 8)
+    if not tool.read_only:
+        await recorder.writer.durable(alone=False)
+    return number
 
 
 def _take_over(outer: ActionContext, inner: ActionContext, tool: Registered) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from interlock.engine.gate.admission import wait
+from interlock.engine.gate.admission import admit_outside, outside_plan
 from interlock.engine.gate.entailed import judge_entailed
 from interlock.engine.gate.execute import execute
 from interlock.engine.judges.judges import Call, Judges
-from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.steps import judge_call, objecting_decision
 from interlock.engine.judges.verdict import Ask
-from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.action_run import Outside
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.proposals.watchdog import Alone, Slot, Watchdog
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal, Requirement
 from interlock.model.grant import Principal
@@ -97,19 +95,14 @@ def _judges_for(run: ProposalRun, as_agent: str | None, as_token: str | None) ->
 async def _execute(
     run: ProposalRun, index: int, spec: Action, tool: Registered, principal: Principal, judges: Sequence[Judges]
 ) -> Answer:
-    """Take the call through steps 7 and 9, with the same time-out and output check as any other call."""
-    task = asyncio.current_task()
-    assert task is not None
-    watchdog = Watchdog(run.loop, run.clock)
-    action = ActionRun(run, Slot(task, watchdog, Alone()), index)
-    action.spec, action.tool, action.parameters, action.in_plan = spec, tool, spec.parameters, False
-    if problem := await _admit(action, tool, principal, judges):
-        return Answer(problem=problem)
+    """Take the call through steps 7 and 9. A budget counts it but does not stop it: undo must work when one is used up."""
     attempt = ActionContext(run, index, COMPENSATING, call=(tool, principal.agent))
-    try:
+    with outside_plan(run, index, spec, tool, Outside(principal, judges, tool.timeout_ns, limited=False)) as action:
+        if refusal := await admit_outside(action):
+            return Answer(problem=f"`{tool.name}` was refused: {refusal.reason}: {refusal.detail}")
+        action.admitted = False  # the reservation is now in use
         result = await execute(action, attempt)
-    finally:
-        watchdog.close()
+    run.allowance.settle(0.0, attempt.use)
     if isinstance(result, Output):
         return Answer(output=result.value)
     if result.raises is not None:
@@ -141,31 +134,8 @@ def _is_met(decision: Decision, approved: Sequence[Requirement]) -> bool:
 
 
 def _forbidden(run: ProposalRun, call: Call, tool: Registered, approved: Sequence[Requirement]) -> str | None:
-    """The policy about `Action::"compensate"` that objects to the call. None of them has to permit it."""
-    judges = run.services.judges.current()
-    decision = judges.policies.decide(judges.request(call, action="compensate"))
-    # Denied only because nothing permits it: no policy objects. A policy that could not be evaluated is an objection.
-    unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
-    if decision.decision == "allow" or (unspoken and not decision.errors) or _is_met(decision, approved):
+    """The objection of a policy about `Action::"compensate"` to the call, unless an approval meets it."""
+    decision = objecting_decision(run.services.judges.current(), call, action="compensate")
+    if decision is None or _is_met(decision, approved):
         return None
     return f"`{tool.name}` was refused as a compensation: {decision.detail or 'it needs an approval of its own'}"
-
-
-async def _admit(action: ActionRun, tool: Registered, principal: Principal, judges: Sequence[Judges]) -> str | None:
-    """Step 7 for a call outside the plan: uses of grants and the rate limit apply. Returns the refusal, or None.
-
-    Budgets count the call but do not stop it: undo must work even when the budget is used up.
-    """
-    run = action.run
-    desk = run.services.desk
-    for one in judges:
-        choices = one.uses(principal, tool, action.parameters) if one.issued else ()
-        if choices and not any(not ids or desk.issued.use(ids) for ids in choices):
-            return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
-    if tool.bucket is not None:
-        wait_ns = tool.bucket.acquire(run.clock.mono_ns(), tool.timeout_ns)
-        if wait_ns is None:
-            return f"`{tool.name}` was refused: rate_limited: its rate limit leaves no place within its time-out"
-        await wait(action, wait_ns / 1e9)
-    run.allowance.reserve(tool_calls=1)
-    return None

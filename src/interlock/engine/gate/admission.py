@@ -10,13 +10,14 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.action_run import ActionRun, Outside
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.waiting import tell_waiting
-from interlock.engine.proposals.watchdog import NEVER
+from interlock.engine.proposals.watchdog import NEVER, Alone, Slot, Watchdog
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError
+from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
 from interlock.model.tool import Estimate
 from interlock.state.idempotency import Origin, call_key
@@ -63,29 +64,27 @@ def needs_nothing(action: ActionRun) -> bool:
 
 async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     """Step 7. May wait; `action.waited_ns` says how long."""
-    run, tool = action.run, action.tool
-    if tool is not None and not tool.plain and tool.cache_ttl_ns and (stored := _from_cache(action)):
-        return stored
-    if tool is not None and action.spec.idempotent and tool.tool.idempotent and (stored := _from_store(action)):
+    run, tool, outside = action.run, action.tool, action.outside
+    if outside is None and tool is not None and (stored := _find_stored(action, tool)):
         return stored
     if action.admitted:
         if action.reserved is None:
             return await take_turn(action) or ADMITTED
         action.refund()  # reserved for the old parameters: an approver may have edited them since
         return _reserve(action) or await take_turn(action) or ADMITTED
-    if short := _reserve(action):
+    short = _reserve(action)
+    if short is not None and (outside is None or outside.limited):
         return short
     if tool is None or run.dry_run:
         return ADMITTED
-    refusal = None
-    if run.judges.issued and not action.used:
-        refusal = _use_grant(action, tool)
+    refusal = None if action.used else _use_grants(action, tool)
     if refusal is None and tool.bucket is not None:
         refusal = await _wait_for_rate(action, tool)
-    if refusal is None and not tool.read_only and run.services.guard is not None:
-        refusal = await _wait_for_machine(action)
-    if refusal is None:
-        refusal = await take_turn(action)
+    if outside is None:
+        if refusal is None and not tool.read_only and run.services.guard is not None:
+            refusal = await _wait_for_machine(action)
+        if refusal is None:
+            refusal = await take_turn(action)
     if refusal is None:
         return ADMITTED
     action.step = 7
@@ -104,7 +103,8 @@ def waiting(action: ActionRun) -> Iterator[None]:
     clock, turn = action.run.clock, action.run.turn
     before = clock.mono_ns()
     try:
-        with contextlib.nullcontext() if turn is None else turn.pause(action):
+        # The turn in which a call outside the plan is made is not its own: whoever has it may be in the middle of writing.
+        with contextlib.nullcontext() if turn is None or action.outside is not None else turn.pause(action):
             yield
     finally:
         action.waited_ns += clock.mono_ns() - before
@@ -138,28 +138,37 @@ def _reserve(action: ActionRun) -> Refusal | Exhausted | None:
     return Exhausted(allowance.exhausted)
 
 
-def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:
-    """Take one use of a grant that counts its uses, once per action."""
-    run, desk = action.run, action.run.services.desk
-    choices = run.judges.uses(run.principal, tool, action.parameters)
-    action.used = True
-    if not choices or any(desk.issued.use(ids) for ids in choices if ids):
-        return None
-    return Refusal("grant_used_up", f"the grants that allow `{tool.name}` have no uses left")
+def _use_grants(action: ActionRun, tool: Registered) -> Refusal | None:
+    """Take one use of a grant that counts its uses, once per action; for each of the judges of a call outside the plan."""
+    run, outside = action.run, action.outside
+    principal, judges = (run.principal, (run.judges,)) if outside is None else (outside.principal, outside.judges)
+    for one in judges:
+        if not one.issued:
+            continue
+        action.used = True
+        choices = one.uses(principal, tool, action.parameters)
+        if choices and not any(not ids or run.services.desk.issued.use(ids) for ids in choices):
+            return Refusal("grant_used_up", f"the grants that allow `{tool.name}` have no uses left")
+    return None
 
 
 async def _wait_for_rate(action: ActionRun, tool: Registered) -> Refusal | None:
-    """Wait for the next token of the tool's rate limit, if it comes before the proposal's deadline."""
-    run = action.run
+    """Wait for the next token of the tool's rate limit, if it comes early enough."""
+    run, outside = action.run, action.outside
     assert tool.bucket is not None
     now = run.clock.mono_ns()
-    wait_max = None if run.deadline_ns == NEVER else max(0, run.deadline_ns - now)
-    wait_ns = tool.bucket.acquire(now, wait_max)
+    if outside is not None:
+        wait_max_ns: int | None = outside.wait_max_ns
+    else:
+        wait_max_ns = None if run.deadline_ns == NEVER else max(0, run.deadline_ns - now)
+    wait_ns = tool.bucket.acquire(now, wait_max_ns)
     if wait_ns is None:
-        return Refusal("rate_limited", f"the rate limit of `{tool.name}` leaves no place before the deadline")
+        when = "before the deadline" if outside is None else "in the time that is left"
+        return Refusal("rate_limited", f"the rate limit of `{tool.name}` leaves no place {when}")
     if wait_ns:
-        what, wait_ms = f"the rate limit of `{tool.name}`", wait_ns / 1e6
-        tell_waiting(run, action.index, "rate_limit", what, wait_ms, reading={"wait_ms": wait_ms})
+        if outside is None:  # other calls belong to an action that runs, or has ended
+            what, wait_ms = f"the rate limit of `{tool.name}`", wait_ns / 1e6
+            tell_waiting(run, action.index, "rate_limit", what, wait_ms, reading={"wait_ms": wait_ms})
         await wait(action, wait_ns / 1e9)
     return None
 
@@ -177,6 +186,32 @@ async def _wait_for_machine(action: ActionRun) -> Refusal | None:
     with waiting(action):
         reading = await guard.wait(run.services.bounds.guard_wait_ms)
     return None if reading is None else Refusal("resource_guard", reading.describe())
+
+
+# -- calls outside the plan
+
+
+@contextlib.contextmanager
+def outside_plan(run: ProposalRun, index: int, spec: Action, tool: Registered, outside: Outside) -> Iterator[ActionRun]:
+    """The call of a tool for the action at `index`, in this task. A reservation is released if the call is not made."""
+    task = asyncio.current_task()
+    assert task is not None
+    watchdog = Watchdog(run.loop, run.clock)
+    action = ActionRun(run, Slot(task, watchdog, Alone()), index)
+    action.spec, action.tool, action.parameters, action.outside = spec, tool, spec.parameters, outside
+    try:
+        yield action
+    finally:
+        watchdog.close()
+        action.refund()
+
+
+async def admit_outside(action: ActionRun) -> Refusal | None:
+    """Step 7: the reason why the call may not be made now; None if it may."""
+    answer = await admit(action)
+    if answer is ADMITTED:
+        return None
+    return answer if isinstance(answer, Refusal) else Refusal("budget_exceeded", action.run.allowance.exhausted)
 
 
 # -- stored results
@@ -209,6 +244,13 @@ def remember(action: ActionRun, row: ActionResult) -> None:
 def _key(action: ActionRun) -> str:
     assert action.tool is not None
     return key_for(action.run, action.tool, action.parameters)
+
+
+def _find_stored(action: ActionRun, tool: Registered) -> Stored | None:
+    """The stored result of an earlier call that is the same call."""
+    if tool.cache_ttl_ns and (stored := _from_cache(action)):
+        return stored
+    return _from_store(action) if action.spec.idempotent and tool.tool.idempotent else None
 
 
 def _from_store(action: ActionRun) -> Stored | None:

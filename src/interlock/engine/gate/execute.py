@@ -84,7 +84,7 @@ def _decided_walls(action: ActionRun) -> dict[str, str]:
     run, tool = action.run, action.tool
     if tool is None or tool.binding.walls is None or action.effect is not None or run.client is not None:
         return {}
-    if run.executor is not None and action.in_plan:
+    if run.executor is not None and action.outside is None:
         return {}
     try:
         walls = tool.binding.walls()
@@ -118,7 +118,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     try:
         if tool is None:
             value = _act_on_state(action)
-        elif tool.mode == "async" and action.effect is None and (run.executor is None or not action.in_plan):
+        elif tool.mode == "async" and action.effect is None and (run.executor is None or action.outside is not None):
             value = await cast("Awaitable[Any]", tool.function(copy_parameters(action.parameters), attempt))
         else:
             value = await _call(action, tool, attempt)
@@ -160,7 +160,7 @@ async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> 
     if action.effect is not None:
         return await commit_effect(action, attempt)
     run, parameters = action.run, copy_parameters(action.parameters)
-    if run.executor is not None and action.in_plan:
+    if run.executor is not None and action.outside is None:
         return await run.executor.execute(tool.name, parameters, attempt)
     if tool.mode == "inline":
         return tool.function(parameters, attempt)

@@ -42,13 +42,13 @@ def refusal_within(judges: Judges, call: Call) -> Refusal | None:
     return None
 
 
-def objection_to(judges: Judges, call: Call) -> Refusal | None:
-    """The objection of policies or rules in code to a side effect of a call, which none has to permit; None if none objects.
+def objecting_decision(judges: Judges, call: Call, *, action: str | None = None) -> Decision | None:
+    """The decision of the policies that denies or holds an effect that none of them has to permit; None if none objects.
 
-    Used for effects that the tool's grant allows by itself, such as a capsule's access to files.
+    `action` replaces the call's own action (`compensate`), about which only policies are asked; otherwise rules in code are too.
     """
     assert call.tool is not None
-    request = judges.request(call)
+    request = judges.request(call, action=action)
     decision = judges.policies.decide(request)
     # Denied only because nothing permits it: no policy objects. A policy that could not be evaluated is an objection.
     if (
@@ -57,8 +57,19 @@ def objection_to(judges: Judges, call: Call) -> Refusal | None:
         and not (decision.policies or decision.errors)
     ):
         decision = Decision(decision="allow")
-    if decision.decision == "allow" and (rules := judges.code_rules.cover(call.tool.name)):
+    if decision.decision == "allow" and action is None and (rules := judges.code_rules.cover(call.tool.name)):
         decision = objection(rules, request, call.state.get) or decision
+    return None if decision.decision == "allow" else decision
+
+
+def objection_to(judges: Judges, call: Call) -> Refusal | None:
+    """The objection of policies or rules in code to a side effect of a call, which none has to permit; None if none objects.
+
+    Used for effects that the tool's grant allows by itself, such as a capsule's access to files.
+    """
+    decision = objecting_decision(judges, call)
+    if decision is None:
+        return None
     if decision.decision == "hold":
         return Refusal("approval_required", "the rules say to ask, which is not possible in the middle of a call")
-    return Refusal(decision.reason or "policy_denied", decision.detail) if decision.decision == "deny" else None
+    return Refusal(decision.reason or "policy_denied", decision.detail)

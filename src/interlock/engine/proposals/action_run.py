@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from interlock.engine.judges.judges import Call
+from interlock.engine.judges.judges import Call, Judges
 from interlock.engine.proposals.attempt import Failure
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.watchdog import Slot
@@ -16,6 +16,7 @@ from interlock.engine.record.recorder import Recorder
 from interlock.engine.scheduler import Outcome
 from interlock.engine.tools.registry import Registered
 from interlock.model.events import Event
+from interlock.model.grant import Principal
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
 from interlock.model.tool import Estimate
@@ -38,6 +39,18 @@ class Digested(NamedTuple):
     digest: str
 
 
+class Outside(NamedTuple):
+    """The terms of a call outside the plan (a compensation, a probe, a call within a call), made within an action's turn."""
+
+    principal: Principal
+    judges: Sequence[Judges]
+    """Those that allowed the call: each takes one use of a grant that counts its uses."""
+    wait_max_ns: int
+    """How long the call may wait for its rate limit."""
+    limited: bool = True
+    """False for an undo: a budget counts the call but does not refuse it."""
+
+
 class ActionRun:
     """One action in the gate, and everything that is known about it so far."""
 
@@ -51,8 +64,8 @@ class ActionRun:
     """The tokens and money that step 7 has reserved for the attempt; None for a tool that uses none."""
     in_turn = False
     """True while the action may be writing in the workspace."""
-    in_plan = True
-    """False for a compensation or a probe, which no executor of the caller runs."""
+    outside: Outside | None = None
+    """The terms of a call outside the plan, which no executor of the caller runs; None for an action of the plan."""
     used = False
     """True once the action has counted as a use of its grant."""
     failed: Failure | None = None
