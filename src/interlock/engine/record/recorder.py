@@ -6,13 +6,16 @@ With durability `off` there is no recorder, and no event is built: `ProposalRun.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Self
 
 import msgspec
 
 from interlock.detect import Redactor
+from interlock.disk import Disk
 from interlock.journal import JournalWriter, MemoryJournal
 from interlock.model.canonical import canonical, digest_bytes
+from interlock.model.clock import Clock
 from interlock.model.events import APART, Event, Kept, MachineSampled
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.telemetry import Snapshot
@@ -43,6 +46,14 @@ class Recorder:
         self._redactor = redactor
         self._listeners = listeners
         self._sampled: list[tuple[Snapshot, int]] = []
+
+    @classmethod
+    def reopen(cls, directory: Path, disk: Disk, clock: Clock, redactor: Redactor) -> Self:
+        """Continue the journal of a run whose process has ended; the caller closes the writer. Raises as `JournalWriter.open`."""
+        run_id = directory.name
+        return cls(
+            run_id, JournalWriter.open(directory, run_id=run_id, disk=disk, clock=clock, create=False), redactor, ()
+        )
 
     def record(
         self, event: Event, proposal: str | None = None, action: str | None = None, step: int | None = None

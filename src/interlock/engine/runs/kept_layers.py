@@ -21,7 +21,7 @@ from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.write_lease import open_queue
 from interlock.engine.services import Services
-from interlock.journal import JournalWriter, recover
+from interlock.journal import recover
 from interlock.model.errors import ConflictError, StoreError, ToolError, UsageError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept
 from interlock.model.result import advice
@@ -172,7 +172,7 @@ async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJso
     stopped: set[Rel] = set()
     left = 0
     queue = open_queue(services)
-    with _journal(services, run_id, directory) as recorder:
+    with _journal(services, directory) as recorder:
         lease = await queue.acquire(
             EVERYTHING, f"{run_id} commit", doing="committing its layers", until_ns=None, on_wait=lambda _: None
         )
@@ -248,7 +248,7 @@ def _asked(services: Services, kept: Sequence[Path], paths: Sequence[NameJson], 
 def discard_layers(services: Services, run_id: str, why: str = "asked") -> LayerReport:
     """Drop the kept layers of a run with everything in them. Raises: UsageError `layer_missing`, StoreError `run_locked`."""
     directory, kept = _kept(services, run_id)
-    with _journal(services, run_id, directory) as recorder:
+    with _journal(services, directory) as recorder:
         assert services.workspace is not None
         proposals = {read_manifest(one).proposal for one in kept}
         entries = [entry for entry in read_entries(directory) if entry.proposal in proposals]
@@ -267,7 +267,7 @@ def drop_layers(services: Services, directory: Path) -> None:
     found = layer_directories(directory)
     if not found:
         return
-    with _journal(services, directory.name, directory) as recorder:
+    with _journal(services, directory) as recorder:
         for one in found:
             recorder.record(LayerDiscarded(layer=int(one.name), why="undone"), None, None, STEP)
         recorder.writer.flush()
@@ -320,12 +320,12 @@ def _require_at_rest(services: Services, directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _journal(services: Services, run_id: str, directory: Path) -> Iterator[Recorder]:
+def _journal(services: Services, directory: Path) -> Iterator[Recorder]:
     """The run's journal, locked. Raises: StoreError `run_locked` if its process is alive; IntegrityError."""
     _require_at_rest(services, directory)
-    writer = JournalWriter.open(directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False)
-    with writer:
-        yield Recorder(run_id, writer, services.redactor, ())
+    recorder = Recorder.reopen(directory, services.disk, services.clock, services.redactor)
+    with recorder.writer:
+        yield recorder
 
 
 def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recorder: Recorder) -> None:

@@ -14,14 +14,16 @@ from typing import Literal
 import msgspec
 
 from interlock.approvals import ApprovalStore, Hold
+from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.local.clock import SystemClock, SystemIds
-from interlock.engine.local.machine import boot_id
+from interlock.engine.local.machine import boot_id, redaction_key
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.replay import ReplayedProposal, ReplayedRun
 from interlock.engine.runs.unknown_outcomes import KIND, ask_outcome, is_unknown
-from interlock.journal import JournalWriter, RecoveryReport, RunIndex, RunRow, read, recover, scan, sign_head
+from interlock.journal import RecoveryReport, RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
 from interlock.journal.lock import held
 from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
@@ -181,17 +183,17 @@ def _recover_one(
         return _report(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}"), None
     if replayed.finished is not None:
         # The process ended between its last event and its row, perhaps before it signed the head.
-        sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
+        sign_head(directory, report.status.head, _signer(directory, disk), disk)
         index.update(row.run_id, status=replayed.finished.status, finished_us=replayed.finished.ts)
         return None, None
     if not replayed.proposals and not replayed.ended.statuses:
         with contextlib.suppress(StoreError):  # another process has just resumed it
-            _end_empty(index, directory, disk, runs.parent.parent / "keys")
+            _end_empty(index, directory, disk)
         return None, None
     if not replayed.proposals and row.source == SHARED_SOURCE:  # every call in it has ended, and no more will come
         with contextlib.suppress(StoreError):
             counts = replayed.ended
-            _end(index, directory, disk, runs.parent.parent / "keys", counts.status, **counts.counts)
+            _end(index, directory, disk, counts.status, **counts.counts)
         return None, None
     if row.status == "running":
         # Its unfinished writes invalidate the results that other runs have read.
@@ -218,7 +220,7 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: Repl
         discard_temporaries(workspace, directory, entries)
 
 
-def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
+def _end_empty(index: RunIndex, directory: Path, disk: Disk) -> None:
     """End a run whose process died before its first proposal, or during a measured command: nothing can continue."""
     status: RunStatus = "cancelled"
     commands = list(read(directory, kinds=COMMAND_KINDS))
@@ -227,21 +229,29 @@ def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None
         status = "failed"
         if isinstance(commands[-1], CommandStarted):
             lost.append(CommandLost(detail="the process that measured it ended before the command did"))
-    _end(index, directory, disk, keys, status, *lost)
+    _end(index, directory, disk, status, *lost)
 
 
-def _end(
-    index: RunIndex, directory: Path, disk: Disk, keys: Path, status: RunStatus, *last: Event, **counts: int
-) -> None:
+def _end(index: RunIndex, directory: Path, disk: Disk, status: RunStatus, *last: Event, **counts: int) -> None:
     """Write the end that the process of a run did not write, after the `last` events. Raises: StoreError."""
     clock = SystemClock()
-    with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
+    recorder = Recorder.reopen(directory, disk, clock, Redactor(redaction_key(_state_of(directory), disk)))
+    with recorder.writer as writer:
         for event in (*last, RunFinished(status=status)):
-            writer.append(event)
+            recorder.record(event)
         writer.flush()
         head = writer.head()
-    sign_head(directory, head, Signer.open(keys, disk), disk)
+    sign_head(directory, head, _signer(directory, disk), disk)
     index.update(directory.name, status=status, finished_us=clock.now_us(), **counts)
+
+
+def _signer(directory: Path, disk: Disk) -> Signer:
+    return Signer.open(_state_of(directory) / "keys", disk)
+
+
+def _state_of(directory: Path) -> Path:
+    """The state directory of the run with this directory."""
+    return directory.parent.parent.parent
 
 
 def _need(

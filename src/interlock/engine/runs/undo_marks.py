@@ -11,7 +11,7 @@ from pathlib import Path
 from interlock.engine.completion.undo import STEP
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.services import Services
-from interlock.journal import JournalWriter, recover
+from interlock.journal import recover
 from interlock.model.events import Event, UndoDone, UndoIntent
 
 
@@ -42,9 +42,7 @@ class UndoMarks:
         if recorder is None:
             services, directory = self._services, self._runs / run_id
             recover(directory, services.disk)
-            writer = JournalWriter.open(
-                directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False
-            )
-            recorder = self._recorders[run_id] = Recorder(run_id, writer, services.redactor, ())
+            recorder = Recorder.reopen(directory, services.disk, services.clock, services.redactor)
+            self._recorders[run_id] = recorder
         recorder.record(event, proposal, action, STEP)
         recorder.writer.flush()
