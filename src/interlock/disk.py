@@ -120,7 +120,8 @@ class Disk:
 
     def make_directory(self, path: Path, mode: int = 0o700, *, durable: bool = True) -> None:
         """Make a directory and its parents; durable once this returns, unless the caller is to sync the parents later."""
-        missing = list(itertools.takewhile(lambda p: not self._do(f"stat {p}", p.exists), (path, *path.parents)))
+        above = itertools.chain((path,), path.parents)
+        missing = list(itertools.takewhile(lambda p: not self._do(f"stat {p}", p.exists), above))
         for p in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 self._do(f"mkdir {p}", os.mkdir, p, mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from journaling import RUN, log, open_writer
 
 from interlock.disk import Disk
 from interlock.journal import JournalWriter, decode_head, read_head, scan, sign_head, verify_head
-from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.signing import Signer
+from interlock.testing import CrashingDisk, SimulatedCrash
 
 
 @pytest.fixture
@@ -95,3 +97,47 @@ def test_something_else_signed_with_the_same_key_is_no_head(signed: tuple[Path, 
 def test_a_run_without_a_signed_head_says_so(tmp_path: Path):
     open_writer(tmp_path / RUN).close()
     assert codes(lambda: read_head(tmp_path / RUN)) == "not_found"
+
+
+def ended(run_dir: Path, disk: Disk, signer: Signer, acknowledged: list[bytes]) -> None:
+    """A run whose writer signs its head twice: at its end, and after it was resumed."""
+    for create in (True, False):
+        with open_writer(run_dir, disk=disk, create=create) as writer:
+            write(writer, "a", "b")
+            acknowledged.append(sign_head(run_dir, writer.head(), signer, disk, locked=True))
+
+
+@pytest.mark.parametrize("fault", ["crash", "full", "failed"])
+@pytest.mark.parametrize(("survives", "names"), [(0, False), (0.5, False), (0.5, True), (1, True)])
+def test_after_a_fault_at_any_write_a_head_is_whole_or_not_there(
+    tmp_path: Path, signer: Signer, fault: str, survives: float, names: bool
+):
+    counting = CrashingDisk()
+    ended(tmp_path / "run_count", counting, signer, [])
+    assert counting.operations.count("rename") == 1  # only the second head replaces a file
+    for at in range(len(counting.operations)):
+        run_dir, disk, acknowledged = tmp_path / f"run_{at}", CrashingDisk(at=at, fault=fault), [b""]
+        with contextlib.suppress(SimulatedCrash, StoreError):
+            ended(run_dir, disk, signer, acknowledged)
+        disk.power_loss(survives=lambda unsynced: int(unsynced * survives), names=names)
+        found = b""
+        with contextlib.suppress(UsageError):
+            found = read_head(run_dir)
+        if acknowledged[-1]:
+            assert found, (at, disk.operations[at])
+            assert decode_head(found)[0].seq >= decode_head(acknowledged[-1])[0].seq
+        if found:  # never more than the journal has
+            verify_head(run_dir, found, key=signer.keyid)
+
+
+def test_a_head_without_its_last_byte_does_not_count_and_is_replaced(tmp_path: Path, signer: Signer):
+    run_dir = tmp_path / RUN
+    with open_writer(run_dir) as writer:
+        assert (run_dir / "head.dsse.json").read_bytes() == b""
+        assert codes(lambda: read_head(run_dir)) == "not_found"
+        write(writer, "0")
+        envelope = sign_head(run_dir, writer.head(), signer, Disk(), locked=True)
+        (run_dir / "head.dsse.json").write_bytes(envelope)
+        assert codes(lambda: read_head(run_dir)) == "not_found"
+        assert sign_head(run_dir, writer.head(), signer, Disk(), locked=True) == envelope
+    assert read_head(run_dir) == envelope

@@ -270,9 +270,14 @@ class JournalMachine(RuleBasedStateMachine):
         with contextlib.suppress(SimulatedCrash, StoreError):
             self.writer.close()
         self.disk.power_loss(survives=lambda n: n * thirds // 3, names=names)
+        self.disk = CrashingDisk()
+        if not (self.run_dir / "journal.ndjson").exists():  # its name is synced with its first events
+            assert self.safe == 0
+            self.appended = []
+            self.writer = open_writer(self.run_dir, disk=self.disk)
+            return
         with (self.run_dir / "journal.ndjson").open("ab") as file:
             file.write(junk)
-        self.disk = CrashingDisk()
         report = recover(self.run_dir, self.disk)
         assert self.safe <= report.status.events <= len(self.appended)
         self.appended = self.appended[: report.status.events]

@@ -66,7 +66,7 @@ def test_files_of_a_run_are_for_its_user_only(run_dir: Path):
         writer.append(log("x"))
     modes = {p.relative_to(run_dir).as_posix(): stat.S_IMODE(p.stat().st_mode) for p in run_dir.rglob("*")}
     assert modes == {
-        "journal.ndjson": 0o600, "lock": 0o600, "private": 0o700, "private/originals-0001.pack": 0o600,
+        "head.dsse.json": 0o600, "journal.ndjson": 0o600, "lock": 0o600, "private": 0o700, "private/originals-0001.pack": 0o600,
     }  # fmt: skip
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
 

@@ -6,6 +6,7 @@ head signed by a key held elsewhere, or stored elsewhere, reveals that too.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -14,32 +15,58 @@ import msgspec
 from interlock.disk import Disk, open_regular, store_error
 from interlock.journal.index import require_reached
 from interlock.journal.reader import corrupt, scan
-from interlock.journal.sealing import Head
+from interlock.journal.sealing import HEAD_NAME, Head
 from interlock.model import typed
 from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.signing import Signer, Verified, verify
 
-HEAD_NAME: Final = "head.dsse.json"
 HEAD_TYPE: Final = "application/vnd.interlock.journal-head.v1+json"
 
 
-def sign_head(run_dir: Path, head: Head, signer: Signer, disk: Disk) -> bytes:
-    """Sign a head and store it beside the journal (at the end of a run, and at checkpoints). Returns the DSSE envelope."""
+def sign_head(run_dir: Path, head: Head, signer: Signer, disk: Disk, *, locked: bool = False) -> bytes:
+    """Sign a head and store it beside the journal (at the end of a run, and at checkpoints). Returns the DSSE envelope.
+
+    A run begins with an empty file, whose name is on disk. The run's writer (`locked`) writes its first head into that file,
+    which saves a rename and its sync. If a power failure interrupts this, the head has no last newline, and does not count.
+    """
     envelope = signer.sign(HEAD_TYPE, canonical(msgspec.to_builtins(head)))
-    disk.write_atomic(run_dir / HEAD_NAME, envelope + b"\n")
+    path = run_dir / HEAD_NAME
+    if locked and _is_empty(path):
+        _fill(path, envelope + b"\n", disk)
+    else:
+        disk.write_atomic(path, envelope + b"\n")
     return envelope
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False
+
+
+def _fill(path: Path, data: bytes, disk: Disk) -> None:
+    fd = disk.open_append(path)
+    try:
+        disk.write(fd, data)
+        disk.sync_data(fd)
+    finally:
+        os.close(fd)
 
 
 def read_head(run_dir: Path) -> bytes:
     """The signed head beside the journal. Raises: UsageError `not_found` if none was signed yet; StoreError."""
     try:
         with open_regular(run_dir / HEAD_NAME) as file:
-            return file.read().rstrip(b"\n")
+            data = file.read()
     except FileNotFoundError:
-        raise UsageError(f"run `{run_dir.name}` has no signed head", code="not_found") from None
+        data = b""
     except OSError as error:
         raise store_error(error, f"read {run_dir / HEAD_NAME}") from error
+    if not data.endswith(b"\n"):
+        raise UsageError(f"run `{run_dir.name}` has no signed head", code="not_found")
+    return data.rstrip(b"\n")
 
 
 def decode_head(envelope: bytes, *, key: str | None = None) -> tuple[Head, Verified]:

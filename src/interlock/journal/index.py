@@ -94,31 +94,39 @@ class RunIndex:
 
     def add(self, row: RunRow) -> None:
         """Add a run. Raises: UsageError `run_exists`."""
+        values = msgspec.structs.astuple(row)
+        places = ", ".join("?" * len(values))
         with self._database.transaction(lasting=False):
-            if self._rows("where run_id = ?", (row.run_id,)):
+            self._database.execute(
+                f"insert into runs ({_COLUMNS}) values ({places}) on conflict (run_id) do nothing",  # noqa: S608 - constants
+                values,
+            )
+            if not self._database.changes:
                 raise UsageError(f"run `{row.run_id}` exists already", code="run_exists", hint="use another run id")
-            values = [getattr(row, name) for name in RunRow.__struct_fields__]
-            places = ", ".join("?" * len(values))
-            self._database.execute(f"insert into runs ({_COLUMNS}) values ({places})", values)  # noqa: S608 - constants
 
     def update(self, run_id: str, *, status: str, finished_us: int | None = None, **counts: int) -> None:
         """Update a run's status; `counts` are the row's counters. Raises: UsageError `not_found`."""
         assert set(counts) <= set(_COUNTS), counts
         assignments = "".join(f", {name} = ?" for name in counts)
         with self._database.transaction(lasting=False):
-            self.get(run_id)
             self._database.execute(
                 f"update runs set status = ?, finished_us = ?{assignments} where run_id = ?",  # noqa: S608 - constants
                 (status, finished_us, *counts.values(), run_id),
             )
+            self._require_changed(run_id)
 
     def commit_point(self, head: Head) -> None:
         """Store the journal's position. Call it in the transaction that commits the journal's content up to this position."""
         with self._database.transaction():
-            self.get(head.run)
             self._database.execute(
                 "update runs set seq = ?, seal = ? where run_id = ?", (head.seq, head.seal, head.run)
             )
+            self._require_changed(head.run)
+
+    def _require_changed(self, run_id: str) -> None:
+        """Raises: UsageError `not_found` if the last update found no row of that run."""
+        if not self._database.changes:
+            self.get(run_id)
 
     def check_not_behind(self, run_dir: Path) -> JournalStatus:
         """Scan a run's journal and compare it with the commit point. Call it before a run is resumed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ def take(run_dir: Path, disk: Disk) -> int:
         raise _locked(run_dir, path)
     try:
         disk.truncate(fd, 0)
-        disk.write(fd, f"{os.getpid()} {started_of('self')}\n".encode())
+        disk.write(fd, f"{os.getpid()} {_own_start(os.getpid())}\n".encode())
     except BaseException:
         os.close(fd)
         raise
@@ -58,6 +59,11 @@ def _locked(run_dir: Path, path: Path) -> StoreError:
         code="run_locked",
         hint="wait for it, or stop that process and run `interlock recover`",
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _own_start(_pid: int) -> str:
+    return started_of("self")
 
 
 def started_of(pid: str) -> str:

@@ -18,7 +18,7 @@ from interlock.journal.flusher import Flusher
 from interlock.journal.late_sync import LATE_SYNC
 from interlock.journal.private import Pack
 from interlock.journal.reader import corrupt, scan
-from interlock.journal.sealing import JOURNAL_NAME, Head, encode_batches, genesis, seal_digest, seal_line
+from interlock.journal.sealing import HEAD_NAME, JOURNAL_NAME, Head, encode_batches, genesis, seal_digest, seal_line
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import Event, Seal
@@ -50,7 +50,7 @@ class SealedFile:
         self._syncing = threading.Lock()
         self._unsynced = self._closed = False
         self._new_names: tuple[Path, ...] = ()
-        """Directories with new names that durability `batch` has not synced yet."""
+        """Directories with new names, perhaps of an earlier writer that wrote nothing: synced with the first events."""
 
     @classmethod
     def open(cls, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, *, create: bool) -> Self:
@@ -58,29 +58,23 @@ class SealedFile:
         head = Head(run=run_dir.name, seq=-1, seal=genesis(run_dir.name), epoch=0)
         if durability == "off":
             return cls(run_dir, disk, clock, durability, head, (-1, -1))
-        batch = durability == "batch"
         if create:
             disk.make_directory(run_dir.parent)
-            disk.make_directory(run_dir, durable=not batch)
+            disk.make_directory(run_dir, durable=False)
         lock_fd = lock.take(run_dir, disk)
         try:
             if create:
                 _require_new(run_dir)
             else:
                 head = _require_whole(run_dir)
+            if create:
+                os.close(disk.open_append(run_dir / HEAD_NAME))
             fd = disk.open_append(run_dir / JOURNAL_NAME)
-            try:
-                if not batch:
-                    disk.sync_directory(run_dir)
-            except BaseException:
-                os.close(fd)
-                raise
         except BaseException:
             os.close(lock_fd)
             raise
         found = cls(run_dir, disk, clock, durability, head, (lock_fd, fd))
-        if batch:
-            found._new_names = (run_dir.parent, run_dir) if create else (run_dir,)
+        found._new_names = (run_dir.parent, run_dir)
         return found
 
     def commit(self, events: Sequence[Event], originals: list[tuple[str, bytes]]) -> None:
@@ -96,6 +90,7 @@ class SealedFile:
                 self._disk.write(self._fd, lines + seal_line(seal))
                 if full:
                     self._sync_measured()
+                    self._sync_names()
                 self.head = Head(run=self.head.run, seq=seal.last, seal=seal.digest, epoch=seal.epoch)
             if self._durability == "batch" and not self._unsynced:
                 self._unsynced = True
@@ -115,9 +110,7 @@ class SealedFile:
             try:
                 self.pack.sync()
                 self._disk.sync_data(self._fd)
-                for directory in self._new_names:
-                    self._disk.sync_directory(directory)
-                self._new_names = ()
+                self._sync_names()
             except BaseException as error:  # noqa: BLE001 - kept for the next call: a late sync has no caller
                 self._poison(error)
 
@@ -148,6 +141,12 @@ class SealedFile:
         start = self._clock.mono_ns()
         self._disk.sync_data(self._fd)
         self.sync_ns += 0.2 * (self._clock.mono_ns() - start - self.sync_ns)
+
+    def _sync_names(self) -> None:
+        """Make the names of a new run durable: after its first events, whose sync has then done most of this already."""
+        for directory in self._new_names:
+            self._disk.sync_directory(directory)
+        self._new_names = ()
 
     def _poison(self, error: BaseException) -> None:
         if self.failure is not None:

@@ -24,6 +24,8 @@ JOURNAL_NAME: Final = "journal.ndjson"
 TORN_NAME: Final = "journal.torn"
 PRIVATE_NAME: Final = "private"
 BACKUPS_NAME: Final = "backups"
+HEAD_NAME: Final = "head.dsse.json"
+"""The signed head; empty, or without its last newline, if none was written completely yet."""
 SEAL_PREFIX: Final = b'{"kind":"seal",'
 BATCH_EVENTS_MAX: Final = 1024
 """Maximum number of events in a batch. Readers hold one batch in memory, so this bounds their memory."""

@@ -257,7 +257,7 @@ class _MeasuredRun:
     def _finish(self, status: str) -> None:
         self._record(RunFinished(status=status))
         head, past = self._writer.head(), self._past
-        sign_head(self._directory, head, self._signer, past.disk)
+        sign_head(self._directory, head, self._signer, past.disk, locked=True)
         counts = {"actions": 1, ("succeeded" if status == "succeeded" else "failed"): 1}
         with past.db.transaction(lasting=False):
             past.index.update(self._spec.run_id, status=status, finished_us=self._clock.now_us(), **counts)

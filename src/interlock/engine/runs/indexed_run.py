@@ -64,4 +64,4 @@ class IndexedRun:
 
     def _sign_head(self, files: RunFiles, head: Head) -> None:
         if self._services.signer is not None and files.directory is not None:
-            sign_head(files.directory, head, self._services.signer, self._services.disk)
+            sign_head(files.directory, head, self._services.signer, self._services.disk, locked=True)
