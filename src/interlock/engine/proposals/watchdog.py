@@ -23,7 +23,7 @@ class Pool(Protocol):
 
     @property
     def alone(self) -> bool:
-        """True if nothing else of this proposal can happen before the loop's next turn."""
+        """True if nothing else of the run can happen before the loop's next turn."""
         ...
 
     async def wait_outside(self, answer: Awaitable[T]) -> T:

@@ -8,6 +8,7 @@ the hosts that the operator names.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -154,6 +155,10 @@ class _Pipes:
         self._loop = asyncio.get_running_loop()
         self._reader, self._writer = pipes
         self._unsent = bytearray()
+        self._blocked = False
+        """True while the pipe is full."""
+        self._gathering = False
+        """True after the first frame of a turn of the loop: the others are written together, at its end."""
         self._open = True
         for pipe in pipes:
             os.set_blocking(pipe, False)
@@ -162,15 +167,14 @@ class _Pipes:
     def send(self, frame: bytes) -> None:
         if not self._open:
             return
-        if self._unsent:
-            self._unsent += frame
+        self._unsent += frame
+        if self._blocked:
             if len(self._unsent) > _UNSENT_BYTES_MAX:
                 self._end("it does not read its input")
-            return
-        sent = self._write(frame)
-        if sent < len(frame) and self._open:
-            self._unsent += frame[sent:]
-            self._loop.add_writer(self._writer, self._write_rest)
+        elif not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._gathered)
+            self._write()
 
     async def describe_end(self) -> str:
         """Returns the end of its standard error."""
@@ -185,6 +189,9 @@ class _Pipes:
         """Close the pipes, which asks the server to end. On the event loop's thread, or after the loop has ended."""
         if not self._open:
             return
+        if self._unsent and not self._blocked:
+            with contextlib.suppress(OSError):  # the frames of this turn of the loop
+                os.write(self._writer, self._unsent[:_CHUNK])
         self._open = False
         if not self._loop.is_closed():
             self._loop.remove_reader(self._reader)
@@ -198,19 +205,25 @@ class _Pipes:
         """End the server's processes and wait until they have ended. Safe on any thread; blocks briefly."""
         self._process.close()
 
-    def _write(self, data: bytes | bytearray) -> int:
+    def _gathered(self) -> None:
+        self._gathering = False
+        if self._unsent and self._open and not self._blocked:
+            self._write()
+
+    def _write(self) -> None:
+        """Write what the pipe takes; the rest follows when it takes more."""
         try:
-            return os.write(self._writer, data[:_CHUNK])
+            del self._unsent[: os.write(self._writer, self._unsent[:_CHUNK])]
         except BlockingIOError:
-            return 0
+            pass
         except OSError:
             self._end("it ended")
-            return 0
-
-    def _write_rest(self) -> None:
-        del self._unsent[: self._write(self._unsent)]
-        if not self._unsent and self._open:
+            return
+        if self._unsent and not self._blocked:
+            self._loop.add_writer(self._writer, self._write)
+        elif self._blocked and not self._unsent:
             self._loop.remove_writer(self._writer)
+        self._blocked = bool(self._unsent)
 
     def _read(self) -> None:
         try:

@@ -7,9 +7,10 @@ nothing else reads standard input.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import select
+import socket
+import stat
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -63,42 +64,124 @@ async def serve(start: Callable[[Callable[[bytes], None]], Session], stop: async
 
 
 class _Output:
-    """Writes frames on a thread, because standard output may be a pipe that the client reads slowly, or a file."""
+    """Writes the frames of each turn of the loop together: as far as that cannot block on the loop itself, the rest on a thread.
+
+    Standard output may be a pipe that the client reads slowly, or a file. It is never set to non-blocking, because other
+    processes can share its description.
+    """
 
     def __init__(self, target: int) -> None:
-        self._target = target
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.get_running_loop().create_task(self._write_all())
+        """`close` closes the descriptor `target`."""
+        self._target = _target_of(target)
+        self._frames: list[bytes] = []
+        self._scheduled = False
+        self._rest: asyncio.Task[None] | None = None
+        """Writes on a thread. Until it has ended, nothing is written on the loop."""
+        self._loop = asyncio.get_running_loop()
+        self.broken: asyncio.Future[None] = self._loop.create_future()
 
     def send(self, frame: bytes) -> None:
-        self._queue.put_nowait(frame)
+        self._frames.append(frame)
+        if not self._scheduled and self._rest is None:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
 
     async def close(self) -> None:
-        self._queue.put_nowait(None)
-        with contextlib.suppress(OSError):
-            await self._task
-        os.close(self._target)
+        self._flush()
+        if self._rest is not None:
+            await self._rest
+        self._target.close()
 
-    async def _write_all(self) -> None:
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._rest is not None or not self._frames:
+            return
+        data = self._take()
         try:
-            last = False
-            while not last:
-                found = [await self._queue.get()]
-                while not self._queue.empty():
-                    found.append(self._queue.get_nowait())
-                last = found[-1] is None  # nothing is sent after `close`
-                parts = [frame for frame in found if frame is not None]
-                await asyncio.to_thread(_write, self._target, b"".join(parts))
-        except OSError:  # the client is gone
-            if not self.broken.done():
-                self.broken.set_result(None)
+            written = self._target.write_some(data[:_CHUNK])
+        except OSError:
+            self._break()
+            return
+        if written < len(data):
+            self._rest = self._loop.create_task(self._write_rest(data[written:]))
+
+    async def _write_rest(self, data: bytes) -> None:
+        try:
+            while data:
+                await asyncio.to_thread(self._target.write, data)
+                data = self._take()
+        except OSError:
+            self._break()
+        finally:
+            self._rest = None
+
+    def _take(self) -> bytes:
+        data = b"".join(self._frames)
+        self._frames.clear()
+        return data
+
+    def _break(self) -> None:
+        """The client is gone."""
+        self._frames.clear()
+        if not self.broken.done():
+            self.broken.set_result(None)
 
 
-def _write(target: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view[:_CHUNK]) :]
+class _File:
+    """A descriptor that any write may block."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write_some(self, data: bytes) -> int:  # noqa: ARG002
+        """Write what can be written without blocking. Returns the number of bytes. Raises: OSError."""
+        return 0
+
+    def write(self, data: bytes) -> None:
+        """Write everything. Raises: OSError."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view[:_CHUNK]) :]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Pipe(_File):
+    """A pipe: if it is ready for writing, it takes `PIPE_BUF` bytes."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._ready = select.poll()
+        self._ready.register(descriptor, select.POLLOUT)
+
+    def write_some(self, data: bytes) -> int:
+        written = 0
+        while written < len(data) and self._ready.poll(0):
+            written += os.write(self._descriptor, data[written : written + select.PIPE_BUF])
+        return written
+
+
+class _Socket(_File):
+    """A socket, which can be written to without blocking."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._socket = socket.socket(fileno=descriptor)
+
+    def write_some(self, data: bytes) -> int:
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _target_of(descriptor: int) -> _File:
+    mode = os.fstat(descriptor).st_mode
+    return (_Socket if stat.S_ISSOCK(mode) else _Pipe if stat.S_ISFIFO(mode) else _File)(descriptor)
 
 
 def _require_stream(descriptor: int) -> None:
