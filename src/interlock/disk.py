@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn
 
 import apsw
 
@@ -70,6 +70,9 @@ def write_new(path: Path, pieces: Iterable[bytes]) -> None:
         ) from None
     except OSError as error:
         raise store_error(error, f"write {path}") from error
+
+
+_FULL_OR_FAILING: Final = "check whether the disk is full or failing; `interlock doctor` shows the free space"
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -395,8 +398,11 @@ class Database:
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement (or a script) and return all its rows."""
-        with self._lock, _sqlite(sql):
-            return list(self._connection.execute(sql, parameters))
+        with self._lock:
+            try:
+                return list(self._connection.execute(sql, parameters))
+            except (apsw.Error, OSError) as error:  # not `_sqlite`: each call through the gate runs some statements
+                _raise(error, sql)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement once per row of parameters."""
@@ -418,26 +424,38 @@ class Database:
 def _sqlite(what: str) -> Iterator[None]:
     try:
         yield
-    except apsw.BusyError as error:
-        raise StoreError(
-            "the database is locked by another process",
-            code="database_locked",
-            hint="try again; `fuser` on the database file names the process",
-        ) from error
-    except (apsw.FullError, apsw.IOError) as error:
-        # There may be no space even for the WAL's index, which readers need as well.
-        if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
-            hint = "check whether the disk is full or failing; `interlock doctor` shows the free space"
-            raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
-        raise StoreError(f"{what}: disk full", code="disk_full", hint=_CODES[errno.ENOSPC][1]) from error
-    except apsw.ConnectionClosedError as error:
-        raise UsageError("the runtime that opened this database was closed", hint="open it again") from error
-    except apsw.ReadOnlyError as error:
-        raise StoreError(f"{what}: the database cannot be written", code="read_only") from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StoreError(f"{what}: the database is damaged: {error}", code="database_damaged") from error
-    except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError) as error:
-        hint = "check whether the disk is full or failing; `interlock doctor` shows the free space"
-        raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
-    except OSError as error:
-        raise store_error(error, what) from error
+    except (apsw.Error, OSError) as error:
+        _raise(error, what)
+
+
+def _raise(error: Exception, what: str) -> NoReturn:
+    """Raise Interlock's error in place of SQLite's or the system's; a mistake in a statement remains what it is."""
+    translated = _translated(error, what)
+    if translated is None:
+        raise error
+    raise translated from error
+
+
+def _translated(error: Exception, what: str) -> Exception | None:
+    match error:
+        case apsw.BusyError():
+            hint = "try again; `fuser` on the database file names the process"
+            return StoreError("the database is locked by another process", code="database_locked", hint=hint)
+        case apsw.IOError() if getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
+            return StoreError(f"{what}: {error}", code="store", hint=_FULL_OR_FAILING)
+        case (
+            apsw.FullError() | apsw.IOError()
+        ):  # there may be no space even for the WAL's index, which readers need as well
+            return StoreError(f"{what}: disk full", code="disk_full", hint=_CODES[errno.ENOSPC][1])
+        case apsw.ConnectionClosedError():
+            return UsageError("the runtime that opened this database was closed", hint="open it again")
+        case apsw.ReadOnlyError():
+            return StoreError(f"{what}: the database cannot be written", code="read_only")
+        case apsw.CorruptError() | apsw.NotADBError():
+            return StoreError(f"{what}: the database is damaged: {error}", code="database_damaged")
+        case apsw.CantOpenError() | apsw.PermissionsError() | apsw.AuthError():
+            return StoreError(f"{what}: {error}", code="store", hint=_FULL_OR_FAILING)
+        case OSError():
+            return store_error(error, what)
+        case _:
+            return None

@@ -24,10 +24,13 @@ class LazyModule:
     def __init__(self, name: str) -> None:
         """`name` is the full name of the module."""
         self._name = name
+        self._module: Any = None
 
     def __getattr__(self, name: str) -> Any:
         """A name of the module, as it is now. Raises: AttributeError, and what the import raises."""
-        return getattr(import_module(self._name), name)
+        if self._module is None:
+            self._module = import_module(self._name)
+        return getattr(self._module, name)
 
     def __repr__(self) -> str:
         return f"<lazy module {self._name}>"

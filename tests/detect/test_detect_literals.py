@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from interlock.detect import credentials, redact, shapes
 from interlock.detect import literals as module
 from interlock.detect.literals import LONG_CHARS, LiteralFinder
+from interlock.model.canonical import canonical
 
 WORDS = ("a", "ab", "ba", "bab", "://", "é", "key")
 PIECES = (
@@ -57,9 +58,22 @@ def test_the_filters_of_long_values_let_through_what_those_of_short_ones_do(monk
     for piece in PIECES:
         for data in (piece.encode(), f'{{"{"pin"}": "{piece}"}}'.encode(), f'{{"auth": "{piece}"}}'.encode()):
             monkeypatch.undo()
-            before = credentials.may_hold_credential(data)
+            before = credentials.may_hold_credential(data), shapes.may_hold_token(data)
             monkeypatch.setattr(credentials, "LONG_CHARS", 0)
-            assert credentials.may_hold_credential(data) == before
+            monkeypatch.setattr(module, "LONG_CHARS", 0)
+            assert (credentials.may_hold_credential(data), shapes.may_hold_token(data)) == before
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_the_filter_of_tokens_misses_none_in_the_text_or_in_its_json(text):
+    if list(shapes.find_tokens(text)):
+        assert shapes.may_hold_token(text.encode())
+        assert shapes.may_hold_token(canonical({"id": text}))
+
+
+def test_an_identifier_of_ours_is_no_reason_to_search_a_value():
+    assert not redact.may_hold_secret(canonical({"id": "prop_411080ce42149954e9825cd5dc7994ee"}))
 
 
 def test_shapes_share_no_beginning_with_a_longer_one_that_is_lost():

@@ -47,13 +47,14 @@ def action_of(rt, *actions, index=0, budget=None, recorder=None, **options):
     services = rt.services
     proposal = proposal_from_builtins({"id": "p", "actions": list(actions)}, limits=DEFAULT_LIMITS)
     graph = verify_proposal(proposal, services.registry)
-    principal = services.judges.current().principal(services.agent, None)
+    judges = services.judges.current()
     run = ProposalRun(
         services,
         RunFiles("run_x", recorder=recorder),
         proposal,
         graph,
-        principal,
+        judges.principal(services.agent, None),
+        judges,
         allowance=Allowance(budget),
         **options,
     )

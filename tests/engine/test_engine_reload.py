@@ -128,4 +128,4 @@ def test_the_files_are_looked_at_no_more_than_every_100_ms(project, clock, monke
     reload = rt.services.reload
     monkeypatch.setattr(reload, "_look", lambda look=reload._look: looks.append(None) or look())
     execute(rt, *[call("second") for _ in range(500)])
-    assert len(looks) == 2, "at the beginning of the run, and of the proposal"
+    assert len(looks) == 1, "at the beginning of the run"

@@ -98,6 +98,14 @@ def run(use) -> None:
     asyncio.run(use())
 
 
+def answer_of(response: httpx.Response) -> dict:
+    """The only message of a response: JSON if it came quickly, else an event."""
+    if response.headers["content-type"] == "application/json":
+        return response.json()
+    ((_, message),) = events(response.text)
+    return message
+
+
 def test_who_may_speak(served):
     async def use() -> None:
         async with served() as it:
@@ -140,9 +148,10 @@ def test_sessions(served):
                 tools = (await it.post(request("tools/list"), **headers)).json()["result"]["tools"]
                 assert "fs_read" in [tool["name"] for tool in tools]
                 called = await it.post(request("tools/call", name="fs_read", arguments={"path": "a.txt"}), **headers)
-                assert called.headers["content-type"] == "text/event-stream"
-                ((_, message),) = events(called.text)
-                assert "hello" in message["result"]["content"][0]["text"]
+                assert "hello" in answer_of(called)["result"]["content"][0]["text"]
+                slow = await it.post(request("tools/call", name="shell", arguments={"command": "sleep 0.3"}), **headers)
+                assert slow.headers["content-type"] == "text/event-stream"
+                assert answer_of(slow)["result"]["isError"] is False
                 batch = await it.post([request("ping", 1), request("ping", 2)], **headers)
                 assert batch.status_code == (200 if revision == "2025-03-26" else 400)
                 names = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -1,4 +1,4 @@
-"""Standard output as a pipe, a socket and a file: frames stay whole and in order, and a client that does not read blocks nothing."""
+"""Standard output as a pipe, a socket and a file: frames stay whole and in order, whether the client reads or not."""
 
 from __future__ import annotations
 

@@ -38,7 +38,13 @@ class LiteralFinder:
         yield from ((start, words[index]) for start, index in sorted((start, index) for index, start, _ in found))
 
     def occurs(self, data: bytes) -> bool:
-        """Returns True if one of the words is in the bytes."""
+        """Returns True if one of the words, which must be ASCII, is in the bytes."""
+        if len(data) < LONG_CHARS:
+            text = data.decode("latin-1")
+            for word in self.words:  # noqa: SIM110 - faster than a generator
+                if word in text:
+                    return True
+            return False
         return bool(self._bytes.find_matches_as_indexes(data))
 
     @cached_property

@@ -80,11 +80,8 @@ def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _
     """Find the first problem. The depth limit bounds the recursion, and a path is built only while an error propagates."""
     items: Iterable[tuple[Any, Any]]
     if container.__class__ is dict:
-        if reserved and not RESERVED.isdisjoint(container):
-            name = next(k for k in container if k in RESERVED)
-            return _Found(f"the key `{name}` is reserved", name)
-        if foreign and not all(key.__class__ is str and _is_text(key) for key in container):
-            return _Found("an object has a key that is not a string")
+        if (reserved or foreign) and (found := _search_keys(container, reserved, foreign)):
+            return found
         items = container.items()
     else:
         items = enumerate(container)
@@ -97,10 +94,23 @@ def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _
             if found:
                 found.keys.append(key)
                 return found
-        elif cls not in _ATOMS or foreign:
+        elif cls is int and -INTEGER_MAX <= item <= INTEGER_MAX:
+            continue
+        elif cls not in _ATOMS or (foreign and cls is str and not item.isascii()):
             problem = _problem(item)
             if problem:
                 return _Found(problem, key)
+    return None
+
+
+def _search_keys(container: dict[Any, Any], reserved: bool, foreign: bool) -> _Found | None:
+    if reserved and not RESERVED.isdisjoint(container):
+        name = next(key for key in container if key in RESERVED)
+        return _Found(f"the key `{name}` is reserved", name)
+    if foreign:
+        for key in container:
+            if key.__class__ is not str or not (key.isascii() or _is_text(key)):
+                return _Found("an object has a key that is not a string")
     return None
 
 

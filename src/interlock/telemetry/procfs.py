@@ -47,7 +47,7 @@ def read(path: str | Path) -> bytes:
 
 def cpu_times(proc: Path) -> CpuTimes:
     """Returns the first line of `stat`. Waiting for a disk counts as idle, as in `top`."""
-    line = read(proc / "stat").split(b"\n", 1)[0].split()
+    line = read(f"{proc}/stat").split(b"\n", 1)[0].split()
     if len(line) < 5 or line[0] != b"cpu":
         raise Absent(f"{proc / 'stat'}: no `cpu` line")
     # user nice system idle iowait irq softirq steal; user time already includes guest time.
@@ -57,7 +57,7 @@ def cpu_times(proc: Path) -> CpuTimes:
 
 def load(proc: Path) -> tuple[float, float, float]:
     """Returns the load averages over 1, 5 and 15 minutes."""
-    words = read(proc / "loadavg").split()
+    words = read(f"{proc}/loadavg").split()
     try:
         return float(words[0]), float(words[1]), float(words[2])
     except (ValueError, IndexError):
@@ -67,10 +67,12 @@ def load(proc: Path) -> tuple[float, float, float]:
 def memory(proc: Path) -> Memory:
     """Returns the machine's total memory, and the total minus `MemAvailable` as used."""
     fields: dict[bytes, int] = {}
-    for line in read(proc / "meminfo").split(b"\n"):
+    for line in read(f"{proc}/meminfo").split(b"\n"):
         name, _, rest = line.partition(b":")
         if name in (b"MemTotal", b"MemAvailable"):
             fields[name] = _number(rest.split()[0] if rest.split() else b"", proc / "meminfo") * 1024
+            if len(fields) == 2:
+                break
     if len(fields) < 2:
         raise Absent(f"{proc / 'meminfo'}: no MemTotal or MemAvailable")
     return Memory(fields[b"MemTotal"], max(0, fields[b"MemTotal"] - fields[b"MemAvailable"]))
@@ -80,7 +82,7 @@ def pressure(proc: Path) -> dict[str, float]:
     """Returns stall percentages over 10 s, of `pressure/cpu`, `memory`, `io`: `{"cpu.some": 0.0, "io.full": 1.2, ...}`."""
     out: dict[str, float] = {}
     for resource in ("cpu", "memory", "io"):
-        for line in read(proc / "pressure" / resource).split(b"\n"):
+        for line in read(f"{proc}/pressure/{resource}").split(b"\n"):
             words = line.split()
             # `cpu.full` is always 0 for the whole machine (only control groups have it).
             if len(words) > 1 and words[1].startswith(b"avg10=") and (resource, words[0]) != ("cpu", b"full"):
@@ -91,7 +93,7 @@ def pressure(proc: Path) -> dict[str, float]:
 def control_group(proc: Path, sys: Path, pid: int | str = "self") -> Path | None:
     """Returns the directory of a process's cgroup (v2), or None if there is no unified hierarchy or it is hidden."""
     try:
-        lines = read(proc / str(pid) / "cgroup").decode("utf-8", "surrogateescape").splitlines()
+        lines = read(f"{proc}/{pid}/cgroup").decode("utf-8", "surrogateescape").splitlines()
     except Absent:
         return None
     for line in lines:
@@ -106,29 +108,33 @@ def control_group_memory(proc: Path, sys: Path) -> Memory:
     group = control_group(proc, sys)
     if group is None:
         raise Absent("no cgroup v2 directory of this process")
-    places = (place for place in (group, *group.parents) if place.is_relative_to(sys / "fs" / "cgroup"))
-    limited = [found for place in places if (found := _limited(place)) is not None]
+    root, place = f"{sys}/fs/cgroup", str(group)
+    limited = []
+    while place.startswith(root):
+        if (found := _limited(place)) is not None:
+            limited.append(found)
+        place = place.rpartition("/")[0]
     if not limited:
         raise Absent("the control group has no memory limit")
     return max(limited, key=lambda memory: memory.used / max(1, memory.total))
 
 
-def _limited(group: Path) -> Memory | None:
+def _limited(group: str) -> Memory | None:
     """Returns limit and use of one control group, without file cache that can be dropped; None if it has no limit."""
     try:
-        limit = read(group / "memory.max").strip()
+        limit = read(f"{group}/memory.max").strip()
     except Absent:  # the root has none, nor has a group without the memory controller
         return None
     if limit == b"max":
         return None
-    used = _number(read(group / "memory.current"), group)
-    for line in read(group / "memory.stat").split(b"\n"):
+    used = _number(read(f"{group}/memory.current"), group)
+    for line in read(f"{group}/memory.stat").split(b"\n"):
         if line.startswith(b"inactive_file "):
             used -= _number(line.split()[1], group)
     return Memory(_number(limit, group), max(0, used))
 
 
-def _number(word: bytes, path: Path) -> int:
+def _number(word: bytes, path: str | Path) -> int:
     try:
         return int(word)
     except ValueError:

@@ -129,7 +129,7 @@ def _record_success(
     event = ActionSucceeded(
         attempt=attempt.attempt,
         duration_ms=output.duration_ms,
-        output=_keep(recorder, action, output.value),
+        output=_keep(recorder, action, output.value, output.data),
         waited_ms=action.waited_ns / 1e6,
         cost=attempt.cost,
         tokens=attempt.tokens,
@@ -144,8 +144,8 @@ def _record_success(
     return seq
 
 
-def _keep(recorder: Recorder, action: ActionRun, output: Any) -> Kept:
-    return recorder.keep_output(output, action.parameters, () if action.tool is None else action.tool.secrets)
+def _keep(recorder: Recorder, action: ActionRun, output: Any, data: bytes | None = None) -> Kept:
+    return recorder.keep_output(output, action.parameters, () if action.tool is None else action.tool.secrets, data)
 
 
 def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:

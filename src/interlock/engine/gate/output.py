@@ -22,18 +22,18 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
     limit = action.run.services.bounds.limits.output_bytes
     if isinstance(value, ToolError):
         return failure_of(action, attempt, value)
-    size = 0
+    data: bytes | None = None
     if value is not None and not (value.__class__ is str and value.isascii() and len(value) <= limit):
         try:
             value = copy_value(value)
-            size = len(canonical(value))
+            data = canonical(value)
         except CanonicalError as error:
             return _invalid(attempt, f"the tool returned a value that is not JSON: {error.message}")
         except RecursionError:
             return _invalid(attempt, "the tool returned a value that is nested too deep, or contains itself")
         except Exception as error:  # noqa: BLE001 - from a class of the tool's own, or a value that its thread is still changing
             return _invalid(attempt, f"the tool returned a value that cannot be read: {describe(error)}")
-    if size > limit:
+    if data is not None and len(data) > limit:
         return _invalid(attempt, f"the tool returned more than {limit} bytes")
     # Not for a dry run, which has no output, nor for a client's tools, whose outputs Interlock does not define.
     checked = action.tool is not None and not action.run.dry_run and action.run.client is None
@@ -41,7 +41,7 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
     if returns is not None and not returns.is_valid(value):
         path, message = returns.errors(value)[0]
         return _invalid(attempt, f"the output does not fit the tool's `returns`: {path}: {message}")
-    return Output(value)
+    return Output(value, data)
 
 
 def failure_of(action: ActionRun, attempt: ActionContext, error: ToolError) -> Failure:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from interlock.model.errors import HeldError
 from interlock.model.result import ActionResult, CallResult, ProposalResult, RunStatus, Status
 
@@ -24,7 +26,7 @@ def call_result(tool: str, found: ProposalResult) -> CallResult:
             held = HeldError(text, approval=approval, run_id=found.run_id, tool=tool, code=one.reason)
             held.done = tuple(each.action_id for each in found.results[1:] if each.status == "succeeded")
             raise held
-    fields = {name: getattr(row, name) for name in row.__struct_fields__}
+    fields = msgspec.structs.asdict(row)
     if len(found.results) > 1 and (row.status in _DONE):
         fields |= _together(found)
     return CallResult(**fields, tool=tool, run_id=found.run_id)

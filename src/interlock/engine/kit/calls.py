@@ -172,7 +172,7 @@ class _Call(NamedTuple):
             self.services, agent=agent, session=self.caller.session, run_id=run_id, source=self.proposal.source
         )
         try:
-            return await run.take(self.proposal, client=self.client, token=self.caller.token, only=True)
+            return await run.take(self.proposal, client=self.client, token=self.caller.token, only=True, refreshed=True)
         finally:
             run.finish()
 

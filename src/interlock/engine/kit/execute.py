@@ -72,7 +72,7 @@ async def _take(
     agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent
     run = Run.start(services, agent=agent, session=session or decoded.session, source=decoded.source)
     try:
-        return await run.take(decoded, dry_run=dry_run, executor=executor, token=token, only=True)
+        return await run.take(decoded, dry_run=dry_run, executor=executor, token=token, only=True, refreshed=True)
     finally:
         run.finish()
 

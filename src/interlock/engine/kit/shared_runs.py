@@ -153,7 +153,7 @@ class SharedCall:
         """Take the call through the gate. Raises: as `Run.take`."""
         ended = False
         try:
-            result = await self._shared.run.take(self._proposal)
+            result = await self._shared.run.take(self._proposal, refreshed=True)
             ended = result.status != "held"
         except ProposalError:
             ended = True

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from weakref import WeakKeyDictionary
 
 from interlock.engine.kit.names import CHARS_MAX, safe_names, shown_to_models
 from interlock.engine.kit.tool_schemas import model_schema
 from interlock.engine.services import Services
-from interlock.engine.tools.registry import Registered
+from interlock.engine.tools.registry import Registered, Registry
 from interlock.model.errors import UsageError
 from interlock.model.grant import OPERATOR
 from interlock.model.tool import Tool
@@ -31,17 +32,29 @@ _MCP_CHARS_MAX: Final = CHARS_MAX - len("mcp__interlock__")
 
 def names_for(services: Services, form: Format) -> Mapping[str, str]:
     """The name under which a model sees each tool, by the tool's own name."""
-    return _names(shown_to_models(services.registry.by_name), form)[0]
+    return _names(_shown(services.registry), form)[0]
 
 
 def own_name(services: Services, name: str, form: Format) -> str | None:
     """The tool's own name, from the one that a model sees; None if there is none."""
-    return _names(shown_to_models(services.registry.by_name), form)[1].get(name)
+    return _names(_shown(services.registry), form)[1].get(name)
+
+
+_kept: Final[WeakKeyDictionary[Registry, tuple[int, tuple[str, ...]]]] = WeakKeyDictionary()
+
+
+def _shown(registry: Registry) -> tuple[str, ...]:
+    """`shown_to_models`, computed once until the tools change, because a door asks with each call."""
+    generation, found = _kept.get(registry, (-1, ()))
+    if generation != registry.generation:
+        found = shown_to_models(registry.by_name)
+        _kept[registry] = registry.generation, found
+    return found
 
 
 @lru_cache(maxsize=8)
 def _names(tools: tuple[str, ...], form: Format) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Both ways. Kept, because a door asks with each call."""
+    """Both ways."""
     names = safe_names(tools, _MCP_CHARS_MAX if form == "mcp" else CHARS_MAX)
     return names, {safe: own for own, safe in names.items()}
 

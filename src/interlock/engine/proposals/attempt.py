@@ -15,6 +15,8 @@ class Output(msgspec.Struct, eq=False):
     """A tool's return value, checked and copied: a JSON value."""
 
     value: Any
+    data: bytes | None = None
+    """Its canonical JSON, if that was needed already."""
     duration_ms: float = 0.0
 
 

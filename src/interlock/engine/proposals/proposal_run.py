@@ -65,6 +65,7 @@ class ProposalRun:
         proposal: Proposal,
         graph: Graph,
         principal: Principal,
+        judges: Judges,
         *,
         dry_run: bool = False,
         executor: ToolExecutor | None = None,
@@ -72,14 +73,14 @@ class ProposalRun:
         allowance: Allowance,
         token: str | None = None,
     ) -> None:
-        """`token` is the presented grant token's id; a `client` carries out the calls itself."""
-        # Constant during the run.
+        """`judges`: of the session and of the grant token with the id `token`. A `client` carries out the calls itself."""
+        # Constant during the run, but for the judges.
         self.services = services
         self.files = self.run_files = files  # in a layer `files` has the layer's backups
         self.workspace = services.workspace  # the workspace that the actions see; in a layer, its view
         self.proposal = proposal
         self.graph = graph
-        self.principal = principal
+        self.principal, self.judges = principal, judges
         self.token = token
         self.dry_run = dry_run
         self.client = client
@@ -110,7 +111,6 @@ class ProposalRun:
         """The causes of actions' waits, as phrases for people."""
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
-        self.judges: Judges = services.judges.current(principal.session, token)
         self.settled: dict[Registered | None, Decision] = {}
         """The judges' decisions about all calls of a tool, if they cannot depend on the call."""
         self.entailed: dict[int, frozenset[Write]] = {}

@@ -89,14 +89,15 @@ class Recorder:
             return self.writer.keep(data, APART, value)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
-    def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = ()) -> Kept:
+    def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = (), data: bytes | None = None) -> Kept:
         """As `keep`, for the output of an action with these parameters; if either may contain a secret, without hashes.
 
         The hash of a file in the output of `fs.write` would let a reader of the journal confirm guesses of a redacted value.
         """
         if value is None:
             return _NOTHING
-        data = canonical(value)
+        if data is None:
+            data = canonical(value)
         if len(data) > LARGE_BYTES:
             return self.writer.keep(data, APART, value)
         view = self._redactor.redact(value, (), data)

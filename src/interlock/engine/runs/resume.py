@@ -190,17 +190,19 @@ class _Resumption:
         self._unsettled_writes: dict[str, list[StateChanged]] = {}
         """State writes of actions with an unknown outcome: they count only if the actions are settled as succeeded."""
         proposal = replayed.proposal(known)
-        services = owner.services
+        services, session, token = owner.services, proposal.session or owner.session, known.received.grant_token
+        judges = services.judges.current(session, token)
         self._run = ProposalRun(
             services,
             owner.files,
             proposal,
             build_graph(proposal, services.registry.by_name),
-            services.judges.current().principal(known.received.agent, proposal.session or owner.session),
+            judges.principal(known.received.agent, session),
+            judges,
             dry_run=known.received.dry_run,
             client=client,
             allowance=owner.allowance(proposal, dry_run=known.received.dry_run),
-            token=known.received.grant_token,
+            token=token,
         )
         self._pool = WorkerPool(self._run, take_action)
         self._settlement = Settlement(self._run, replayed, known, answers, by)

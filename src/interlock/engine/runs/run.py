@@ -169,17 +169,19 @@ class Run:
         client: ClientExecutor | None = None,
         token: GrantToken | None = None,
         only: bool = False,
+        refreshed: bool = False,
     ) -> ProposalResult:
         """Take a decoded proposal through the gate. With a `token` of `present_token`, it runs under that token alone and
         as its agent; a `client` carries out the calls itself. `only` promises to `finish` the run before anybody sees the
-        result, whose last events may wait for that.
+        result, whose last events may wait for that. `refreshed` says that `Services.refresh` was just called.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
         """
         services = self.services
         _require_agent(proposal, self.agent)
-        services.refresh()
+        if not refreshed:
+            services.refresh()
         if not proposal.id:
             proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
         _require_new(proposal.id, self._proposals)
@@ -192,19 +194,12 @@ class Run:
             self._reject(proposal.id, error)
             raise
         agent = proposal.agent or self.agent if token is None else token.root.agent
-        principal = services.judges.current().principal(agent, proposal.session or self.session)
+        session, token_id = proposal.session or self.session, None if token is None else token.id
+        judges = services.judges.current(session, token_id)
         run = ProposalRun(
-            services,
-            self.files,
-            proposal,
-            graph,
-            principal,
-            dry_run=dry_run,
-            executor=executor,
-            client=client,
-            allowance=self.allowance(proposal, dry_run=dry_run),
-            token=None if token is None else token.id,
-        )
+            services, self.files, proposal, graph, judges.principal(agent, session), judges, dry_run=dry_run,
+            executor=executor, client=client, allowance=self.allowance(proposal, dry_run=dry_run), token=token_id,
+        )  # fmt: skip
         run.only = only
         record_received(run, None if token is None else token.digest)
         return await self.carry_on(WorkerPool(run, take_action))

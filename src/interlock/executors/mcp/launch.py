@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from interlock.executors.enclosure import Enclosure
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process import ProcessRunner
 from interlock.isolation.background import Background
@@ -98,10 +99,16 @@ class Launcher:
         self._runner = runner
         self._network = network
         self._workspace = workspace
+        self._postures: dict[Network, tuple[Enclosure, dict[str, str]]] = {}
 
     def posture(self, spec: ServerSpec) -> dict[str, str]:
-        """Returns the posture of the server's processes."""
-        return self._runner.enclosure.posture_unrecorded("proxied" if spec.hosts else "none")
+        """Returns the posture of the server's processes. Raises: ToolError `isolation_failed`."""
+        enclosure, network = self._runner.enclosure, _network_of(spec)
+        behind, found = self._postures.get(network, (None, {}))
+        if behind is not enclosure:
+            found = enclosure.posture_unrecorded(network)
+            self._postures[network] = enclosure, found
+        return found.copy()
 
     async def start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
         """Start a server. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
@@ -132,12 +139,15 @@ class Launcher:
 
     async def _walls(self, spec: ServerSpec) -> tuple[WallSpec | None, BackgroundWatch | None]:
         binds: list[Bind] = [{"path": path, "writable": False} for path in spec.reads]
-        network: Network = "proxied" if spec.hosts else "none"
-        walls = self._runner.enclosure.around(self._workspace, network=network, binds=binds)
+        walls = self._runner.enclosure.around(self._workspace, network=_network_of(spec), binds=binds)
         if walls is None:
             return None, None
         walls = dataclasses.replace(walls, writable=("",) if spec.writes else ())
         return await self._network.open_for(Policy(((spec.hosts,),), spec.private), walls)
+
+
+def _network_of(spec: ServerSpec) -> Network:
+    return "proxied" if spec.hosts else "none"
 
 
 class _Pipes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -85,7 +84,7 @@ class Servers:
         self._launcher = launcher
         self._tell = tell
         self._changing = threading.Lock()
-        self._connections: dict[tuple[int, str, str, str | None, str, bool], Connection] = {}
+        self._connections: dict[tuple[int, str, str, str | None, tuple[tuple[str, ...], ...], bool], Connection] = {}
         self._schemas: dict[str, Schema] = {}
         self._marked: dict[str, Mapping[Path, str]] = {}
         self.hidden: dict[str, str] = {}
@@ -255,7 +254,8 @@ class Servers:
         # A server with several revisions asks in the way of the agreed one, so each server uses the revision of its
         # client.
         newest_first = client is None or client.is_modern
-        key = (id(loop), name, agent, session, json.dumps(capabilities, sort_keys=True), newest_first)
+        declared = tuple((each, *details) for each, details in capabilities.items())
+        key = (id(loop), name, agent, session, declared, newest_first)
         with self._changing:
             found = self._connections.get(key)
             if found is None or found.loop is not loop:  # an ended loop may have had the same id

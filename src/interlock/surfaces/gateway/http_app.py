@@ -34,6 +34,8 @@ from interlock.surfaces.gateway.streams import Stream, Streams, event, opening
 
 PATH: Final = "/mcp"
 SESSIONS_MAX: Final = 100
+QUICK_S: Final = 0.1
+"""An answer that comes within this time is sent as JSON, by itself; a later one on an event stream, with what comes before it."""
 IDLE_S: Final = 3600.0
 """A session ends after this time without use."""
 HEADER_MISMATCH: Final = -32020
@@ -181,18 +183,21 @@ class HttpApp:
         stream = Stream("0")
         session = Session(self._runtime, self._agent, stream.put, wait_s=self._wait_s, open_calls=self._open_calls)
         session.take(request, Reply(lambda frame: stream.put(frame, last=True), stream.put))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone: asyncio.Future[None] | None = None
         try:
-            first = asyncio.ensure_future(stream.first.wait())
-            await asyncio.wait([first, gone], return_when=asyncio.FIRST_COMPLETED)
-            first.cancel()
+            if await stream.only_message(QUICK_S) is None:
+                gone = asyncio.ensure_future(_disconnected(receive))
+                first = asyncio.ensure_future(stream.first.wait())
+                await asyncio.wait([first, gone], return_when=asyncio.FIRST_COMPLETED)
+                first.cancel()
             if stream.ended:
                 frame = stream.after(0)[-1][1]
                 await _answer(send, _status_of(frame), frame, [_JSON])
-            elif not gone.done():
+            elif gone is not None and not gone.done():
                 await self._stream(stream, 0, gone, send, resumable=False)
         finally:
-            gone.cancel()
+            if gone is not None:
+                gone.cancel()
             await session.close()
 
     async def _initialize(self, request: Request, send: Send) -> None:
@@ -234,10 +239,8 @@ class HttpApp:
 
         for member in members:
             held.session.take(member, Reply(answer, stream.put))
-        is_call = any(isinstance(member, Request) and member.method == "tools/call" for member in members)
-        if not is_call and requests == 1:
-            await stream.first.wait()
-            await _answer(send, 200, stream.after(0)[-1][1], [_JSON])
+        if requests == 1 and (only := await stream.only_message(QUICK_S)) is not None:
+            await _answer(send, 200, only, [_JSON])
             return
         gone = asyncio.ensure_future(_disconnected(receive))
         try:  # a broken connection cancels nothing: the client can come back for the answer

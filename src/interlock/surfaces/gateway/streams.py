@@ -6,6 +6,7 @@ A broken stream can be resumed from any of its stored events (`Last-Event-ID`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict, deque
 from typing import Final
 
@@ -46,6 +47,13 @@ class Stream:
         self.ended = True
         self.first.set()
         self._news.set()
+
+    async def only_message(self, wait_s: float) -> bytes | None:
+        """The message of a stream that ends with its first one, within this time; else None."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self.first.wait()
+        return self._kept[0][1] if self.ended and len(self._kept) == 1 and self._next == 2 else None
 
     def after(self, number: int) -> list[tuple[int, bytes]]:
         """The stored messages after this number."""
