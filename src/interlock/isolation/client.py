@@ -32,6 +32,7 @@ from interlock.isolation.wire import (
     Request,
     memory_file,
     read_memory_file,
+    receive_message,
     run_message,
 )
 from interlock.model.errors import ToolError
@@ -438,10 +439,10 @@ class _Watch:
 def receive(control: socket.socket) -> tuple[bytes, list[int]]:
     """Returns the next message and its descriptors; an empty message at the end."""
     try:
-        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        message, fds, _ = receive_message(control, MESSAGE_BYTES, 1)
     except ConnectionResetError:
         # The supervisor ended with unread messages from us. This is reported once; what it sent before follows.
-        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        message, fds, _ = receive_message(control, MESSAGE_BYTES, 1)
     return message, fds
 
 

@@ -14,7 +14,7 @@ import contextlib
 import socket
 from typing import Final
 
-from interlock.isolation.wire import INWARD
+from interlock.isolation.wire import INWARD, receive_message
 
 _FAMILIES: Final = {b"4": socket.AF_INET, b"6": socket.AF_INET6}
 _MADE: Final = b"made"
@@ -30,7 +30,7 @@ def channels(named: dict[str, int]) -> dict[int, socket.socket]:
 def answer(channel: socket.socket) -> bool:
     """In the supervisor: answer one request. Returns False once nobody can ask any more."""
     try:
-        message, fds, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 1, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+        message, fds, _ = receive_message(channel, _MESSAGE_BYTES, 1, socket.MSG_DONTWAIT)
     except BlockingIOError:
         return True
     except OSError:
@@ -59,7 +59,7 @@ def ask(channel: socket.socket, family: socket.AddressFamily) -> socket.socket:
 
 def take(arrival: socket.socket) -> socket.socket | None:
     """Returns the socket that arrived after `ask`, non-blocking and not connected; None if there is none. Raises: OSError."""
-    message, fds, _, _ = socket.recv_fds(arrival, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    message, fds, _ = receive_message(arrival, _MESSAGE_BYTES, 1)
     if message != _MADE or not fds:
         return None
     made = socket.socket(fileno=fds[0])

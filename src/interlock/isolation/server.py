@@ -39,6 +39,7 @@ from interlock.isolation.wire import (
     RUN_INSIDE,
     Request,
     read_memory_file,
+    receive_message,
     send_message,
 )
 
@@ -141,7 +142,7 @@ class Server:
 
     def _accept(self) -> bool:
         """Accept one request and fork its supervisor. Returns False at the end of the socket."""
-        message, fds, flags, _ = socket.recv_fds(self.channel, 64, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+        message, fds, flags = receive_message(self.channel, 64, _DESCRIPTORS_MAX)
         if not message:
             return False
         assert message.removesuffix(RECORDED) in {RUN, RUN_CONFINED, RUN_INSIDE}
@@ -228,7 +229,7 @@ class Server:
             syscalls.close_range(channel.fileno() + 1)
             if ahead:
                 rehearse()
-            message, fds, _, _ = socket.recv_fds(channel, 64, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+            message, fds, _ = receive_message(channel, 64, _DESCRIPTORS_MAX)
             if message:
                 request: Request = json.loads(read_memory_file(fds[0]))
                 walls, out = request["walls"], fds[1 + request["descriptors"].index(RECORD)]

@@ -267,6 +267,18 @@ def send_message(to: socket.socket, message: bytes, fds: list[int]) -> None:
             return
 
 
+def receive_message(
+    channel: socket.socket, size: int, descriptors: int, flags: int = 0
+) -> tuple[bytes, list[int], int]:
+    """Returns a message, its descriptors, which are close-on-exec, and the flags of recvmsg. Raises: OSError.
+
+    `socket.recv_fds` ignores its flags in Python 3.11, and programs that are started later would inherit the descriptors.
+    """
+    space = socket.CMSG_LEN(descriptors * 4)
+    message, parts, received, _ = channel.recvmsg(size, space, flags | socket.MSG_CMSG_CLOEXEC)
+    return message, [fd for *_, numbers in parts for fd in memoryview(numbers).cast("i")], received
+
+
 def memory_file(name: str, *parts: bytes | bytearray) -> int:
     """Create a sealed memory file with these bytes, at offset 0: readable by every holder of the descriptor, never changed."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

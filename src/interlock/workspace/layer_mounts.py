@@ -85,7 +85,7 @@ class LayerMounts:
                     channel = self._process.connect()
                     channel.settimeout(_ANSWER_SECONDS)
                     channel.send(body)
-                    data, fds, _, _ = socket.recv_fds(channel, _ANSWER_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
+                    data, fds = _receive(channel)
                 except OSError as error:
                     data, fds = b"", []
                     if last:
@@ -102,6 +102,12 @@ class LayerMounts:
         for fd in fds:
             os.close(fd)
         raise UnmountableError(_why(answer.get("step", "descriptors"), answer.get("errno", errno.EMFILE)))
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Returns an answer and its descriptors, close-on-exec, because `socket.recv_fds` ignores its flags in Python 3.11."""
+    data, parts, _, _ = channel.recvmsg(_ANSWER_BYTES, socket.CMSG_SPACE(3 * 4), socket.MSG_CMSG_CLOEXEC)
+    return data, [fd for *_, numbers in parts for fd in memoryview(numbers).cast("i")]
 
 
 def nested_mounts(root: Path) -> dict[Rel, bytes]:

@@ -29,7 +29,7 @@ from interlock.isolation.egress.wire import (
     decode,
     encode,
 )
-from interlock.isolation.wire import memory_file
+from interlock.isolation.wire import memory_file, receive_message
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
 from interlock.server_process import ServerProcess, module_command
@@ -213,9 +213,7 @@ class Watch:
         if self._arrival.fileno() < 0:
             return
         try:
-            message, descriptors, flags, _ = socket.recv_fds(
-                self._arrival, MESSAGE_BYTES, LISTENERS_MAX, socket.MSG_CMSG_CLOEXEC
-            )
+            message, descriptors, flags = receive_message(self._arrival, MESSAGE_BYTES, LISTENERS_MAX)
         except BlockingIOError:
             return
         except OSError:

@@ -24,7 +24,7 @@ from interlock.isolation.egress.ledger import Ledger
 from interlock.isolation.egress.programs import Program, Programs
 from interlock.isolation.egress.rules import Rules
 from interlock.isolation.egress.wire import MESSAGE_BYTES, OPEN, Box, Record, decode, encode
-from interlock.isolation.wire import read_memory_file
+from interlock.isolation.wire import read_memory_file, receive_message
 from interlock.model.errors import ConfigurationError
 from interlock.model.hosts import Endpoint
 
@@ -61,7 +61,7 @@ async def serve(runtime_pid: int, resolver: Resolver) -> None:
 
     def receive() -> None:
         with contextlib.suppress(BlockingIOError):
-            message, fds, flags, _ = socket.recv_fds(channel, 64, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+            message, fds, flags = receive_message(channel, 64, _DESCRIPTORS)
             if not message:
                 os._exit(0)
             if message != OPEN or flags & socket.MSG_CTRUNC or len(fds) < 2:

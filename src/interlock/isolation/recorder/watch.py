@@ -33,6 +33,7 @@ from interlock.isolation.recorder.executed import Executions, running
 from interlock.isolation.recorder.filter import CALLS
 from interlock.isolation.recorder.memory import read_text
 from interlock.isolation.recorder.places import AT_FDCWD, OWN_BEGINS, Places
+from interlock.isolation.wire import receive_message
 
 DONE: Final = b"done"
 """Sent to the supervisor when all records were written and the recorder is about to end.
@@ -65,7 +66,7 @@ _OPENS: Final = {number: name == "openat" for number, name in _NAMES.items() if 
 def record(channel: socket.socket, out: int, profile: str) -> None:
     """Record until all processes under the filter have ended. `channel` leads to the supervisor, `out` to the runtime."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    message, fds, _, _ = socket.recv_fds(channel, 64, 1, socket.MSG_CMSG_CLOEXEC)
+    message, fds, _ = receive_message(channel, 64, 1)
     recorder = Recorder(fds[0] if message == LISTENER and fds else -1, out, channel)
     recorder.say("recorder_started", f'"mechanism":"notify","profile":"{profile}","calls":[{_SHOWN_NAMES}]')
     if fds:
