@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 
-from interlock.isolation.egress.listeners import open_listeners
+from interlock.isolation.egress.listeners import configure, open_listeners
 
 NEWUSER, NEWNS, NEWNET, MS_BIND, MS_REC, MS_PRIVATE = 0x10000000, 0x20000, 0x40000000, 4096, 16384, 1 << 18
 libc = ctypes.CDLL(None, use_errno=True)
@@ -39,7 +39,7 @@ def main():
             with open(path, "w") as file:
                 file.write(text)
             check(libc.mount(path.encode(), f"/etc/{name}".encode(), None, MS_BIND, None))
-    open_listeners(channel.detach(), ports)
+    open_listeners(channel.detach(), ports, configure())
     os.execvp(argv[0], argv)
 
 

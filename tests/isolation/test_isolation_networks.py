@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from interlock.isolation.networks import Networks
+from interlock.isolation.egress.client import Egress, Policy
+from interlock.isolation.networks import BUSY, UNTOUCHED, Networks
+from interlock.isolation.spec import WallSpec
 
 NAME = 'print(os.readlink("/proc/self/ns/net"))\n'
 COUNTERS = "for name in ('dev', 'snmp', 'snmp6'): print(open('/proc/net/' + name).read())\n"
@@ -110,16 +112,129 @@ def test_only_so_many_wait(bench, monkeypatch):
     monkeypatch.setattr("interlock.isolation.networks._KEPT_MAX", 1)
     networks = Networks()
     before = len(os.listdir("/proc/self/fd"))
-    loans = [networks.lend() for _ in range(3)]
+    loans = [networks.lend(proxied=False) for _ in range(3)]
     with networks._ours, networks._theirs:
         for loan in loans:
             fd = os.open("/proc/self/ns/net", os.O_RDONLY)
-            socket.send_fds(networks._theirs, [b"%d\nstate" % loan.number], [fd])
+            socket.send_fds(networks._theirs, [b"%d 0\nstate" % loan.number], [fd])
             os.close(fd)
         for loan in loans:
-            networks.give_back(loan, untouched=True)
+            networks.give_back(loan, UNTOUCHED)
         assert len(os.listdir("/proc/self/fd")) == before + 1
-        kept, new = networks.lend().network, networks.lend().network
+        kept, new = networks.lend(proxied=False).network, networks.lend(proxied=False).network
     assert kept.state == b"state"
     assert new is None
     os.close(kept.fd)
+
+
+class Proxied:
+    """Runs Python source with a proxied network and without any granted host."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.egress = Egress()
+
+    async def start(self, source, watch):
+        spec = WallSpec(
+            profile="ns",
+            workspace=os.fspath(self.bench.root),
+            network="proxied",
+            egress=watch.inside.fileno(),
+            egress_plan={"ports": watch.ports},
+        )
+        argv = (os.path.realpath(sys.executable), "-I", "-S", "-c", f"import os, socket\n{source}")
+        cwd = os.open(self.bench.root, os.O_PATH)
+        try:
+            request = self.bench.request(*argv, walls=spec.wire())
+            ended = await self.bench.server.run(request, cwd=cwd, descriptors=spec.descriptors())
+        finally:
+            os.close(cwd)
+        assert ended.report["exit_code"] == 0, ended
+        while os.path.exists(f"/proc/{ended.report['pid']}"):  # until its namespace is given back
+            await asyncio.sleep(0.001)
+        return ended.stdout.decode()
+
+    def run(self, source):
+        async def whole():
+            watch = self.egress.watch(Policy())
+            printed = await self.start(source, watch)
+            return printed, await watch.finish()
+
+        return asyncio.run(whole())
+
+    def settled(self):
+        """Run actions until one is lent the namespace of an earlier one, whose sockets the kernel has by then forgotten."""
+        seen = set()
+        for _ in range(20):
+            name, _ = self.run(NAME)
+            if name in seen:
+                return name
+            seen.add(name)
+            time.sleep(0.05)
+        raise AssertionError(f"no namespace was lent again: {seen}")
+
+
+@pytest.fixture
+def proxied(bench):
+    made = Proxied(bench)
+    yield made
+    made.egress.close()
+
+
+def test_a_proxied_network_that_was_left_alone_serves_again_and_only_proxied_ones(proxied, python):
+    name = proxied.settled()
+    assert proxied.run(NAME)[0] == name
+    assert python(NAME) != name
+    assert proxied.run(NAME)[0] == name
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_a_proxied_network_that_was_touched_never_serves_again(proxied, touch):
+    name = proxied.settled()
+    before, _ = proxied.run(NAME + COUNTERS)
+    assert before.startswith(name)
+    _, traffic = proxied.run(touch)
+    after, clean = proxied.run(NAME + COUNTERS)
+    assert after.partition("\n")[2] == before.partition("\n")[2]  # the kernel may number a new one like a removed one
+    assert clean.records == ()
+    assert bool(traffic.records) == ("192.0.2.1" in touch or "2001:db8" in touch)
+
+
+def test_listeners_that_are_still_open_never_serve_the_next_action(proxied):
+    name = proxied.settled()
+    attempt = "print(socket.socket().connect_ex(('192.0.2.1', 80)))"
+
+    async def overlapping():
+        first = proxied.egress.watch(Policy())
+        assert await proxied.start(NAME, first) == name
+        second = proxied.egress.watch(Policy())
+        other = await proxied.start(NAME + attempt, second)
+        of_second = await second.finish()
+        return other.splitlines(), of_second, await first.finish()
+
+    (other, number), of_second, of_first = asyncio.run(overlapping())
+    assert other + "\n" != name
+    assert number == "0"  # it reached a listener, its own
+    assert [(r["host"], r["outcome"]) for r in of_second.records] == [
+        ("192.0.2.1", "refused")
+    ]  # which started the proxy
+    assert of_first.records == ()
+    assert proxied.settled() == name  # nobody inherited its listeners
+
+
+def test_a_namespace_that_stays_busy_is_removed(bench):
+    networks = Networks()
+    before = len(os.listdir("/proc/self/fd"))
+    with networks._ours, networks._theirs:
+        loan = networks.lend(proxied=True)
+        fd = os.open("/proc/self/ns/net", os.O_RDONLY)
+        socket.send_fds(networks._theirs, [b"%d 10\nstate" % loan.number], [fd])
+        os.close(fd)
+        networks.give_back(loan, UNTOUCHED)
+        assert networks.lend(proxied=False).network is None
+        for _ in range(3):
+            loan = networks.lend(proxied=True)
+            assert loan.network.family == 10
+            networks.give_back(loan, BUSY)
+        assert networks.lend(proxied=True).network is None
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -74,6 +74,7 @@ class Setup(TypedDict):
 def main() -> None:
     """Import the modules and serve. Arguments: the Setup as JSON, then those of every fork server."""
     setup: Setup = json.loads(sys.argv[1])
+    os.environ.pop("LD_BIND_NOW", None)  # it was for this process: see `ForkServer`
     launcher = Launcher(json.loads(sys.argv[3]), int(sys.argv[2]))
     sys.path += [d for d in setup["path"] if d not in sys.path and Path(d).is_dir()]
     os.chdir(setup["project"])

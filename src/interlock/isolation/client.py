@@ -38,7 +38,8 @@ from interlock.isolation.wire import (
 from interlock.model.errors import ToolError
 from interlock.server_process import ServerProcess, module_command
 
-_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8", "LD_BIND_NOW": "1"}
+_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}
+_BIND_NOW: Final = {"LD_BIND_NOW": "1"}
 """Binds library functions once in the server instead of in each supervisor at the first call."""
 _ENDING_S: Final = 1.0
 """How long a killed server may take to end."""
@@ -94,7 +95,7 @@ class ForkServer:
     """A fork server and the connection to it. After a crash, it is restarted for the next action.
 
     `command` starts it; our pid and `launch` (as JSON) are appended as arguments. `environment` is its whole
-    environment. Must be closed: its process ends then, or when ours does.
+    environment, besides `LD_BIND_NOW`. Must be closed: its process ends then, or when ours does.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class ForkServer:
         launched = launch or _no_walls
         self._process = ServerProcess(
             fork_server_command() if command is None else command,
-            _ENVIRONMENT if environment is None else environment,
+            {**(_ENVIRONMENT if environment is None else environment), **_BIND_NOW},
             arguments=lambda: (str(os.getpid()), json.dumps(launched())),
         )
 

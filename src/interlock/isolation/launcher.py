@@ -9,9 +9,9 @@ import os
 from interlock.isolation import root, seccomp, syscalls
 from interlock.isolation.cgroup import Groups
 from interlock.isolation.layer0 import RefusedError
-from interlock.isolation.networks import UNTOUCHED, Loan, Networks, is_untouched
+from interlock.isolation.networks import UNTOUCHED, Entered, Loan, Networks, exit_status
 from interlock.isolation.walls import NAMESPACES
-from interlock.isolation.wire import RUN, RUN_CONFINED, Launch, Walls
+from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_PROXIED, Launch
 
 
 class Launcher:
@@ -36,7 +36,7 @@ class Launcher:
         """In a supervisor: the directory of its control group, if it has one."""
         self._networks = Networks()
         self._loan: Loan | None = None
-        self._network_state = b""
+        self._entered: Entered | None = None
         self._loan_of: dict[int, Loan] = {}
         self._groups: Groups | None = None
         self._group_of: dict[int, tuple[str, int]] = {}
@@ -66,11 +66,11 @@ class Launcher:
             with contextlib.suppress(OSError):
                 return self._fork_into_group(0)
             return os.fork()
-        return self._fork_inside()
+        return self._fork_inside(proxied=message == RUN_PROXIED)
 
-    def _fork_inside(self) -> int:
+    def _fork_inside(self, *, proxied: bool) -> int:
         """Fork a supervisor in new namespaces. Raises: RefusedError."""
-        loan = self._networks.lend()
+        loan = self._networks.lend(proxied=proxied)
         namespaces = NAMESPACES if loan.network is None else NAMESPACES & ~syscalls.CLONE_NEWNET
         try:
             try:
@@ -78,7 +78,7 @@ class Launcher:
             except OSError:
                 pid = syscalls.clone(namespaces)
         except OSError as error:
-            self._networks.give_back(loan, untouched=True)
+            self._networks.give_back(loan, UNTOUCHED)
             raise RefusedError("namespaces", error.errno or errno.EAGAIN) from error
         if pid == 0:
             self._loan = loan
@@ -86,14 +86,18 @@ class Launcher:
             self._loan_of[pid] = loan
         return pid
 
-    def enter_network(self, walls: Walls) -> None:
-        """In a supervisor with namespaces: enter its network namespace. Raises: OSError."""
-        assert self._loan is not None
-        self._network_state = self._networks.enter(self._loan, again=walls["network"] == "none")
+    def enter_network(self) -> int:
+        """In a supervisor with namespaces: enter its network namespace. Returns the family of its listeners.
 
-    def is_network_untouched(self) -> bool:
-        """In a supervisor, after its tree has ended: whether another action may reuse the network namespace."""
-        return is_untouched(self._network_state)
+        Raises: OSError.
+        """
+        assert self._loan is not None
+        self._entered = self._networks.enter(self._loan)
+        return self._entered.family
+
+    def exit_status(self) -> int:
+        """In a supervisor, after its tree has ended: the exit status that says whether its network can be lent again."""
+        return 0 if self._entered is None else exit_status(self._entered)
 
     def _fork_into_group(self, namespaces: int) -> int:
         """Fork into a new control group. Raises: OSError if groups are unavailable or this one could not be created."""
@@ -114,7 +118,7 @@ class Launcher:
     def forget(self, pid: int, status: int) -> None:
         """Clean up after a supervisor with this exit status: remove its control group, and end what is left in it."""
         if pid in self._loan_of:
-            self._networks.give_back(self._loan_of.pop(pid), untouched=status == UNTOUCHED)
+            self._networks.give_back(self._loan_of.pop(pid), status)
         if self._groups is not None and pid in self._group_of:
             self._groups.remove(*self._group_of.pop(pid))
 

@@ -25,7 +25,7 @@ from typing import Final
 from interlock.isolation import syscalls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, resume_on
-from interlock.isolation.networks import UNTOUCHED
+from interlock.isolation.networks import BUSY, UNTOUCHED
 from interlock.isolation.payload import Perform
 from interlock.isolation.recorder.filter import assembled
 from interlock.isolation.recorder.watch import record, rehearse
@@ -37,6 +37,7 @@ from interlock.isolation.wire import (
     RUN,
     RUN_CONFINED,
     RUN_INSIDE,
+    RUN_PROXIED,
     Request,
     read_memory_file,
     receive_message,
@@ -145,7 +146,7 @@ class Server:
         message, fds, flags = receive_message(self.channel, 64, _DESCRIPTORS_MAX)
         if not message:
             return False
-        assert message.removesuffix(RECORDED) in {RUN, RUN_CONFINED, RUN_INSIDE}
+        assert message.removesuffix(RECORDED) in {RUN, RUN_CONFINED, RUN_INSIDE, RUN_PROXIED}
         try:
             self._fork(message, fds, cut=bool(flags & socket.MSG_CTRUNC))
         except RefusedError as refused:
@@ -275,7 +276,7 @@ class Server:
                     os.close(pidfd)
                     code = os.waitstatus_to_exitcode(status)
                     self.launcher.forget(pid, code)
-                    if code not in (0, UNTOUCHED):
+                    if code not in (0, UNTOUCHED, BUSY):
                         self.sweep_until = time.monotonic() + _SWEEP_S
         except ChildProcessError:  # without children there are no orphans either
             self.sweep_until = 0.0

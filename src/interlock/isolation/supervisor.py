@@ -37,7 +37,6 @@ from interlock.isolation.layer0 import (
     spawn,
 )
 from interlock.isolation.meter import Meter
-from interlock.isolation.networks import UNTOUCHED
 from interlock.isolation.payload import Perform, begin, call
 from interlock.isolation.recorder.attach import Announce, spawn_recorded
 from interlock.isolation.recorder.watch import DONE
@@ -77,7 +76,7 @@ def execute_program(request: Request) -> None:
 def supervise(
     descriptors: list[int], runtime: int, perform: Perform, launcher: Launcher, recorder: int | None = None
 ) -> int:
-    """Perform one request and report. Returns this process's exit status: 0, or `UNTOUCHED` if the network can be reused.
+    """Perform one request and report. Returns this process's exit status: see `Launcher.exit_status`.
 
     `descriptors` as in `wire`. `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, and
     `recorder` the socket to the action's recorder, if it has one.
@@ -125,9 +124,7 @@ def supervise(
         if home is not None:
             _remove_home(home)
     supervisor.report()
-    if supervisor.left:
-        return 1
-    return UNTOUCHED if launcher.is_network_untouched() else 0
+    return 1 if supervisor.left else launcher.exit_status()
 
 
 class Supervisor:

@@ -32,19 +32,18 @@ _HOST_NAME: Final = b"box"
 _PRIVATE: Final = ("/tmp", "/dev/shm")  # noqa: S108 - private to the action
 
 
-def enter_namespaces(
-    walls: Walls, descriptors: dict[str, int], enter_network: Callable[[Walls], None] | None = None
-) -> None:
+def enter_namespaces(walls: Walls, descriptors: dict[str, int], enter_network: Callable[[], int] | None = None) -> None:
     """As pid 1 of new namespaces: set up the network, and change the root. Raises: RefusedError, which names the step.
 
-    `enter_network` enters a network namespace with its loopback up; by default, this process's own is used.
+    `enter_network` enters a network namespace with its loopback up, and returns the family of its listeners. By default,
+    this process's own namespace is used, which must not be `proxied`.
     """
     try:
         syscalls.call("sethostname", _HOST_NAME, len(_HOST_NAME))
         if walls["network"] != "machine":
-            (enter_network or _raise_loopback)(walls)
-        if walls["network"] == "proxied":
-            open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
+            family = (enter_network or _raise_loopback)()
+            if walls["network"] == "proxied":
+                open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"], family)
     except OSError as error:
         raise RefusedError("network", error.errno or errno.EINVAL) from error
     try:
@@ -130,8 +129,9 @@ def _filter(sockets: seccomp.Sockets) -> None:
         raise RefusedError("seccomp", error.errno or errno.EINVAL) from error
 
 
-def _raise_loopback(_: Walls) -> None:
+def _raise_loopback() -> int:
     syscalls.raise_loopback()
+    return 0
 
 
 def _written(walls: Walls) -> list[str | Beneath]:

@@ -29,9 +29,11 @@ from typing import Any, Literal, NotRequired, TypedDict
 RUN = b"run"
 RUN_CONFINED = b"run confined"
 RUN_INSIDE = b"run inside"
+RUN_PROXIED = b"run inside, proxied"
 """What the server must know before it forks.
 
-It says whether the program is confined without namespaces, or the supervisor starts in its own namespaces.
+It says whether the program is confined without namespaces, or the supervisor starts in its own namespaces, and then
+whether its network is `proxied`.
 """
 CHANNEL = "channel"
 ROOT = "root"
@@ -250,7 +252,7 @@ def run_message(request: Request) -> bytes:
         return RUN + recorded
     if walls["profile"] == "nons":
         return RUN_CONFINED + recorded
-    return RUN_INSIDE + recorded
+    return (RUN_PROXIED if walls["network"] == "proxied" else RUN_INSIDE) + recorded
 
 
 def send_message(to: socket.socket, message: bytes, fds: list[int]) -> None:

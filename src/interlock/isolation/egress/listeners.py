@@ -42,12 +42,12 @@ Listener = tuple[Kind, int, socket.socket]
 """The kind, port and socket of a listener."""
 
 
-def open_listeners(channel: int, ports: Iterable[int]) -> None:
+def open_listeners(channel: int, ports: Iterable[int], family: int) -> None:
     """Create the listeners of this network namespace and pass them to the runtime on the socket `channel`, which is closed.
 
-    Raises: OSError.
+    `family` as returned by `configure`. Raises: OSError.
     """
-    made = open_network(ports)
+    made = _make(ports, family)
     try:
         with socket.socket(fileno=channel) as sock:
             kinds = [(kind, port) for kind, port, _ in made]
@@ -57,13 +57,12 @@ def open_listeners(channel: int, ports: Iterable[int]) -> None:
             listener.close()
 
 
-def open_network(ports: Iterable[int] = ()) -> list[Listener]:
-    """Bring up the loopback interface of this (new, empty) network namespace, and create its listeners.
+def _make(ports: Iterable[int], version: int) -> list[Listener]:
+    """Create transparent listeners for 80, 443 and each of `ports`, and the others.
 
-    Transparent listeners are created for 80, 443 and each of `ports`. Raises: OSError; nothing is left open then.
+    Raises: OSError; nothing is left open then.
     """
     with contextlib.ExitStack() as stack:
-        version = _configure()
         made: list[Listener] = [
             ("proxy", PROXY_PORT, _stream(socket.AF_INET, "127.0.0.1", PROXY_PORT, stack)),
             ("dns", DNS_PORT, _datagram(version, stack)),
@@ -75,8 +74,11 @@ def open_network(ports: Iterable[int] = ()) -> list[Listener]:
     return made
 
 
-def _configure() -> socket.AddressFamily:
-    """Bring up `lo` with all addresses. Returns the listeners' family: IPv6 serves both, if the kernel has it."""
+def configure() -> int:
+    """Bring up `lo` of this (new, empty) network namespace with all addresses. Raises: OSError.
+
+    Returns the listeners' family: IPv6 serves both, if the kernel has it.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
         index = socket.if_nametoindex("lo")
         _ask(netlink, _NEWLINK, 0, struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index, _INTERFACE_UP, _INTERFACE_UP))
