@@ -118,6 +118,14 @@ def test_what_is_substituted_is_found(text: str) -> None:
         "\ud800",
         "eval $x",
         'sh -c "$x"',
+        "for x in $'\\'; do touch pwned; done #'; do git diff; done",
+        "case $'\\' in *) touch pwned;; esac #' in a) git diff;; esac",
+        "for x in ${y:-'}'}; do git diff; done",
+        "for x in `echo \\`touch pwned\\``; do git diff; done",
+        "zsh -c 'git diff'",
+        "time -f text -o build.sh git diff",
+        "env -C private cat k",
+        "sudo -D private cat k",
     ],
 )
 def test_what_cannot_be_told_is_unclear(text: str) -> None:
@@ -159,6 +167,22 @@ def test_what_surrounds_a_command_is_part_of_it() -> None:
 def test_what_only_decides_what_runs_next_is_not_a_part() -> None:
     assert [part.line for part in parse_shell("if [ -f x ]; then pytest; fi").parts] == ["pytest"]
     assert [part.line for part in parse_shell("true").parts] == ["true"]
+    assert [part.line for part in parse_shell("test -f 'a b' && ls; exit 3").parts] == ["ls"]
+
+
+@pytest.mark.parametrize(
+    "builtin", ["exit", "return", "break", "continue", "shift", "test 1 -eq", "printf %d", "[ 1 -eq"]
+)
+def test_a_subscript_in_a_number_runs_in_zsh_so_it_is_a_part(builtin: str) -> None:
+    line = parse_shell(f"git diff; {builtin} 'options[$(touch pwned)]'")
+    assert not line.clear
+    assert line.parts[1].words[0] == builtin.split(maxsplit=1)[0]
+
+
+def test_a_file_named_like_a_descriptor_is_a_redirection() -> None:
+    assert parse_shell("git diff > -").commands[0].redirections == ("> -",)
+    assert parse_shell("git diff > 1").commands[0].redirections == ("> 1",)
+    assert parse_shell("git diff >&1 2>&1").commands[0].plain
 
 
 def test_denials_see_the_name_of_the_program() -> None:

@@ -24,7 +24,7 @@ from interlock.detect.commands import parse_shell
 
 PROGRAMS = tuple(f"p{i}" for i in range(5))
 WRAPPERS = ("env", "nice", "nohup", "timeout", "xargs", "find", "sh", "stdbuf", "cat", "true")
-SHELLS = tuple(shell for shell in ("sh", "bash", "dash") if shutil.which(shell))
+SHELLS = tuple(shell for shell in ("sh", "bash", "dash", "zsh") if shutil.which(shell))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def ran(place: Path, shell: str, text: str) -> set[str]:
     log = work.with_name(f"{work.name}.log")
     log.touch()
     process = subprocess.Popen(
-        [shutil.which(shell) or shell, "-c", text],
+        [shutil.which(shell) or shell, *(["-f"] if shell == "zsh" else []), "-c", text],
         cwd=work,
         env={"PATH": str(place / "bin"), "x": "p0", "HOME": str(work)},
         stdin=subprocess.DEVNULL,
@@ -113,6 +113,34 @@ suffixes = st.sampled_from(
     )
 )
 commands = st.builds(lambda a, b, c: a + b + c, prefixes, simple, suffixes)
+# Words that are not judged, because they are no words of a command. What ends a quotation here hides what follows it.
+quotations = st.sampled_from(
+    (
+        "$'\\'", "'\\'", '"\\"', "\\'", '\\"', '$"\\"', "${y:-'}'}", '"${y:-\'}\'"', "${y:-\\}}", "$'\\''", "''\\''",
+        "`echo \\`p0\\``", "`echo '\\`p0\\`'`", "$(echo '`p0`')", '"$(echo "\\"p0\\"")"',
+    )
+)  # fmt: skip
+hiding = st.builds(
+    lambda frame, quotation, hidden, shown: frame.format(quotation, hidden, shown),
+    st.sampled_from(
+        (
+            "for i in {0}; do {1}; done #'; do {2}; done", "for i in {0}; do {2}; done",
+            "case {0} in *) {1};; esac #' in *) {2};; esac",
+            "case a in {0}) {1};; *) {2};; esac", "{2} #{0}\n{1}", 'for i in {0}; do {1}; done #"; do {2}; done',
+            "for i in {0} '; {1}; '; do {2}; done",
+        )
+    ),
+    quotations,
+    simple,
+    simple,
+)  # fmt: skip
+numbered = st.builds(
+    lambda builtin, program: f"p4; {builtin} 'options[$({program})]'",
+    st.sampled_from(
+        ("exit", "return", "break", "continue", "shift", "test 1 -eq", "[ 1 -eq", "printf %d", "print -f %d")
+    ),
+    st.sampled_from(PROGRAMS),
+)
 
 
 def nest(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -134,7 +162,7 @@ def nest(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.one_of(plain, plain, coded)
 
 
-lines = st.recursive(commands, nest, max_leaves=5)
+lines = st.recursive(st.one_of(commands, commands, commands, hiding, numbered), nest, max_leaves=5)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

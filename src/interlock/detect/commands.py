@@ -34,7 +34,7 @@ NESTING_MAX: Final = 8
 
 _HARMLESS: Final = frozenset((":", "true", "false", "test", "[", "exit", "return", "break", "continue"))
 """Builtins that only decide what runs next; ignored beside another command."""
-_SAFE_TARGETS: Final = frozenset(("/dev/null", "/dev/stdout", "/dev/stderr", "-", "0", "1", "2"))
+_SAFE_TARGETS: Final = frozenset(("/dev/null", "/dev/stdout", "/dev/stderr"))
 _CONTAINERS: Final = frozenset(
     (
         "program", "list", "pipeline", "redirected_statement", "subshell", "negated_command", "if_statement", "elif_clause",
@@ -47,10 +47,10 @@ _CONTAINERS: Final = frozenset(
 _LEAVES: Final = frozenset(
     (
         "word", "number", "string_content", "raw_string", "variable_name", "simple_expansion", "expansion", "comment",
-        "file_descriptor", "heredoc_start", "heredoc_content", "heredoc_end", "special_variable_name", "ansi_c_string",
-        "extglob_pattern",
+        "file_descriptor", "heredoc_start", "heredoc_content", "heredoc_end", "special_variable_name", "extglob_pattern",
     )
 )  # fmt: skip
+"""Not `ansi_c_string`: `$'\\'` ends in one shell where it goes on in another."""
 _TOKENS: Final = frozenset((*"|&;\n!(){}<>$`\"'=,", "&&", "||", ";;", ">>", ">|", "<<", "<<-", "<<<", ">&", "<&", "$(", "<(",
                             ">(", "+=", "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "in",
                             "case", "esac", "${", "export", "unset", "declare", "local", "readonly", "typeset"))  # fmt: skip
@@ -65,6 +65,8 @@ _GAP: Final = lazy_pattern(rb"(?:[ \t]|\\\n)*")
 _PATTERN: Final = lazy_pattern(r"[*?\[\]{}~$`!^]|^=")
 """Characters that change the meaning of an unquoted word in one of the shells."""
 _ASSIGNMENT: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+_VALUE: Final = lazy_pattern(r"(?!-v\Z)[\w./:=!@%+, -]*|\]")
+"""A word in which no shell finds anything to run, where it takes the word as a number or as a variable's name."""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,11 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     def plain(self) -> bool:
         """True if the command has only certain words: no redirection to a file, no variable set."""
         return self.literal and not self.redirections and not self.assignments
+
+    @property
+    def harmless(self) -> bool:
+        """True if the command only decides what runs next, whatever shell reads it: zsh calculates with the words of `exit`."""
+        return self.plain and self.program in _HARMLESS and all(map(_VALUE.fullmatch, self.words[1:]))
 
     @property
     def line(self) -> str:
@@ -119,7 +126,7 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
         Never empty; an unclear part counts as one more command, without words.
         """
-        decisive = tuple(c for c in self.commands if not (c.plain and c.program in _HARMLESS and "-v" not in c.words))
+        decisive = tuple(command for command in self.commands if not command.harmless)
         found = decisive or self.commands
         return found if self.clear and found else (*found, UNCLEAR)
 
@@ -241,8 +248,11 @@ class _Reader:
             # shells and the grammar disagree about a here-document whose end is not quoted
             end = next((self._text(child) for child in node.children if child.type == "heredoc_start"), "")
             self.clear = self.clear and (bool(set("'\"\\") & set(end)) or not set("`$\\") & set(self._text(node)))
+        elif node.type == "command_substitution" and self._text(node).startswith("`"):
+            self.clear = self.clear and "\\" not in self._text(node)  # within backquotes, backslashes are taken away first
         elif node.type in ("expansion", "extglob_pattern"):
-            self.clear = self.clear and not any(c in self._text(node) for c in ("[", "@", "!", "("))
+            # Shells differ about what quotes within an expansion enclose.
+            self.clear = self.clear and not set("[@!('\"\\") & set(self._text(node))
 
     def _simple(self, node: Node, outer: tuple[str, ...]) -> tuple[str, ...]:
         """Record a simple command. Returns the redirections that apply to what its words substitute: none."""
@@ -303,7 +313,7 @@ class _Reader:
         value = self._word(target) if target is not None else None
         if target is None or len(node.children_by_field_name("destination")) != 1:
             self.clear = False
-        if value in _SAFE_TARGETS and (not value.isdigit() or operator in (">&", "<&")):
+        if value in _SAFE_TARGETS or (value in ("-", "0", "1", "2") and operator in (">&", "<&")):
             return ()
         written = value if value is not None else self._text(target) if target is not None else ""
         return (f"{operator} {written}",)

@@ -35,7 +35,7 @@ class Wrapped(msgspec.Struct, frozen=True, kw_only=True):
 
 _NOTHING: Final = Wrapped()
 _UNCLEAR: Final = Wrapped(clear=False)
-_SHELLS: Final = frozenset(("sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "yash", "rbash"))
+_SHELLS: Final = frozenset(("sh", "bash", "dash", "ash"))
 _OPAQUE: Final = frozenset(
     (
         # builtins that read code, or change the meaning of a name
@@ -47,6 +47,8 @@ _OPAQUE: Final = frozenset(
         "dbus-run-session", "xvfb-run", "faketime", "fakeroot", "torify", "torsocks", "proxychains", "proxychains4", "unbuffer",
         "rlwrap", "taskset", "chpst", "numactl", "prlimit", "cpulimit", "linux32", "linux64", "setarch", "catchsegv", "bwrap",
         "firejail", "tmux", "screen", "at", "batch", "crontab", "run-parts", "expect", "capsh", "newgrp", "sg", "chrt",
+        # shells whose language differs from the one that the parser knows
+        "zsh", "ksh", "mksh", "yash", "rbash", "fish", "csh", "tcsh",
     )
 )  # fmt: skip
 _ASSIGNMENT: Final = lazy_pattern(r"([A-Za-z_][A-Za-z0-9_]*)=.*", re.DOTALL)
@@ -112,9 +114,8 @@ def _nice(words: tuple[str, ...]) -> Wrapped:
 
 
 def _env(words: tuple[str, ...]) -> Wrapped:
-    at = _options(
-        words, "i0v", "uC", {"--ignore-environment": False, "--unset": True, "--chdir": True, "--null": False}
-    )
+    # Not `-C`: the words of the started command would mean other files.
+    at = _options(words, "i0v", "u", {"--ignore-environment": False, "--unset": True, "--null": False})
     if at is None:
         return _UNCLEAR
     if at < len(words) and words[at] == "-":
@@ -129,7 +130,7 @@ def _env(words: tuple[str, ...]) -> Wrapped:
 
 
 def _sudo(words: tuple[str, ...]) -> Wrapped:
-    at = _options(words, "nEHbSkKAP", "ugphCTRD", {"--non-interactive": False, "--user": True, "--group": True})
+    at = _options(words, "nEHbSkKAP", "ugphCT", {"--non-interactive": False, "--user": True, "--group": True})
     if at is None:
         return _UNCLEAR
     names = []
@@ -198,7 +199,16 @@ def _command(words: tuple[str, ...]) -> Wrapped:
 
 
 def _printf(words: tuple[str, ...]) -> Wrapped:
-    return _UNCLEAR if words[:1] and words[0].startswith("-v") else _NOTHING  # `-v 'a[$(x)]'` runs x
+    return _UNCLEAR if words[:1] and words[0].startswith("-v") else _numbers(words)  # `-v 'a[$(x)]'` runs x
+
+
+def _test(words: tuple[str, ...]) -> Wrapped:
+    return _UNCLEAR if "-v" in words else _numbers(words)
+
+
+def _numbers(words: tuple[str, ...]) -> Wrapped:
+    """Reads `exit`, `test`, `printf` ...: where zsh expects a number, a subscript runs its text."""
+    return _UNCLEAR if any("[" in word and ("$" in word or "`" in word) for word in words) else _NOTHING
 
 
 def _names(words: tuple[str, ...]) -> Wrapped:
@@ -207,27 +217,34 @@ def _names(words: tuple[str, ...]) -> Wrapped:
 
 
 _READERS: Final[dict[str, Callable[[tuple[str, ...]], Wrapped]]] = {
+    "[": _test,
+    "break": _numbers,
     "builtin": _prefix("", "", {}),
     "command": _command,
+    "continue": _numbers,
     "declare": _names,
     "doas": _sudo,
     "env": _env,
     "eval": _eval,
     "exec": _exec,
+    "exit": _numbers,
     "export": _names,
     "find": _find,
     "ionice": _prefix("t", "cn", {"--class": True, "--classdata": True}),
     "local": _names,
     "nice": _nice,
     "nohup": _prefix("", "", {}),
+    "print": _numbers,
     "printf": _printf,
     "read": _names,
     "readonly": _names,
+    "return": _numbers,
     "setsid": _prefix("cfw", "", {"--ctty": False, "--fork": False, "--wait": False}),
     "stdbuf": _prefix("", "ioe", {"--input": True, "--output": True, "--error": True}),
     "sudo": _sudo,
-    "test": lambda words: _UNCLEAR if "-v" in words else _NOTHING,
-    "time": _prefix("pv", "fo", {"--portability": False}),
+    "shift": _numbers,
+    "test": _test,
+    "time": _prefix("p", "", {"--portability": False}),  # others write files
     "timeout": _prefix(
         "v",
         "ks",
