@@ -246,3 +246,64 @@ def test_a_commit_by_a_person_that_fails_is_undone_and_says_why(new_project, mon
     assert shown.workspace.reason == "workspace_full"
     asyncio.run(rt.runs.commit(run_id))
     assert content(project.root) == dict.fromkeys("abcd", "agent\n")
+
+
+CUT_OF_KEPT = """
+    import interlock.engine.runs.kept_layers as kept
+    from interlock.disk import Disk
+    left = 3
+
+    def swap(self, *arguments, real=Disk.swap_at):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), 9)
+        return real(self, *arguments)
+
+    Disk.swap_at = swap
+    rt = project.open()
+    asyncio.run(rt.runs.commit(project.runs()[0]))
+"""
+
+
+def test_recovery_removes_the_temporary_file_of_a_killed_commit_of_a_run_that_has_ended(new_project):
+    project = new_project(toml=TOML % "" + LAYER + 'commit = "never"\n')
+    for name in "abcd":
+        (project.root / name).write_text("original\n")
+    rt = project.open()
+    execute(rt, ALL)
+    child = project.script(CUT_OF_KEPT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == -9, errors
+    (temporary,) = project.root.glob(".interlock-*.tmp")
+    committed = [name for name in "abcd" if (project.root / name).read_text() == "agent\n"]
+    assert not rt.runs.recover()
+    assert not temporary.exists()
+    assert content(project.root) == UNCHANGED | dict.fromkeys(committed, "agent\n")
+    report = asyncio.run(rt.runs.commit(project.runs()[0]))
+    assert report.left == 0
+    assert content(project.root) == dict.fromkeys("abcd", "agent\n")
+
+
+def test_after_a_commit_of_some_paths_the_run_shows_how_many_changes_wait(new_project, monkeypatch):
+    project = new_project(toml=TOML % "" + LAYER + 'commit = "never"\n')
+    for name in "abcd":
+        (project.root / name).write_text("original\n")
+    rt = project.open()
+    result = execute(rt, ALL)
+    asyncio.run(rt.runs.commit(result.run_id, ["a"]))
+    assert rt.runs.results(result.run_id)[0].workspace.changes == 3
+
+    def full(self, fd, data, real=Disk.write):
+        if bytes(data) == b"agent\n":
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise store_error(error, "write") from error
+        real(self, fd, data)
+
+    with monkeypatch.context() as here, pytest.raises(ConflictError):
+        here.setattr(Disk, "write", full)
+        asyncio.run(rt.runs.commit(result.run_id, ["b"]))
+    waits = rt.runs.results(result.run_id)[0].workspace
+    assert (waits.changes, waits.reason) == (3, "workspace_full")
+    asyncio.run(rt.runs.commit(result.run_id, ["b"]))
+    assert rt.runs.results(result.run_id)[0].workspace.changes == 2

@@ -344,7 +344,7 @@ def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recor
             LayerKept(
                 layer=number,
                 why="conflict" if error.is_conflict else "failed",
-                changes=len(plan.changes),
+                changes=len(plan.changes) + plan.left,
                 blocked=shown(plan.blocked),
                 reason=reason,
                 detail=recorder.text(error.message),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +36,7 @@ from interlock.signing import Signer
 from interlock.state.cache import ResultCache
 from interlock.state.store import StateStore, Write, encode
 from interlock.workspace.backups import read_entries
+from interlock.workspace.layers import kept_layers, read_manifest
 from interlock.workspace.tree import Workspace
 from interlock.workspace.undo import discard_temporaries
 
@@ -74,7 +75,7 @@ def recover_all(
 
     If its journal says that a run has ended, its row is updated. With a `desk`, outcomes that only a person knows are asked
     there at once. A journal that has not changed since it was last put in order is not read again. Temporary files that a killed
-    process left in the workspace at `root` are removed. Raises: StoreError.
+    process left in the workspace at `root` are removed, also those of a killed commit of an ended run's layers. Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
@@ -102,6 +103,8 @@ def recover_all(
                 learnt[row.run_id] = journal, facts
     remembered.remember(learnt)
     remembered.forget(remembered.ids() - {row.run_id for row in rows})
+    if root is not None:
+        _discard_of_commits(runs, sorted(index.ids() - {row.run_id for row in rows}), disk, root)
     return found
 
 
@@ -199,14 +202,22 @@ def _recover_one(
         # Its unfinished writes invalidate the results that other runs have read.
         ResultCache(db, row.workspace, SystemClock()).clear()
         if root is not None:
-            _discard_temporaries(directory, disk, root, replayed)
+            _discard_temporaries(directory, disk, root, replayed.proposals)
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
     return _need(row, replayed, report, desk, store)
 
 
-def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: ReplayedRun) -> None:
-    """Remove the temporary files of changes that the dead process had started.
+def _discard_of_commits(runs: Path, names: Iterable[str], disk: Disk, root: Path) -> None:
+    """Remove the temporary files that a killed `interlock commit` left, for each run with a kept layer."""
+    for name in names:
+        with contextlib.suppress(IntegrityError):  # the next commit reports it
+            if kept := kept_layers(runs / name):
+                _discard_temporaries(runs / name, disk, root, {read_manifest(one).proposal for one in kept})
+
+
+def _discard_temporaries(directory: Path, disk: Disk, root: Path, proposals: Container[str | None]) -> None:
+    """Remove the temporary files of changes that a dead process had started for these proposals.
 
     A file that a person saved under such a name at that moment is restored. Files that cannot be removed now are removed by the
     next commit or undo of the run.
@@ -216,7 +227,7 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: Repl
         held(directory, disk),
         Workspace(root, disk=disk) as workspace,
     ):
-        entries = [entry for entry in read_entries(directory) if entry.proposal in replayed.proposals]
+        entries = [entry for entry in read_entries(directory) if entry.proposal in proposals]
         discard_temporaries(workspace, directory, entries)
 
 
