@@ -300,9 +300,10 @@ def test_after_a_commit_of_some_paths_the_run_shows_how_many_changes_wait(new_pr
             raise store_error(error, "write") from error
         real(self, fd, data)
 
-    with monkeypatch.context() as here, pytest.raises(ConflictError):
+    with monkeypatch.context() as here:
         here.setattr(Disk, "write", full)
-        asyncio.run(rt.runs.commit(result.run_id, ["b"]))
+        with pytest.raises(ConflictError):
+            asyncio.run(rt.runs.commit(result.run_id, ["b"]))
     waits = rt.runs.results(result.run_id)[0].workspace
     assert (waits.changes, waits.reason) == (3, "workspace_full")
     asyncio.run(rt.runs.commit(result.run_id, ["b"]))

@@ -109,12 +109,12 @@ def test_a_home_of_its_own_that_is_gone_afterwards(bench):
     script = 'test -z "$(ls -A $HOME)" && echo $HOME && mkdir -p $HOME/a/b && touch $HOME/a/b/c && chmod 0 $HOME/a'
     outcome = bench.sh(script, home=True)
     home = outcome.stdout.decode().strip()
-    assert home.startswith("/tmp/interlock-home-")
+    assert home.startswith("/tmp/interlock-action-home-")
     assert not os.path.lexists(home)
 
 
 def test_no_room_for_a_home_is_a_clear_error(bench):
-    full = "\nfrom interlock.isolation import supervisor\nsupervisor._make_home = lambda files: os.mkdir('/proc/x')\n"
+    full = "\nfrom interlock.isolation import supervisor\nsupervisor.Home = lambda files: os.mkdir('/proc/x')\n"
     boot = "import os\n" + fork_server_command()[-1].replace("\nmain()", f"{full}main()")
     bench.server.close()
     bench.server = ForkServer([*fork_server_command()[:-1], boot])

@@ -23,6 +23,7 @@ import time
 from typing import Final
 
 from interlock.isolation import syscalls
+from interlock.isolation.homes import remove_left
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, resume_on
 from interlock.isolation.networks import BUSY, UNTOUCHED
@@ -98,6 +99,10 @@ class Server:
         self.spare: socket.socket | None = None
         """The socket to a recorder that waits for the next recorded action. Forked after a recorded action has ended."""
         self.sweep_until = 0.0
+        self.homes_left = bool(launcher.refused)
+        """True if a killed supervisor may have left a home: one of ours, or of an earlier server without namespaces."""
+        self.cleaners: set[int] = set()
+        """Pids of our processes that remove such homes."""
         self.closed_at = 0.0
         """When the runtime's end was noticed (monotonic seconds); 0 until then."""
         self.poller = select.poll()
@@ -109,13 +114,15 @@ class Server:
         """Run until the runtime and the last supervisor have ended."""
         while self.open or self.supervisors or self.recorders or time.monotonic() < self.sweep_until:
             sweeping = self.launcher.tidy() or time.monotonic() < self.sweep_until
+            if self.homes_left and not sweeping:
+                self._remove_homes()
             ready = self.poller.poll(5 if sweeping else None if self.open else 20)
             self._collect()  # first, because the next action can reuse what an ended one returns
             for fd, _ in ready:
                 if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
                     self._close()
             if sweeping:
-                kill_children(spare={*self.supervisors, *self.recorders})
+                kill_children(spare={*self.supervisors, *self.recorders, *self.cleaners})
             if not self.open and time.monotonic() > self.closed_at + _OWN_END_S:
                 self._end_from_outside()
 
@@ -265,6 +272,7 @@ class Server:
         recorded = False
         try:
             for pid, status in reap():
+                self.cleaners.discard(pid)
                 pidfd = self.recorders.pop(pid, None)
                 if pidfd is not None:
                     self.poller.unregister(pidfd)
@@ -277,11 +285,24 @@ class Server:
                     code = os.waitstatus_to_exitcode(status)
                     self.launcher.forget(pid, code)
                     if code not in (0, UNTOUCHED, BUSY):
+                        self.homes_left = True
                         self.sweep_until = time.monotonic() + _SWEEP_S
         except ChildProcessError:  # without children there are no orphans either
             self.sweep_until = 0.0
         if recorded:  # expect another recorded action; never after a failure, which could repeat for ever
             self._make_spare()
+
+    def _remove_homes(self) -> None:
+        """Fork a process that removes the homes of killed supervisors, because that can take long."""
+        self.homes_left = False
+        with contextlib.suppress(OSError):  # the next server does it
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    remove_left()
+                finally:
+                    os._exit(0)
+            self.cleaners.add(pid)
 
     @staticmethod
     def _refuse(control: int, step: str, number: int) -> None:

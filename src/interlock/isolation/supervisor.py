@@ -19,13 +19,13 @@ import resource
 import select
 import signal
 import socket
-import stat
 import sys
 import time
 from typing import Any, Final
 
 from interlock.isolation import inward, root, syscalls, walls
 from interlock.isolation.cgroup import Group
+from interlock.isolation.homes import Home, read_files
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import (
     RefusedError,
@@ -63,7 +63,6 @@ _DECODE: Final = json.JSONDecoder().raw_decode
 """Replaces `json.loads`, which does more work in Python: each memory page that a supervisor touches first is copied for it."""
 _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
-_HOME_FILE_BYTES_MAX: Final = 1024 * 1024
 _READS: Final = 16
 """Maximum number of consecutive reads of a pipe, so that a program which writes endlessly cannot block its supervisor."""
 
@@ -97,14 +96,14 @@ def supervise(
     if not inside:  # pid 1 of a namespace cannot be stopped from within
         resume_on(control.fileno())
     try:
-        home = _make_home(request["home_files"]) if request["home"] and not inside else None
-        files = _read_files(request["home_files"]) if request["home"] and inside else {}
+        home = Home(request["home_files"]) if request["home"] and not inside else None
+        files = read_files(request["home_files"]) if request["home"] and inside else {}
     except OSError as error:
         _answer(control, _failed("home", error.errno or errno.EINVAL))
         return 0
     try:
         if home is not None:
-            root.point_home(request, home)
+            root.point_home(request, home.path)
         try:
             _send_started(control)
         except (BrokenPipeError, ConnectionResetError):  # the runtime ended before anything was started
@@ -122,7 +121,7 @@ def supervise(
         supervisor.end()
     finally:
         if home is not None:
-            _remove_home(home)
+            home.remove()
     supervisor.report()
     return 1 if supervisor.left else launcher.exit_status()
 
@@ -449,65 +448,3 @@ def _answer(control: socket.socket, report: Any, *output: bytearray) -> None:
             send_message(control, b"".join(data), [fd])
         finally:
             os.close(fd)
-
-
-def _make_home(files: dict[str, str]) -> str:
-    """Create a private home directory with copies of the named files of the user, and nothing left over from earlier actions.
-
-    Missing files, and anything but regular files, are skipped.
-    """
-    path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - created exclusively, with 64 random bits
-    os.mkdir(path, 0o700)
-    try:
-        root.write_files(path, _read_files(files))
-    except OSError:
-        _remove_home(path)
-        raise
-    return path
-
-
-def _read_files(files: dict[str, str]) -> dict[str, bytes]:
-    """Returns the contents of the files that exist. Raises: OSError."""
-    found = {}
-    for name, source in files.items():
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found[name] = _read_file(source)
-    return found
-
-
-def _read_file(source: str) -> bytes:
-    """Read a regular file of at most 1 MiB without blocking on a FIFO. Raises: OSError."""
-    fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not a regular file", source)
-        data = file.read(_HOME_FILE_BYTES_MAX + 1)
-    if len(data) > _HOME_FILE_BYTES_MAX:
-        raise OSError(errno.EFBIG, "larger than 1 MiB", source)
-    return data
-
-
-def _remove_home(path: str) -> None:
-    """Remove the directory with everything in it, without following links; directories without permissions are opened first.
-
-    What cannot be removed (another user's files) stays in the temporary directory, which is not a failure of the action.
-    """
-    with contextlib.suppress(OSError):
-        if os.path.islink(path):
-            os.unlink(path)
-            return
-        os.chmod(path, 0o700)
-        for directory, names, _ in os.walk(path):
-            for name in names:
-                inner = os.path.join(directory, name)
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        for _, names, files, opened in os.fwalk(path, topdown=False):
-            for name in files:
-                os.unlink(name, dir_fd=opened)
-            for name in names:
-                if stat.S_ISLNK(os.stat(name, dir_fd=opened, follow_symlinks=False).st_mode):
-                    os.unlink(name, dir_fd=opened)
-                else:
-                    os.rmdir(name, dir_fd=opened)
-        os.rmdir(path)

@@ -75,7 +75,9 @@ def recover_all(
 
     If its journal says that a run has ended, its row is updated. With a `desk`, outcomes that only a person knows are asked
     there at once. A journal that has not changed since it was last put in order is not read again. Temporary files that a killed
-    process left in the workspace at `root` are removed, also those of a killed commit of an ended run's layers. Raises: StoreError.
+    process left in the workspace at `root` are removed, also those of a killed commit of an ended run's layers.
+
+    Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
