@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from egress_servers import files_of, plain_environment
@@ -288,3 +291,31 @@ def test_without_namespaces_there_is_no_network_and_the_posture_says_so(project,
     assert row.status == "failed"
     assert row.posture["net"].startswith("active(no network at all")
     assert row.hosts is None
+
+
+FETCH = "curl -sS http://index.test:{0}/ && sleep 1 && curl -sS http://index.test:{0}/"
+
+
+def test_a_program_that_fails_after_its_proxy_was_killed_says_so(project, listen):
+    killed = []
+
+    def answer(sock):
+        with sock:
+            sock.recv(1000)
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+            if not killed:
+                killed.append(rt.services.runner.network.egress.pid)
+                time.sleep(0.3)
+                os.kill(killed[0], signal.SIGKILL)
+
+    port = listen(answer)
+    rt = project([f"index.test:{port}"])
+    row = run(rt, FETCH.format(port))["a"]
+    assert row.reason == "proxy_lost"
+    assert row.error.startswith(
+        "the egress proxy ended while the action ran, so its programs lost their network: the process"
+    )
+    assert row.output["stdout"].startswith("ok")
+    assert row.output["exit_code"] != 0
+    again = run(rt, FETCH.format(port))["a"]
+    assert again.status == "succeeded", again

@@ -31,6 +31,7 @@ from typing import Any, Final
 from interlock.executors.git_places import Places, check_places, open_git_directory, outside_places
 from interlock.executors.git_remote import Remote
 from interlock.executors.git_user import UserSettings, read_user_settings
+from interlock.executors.network import proxy_lost
 from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
 from interlock.isolation.wire import Bind
 from interlock.model.codes import REASONS
@@ -235,7 +236,8 @@ def _failure(command: str, remote: Remote | None, result: ProcessResult) -> Tool
             hint="name the files to stage, stage something before you commit, or run git with `exec`",
         )
     how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
-    return ToolError(f"`git {command}` ended with {how}", code="git_failed", output=result_as_json(result))
+    failure = ToolError(f"`git {command}` ended with {how}", code="git_failed", output=result_as_json(result))
+    return proxy_lost(failure) if result.proxy_lost else failure
 
 
 def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:

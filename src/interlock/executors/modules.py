@@ -22,7 +22,7 @@ from interlock.executors.environment import child_environment
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.module_host import Report, Setup, Source
-from interlock.executors.network import ProcessNetwork, environment_of
+from interlock.executors.network import Line, ProcessNetwork, environment_of, proxy_lost
 from interlock.executors.process import (
     GRACE_MS,
     account,
@@ -166,6 +166,7 @@ class ModuleTools:
         posture = self.posture()
         around = self._enclosure.around(ctx.workspace, network="proxied", in_scope=True)
         cwd = open_cwd(ctx)
+        line: Line | None = None
         try:
             async with (
                 self._network.open(ctx, around) as line,
@@ -204,7 +205,12 @@ class ModuleTools:
         exceeded = exceeded_error(outcome.report, None)
         if exceeded is not None:
             raise exceeded
-        return channel.answer(outcome)
+        try:
+            return channel.answer(outcome)
+        except ToolError as error:
+            if line is not None and line.traffic.lost:
+                raise proxy_lost(error) from error
+            raise
 
     async def _run(
         self,

@@ -17,6 +17,7 @@ from interlock.isolation.egress.rules import Rules
 from interlock.isolation.egress.wire import PROXY_PORT
 from interlock.isolation.spec import WallSpec
 from interlock.lazy import lazy
+from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ Tell = Callable[[Context, Traffic], None]
 def environment_of(walls: WallSpec | None) -> dict[str, str]:
     """Returns the environment variables that point a program to the proxy; empty without a proxy."""
     return ENVIRONMENT if walls is not None and walls.network == "proxied" else {}
+
+
+def proxy_lost(error: ToolError) -> ToolError:
+    """Returns the error of a program that failed after the proxy had ended; `error` is how it failed."""
+    return ToolError(
+        f"the egress proxy ended while the action ran, so its programs lost their network: {error.message}",
+        code="proxy_lost",
+        retryable=error.retryable,
+        output=error.output,
+        hint="the next action starts a new proxy; was it killed because the machine was out of memory?",
+    )
 
 
 @dataclasses.dataclass

@@ -21,7 +21,7 @@ from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment, requested_environment
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
-from interlock.executors.network import ProcessNetwork, environment_of
+from interlock.executors.network import ProcessNetwork, environment_of, proxy_lost
 from interlock.executors.process_errors import checked_argv, spawn_error, stopped_error
 from interlock.executors.process_watch import recorded_changes
 from interlock.executors.recording import NO_LAYER, ProcessRecording, check_recorded
@@ -75,6 +75,8 @@ class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
     """`cpu_user_ms`, `cpu_system_ms`, `cpu_ms`, `memory_bytes`, `read_bytes`, `written_bytes` of the whole tree."""
     connections: tuple[Record, ...] = ()
     """Network connections of the program, as recorded by the proxy."""
+    proxy_lost: bool = False
+    """True if the proxy ended while the program ran."""
 
 
 class ProcessRunner:
@@ -178,7 +180,7 @@ class ProcessRunner:
                 result = await self._perform(
                     request, directory, stdin, ctx, given, posture, limits, read_only=read_only, in_scope=in_scope
                 )
-            return msgspec.structs.replace(result, connections=line.traffic.records)
+            return msgspec.structs.replace(result, connections=line.traffic.records, proxy_lost=line.traffic.lost)
         finally:
             if directory is not cwd:
                 os.close(directory)
@@ -485,10 +487,13 @@ async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str
     if parameters.get("check", True):
         if result.limit is not None:
             raise result.limit
+        failure = None
         if result.signal is not None:
-            raise ToolError(f"the process was ended by {result.signal}", code="signalled", output=output)
-        if result.exit_code != 0:
-            raise ToolError(f"the process ended with exit code {result.exit_code}", code="exit_code", output=output)
+            failure = ToolError(f"the process was ended by {result.signal}", code="signalled", output=output)
+        elif result.exit_code != 0:
+            failure = ToolError(f"the process ended with exit code {result.exit_code}", code="exit_code", output=output)
+        if failure is not None:
+            raise proxy_lost(failure) if result.proxy_lost else failure
     return output
 
 

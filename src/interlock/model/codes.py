@@ -67,6 +67,7 @@ REASONS: Final[dict[str, str]] = {
     "spawn_failed": "The process could not be started; the message and `output.why` give the reason. Nothing was run.",
     "recorder_lost": "The recorder of the action's processes was killed, so they were killed too: nothing runs unrecorded.",
     "process_lost": "The supervisor of the action's processes was killed, and they were killed with it.",
+    "proxy_lost": "The egress proxy ended while the action ran, so its programs lost their network, and one failed.",
     "process_limit": "The action had more processes at once than its limit; all of them were killed.",
     "client_edited": "A person changed a call that a coding agent executes itself; the message has the call to make instead.",
     "memory_limit": "The action's processes used more memory than their limit: the kernel killed one, or all were killed.",
