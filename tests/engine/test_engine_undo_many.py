@@ -29,6 +29,8 @@ def test_all_of_many_keys_get_their_former_values_in_few_statements(project, mon
     monkeypatch.setattr(Database, "execute", lambda self, sql, *more: statements.append(sql) or made(self, sql, *more))
     assert undo(rt, run.run_id).ok
     assert len(statements) < MANY / 10, len(statements)
+    lookups = [sql for sql in statements if "key in (" in sql]
+    assert len(lookups) < 3 * MANY / 500, "one pass for the histories and values, and one to check them at the commit"
     assert rt.state.snapshot() == {f"k{n}": "before" for n in range(0, MANY, 2)}
 
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from interlock.model.canonical import canonical
 from interlock.model.codes import ERROR_CODES
-from interlock.model.decode import decode_proposal, decode_value, proposal_from_builtins
+from interlock.model.decode import decode_proposal, decode_value, proposal_from_builtins, proposal_from_original
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
 from interlock.model.proposal import (
@@ -481,6 +482,21 @@ def test_decoding_keeps_everything_and_decoding_again_changes_nothing(document):
     for action, given_ in zip(proposal.actions, document["actions"], strict=True):
         for name, value in given_.items():
             assert _says(getattr(action, name), value), name
+
+
+@given(proposals)
+@example({"actions": [{"type": "tool_call", "tool": "t", "parameters": {"x": 1e20}}]})  # kept as an integer beyond 2^53
+@example({"actions": [], "context": {"x": [1e20]}})
+def test_an_original_is_decoded_like_its_document(document):
+    data = canonical(msgspec.to_builtins(decode_proposal(json.dumps(document).encode())))
+    assert _attempt(proposal_from_original, data) == _attempt(proposal_from_builtins, msgspec.json.decode(data))
+
+
+def _attempt(decoder, data):
+    try:
+        return decoder(data)
+    except ProposalError as error:
+        return error.code  # of several faults, each may name another
 
 
 def _says(kept, wanted):

@@ -8,7 +8,7 @@ corruption.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -151,8 +151,10 @@ class Chain:
         return None
 
 
-def read(run_dir: Path, *, start: int = 0, kinds: Container[str] = KINDS) -> Iterator[Event | Unknown]:
-    """Yield the sealed events from sequence number `start` on, of these `kinds`; others are verified but not decoded.
+def read(run_dir: Path, *, start: int = 0, wants: Callable[[str], bool] | None = None) -> Iterator[Event | Unknown]:
+    """Yield the sealed events from sequence number `start` on, of the kinds that the caller `wants`.
+
+    Other events are verified but not decoded.
 
     Ends without an error at a torn tail (`scan` reports it). Raises: UsageError `not_found` if there is no such run;
     IntegrityError `journal_corrupt` after the last trustworthy event if the journal is damaged; StoreError.
@@ -164,7 +166,7 @@ def read(run_dir: Path, *, start: int = 0, kinds: Container[str] = KINDS) -> Ite
             if batch.seal.last >= start:
                 for number, line in enumerate(batch.lines):
                     seq = batch.seal.first + number
-                    if seq >= start and (kinds is KINDS or _kind(line) in kinds):
+                    if seq >= start and (wants is None or wants(_kind(line))):
                         yield _decode_event(line, seq, line_number + number, run_dir)
             line_number = chain.line + 1
         if chain.problem is not None and _whole_batch_after(file, chain.offset):
@@ -303,7 +305,12 @@ def _decode_seal(line: bytes) -> Seal | None:
 
 def _kind(line: bytes) -> str:
     """The kind of a sealed event line. The writer puts this field first."""
-    return line[9 : line.find(b'"', 9)].decode("utf-8", "replace")
+    return _text(line[9 : line.find(b'"', 9)])
+
+
+@functools.lru_cache(maxsize=1024)
+def _text(kind: bytes) -> str:
+    return kind.decode("utf-8", "replace")
 
 
 @contextmanager

@@ -39,11 +39,15 @@ class Buffer:
             self._read[key] = found[1]
         return None if found[0] is None else Entry(msgspec.json.decode(found[0]), found[1])
 
-    def preload(self, keys: Collection[str]) -> None:
-        """Prefetch keys from the store in few statements, for later calls. They do not count as read."""
-        new = [key for key in keys if key not in self._base]
-        if new:
-            self._base.update(self._store.unchanged_since(new, self._start()))
+    def histories(self, keys: Collection[str]) -> dict[str, list[Transition]]:
+        """The changes of keys in the store, each oldest first, read in few statements, in which later calls find the values.
+
+        They do not count as read.
+        """
+        found, values = self._store.histories(keys, self._start())
+        for key, value in values.items():
+            self._base.setdefault(key, value)
+        return found
 
     def claimed(self, key: str) -> Entry | None:
         """As `get`, but a claim that is newer than the last write takes precedence."""
@@ -93,14 +97,21 @@ class Buffer:
     def commit(self, *, run: str, seq: int, seal: str) -> list[Transition]:
         """Check the versions that were read and apply the writes, in one transaction. Returns the changes.
 
-        Inside an outer `Database.transaction()` it becomes part of that transaction, so that the journal's line and the
-        rows of other stores commit with it. Applying twice for the same (run, seq) changes nothing. Raises:
-        StateConflictError (nothing is applied).
+        Applying twice for the same (run, seq) changes nothing. Raises: StateConflictError (nothing is applied).
         """
         with self._store.db.transaction():
             if self._store.applied(run, seq) is None:
-                self._store.check(self._read)
-            return self._store.apply(self._writes, run=run, seq=seq, seal=seal)
+                self.check()
+            self.apply(run=run, seq=seq, seal=seal)
+            return self._store.changes_of(run, seq)
+
+    def check(self) -> None:
+        """Check the versions that were read. Raises: StateConflictError."""
+        self._store.check(self._read)
+
+    def apply(self, *, run: str, seq: int, seal: str) -> None:
+        """Apply the writes, after `check` in the same `Database.transaction()`, with which other rows commit too."""
+        self._store.apply(self._writes, run=run, seq=seq, seal=seal, checked=self._read)
 
     def _put(self, key: str, text: str | None, action: str | None) -> tuple[int, int]:
         old = self._version(key)

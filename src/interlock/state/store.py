@@ -129,14 +129,25 @@ class StateStore:
         """The changes of a key, oldest first."""
         return self._transitions("key = ?", key)
 
-    def histories(self, keys: Collection[str]) -> dict[str, list[Transition]]:
-        """The changes of several keys, each oldest first; empty for a key that never existed."""
+    def histories(
+        self, keys: Collection[str], number: int
+    ) -> tuple[dict[str, list[Transition]], dict[str, tuple[str | None, int]]]:
+        """The changes of several keys, each oldest first; empty for a key that never existed.
+
+        And, from the same rows, the JSON text (None: absent) and version of those keys that were not changed after change
+        `number`: the newest change of a key is never pruned.
+        """
         found: dict[str, list[Transition]] = {key: [] for key in keys}
+        values: dict[str, tuple[str | None, int]] = dict.fromkeys(keys, (None, 0))
         # Sorted here, because for an ordered result SQLite would scan the whole table in order for each statement.
         rows = self._rows_of(f"select {_TRANSITION} from state_transitions", keys)  # noqa: S608 - constants of this module
-        for change in sorted(map(_transition, rows), key=lambda one: one.number):
-            found[change.key].append(change)
-        return found
+        for row in sorted(rows):  # by number
+            found[row[1]].append(_transition(row))
+            values[row[1]] = row[3], row[2]
+        for history in found.values():
+            if history and history[-1].number > number:
+                del values[history[-1].key]
+        return found, values
 
     def transitions_since(self, number: int) -> list[Transition]:
         """The changes of the workspace after change `number` (0: all), oldest first."""
@@ -148,16 +159,6 @@ class StateStore:
             "select coalesce(max(number), 0) from state_transitions where workspace = ?", (self.workspace,)
         )
         return int(rows[0][0])
-
-    def unchanged_since(self, keys: Collection[str], number: int) -> dict[str, tuple[str | None, int]]:
-        """JSON text (None: absent) and version of those keys that were not changed after change `number`."""
-        found: dict[str, tuple[str | None, int]] = dict.fromkeys(keys, (None, 0))
-        for key, value, version, changed in self._rows_of("select key, value, version, number from state", keys):
-            if changed <= number:
-                found[key] = value, version
-            else:
-                del found[key]
-        return found
 
     def read_as_of(self, key: str, number: int) -> tuple[str | None, int]:
         """JSON text (None: absent) and version of a key after change `number`.
@@ -193,12 +194,15 @@ class StateStore:
         if changed:
             raise StateConflictError(changed)
 
-    def apply(self, writes: Iterable[Write], *, run: str, seq: int, seal: str) -> list[Transition]:
+    def apply(
+        self, writes: Iterable[Write], *, run: str, seq: int, seal: str, checked: Mapping[str, int] | None = None
+    ) -> None:
         """Apply writes in order and in one transaction, once: a second call for the same (run, seq) changes nothing.
 
-        Returns the changes that the first call made. Nothing is checked, because the journal has already decided, at
-        event `seq` under the seal whose digest is `seal`. Raises: IntegrityError if (run, seq) was applied under
-        another seal, which means that the journal was replaced.
+        Nothing is checked, because the journal has already decided, at
+        event `seq` under the seal whose digest is `seal`. `checked` are present versions that `check` has confirmed in the
+        same transaction, so they need not be read again. Raises: IntegrityError if (run, seq) was applied under another
+        seal, which means that the journal was replaced.
         """
         with self.db.transaction():
             done = self.applied(run, seq)
@@ -208,13 +212,17 @@ class StateStore:
                         f"the database holds a commit of run `{run}` at event {seq} under another seal",
                         hint="the journal was replaced or edited; `interlock runs check` shows where",
                     )
-                return self._transitions("run = ? and seq = ?", run, seq)
+                return
             now = self._clock.now_us()
             self.db.execute(
                 "insert into state_commits (workspace, run, seq, seal, at_us) values (?, ?, ?, ?, ?)",
                 (self.workspace, run, seq, seal, now),
             )
-            return self._insert(list(writes), run, seq, now)
+            self._insert(list(writes), run, seq, now, checked or {})
+
+    def changes_of(self, run: str, seq: int) -> list[Transition]:
+        """The changes that were applied for (run, seq), oldest first."""
+        return self._transitions("run = ? and seq = ?", run, seq)
 
     def applied(self, run: str, seq: int) -> str | None:
         """The seal under which (run, seq) was applied; None if it was not."""
@@ -241,8 +249,9 @@ class StateStore:
             )
             return self.db.changes
 
-    def _insert(self, writes: list[Write], run: str, seq: int, now: int) -> list[Transition]:
-        number, versions = self.latest(), self._versions({write.key for write in writes})
+    def _insert(self, writes: list[Write], run: str, seq: int, now: int, checked: Mapping[str, int]) -> None:
+        number, versions = self.latest(), dict(checked)
+        versions |= self._versions({write.key for write in writes}.difference(checked))
         heads: dict[str, tuple[str, str, int, int, str | None]] = {}
         rows = []
         for write in writes:
@@ -259,7 +268,6 @@ class StateStore:
                 list(heads.values()),
             )
             self.db.execute_many("insert into state_transitions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        return [_transition(row[1:]) for row in rows]
 
     def _versions(self, keys: Collection[str]) -> dict[str, int]:
         """The version of each key that has ever existed."""

@@ -51,7 +51,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     if run.stop_reason not in _ABORTING and not run.dry_run and not waits:
         try:
             if run.layer is not None:  # files first: an error in them also stops the commit of the state
-                run.services.store.check(run.buffer.read)
+                run.buffer.check()
                 await commit_files(run)
             if run.layer_problem is None:
                 commit(run)
@@ -160,7 +160,7 @@ def committing(
     StateConflictError (nothing was applied), StoreError.
     """
     with services.db.transaction():
-        services.store.check(buffer.read)
+        buffer.check()
         seq = 0
         if before is not None:
             before()
@@ -171,7 +171,7 @@ def committing(
             head = recorder.writer.head()
             seal = head.seal
             services.index.commit_point(head)
-        buffer.commit(run=owner, seq=seq, seal=seal)
+        buffer.apply(run=owner, seq=seq, seal=seal)  # checked above: the transaction lets nobody write in between
         yield
 
 

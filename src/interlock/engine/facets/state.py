@@ -77,7 +77,8 @@ class State:
             raise UsageError("the key is empty")
         with services.db.transaction():
             number = services.store.latest() + 1
-            (made,) = services.store.apply([Write(key, text)], run=WRITER, seq=number, seal="")
+            services.store.apply([Write(key, text)], run=WRITER, seq=number, seal="")
+            (made,) = services.store.changes_of(WRITER, number)
         return Entry(made.value, made.version)
 
     def __contains__(self, key: str) -> bool:

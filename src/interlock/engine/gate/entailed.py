@@ -96,7 +96,7 @@ def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str
     if services.state_dir is None:
         return []
     services.index.get(run_id)
-    replayed = ReplayedRun(services.state_dir / "runs" / run_id)
+    replayed = ReplayedRun(services.state_dir / "runs" / run_id, outputs=False)
     if any(known.received.agent != principal.agent for known in replayed.proposals.values()):
         raise UsageError("an agent undoes only what it did itself", code="undo_denied")
     removed: dict[str, bool] = {}

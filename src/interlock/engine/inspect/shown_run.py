@@ -125,7 +125,7 @@ class _Ends:
         """The number of actions of all proposals."""
         self.damage: InterlockError | None = None
         try:
-            for event in read(directory, kinds=_MARKS):
+            for event in read(directory, wants=_MARKS.__contains__):
                 if isinstance(event, e.ProposalReceived):
                     self.actions += event.action_count
                 elif isinstance(event, e.ProposalFinished):

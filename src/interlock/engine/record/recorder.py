@@ -26,7 +26,7 @@ SAMPLES_KEPT: Final = 8
 """The number of machine readings that are remembered as written. An action that runs longer has its first reading written
 again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
 _NOTHING: Final = Kept(digest=digest_bytes("value", b"null"), bytes=4, view=msgspec.Raw(b"null"))
-"""The kept value of a tool that returned nothing."""
+"""The kept value null, such as that of a tool that returned nothing, or of a removed key."""
 
 Listener = Callable[[str, Event], None]
 """Called with the id of the run and the event, on the loop; must be quick and must not raise."""
@@ -83,6 +83,8 @@ class Recorder:
         A value over `LARGE_BYTES` has no view in the journal, so it is not searched for secrets (ADR 51). `data` is the value's
         canonical JSON where the caller has it. Raises: CanonicalError if the value is not JSON.
         """
+        if value is None:
+            return _NOTHING
         if data is None:
             data = canonical(value)
         if len(data) > LARGE_BYTES:

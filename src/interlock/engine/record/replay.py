@@ -21,7 +21,7 @@ from interlock.journal import TornIntent, read
 from interlock.journal.private import Originals
 from interlock.model import events as e
 from interlock.model import typed
-from interlock.model.decode import proposal_from_builtins
+from interlock.model.decode import proposal_from_builtins, proposal_from_original
 from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
@@ -30,64 +30,54 @@ from interlock.model.result import ActionResult, Cost, LayerResult, NotUndone, P
 _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
 """Statuses of actions that had succeeded, including those that were undone."""
 
+_OF_RUNS: Final = frozenset({e.RunStarted, e.RunFinished, e.ProposalReceived, e.MachineSampled})
+"""The events that a replay processes and that are not about a received proposal."""
+_OF_PROPOSALS: Final = frozenset(
+    {
+        e.StateChanged, e.StateRolledBack, e.WorkspaceCommitted, e.LayerCommitted, e.LayerKept, e.LayerDiscarded,
+        e.ProposalFinished,
+    }
+)  # fmt: skip
+"""The events that a replay processes and that are about a proposal, not about one of its actions."""
 
-class ReplayedAction:
-    """What the journal says about one action."""
+_COSTING: Final = (e.ActionSucceeded, e.ActionFailed, e.ActionUnknown, e.ActionCancelled)
+"""The events that end an attempt, and have its use."""
 
-    __slots__ = (
-        "approval",
-        "asked",
-        "attempts",
-        "edited",
-        "interrupted",
-        "needs_person",
-        "not_undoable",
-        "open",
-        "parameters",
-        "read_only",
-        "reserved",
-        "row",
-        "settled",
-        "stopped",
-        "tool",
-        "undo_open",
-        "undone",
-        "waits",
-    )
 
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self.attempts = 0
-        self.open = False
-        """True while there is an intent without an outcome."""
-        self.interrupted = False
-        """True if its last attempt was cancelled or has an unknown outcome, and so may have had an effect."""
-        self.settled: str | None = None
-        """The decision about an unknown outcome."""
-        self.row: ActionResult | None = None
-        self.parameters: e.Kept | None = None
-        """Parameters of the last intent, or as an approver edited them."""
-        self.edited = False
-        self.tool: str | None = None
-        self.read_only = False
-        """True if its last intent changes nothing outside of state."""
-        self.needs_person = False
-        """True if only a person can settle it, in case its outcome is unknown."""
-        self.not_undoable: tuple[str, ...] = ()
-        self.stopped: ActionResult | None = None
-        """Its row if it is not settled."""
-        self.undone: dict[str, str | None] = {}
-        """Kinds of undo that are done, with their problems."""
-        self.undo_open: str | None = None
-        """Kind of undo that has started but not ended."""
-        self.approval: str | None = None
-        """The last question about it."""
-        self.asked = False
-        """True while that question has no answer in the journal."""
-        self.waits: list[str] = []
-        """The causes of its waits."""
-        self.reserved: tuple[int, float] = (0, 0.0)
-        """Tokens and cost of its open attempt."""
+class ReplayedAction(msgspec.Struct, gc=False):
+    """What the journal says about one action. A struct, because a run may have a hundred thousand."""
+
+    attempts: int = 0
+    open: bool = False
+    """True while there is an intent without an outcome."""
+    interrupted: bool = False
+    """True if its last attempt was cancelled or has an unknown outcome, and so may have had an effect."""
+    settled: str | None = None
+    """The decision about an unknown outcome."""
+    row: ActionResult | None = None
+    parameters: e.Kept | None = None
+    """Parameters of the last intent, or as an approver edited them."""
+    edited: bool = False
+    tool: str | None = None
+    read_only: bool = False
+    """True if its last intent changes nothing outside of state."""
+    needs_person: bool = False
+    """True if only a person can settle it, in case its outcome is unknown."""
+    not_undoable: tuple[str, ...] = ()
+    stopped: ActionResult | None = None
+    """Its row if it is not settled."""
+    undone: dict[str, str | None] = {}
+    """Kinds of undo that are done, with their problems."""
+    undo_open: str | None = None
+    """Kind of undo that has started but not ended."""
+    approval: str | None = None
+    """The last question about it."""
+    asked: bool = False
+    """True while that question has no answer in the journal."""
+    waits: list[str] = []
+    """The causes of its waits."""
+    reserved: tuple[int, float] = (0, 0.0)
+    """Tokens and cost of its open attempt."""
 
 
 class ReplayedProposal:
@@ -127,7 +117,7 @@ class ReplayedProposal:
 
     def count(self, action: ReplayedAction, event: e.Event) -> None:
         """Count an attempt's use in place of its reservation. If its process died, the whole reservation is spent."""
-        if not isinstance(event, e.ActionSucceeded | e.ActionFailed | e.ActionUnknown | e.ActionCancelled):
+        if not isinstance(event, _COSTING):
             return  # a stored result costs nothing
         tokens, cost = action.reserved
         action.reserved = 0, 0.0
@@ -191,8 +181,9 @@ class ReplayedRun:
 
     def value(self, kept: e.Kept) -> Any:
         """The original of a kept value. Raises: IntegrityError `original_missing` if it was deleted."""
-        if not kept.private:
-            return kept.view
+        return msgspec.json.decode(self._original(kept)) if kept.private else kept.view
+
+    def _original(self, kept: e.Kept) -> bytes:
         data = self._originals.get(kept.digest)
         if data is None:
             raise IntegrityError(
@@ -200,7 +191,7 @@ class ReplayedRun:
                 code="original_missing",
                 hint="originals are deleted after `[journal] keep`; a run cannot be resumed or undone after that",
             )
-        return msgspec.json.decode(data)
+        return data
 
     def add_torn(self, intents: Iterable[TornIntent]) -> None:
         """Add intents that recovery found after the last seal: they were written but not sealed, so their outcome is unknown."""
@@ -215,7 +206,10 @@ class ReplayedRun:
 
     def proposal(self, replayed: ReplayedProposal) -> Proposal:
         """The proposal itself, as it was received."""
-        return proposal_from_builtins(self.value(replayed.received.document), limits=DEFAULT_LIMITS)
+        kept = replayed.received.document
+        if kept.private:
+            return proposal_from_original(self._original(kept), DEFAULT_LIMITS)
+        return proposal_from_builtins(kept.view, DEFAULT_LIMITS)
 
     def forget(self, proposal_id: str) -> None:
         """Forget a proposal and what the journal says about it."""
@@ -262,6 +256,11 @@ class ReplayedRun:
 
     def take(self, event: e.Event | e.Unknown) -> None:
         """Process the next event. Raises: IntegrityError `unknown_event`."""
+        if type(event) not in _OF_RUNS and not isinstance(event, e.Unknown):
+            known = self.proposals.get(event.proposal or "")
+            if known is not None:  # otherwise a resumption, or a proposal that was not received, or is forgotten
+                self._take_of(known, event)
+            return
         match event:
             case e.Unknown():
                 raise IntegrityError(
@@ -280,12 +279,15 @@ class ReplayedRun:
                 self.samples[event.seq] = event.sample
                 if len(self.samples) > SAMPLES_KEPT + 1:  # an action's own second reading may have been written since
                     del self.samples[next(iter(self.samples))]
-            case _ if event.proposal in self.proposals:
-                self._take_of(self.proposals[event.proposal], event)
-            case _:
-                pass  # resumptions, proposals that were rejected before they were received, and forgotten ones
 
     def _take_of(self, replayed: ReplayedProposal, event: e.Event) -> None:
+        if type(event) not in _OF_PROPOSALS:
+            if event.action is not None:
+                action = replayed.action(event.action)
+                self._take_action(replayed, action, event)
+                if action.waits and action.row is not None:
+                    action.row.waited_for = tuple(action.waits)
+            return
         match event:
             case e.StateChanged():
                 replayed.writes.append((event.action or "", event))
@@ -299,13 +301,6 @@ class ReplayedRun:
                 replayed.finished = event
                 if self._open_only:
                     self._forget(event)
-            case _ if event.action is not None:
-                action = replayed.action(event.action)
-                self._take_action(replayed, action, event)
-                if action.waits and action.row is not None:
-                    action.row.waited_for = tuple(action.waits)
-            case _:
-                pass
 
     def _forget(self, finished: e.ProposalFinished) -> None:
         replayed = self.proposals.pop(finished.proposal or "")

@@ -236,7 +236,7 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, proposals: Con
 def _end_empty(index: RunIndex, directory: Path, disk: Disk) -> None:
     """End a run whose process died before its first proposal, or during a measured command: nothing can continue."""
     status: RunStatus = "cancelled"
-    commands = list(read(directory, kinds=COMMAND_KINDS))
+    commands = list(read(directory, wants=COMMAND_KINDS.__contains__))
     lost = []
     if commands:  # a measured run: its process was lost, not only its end
         status = "failed"

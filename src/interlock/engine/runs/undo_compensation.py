@@ -20,7 +20,9 @@ from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.runs.undo_state import Leave
 from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, ToolError, UsageError
+from interlock.model.events import Kept
 from interlock.model.proposal import Action
+from interlock.model.result import ActionResult
 from interlock.verify.graph import needs
 from interlock.verify.references import References
 
@@ -122,9 +124,14 @@ class CompensationUndo:
         """The calls that undo a succeeded action, newest first."""
         if done.row is None or done.row.status not in ("succeeded", "failed", "not_undone"):
             return []
-        output, registry = done.row.output, self._run.services.registry
-        if done.row.status == "failed" and action.tool != UNDO_TOOL:
-            return []
+        registry = self._run.services.registry
+        if action.tool != UNDO_TOOL:
+            tool = registry.find(action.tool)
+            if done.row.status == "failed" or (
+                action.compensation is None and (tool is None or tool.tool.compensation is None)
+            ):
+                return []
+        output = _output(replayed, done.row)
         if action.tool == UNDO_TOOL and isinstance(output, dict):
             # An undo is undone by undoing the compensations it made.
             return [
@@ -138,7 +145,7 @@ class CompensationUndo:
                 and (call := compensation_by_definition(registry, one["tool"], one["parameters"], one["output"]))
             ]
         proposal_id = known.received.proposal or ""
-        names, outputs = self._references[proposal_id], _Outputs(known)
+        names, outputs = self._references[proposal_id], _Outputs(replayed, known)
         call = find_compensation(
             action,
             replayed.value(done.parameters) if done.parameters is not None else action.parameters,
@@ -163,15 +170,20 @@ class CompensationUndo:
         return row is None or row.status != "succeeded"
 
 
+def _output(replayed: ReplayedRun, row: ActionResult) -> Any:
+    return replayed.view(row.output) if isinstance(row.output, Kept) else row.output
+
+
 class _Outputs:
     """References in an agent's compensation, looked up in the journal."""
 
-    def __init__(self, known: ReplayedProposal) -> None:
+    def __init__(self, replayed: ReplayedRun, known: ReplayedProposal) -> None:
+        self._replayed = replayed
         self._known = known
 
     def __call__(self, action_id: str, path: tuple[str | int, ...]) -> Any:
         row = self._known.actions[action_id].row if action_id in self._known.actions else None
-        value = row.output if row is not None else None
+        value = _output(self._replayed, row) if row is not None else None
         try:
             for step in path:
                 value = value[step]  # type: ignore[index]

@@ -12,12 +12,13 @@ from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record.replay import ReplayedProposal
 from interlock.model.canonical import canonical
 from interlock.model.errors import UsageError
-from interlock.model.events import StateChanged
 from interlock.state.store import Transition
 
 _KEYS_AT_ONCE: Final = 1000
 Leave = Callable[[str, str, str], None]
 """Reports an effect that is not undone: the action's id, the reason, and a sentence."""
+_Writer = tuple[str, str | None, str | None]
+"""A run, a proposal and an action."""
 
 
 class StateUndo:
@@ -35,49 +36,56 @@ class StateUndo:
         self._at: dict[str, int] = {}
         """The restored version of each key: an older action finds its own write there."""
         # Read once for all actions: an undo may have a hundred thousand.
-        self._writes: dict[str, dict[str, list[StateChanged]]] = {}
+        self._written: dict[str, dict[str, dict[str, None]]] = {}
         self._coming: list[str] = []
         """Keys whose history is not read yet, the next to be restored last."""
         self._pasts: dict[str, _Past] = {}
 
     def restore(self, known: ReplayedProposal, action_id: str) -> bool:
         """Restore the previous values of the keys that the action wrote. True if it had written any."""
-        buffer = self._run.buffer
-        changes = self._writes_of(known).get(action_id, [])
-        if not changes or known.committed is None:
-            return bool(changes)
-        for key in dict.fromkeys(change.key for change in reversed(changes)):
-            if self._reach.state_key(key) is not None:
-                self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
-                continue
-            past = self._past(key)
-            mine = past.of.get((known.run_id, known.received.proposal, action_id))
-            now = buffer.get(key)
-            if not mine:
-                continue
-            before = past.before(mine[0].version)
-            gone = before is None or before.deleted
-            if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
-                self._at[key] = mine[0].version - 1  # already restored
-                continue
-            current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
-            between = mine[-1].version - mine[0].version >= len(mine)
-            if (between or not self._is_as_left(past, mine[-1], current)) and not self._force:
-                self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
-                continue
-            self._run.write_state(self._index, key, None if before is None else before.value, delete=gone)
-            self._at[key] = mine[0].version - 1
-            self.keys.append(key)
-        return True
+        keys = self._keys_of(known).get(action_id)
+        if keys is not None and known.committed is not None:
+            writer = (known.run_id, known.received.proposal, action_id)
+            for key in reversed(keys):
+                self._restore_key(writer, action_id, key)
+        return keys is not None
 
-    def _writes_of(self, known: ReplayedProposal) -> dict[str, list[StateChanged]]:
-        """The state changes of a proposal, by action."""
+    def _restore_key(self, writer: _Writer, action_id: str, key: str) -> None:
+        if self._reach.state_key(key) is not None:
+            self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
+            return
+        past = self._past(key)
+        mine = past.of.get(writer)
+        now = self._run.buffer.get(key)
+        if not mine:
+            return
+        before = past.before(mine[0].version)
+        gone = before is None or before.deleted
+        if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
+            self._at[key] = mine[0].version - 1  # already restored
+            return
+        current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
+        between = mine[-1].version - mine[0].version >= len(mine)
+        if (between or not self._is_as_left(past, mine[-1], current)) and not self._force:
+            self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
+            return
+        self._run.write_state(self._index, key, None if before is None else before.value, delete=gone)
+        self._at[key] = mine[0].version - 1
+        self.keys.append(key)
+
+    def _keys_of(self, known: ReplayedProposal) -> dict[str, dict[str, None]]:
+        """The keys that each action of a proposal wrote, in the order of the last writes."""
         proposal_id = known.received.proposal or ""
-        found = self._writes.get(proposal_id)
+        found = self._written.get(proposal_id)
         if found is None:
-            found = self._writes[proposal_id] = {}
+            found = self._written[proposal_id] = {}
             for owner, change in known.writes:
-                found.setdefault(owner, []).append(change)
+                keys = found.get(owner)
+                if keys is None:
+                    found[owner] = {change.key: None}
+                else:
+                    keys.pop(change.key, None)
+                    keys[change.key] = None
             self._coming = list(dict.fromkeys(change.key for _, change in known.writes))
         return found
 
@@ -87,8 +95,7 @@ class StateUndo:
             some = {key, *self._coming[-_KEYS_AT_ONCE:]}
             del self._coming[-_KEYS_AT_ONCE:]
             new = [one for one in some if one not in self._pasts]
-            self._run.buffer.preload(new)
-            for one, history in self._run.services.store.histories(new).items():
+            for one, history in self._run.buffer.histories(new).items():
                 self._pasts[one] = _Past(history)
         return self._pasts[key]
 
@@ -115,9 +122,11 @@ class StateUndo:
 class _Past:
     """The changes of a key with their authors, oldest first."""
 
+    __slots__ = ("_history", "of", "versions")
+
     def __init__(self, history: list[Transition]) -> None:
         self.versions = [change.version for change in history]
-        self.of: dict[tuple[str, str | None, str | None], list[Transition]] = {}
+        self.of: dict[_Writer, list[Transition]] = {}
         self._history = history
         for change in history:
             self.of.setdefault((change.run, change.proposal, change.action), []).append(change)

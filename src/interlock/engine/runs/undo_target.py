@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Final
 
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.stop import Stopper
 from interlock.engine.services import Services
-from interlock.journal import recover
+from interlock.journal import read, recover
 from interlock.journal.holder import Holder
 from interlock.journal.stops import StopStore
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 
 _SURFACE: Final = "undo"
+
+
+def replay_target(directory: Path) -> ReplayedRun:
+    """Replay a run that is to be undone, without what its undo does not need: decisions of policies, and decoded outputs.
+
+    So actions that were interrupted are in the order of their intents. Raises: as `ReplayedRun`.
+    """
+    return ReplayedRun(directory, outputs=False, events=read(directory, wants=_is_needed))
+
+
+def _is_needed(kind: str) -> bool:
+    return kind != "policy_decided"
 
 
 def require_whole(replayed: ReplayedRun, action: str | None) -> None:
@@ -35,7 +48,7 @@ async def bring_to_rest(services: Services, replayed: ReplayedRun, *, by: str, w
     if replayed.finished is not None:
         return replayed
     if await stop_if_it_waits(services, replayed, by=by, why=why):
-        replayed = ReplayedRun(replayed.directory)
+        replayed = replay_target(replayed.directory)
     if replayed.finished is None:
         replayed.add_torn(recover(replayed.directory, services.disk).intents)
     return replayed

@@ -30,7 +30,7 @@ from interlock.engine.runs.resume import abandon
 from interlock.engine.runs.undo_compensation import CompensationUndo
 from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.runs.undo_state import StateUndo
-from interlock.engine.runs.undo_target import bring_to_rest, ended_by_undo, require_whole
+from interlock.engine.runs.undo_target import bring_to_rest, ended_by_undo, replay_target, require_whole
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registry
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
@@ -165,7 +165,7 @@ class Undo:
             raise ToolError("a run cannot undo itself", code="usage", retryable=False)
         with _as_tool_error():
             services.index.get(run_id)
-            replayed = ReplayedRun(services.state_dir / "runs" / run_id)
+            replayed = replay_target(services.state_dir / "runs" / run_id)
             require_whole(replayed, action)
         return replayed
 
@@ -267,7 +267,7 @@ class Undo:
         except IntegrityError as error:
             self._leave(action_id, error.code, error.message)
             return True
-        entries = entries_to_restore(entries, compensated, self._changed_by_compensations)
+        entries = entries_to_restore(entries, compensated, self._changed_by_compensations) if entries else []
         if not entries:
             return False
         touched = any(entry.by == "action" for entry in entries)

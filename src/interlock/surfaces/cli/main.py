@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     # Looking back at a run of 100,000 actions creates millions of live objects without cycles. With Python's default
     # thresholds (700, 10, 10) the garbage collector takes a third of the time.
-    gc.set_threshold(50_000, 20, 10)
+    gc.set_threshold(200_000, 20, 50)
     from interlock.surfaces.cli.app import run  # noqa: PLC0415 - start-up: importing click alone takes too long
 
     sys.exit(run(argv))

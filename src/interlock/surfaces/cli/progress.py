@@ -52,6 +52,8 @@ class Progress:
 
     def on_event(self, _run_id: str, event: Event) -> None:
         """The engine's event listener."""
+        if not self._active:
+            return
         action = event.action or ""
         match event:
             case ProposalReceived():
