@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from cli_driving import call
@@ -45,6 +46,23 @@ def test_what_was_cut_is_shown_before_it_can_be_approved(cli, terminal):
     shell.type('{"destination": "c.txt"}\n')
     assert shell.end()[0] == 0
     assert (cli.root / "c.txt").exists()
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["colours", "none", "dumb"])
+def test_no_parameter_can_look_like_another_line_of_the_hold(cli, terminal, environment):
+    (cli.root / "a.txt").write_text("1")
+    imitated = ("  runs:   git status", "  file:   README.md (exists)", "[a]pprove once; [d]eny?")
+    lead = 80 - len("  destination = ")  # so that the rest would begin at the left of the screen
+    for start in (lead, lead - 12):
+        destination = "x" * (start - 1) + "/" + "".join(line.ljust(79) + "/" for line in imitated) + "b.txt"
+        plan = cli.plan(call("fs.move", source="a.txt", destination=destination))
+        shell = terminal("run", plan, columns=80, **environment)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", shell.wait_for("[s]how all"))
+        rows = [
+            line[at : at + 80] for line in text.replace("\r", "").split("\n") for at in range(0, max(len(line), 1), 80)
+        ]
+        assert any("git status" in row for row in rows)
+        assert not [row for row in rows for line in imitated if line.strip() in row[: len(line) + 4]]
 
 
 def test_the_original_is_shown_at_the_terminal_on_purpose(cli, terminal):

@@ -21,7 +21,7 @@ TOKEN = "gh" + "p_" + "aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0cF3hJ6"
         ("bidirectional", "a\u202eb"), ("bidirectional", "\u2066x\u2069"), ("bidirectional", "\u200ex"), ("bidirectional", "\u061cx"),
         ("zero_width", "rm\u200b -rf"), ("zero_width", "\ufeffx"), ("zero_width", "a\u200db"), ("zero_width", "a\u2060b"),
         ("tag", "hello\U000e0068\U000e0069"), ("tag", "🏴" + "\U000e0061" * 20), ("invisible", "soft\u00adhyphen"), ("invisible", "\u3164"), ("invisible", "a\u2028b"),
-        ("invisible", "\u115f"), ("selectors", "x\ufe01\ufe02\ufe03"), ("selectors", "x" + "\U000e0101" * 5),
+        ("invisible", "\u115f"), ("selectors", "x\ufe01\ufe02\ufe03"), ("selectors", "p\ufe0f"), ("selectors", "x" + "\U000e0101" * 5),
         ("control", "\x1b[8mhidden"), ("control", "a\x00b"), ("control", "a\x08b"), ("control", "\x9b31m"), ("control", "a\x7f"),
     ],
 )  # fmt: skip

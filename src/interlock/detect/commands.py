@@ -249,7 +249,9 @@ class _Reader:
             end = next((self._text(child) for child in node.children if child.type == "heredoc_start"), "")
             self.clear = self.clear and (bool(set("'\"\\") & set(end)) or not set("`$\\") & set(self._text(node)))
         elif node.type == "command_substitution" and self._text(node).startswith("`"):
-            self.clear = self.clear and "\\" not in self._text(node)  # within backquotes, backslashes are taken away first
+            self.clear = self.clear and "\\" not in self._text(
+                node
+            )  # within backquotes, backslashes are taken away first
         elif node.type in ("expansion", "extglob_pattern"):
             # Shells differ about what quotes within an expansion enclose.
             self.clear = self.clear and not set("[@!('\"\\") & set(self._text(node))

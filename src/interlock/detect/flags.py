@@ -13,7 +13,7 @@ from interlock.detect.unicode import find_unseen
 
 FLAGS: Final[dict[str, str]] = {
     "secret": "A value contains a token, key or password, or a field with such a name is not empty.",
-    "invisible_text": "Invisible characters: zero width, tags, fillers, rows of variation selectors.",
+    "invisible_text": "Invisible characters: zero width, tags, fillers, variation selectors where they change nothing.",
     "bidirectional_text": "Characters that change the direction in which the text around them is shown.",
     "control_characters": "Control characters other than tab and line ends, such as terminal escape sequences.",
     "private_address": "A private, loopback, link-local, metadata, carrier, multicast, mapped or reserved address or name.",

@@ -19,10 +19,17 @@ _UNSEEN: Final = lazy_pattern(
     "|(?P<zero_width>[\u200b\u2060\ufeff]|(?<![\u0600-\u0dff\u1000-\u109f\U0001f000-\U0001faff\u2600-\u27bf\ufe0f])[\u200c\u200d])"
     "|(?P<invisible>[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2028\u2029\u2061-\u2065\u206a-\u206f\u2800\u3164\uffa0"
     "\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a])"
-    # Variation selectors: one after a character is ordinary, but a row of them can carry hidden bytes.
-    "|(?P<selectors>[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2,})"
+    # Variation selectors: one after a symbol, an emoji or a character of some Asian scripts is ordinary, and so is one in
+    # a keycap (a digit, a selector, U+20E3). After other characters it changes nothing, and can carry hidden bytes.
+    "|(?P<selectors>[\ufe00-\ufe0f\U000e0100-\U000e01ef]{2,}"
+    "|(?<![\u00a9\u00ae\u1000-\u109f\u203c-\u2bff\u3000-\u9fff\ua840-\ua87f\uaa60-\uaa7f\uf900-\ufaff\U0001f000-\U0001faff"
+    "\U00020000-\U0003ffff])[\ufe00-\ufe0f\U000e0100-\U000e01ef](?!\u20e3))"
     "|(?P<control>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+)"
 )
+
+
+SELECTORS: Final = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+"""Variation selectors. Python considers them printable."""
 
 
 def find_unseen(text: str) -> list[Finding]:

@@ -34,6 +34,10 @@ class Drawing:
             no_color=not color, highlight=False, markup=False, emoji=False, legacy_windows=False,
         )  # fmt: skip
 
+    def line(self, line: str, hanging: int) -> Iterator[str]:
+        """One line, which may have colours; what does not fit goes on `hanging` columns further in."""
+        yield from self._folded(Text.from_ansi(line), "", " " * hanging)
+
     def marked(self, spans: Iterable[tuple[str, str]], indent: int) -> Iterator[str]:
         """Styled text (rich's style names; text may have several lines), each line folded and indented."""
         text = Text()

@@ -24,6 +24,8 @@ _IN_DIFFERENCE: Final = {"fs.write": ("content",), "fs.edit": ("old", "new", "ed
 """Parameters, by tool, that are shown as a difference instead."""
 _STYLES: Final = {"program": "bold", "redirection": "yellow", "assignment": "magenta", "operator": "cyan"}
 """Styles of the parts of a command line."""
+_HANGING: Final = 12
+"""Columns before the continuation of a long line, further in than any line that Interlock itself begins."""
 _STEP_WIDTH: Final = 200
 """A longer step of a skill is cut, unless the hold is shown in full."""
 
@@ -52,6 +54,10 @@ def hidden(hold: Hold) -> int:
 def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | None = None) -> Iterator[str]:
     """The hold for `stream` (standard output): agent, call, reasons, deadline, changes that it would make, every parameter."""
     stream = sys.stdout if stream is None else stream
+    return iter(out.fitted(_hold_lines(out, hold, stream, full=full), stream, _HANGING))
+
+
+def _hold_lines(out: Output, hold: Hold, stream: TextIO, *, full: bool) -> Iterator[str]:
     title = f"{clean(hold.agent)} asks: {brief(hold.summary, 200)}"
     yield out.paint(title, "bold", stream) + f"  ({clean(hold.id)}, {hold.status})"
     if hold.reason:

@@ -175,6 +175,23 @@ class Output:
         width = max(_PROSE_MIN, shutil.get_terminal_size().columns - indent)
         return textwrap.wrap(text, width, subsequent_indent=" " * hanging, break_on_hyphens=False) or [text]
 
+    def fitted(self, lines: Iterable[str], stream: TextIO, hanging: int) -> Iterable[str]:
+        """Lines for a stream. At a terminal, a line that is too long goes on `hanging` columns further in, never at the left."""
+        if self.json or not stream.isatty():
+            yield from lines
+            return
+        columns = shutil.get_terminal_size().columns
+        drawing: Drawing | None = None
+        for line in lines:
+            if line.isascii() and len(line) <= columns:
+                yield line
+                continue
+            if drawing is None:
+                from interlock.surfaces.cli.drawing import Drawing  # noqa: PLC0415 - start-up: `rich` is only for terminals
+
+                drawing = Drawing(color=not (self.no_color or self.dumb))
+            yield from drawing.line(line, hanging)
+
     def write(self, stream: TextIO, line: str) -> None:
         """Write a line. If the reader is gone (`| head`, a closed terminal), stop writing, but let the command finish."""
         try:
@@ -195,12 +212,12 @@ def clean(text: str, *, lines: bool = False) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    from interlock.detect import find_unseen  # noqa: PLC0415 - start-up: most text is plain
+    from interlock.detect.unicode import SELECTORS, find_unseen  # noqa: PLC0415 - start-up: most text is plain
 
     # Python considers fillers and variation selectors printable, but they are invisible.
     unseen = {i for found in find_unseen(text) for i in range(found.start, found.end)}
     return "".join(
-        c if (lines and c in "\n\t") or (c.isprintable() and i not in unseen) else _escape(c)
+        c if (lines and c in "\n\t") or (c.isprintable() and i not in unseen and c not in SELECTORS) else _escape(c)
         for i, c in enumerate(text)
     )
 
