@@ -142,7 +142,7 @@ def test_a_head_of_another_history_is_refused(run_line, measured, tmp_path):
             "application/vnd.interlock.journal-head.v1+json",
             b'{"epoch":1,"run":"run_m","seal":"sha256:00","seq":3,"version":2}',
         )
-        head.write_bytes(other)
+        head.write_bytes(other + b"\n")
     code, refused = run_line("evidence", "export", "last")
     assert (code, refused["error"]["code"]) == (4, "journal_rewritten")
 
