@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from interlock.executors import file_search
 from interlock.executors.search_worker import required_text
+from interlock.model.errors import ToolError
+from interlock.workspace.open_files import open_files
 from interlock.workspace.tree import Workspace
 
 LETTERS = st.text("ab\n", max_size=12)
@@ -111,3 +113,46 @@ def test_no_directory_stays_open(search, tmp_path):
     assert search(pattern="needle", max_matches=3)["truncated"] is True
     assert len(search(pattern="needle")["matches"]) == 80
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Granted(Workspace):
+    """A workspace of which the grants allow some paths; they may be replaced after a number of questions."""
+
+    def __init__(self, root, globs, allowed, until=None):
+        super().__init__(root)
+        self.globs, self.allowed, self.until, self.asked = globs, allowed, until, 0
+
+    @property
+    def readable(self):
+        self.asked += 1
+        return () if self.until is not None and self.asked > self.until else self.globs
+
+    def permit(self, path, field="path", access=None):
+        if self.until is not None or not self.allowed(path):
+            raise ToolError("no grant allows it", code="path_denied")
+
+
+def found(workspace):
+    with workspace:
+        paths = []
+        for path, fd, _ in open_files(workspace, (), lambda _: True):
+            os.close(fd)
+            paths.append(path)
+        return paths
+
+
+def test_grants_of_everything_find_what_is_found_when_each_path_is_checked(tmp_path):
+    for path in ("a", "b/c", "b/~x", "http:/y", "deep/" + "/".join("d" * 30) + "/z"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x")
+    one_by_one = found(Granted(tmp_path, ("*", "*/**"), lambda _: True))
+    assert len(one_by_one) == 5
+    assert found(Granted(tmp_path, ("**",), lambda path: len(path) > 15)) == one_by_one
+    assert found(Granted(tmp_path, ("b/**",), lambda path: path[0] == b"b")) == [(b"b", b"c"), (b"b", b"~x")]
+
+
+def test_grants_that_are_revoked_during_a_search_count_soon(tmp_path):
+    for number in range(1_000):
+        (tmp_path / f"f{number}").write_text("x")
+    assert len(found(Granted(tmp_path, ("**",), lambda _: True))) == 1_000
+    assert len(found(Granted(tmp_path, ("**",), lambda _: True, until=2))) == 512

@@ -13,6 +13,10 @@ from interlock.model.errors import ToolError
 from interlock.workspace.names import Rel, refusal
 from interlock.workspace.tree import Workspace
 
+_ASK_AGAIN: Final = 256
+"""Number of files after which the grants are asked again whether they allow everything."""
+_SHORT_NAMES: Final = 15
+"""A path with more names may be too long for any grant."""
 _READING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,6 +37,7 @@ def open_files(
     os.close(workspace.open_directory(path))
     pending: list[tuple[Rel, list[tuple[bytes, bool]]]] = []
     pending.append((path, _entries(workspace, path, skip)))
+    grants = _Grants(workspace)
     while pending:
         here, entries = pending[-1]
         directory = -1
@@ -46,7 +51,7 @@ def open_files(
                 if not wanted(below):
                     continue
                 try:
-                    workspace.permit(below)
+                    grants.check(below)
                     if directory < 0:
                         directory = workspace.open(here, os.O_PATH | os.O_DIRECTORY)
                     fd = os.open(name, _READING, dir_fd=directory)
@@ -62,6 +67,24 @@ def open_files(
         finally:
             if directory >= 0:
                 os.close(directory)
+
+
+class _Grants:
+    """Checks paths against the agent's grants: each one, unless the grants allow to read everything."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._everything = False
+        self._left = 0
+        """Number of further paths for which `_everything` counts; the grants may change meanwhile."""
+
+    def check(self, path: Rel) -> None:
+        """Raises: ToolError if the agent may not read this path."""
+        if self._left == 0:
+            self._left, self._everything = _ASK_AGAIN, "**" in self._workspace.readable
+        self._left -= 1
+        if not self._everything or len(path) > _SHORT_NAMES:
+            self._workspace.permit(path)
 
 
 def _entries(workspace: Workspace, path: Rel, skip: frozenset[bytes]) -> list[tuple[bytes, bool]]:
