@@ -145,7 +145,9 @@ def _record_success(
 
 
 def _keep(recorder: Recorder, action: ActionRun, output: Any, data: bytes | None = None) -> Kept:
-    return recorder.keep_output(output, action.parameters, () if action.tool is None else action.tool.secrets, data)
+    known, secrets = action.digested, () if action.tool is None else action.tool.secrets
+    parameters = known.data if known is not None and known.parameters is action.parameters else None
+    return recorder.keep_output(output, action.parameters, secrets, data, parameters)
 
 
 def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:

@@ -91,8 +91,17 @@ class Recorder:
             return self.writer.keep(data, APART, value)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
-    def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = (), data: bytes | None = None) -> Kept:
+    def keep_output(
+        self,
+        value: Any,
+        parameters: Any,
+        secrets: Sequence[str] = (),
+        data: bytes | None = None,
+        parameters_data: bytes | None = None,
+    ) -> Kept:
         """As `keep`, for the output of an action with these parameters; if either may contain a secret, without hashes.
+
+        `data` and `parameters_data` are the canonical JSON of both, where the caller has it.
 
         The hash of a file in the output of `fs.write` would let a reader of the journal confirm guesses of a redacted value.
         """
@@ -103,13 +112,16 @@ class Recorder:
         if len(data) > LARGE_BYTES:
             return self.writer.keep(data, APART, value)
         view = self._redactor.redact(value, (), data)
-        if self._redactor.may_hold_hash(data) and (view is not value or self._may_hold_secret(parameters, secrets)):
+        if self._redactor.may_hold_hash(data) and (
+            view is not value or self._may_hold_secret(parameters, secrets, parameters_data)
+        ):
             view = self._redactor.hide_hashes(view)
         return self.writer.keep(data, view, value)
 
-    def _may_hold_secret(self, parameters: Any, secrets: Sequence[str]) -> bool:
+    def _may_hold_secret(self, parameters: Any, secrets: Sequence[str], data: bytes | None) -> bool:
         """True if the journal has these parameters redacted, or not at all."""
-        data = canonical(parameters)
+        if data is None:
+            data = canonical(parameters)
         return len(data) > LARGE_BYTES or self._redactor.redact(parameters, secrets, data) is not parameters
 
     def shown(self, value: Any, secrets: Sequence[str] = ()) -> Any:
