@@ -161,6 +161,8 @@ class Backups:
         self._next = 0
         self._kept: dict[str, Path] = {}
         self._counter = 0
+        self._new_names: list[Path] = []
+        """Directories that the first record syncs: since the index was opened, it may have a new name."""
         self._touched: Touched | None = None
         self._running: dict[int, _Running] = {}
         self._left: list[Origin] = []
@@ -199,7 +201,7 @@ class Backups:
             index = self._open()
             self._store_kept()
             entries = self._append(index, origin, changes, by)
-            self._disk.sync_data(index)
+            self._sync(index)
             return entries
 
     def record_commit(self, rows: Sequence[Committed], contents: Path) -> list[Entry]:
@@ -218,7 +220,7 @@ class Backups:
             entries: list[Entry] = []
             for (origin, by), group in itertools.groupby(rows, key=lambda row: (row.origin, row.by)):
                 entries += self._append(index, origin, [row.change for row in group], by)
-            self._disk.sync_data(index)
+            self._sync(index)
             return entries
 
     def touched(self) -> Touched:
@@ -243,7 +245,7 @@ class Backups:
                 self._store_kept()
                 self._append(index, origin, edited, "other")
                 self._write(index, [self._mark(origin, "began")])
-                self._disk.sync_data(index)
+                self._sync(index)
                 self._running[self._next - 1] = _Running(origin, marked=True)
                 return self._next - 1
             number = self._next
@@ -266,7 +268,7 @@ class Backups:
             # A mark alone is not synced: if it is lost in a crash, the process counts as interrupted.
             self._write(index, [self._mark(running.origin, "ended")])
             if changes:
-                self._disk.sync_data(index)
+                self._sync(index)
 
     def end_left_process(self, origin: Origin) -> None:
         """Record that one of `left_processes` has ended. Raises: StoreError."""
@@ -274,7 +276,7 @@ class Backups:
             index = self._open()
             self._left.remove(origin)
             self._write(index, [self._mark(origin, "ended")])
-            self._disk.sync_data(index)
+            self._sync(index)
 
     def left_processes(self) -> list[Origin]:
         """Processes without a recorded end, because Interlock died first. Raises: IntegrityError, StoreError."""
@@ -353,7 +355,7 @@ class Backups:
         """Open the index for appending after its last complete line."""
         if self._index is not None:
             return self._index
-        self._disk.make_directory(self.directory)
+        self._disk.make_directory(self.directory, durable=False)
         path = self.directory / "index.ndjson"
         index = self._disk.open_append(path)
         try:
@@ -367,7 +369,6 @@ class Backups:
             if whole < os.fstat(index).st_size:
                 self._disk.truncate(index, whole)
                 self._disk.sync_data(index)
-            self._disk.sync_directory(self.directory)
             with _machine(f"clean {self.directory}"):
                 for left in self.directory.glob("incoming-*"):
                     left.unlink()
@@ -375,7 +376,15 @@ class Backups:
             os.close(index)
             raise
         self._index = index
+        self._new_names = [self.directory, self.run]
         return index
+
+    def _sync(self, index: int) -> None:
+        """Make the written lines durable, with the names of the index and of its directory."""
+        self._disk.sync_data(index)
+        while self._new_names:
+            self._disk.sync_directory(self._new_names[0])
+            del self._new_names[0]
 
     def _store_kept(self) -> None:
         """Sync the new contents before renaming them, so that a name always means a complete content."""
@@ -395,6 +404,7 @@ class Backups:
             self._disk.rename(path, self.content(sha256))
         self._kept.clear()
         self._disk.sync_directory(self.directory)
+        self._new_names = [one for one in self._new_names if one != self.directory]
 
 
 def read_entries(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
