@@ -95,7 +95,8 @@ def test_a_kernel_that_cannot_show_an_overlay_behind_walls_copies_for_processes_
     assert both["shell"].output["stdout"] == "agent\n"
     assert both["shell"].posture["layer"] == "active(copy(this kernel is old))"
     assert (project.root / "b").exists()
-    assert execute(rt, fs_write())["write"].posture["layer"] == "active(overlay)"
+    other = call("fs.delete", "delete", parameters={"path": "b"})
+    assert execute(rt, fs_write(), other)["write"].posture["layer"] == "active(overlay)"
 
 
 @pytest.mark.parametrize("began", ["direct", "layer"])

@@ -7,11 +7,12 @@ import pytest
 from layer_world import World, inside
 
 from interlock.workspace.git_directories import GitDirectories
+from interlock.workspace.layer_commit import plan_commit
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layer_mounts import LayerMounts
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import ABSENT, Node
-from interlock.workspace.runs_later import runs_later
+from interlock.workspace.runs_later import may_run_later, runs_later
 
 MARK = '\\n fsmonitor = \\"touch $PWD/../ran; false\\"\\n'
 GIT = ["git", "-c", "user.name=p", "-c", "user.email=p@example.org"]
@@ -294,3 +295,27 @@ def test_another_repository_is_committed_all_the_same(repository):
         plan = world.commit(layer)
     assert all(not one.path.startswith("sub") for one in plan.blocked)
     assert git(world, "log", "--format=%s", cwd=world.root / "sub").split() == ["sub"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a", "new", "deep/er/new", ".envrc", "sub/.ENVRC", ".github/workflows/ci.yml", ".git/config", ".git/index",
+        ".git/hooks/x", "tools/run/pre-commit", "tools/other", "team/config", "bare/refs/heads/x", "bare/objects/x",
+        "half/refs/x", "half/HEAD", "half/commondir", "half/objects/ab/x", "hooks/pre-commit", "hooks/x.py",
+        ".cargo/config.toml", "x.code-workspace",
+    ],
+)  # fmt: skip
+def test_it_is_known_without_a_layer_what_a_layer_with_one_written_file_would_hold(repository, path):
+    root = repository.root
+    with open(root / ".git" / "config", "a", encoding="utf-8") as file:
+        file.write("[core]\n\thooksPath = tools/run\n[include]\n\tpath = ../team/config\n")
+    for directory in ("bare/refs", "bare/objects", "half/objects"):
+        (root / directory).mkdir(parents=True)
+    for directory in ("bare", "half"):
+        (root / directory / "HEAD").write_text("ref: refs/heads/main\n")
+    alone = may_run_later(repository.base, rel(path))
+    with repository.layer() as layer:
+        inside(layer, f"mkdir -p $(dirname {path}); echo agent > {path}")
+        plan = plan_commit(layer, repository.run)
+    assert alone == (path in blocked(plan, "runs_later")), plan.blocked

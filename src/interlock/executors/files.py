@@ -236,7 +236,14 @@ def _binding(
         tags=("files", "read_only") if read_only else ("files",),
     )
     writes: Writes = "nothing" if read_only else "marked"
-    return Binding(tool=tool, function=function, mode="thread", writes=writes, preview=_PREVIEWS.get(name))
+    return Binding(
+        tool=tool,
+        function=function,
+        mode="thread",
+        writes=writes,
+        preview=_PREVIEWS.get(name),
+        one_file=name in ("fs.write", "fs.edit"),
+    )
 
 
 def _path(access: str, description: str) -> dict[str, Any]:

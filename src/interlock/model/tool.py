@@ -289,13 +289,17 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     function: Function
     mode: Mode = "async"
     writes: Writes = "anywhere"
+    """Calls that may write the same files wait for each other.
+
+    Declare less than `anywhere` only if the function cannot do more.
+    """
     in_layer: bool = False
     """True if the function accesses files only through its context, or in processes that it starts through the
     executors; then it works in the layer of its proposal.
     """
-    """Calls that may write the same files wait for each other.
-
-    Declare less than `anywhere` only if the function cannot do more.
+    one_file: bool = False
+    """True if a call changes one file at most, in one atomic step: the file that its parameter `path` names. It checks
+    the path with the workspace's guard. Alone in a proposal, such a call needs no layer.
     """
     preview: Preview | None = None
     estimates: Estimates | None = None

@@ -77,10 +77,14 @@ def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _inside(root: bytes, path: bytes) -> Iterator[Rel]:
     """The path in the workspace, as written and without links; nothing for other paths."""
-    for one in {path, os.path.realpath(path)}:
-        relative = os.path.relpath(one, root)
-        if relative not in (b".", b"..") and not relative.startswith(b"../"):
-            yield tuple(relative.split(b"/"))
+    above = _absolute(root).rstrip(b"/") + b"/"
+    for one in {_absolute(path), _absolute(os.path.realpath(path))}:
+        if one.startswith(above) and one != above:
+            yield tuple(one[len(above) :].split(b"/"))
+
+
+def _absolute(path: bytes) -> bytes:
+    return b"/" + os.path.abspath(path).lstrip(b"/")  # noqa: PTH100 - bytes
 
 
 def _texts(trees: Iterable[Workspace], root: bytes, path: bytes) -> Iterator[bytes]:

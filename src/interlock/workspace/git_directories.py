@@ -98,7 +98,8 @@ class GitDirectories:
         """True if the configuration of the repository with its files in `top` names the path."""
         known = self._named.get(top)
         if known is None:
-            both = (self._below, self._merged)  # even without a repository, the user's own configuration may name files
+            both = dict.fromkeys((self._below, self._merged))  # without a layer they are the same
+            # even without a repository, the user's own configuration may name files
             trees = [tree for tree in both if not top or _exists(tree, (*top, b".git"))]
             known = self._named[top] = named_by(trees, top) if trees else Named(frozenset(), frozenset())
         return not known.complete or path in known.files or any(path[: len(hooks)] == hooks for hooks in known.hooks)

@@ -12,7 +12,7 @@ import functools
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 from interlock.model.errors import ToolError
@@ -64,12 +64,15 @@ class Guard:
         """Find the protected paths: the given names, and the targets of links among them."""
         self._workspace = workspace
         named = set(protected)
-        real = {there for place in named for there in _without_links(workspace, place)}
+        absent = {top for top in {place[:1] for place in named if place} if workspace.lstat(top) is None}
+        real = {there for place in named if place[:1] not in absent for there in _without_links(workspace, place)}
         self._places = named | real
         present = {place: found for place in real if (found := workspace.lstat(place)) is not None}
         self._present = tuple(present)
         self._ids = {(found.st_dev, found.st_ino) for found in present.values()}
         self._inside: set[tuple[int, int]] | None = None
+        self.also: Callable[[Rel, str], None] | None = None
+        """Called with each checked path and its field; raises ToolError to refuse it."""
 
     def check(self, path: Rel, field: str = "path", *, after: str | None = None) -> None:
         """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`.
@@ -77,6 +80,8 @@ class Guard:
         `after` is the kind of node after the change (`dir`, `absent` ...), if the change does not affect what is
         beneath, or if that is checked separately.
         """
+        if self.also is not None:
+            self.also(path, field)
         near = [place for place in self._places if related(path, place)]
         if near and not (after in ("dir", "absent") and all(len(place) > len(path) for place in near)):
             raise _refusal(field)

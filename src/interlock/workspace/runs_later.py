@@ -13,7 +13,10 @@ from typing import Final
 
 from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.layer_diff import Difference
+from interlock.workspace.names import Rel
+from interlock.workspace.nodes import ABSENT, Node
 from interlock.workspace.protect import fold
+from interlock.workspace.tree import Workspace
 
 _NAMES: Final = frozenset(
     {
@@ -77,6 +80,13 @@ _HOOK_NAMES: Final = frozenset(
     }
 )  # fmt: skip
 """Source: githooks(5)."""
+
+
+def may_run_later(workspace: Workspace, path: Rel) -> bool:
+    """True if a file that is written at this path (free of links) might stay in a layer because of `runs_later`."""
+    above = [Difference(path[:depth], ABSENT, Node("dir", mode=0o755)) for depth in range(1, len(path))]
+    one = Difference(path, ABSENT, Node("file", mode=0o644))
+    return runs_later(one, GitDirectories([*above, one], workspace, workspace))
 
 
 def runs_later(one: Difference, git: GitDirectories) -> bool:

@@ -21,7 +21,7 @@ from interlock.engine.tools.registry import Registered
 from interlock.executors.git_places import outside_places
 from interlock.executors.process_watch import to_its_end
 from interlock.model.decision import Refusal
-from interlock.model.errors import StoreError
+from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
 from interlock.model.grant import OPERATOR
 from interlock.model.result import ActionResult, LayerResult
@@ -36,6 +36,7 @@ from interlock.workspace import (
     clear_interrupted,
     commit_layer,
     kept_layers,
+    layer_directories,
     layer_of,
     open_layer,
     plan_commit,
@@ -45,6 +46,7 @@ from interlock.workspace import (
     undo_commit,
 )
 from interlock.workspace.names import Rel, show, stored, to_json
+from interlock.workspace.runs_later import may_run_later
 
 T = TypeVar("T")
 CONFLICT: Final = "workspace_conflict"
@@ -68,8 +70,8 @@ async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
     if run.layer_absent is None and _is_wanted(run):
         run.layer_absent = _why_outside(run)
         if run.layer_absent is None:
-            layer = await asyncio.to_thread(_open, run)
-        if layer is None:
+            layer = await asyncio.to_thread(_open_if_needed, run)
+        if layer is None and not run.without_layer:
             run.record(7, None, lambda _: LayerOpened(how=run.layer_absent or "", absent=True))
     if layer is None:
         yield _refuse_without(run)
@@ -142,6 +144,30 @@ def _refuse_without(run: ProposalRun) -> Refusal | None:
     if run.attempts_before:
         raise StoreError(detail, code="layer_unavailable", hint="`interlock doctor` shows what is missing")
     return Refusal("layer_unavailable", detail)
+
+
+def _open_if_needed(run: ProposalRun) -> Layer | None:
+    """As `_open`; None, with `without_layer` set, if the proposal needs no layer."""
+    run.without_layer = _changes_one_file(run)
+    return None if run.without_layer else _open(run)
+
+
+def _changes_one_file(run: ProposalRun) -> bool:
+    """True for a proposal of one action, which changes one file in one atomic step that can be undone: a layer would be
+    committed at once, and as a whole. It keeps a file that other programs execute later, and has what earlier layers keep.
+    """
+    services, directory, tool = run.services, run.run_files.directory, run.tools[0]
+    if len(run.tools) != 1 or tool is None or not tool.binding.one_file or services.settings.workspace.commit != "auto":
+        return False
+    assert services.workspace is not None
+    assert directory is not None
+    if layer_directories(directory):
+        return False
+    try:
+        path = services.workspace.locate(run.proposal.actions[0].parameters.get("path"))
+    except ToolError:
+        return False  # the call itself reports this
+    return not may_run_later(services.workspace, path)
 
 
 def _open(run: ProposalRun) -> Layer | None:

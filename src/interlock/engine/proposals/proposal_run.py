@@ -52,6 +52,8 @@ class ProposalRun:
     layer: Layer | None = None
     layer_absent: str | None = None
     """Why the proposal has no layer where the configuration wants one."""
+    without_layer: bool = False
+    """True if the proposal needs no layer, because it only changes one file that no other program executes later."""
     layer_problem: str | None = None
     """The problem in the commit of the layer."""
     layer_result: LayerResult | None = None

@@ -21,14 +21,22 @@ Check = Callable[[Rel, str, Access | None, str], None]
 class ScopedWorkspace(Workspace):
     """A workspace that checks each path. It shares everything else with the one from which it was made."""
 
-    def __init__(self, base: Workspace, check: Check, globs: Callable[[Access], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        base: Workspace,
+        check: Check,
+        globs: Callable[[Access], tuple[str, ...]],
+        *,
+        also: Callable[[Rel, str], None] | None = None,
+    ) -> None:
         """`check(place, field, access, what)` raises ToolError if the action may not use the path; `globs` are the paths that
-        processes may read or write. The base owns the root.
+        processes may read or write. `also` as in `Guard`. The base owns the root.
         """
         self.__dict__.update(base.__dict__)
         self._base = base
         self._check = check
         self._globs = globs
+        self._also = also
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -53,7 +61,9 @@ class ScopedWorkspace(Workspace):
 
     def guard(self) -> Guard:
         """As `Workspace.guard`: what is protected is looked at wherever it is."""
-        return self._base.guard()
+        guard = self._base.guard()
+        guard.also = self._also
+        return guard
 
     def walk(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
@@ -15,6 +15,7 @@ from interlock.engine.proposals.budget import Use
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.tools.registry import Registered
+from interlock.lazy import lazy
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionLog
@@ -26,6 +27,11 @@ from interlock.model.tool import Estimate, checked_cost
 from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
 from interlock.workspace.tree import Access
+
+if TYPE_CHECKING:
+    from interlock.workspace import runs_later
+else:
+    runs_later = lazy("interlock.workspace.runs_later")
 
 
 class ActionContext(msgspec.Struct, eq=False):
@@ -102,7 +108,10 @@ class ActionContext(msgspec.Struct, eq=False):
     def workspace(self) -> Any:
         """The workspace of the run, limited to the agent's grant, also through links."""
         workspace = self.run.workspace
-        return None if workspace is None else ScopedWorkspace(workspace, self._check_path, self._globs)
+        if workspace is None:
+            return None
+        also = self._check_without_layer if self.run.without_layer else None
+        return ScopedWorkspace(workspace, self._check_path, self._globs, also=also)
 
     @property
     def reach(self) -> Reach:
@@ -139,6 +148,18 @@ class ActionContext(msgspec.Struct, eq=False):
         if refusal is not None:
             message = f"{field}: {what} no grant of the agent allows it"
             raise ToolError(message, code=refusal.reason, retryable=False, path=f"$.parameters.{field}")
+
+    def _check_without_layer(self, place: Rel, field: str) -> None:
+        """Refuse a path that belongs into a layer; an approver's edit, or a changed link, may lead there."""
+        workspace = self.run.workspace
+        if workspace is not None and runs_later.may_run_later(workspace, place):
+            raise ToolError(
+                f"{field}: another program may execute this file later, so it changes in a layer only, and the action has none",
+                code="layer_unavailable",
+                retryable=False,
+                path=f"$.parameters.{field}",
+                hint="propose the change again, with this path",
+            )
 
     @property
     def backups(self) -> Any:
