@@ -390,16 +390,7 @@ class Backups:
         """Sync the new contents before renaming them, so that a name always means a complete content."""
         if not self._kept:
             return
-        together = len(self._kept) > _SINGLE_SYNCS_MAX
-        for path in self._kept.values():
-            with _machine(f"sync {path}"):
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                (self._disk.sync_filesystem if together else self._disk.sync)(fd)
-            finally:
-                os.close(fd)
-            if together:
-                break
+        _sync_contents(self._disk, list(self._kept.values()))
         for sha256, path in self._kept.items():
             self._disk.rename(path, self.content(sha256))
         self._kept.clear()
@@ -484,6 +475,19 @@ def _decode(line: bytes, place: str) -> Entry | ProcessMark:
     raise IntegrityError(
         "the index of a run's backups is damaged", code="backup_damaged", path=place, hint="undo by hand from that run"
     )
+
+
+def _sync_contents(disk: Disk, paths: Sequence[Path]) -> None:
+    together = len(paths) > _SINGLE_SYNCS_MAX
+    for path in paths:
+        with _machine(f"sync {path}"):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            (disk.sync_filesystem if together else disk.sync)(fd)
+        finally:
+            os.close(fd)
+        if together:
+            break
 
 
 def _linked(content: Path, to: Path) -> Path:
