@@ -1,5 +1,6 @@
 """A server on the official SDK, over stdio or streamable HTTP (`--http PORT_FILE`)."""
 
+import asyncio
 import socket
 import sys
 from pathlib import Path
@@ -14,6 +15,13 @@ server = MCPServer("sdk")
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+
+@server.tool()
+async def wait(seconds: float) -> str:
+    """Wait."""
+    await asyncio.sleep(seconds)
+    return "waited"
 
 
 if "--http" in sys.argv:

@@ -153,7 +153,7 @@ def test_a_call_that_is_held_in_a_shared_run_after_all_ends_the_run_and_goes_on_
     async def use():
         await warm(runtime, "s/echo")
         before = [await call(runtime, "s/echo", text=str(n)) for n in range(3)]
-        monkeypatch.setattr(shared_runs.SharedRuns, "suits", lambda *_: True)
+        monkeypatch.setattr(shared_runs.SharedRuns, "suits", lambda runs, *_: runs._services.refresh() or True)
         project.configure(CONFIGURATION.replace("allow", "ask") + project.server)
         with pytest.raises(HeldError) as held:
             await call(runtime, "s/echo", text="asked")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from functools import partial
 
 import msgspec
 
@@ -34,16 +35,22 @@ _Key = tuple[int, str, str | None]
 class _Shared:
     """An open run, and the calls in it."""
 
-    __slots__ = ("begun", "in_flight", "loop", "retired", "run", "timer")
+    __slots__ = ("begun", "ended", "in_flight", "loop", "retired", "run", "timer")
 
     def __init__(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
         self.run = run
         self.loop = loop
         self.begun = 0
         self.in_flight = 0
+        self.ended = False
         self.retired = False
         """True once it takes no further calls."""
         self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def takes_calls(self) -> bool:
+        """False once the run was stopped, had its last call, or cannot continue."""
+        return not self.retired and self.run.switch.request is None
 
 
 class SharedRuns:
@@ -84,12 +91,15 @@ class SharedRuns:
         loop = asyncio.get_running_loop()
         key = (id(loop), agent, session)
         shared = self._open.get(key)
-        if shared is None or shared.loop is not loop or shared.retired:  # an ended loop may have had the same id
+        if (
+            shared is None or shared.loop is not loop or not shared.takes_calls
+        ):  # an ended loop may have had the same id
             if shared is not None and shared.loop is not loop:
                 self._end(shared)
             own = None if agent == OPERATOR else agent
             run = Run.start(self._services, agent=own, session=session, source=SHARED_SOURCE)
             shared = self._open[key] = _Shared(run, loop)
+            run.switch.on_pull = partial(self._stopped, shared)
         if shared.timer is not None:
             shared.timer.cancel()
             shared.timer = None
@@ -113,6 +123,16 @@ class SharedRuns:
         else:
             self._end(shared)
 
+    def _stopped(self, shared: _Shared) -> None:
+        """A person has stopped the run, from any thread: end it soon, because it may be about to be undone."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed: the runtime ends the run
+            shared.loop.call_soon_threadsafe(self._end_stopped, shared)
+
+    def _end_stopped(self, shared: _Shared) -> None:
+        shared.retired = True
+        if not shared.in_flight:
+            self._end_idle(shared)
+
     def close(self) -> None:
         """End all runs. Raises: StoreError."""
         for shared in list(self._open.values()):
@@ -125,6 +145,9 @@ class SharedRuns:
             self._services.hooks.notify(f"the end of run `{shared.run.id}` could not be recorded: {error.message}")
 
     def _end(self, shared: _Shared) -> None:
+        if shared.ended:
+            return
+        shared.ended = True
         if shared.timer is not None:
             shared.timer.cancel()
             shared.timer = None

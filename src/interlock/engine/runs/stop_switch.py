@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.record.recorder import Recorder
@@ -28,6 +28,8 @@ class StopSwitch:
         self.request: StopRequest | None = None
         self._ends: list[tuple[Program, End]] = []
         self._ending = threading.Lock()
+        self.on_pull: Callable[[], None] | None = None
+        """Called after the first request, on its thread."""
         self.answer: StopAnswer | None = None
         """Set once no part of the run is running any more."""
         self._recorded = False
@@ -49,6 +51,8 @@ class StopSwitch:
                 pool.run.loop.call_soon_threadsafe(self._stop, pool)
         self._end_programs()
         self._answer_if_over()
+        if self.on_pull is not None:
+            self.on_pull()
 
     def stop_proposal(self, proposal_id: str, request: StopRequest) -> None:
         """Stop one proposal, if it is running and was not stopped; the others continue. Raises StoreError."""

@@ -65,7 +65,7 @@ def proposal_lines(
             yield from more(row.action_id)
     for left in result.not_undone:
         yield _left(out, left.action_id, left.reason, left.detail)
-    yield _summary(out, result)
+    yield _summary(out, result, running=any(line.status == "running" for line in (described or {}).values()))
 
 
 def layer_lines(result: ProposalResult) -> Iterator[str]:
@@ -167,10 +167,11 @@ def _left(out: Output, action: str, reason: str, detail: str) -> str:
     return out.paint("not undone: ", "red") + clean(": ".join(filter(None, (action, reason, detail))))
 
 
-def _summary(out: Output, result: ProposalResult) -> str:
+def _summary(out: Output, result: ProposalResult, *, running: bool = False) -> str:
     cost = result.cost
     counted = f"{cost.actions_executed} executed, {cost.actions_rejected} rejected, {cost.actions_skipped} skipped"
-    return f"{out.paint(*_mark(result.status))}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
+    mark = out.paint(*_mark("running" if running else result.status))
+    return f"{mark}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
 
 
 def _row(
@@ -182,7 +183,8 @@ def _row(
     outputs: bool = True,
 ) -> Iterator[str]:
     undone = None if described is None else described.undone
-    word, color = _mark(undone or row.status)
+    running = described is not None and described.status == "running"
+    word, color = _mark(undone or ("running" if running else row.status))
     line = f"{out.paint(f'{word:12}', color)} {clean(row.action_id)}"
     if described is not None:
         line += f"  {brief(f'{described.tool} {described.about}'.strip(), 80)}"
@@ -192,7 +194,7 @@ def _row(
         line += f"  {row.duration_ms:.0f} ms"
     if row.attempts > 1:
         line += f"  {row.attempts} attempts"
-    if row.reason:
+    if row.reason and not running:
         line += f"  {clean(row.reason)}"
     if undone:
         assert described is not None
