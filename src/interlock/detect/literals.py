@@ -40,11 +40,7 @@ class LiteralFinder:
     def occurs(self, data: bytes) -> bool:
         """Returns True if one of the words, which must be ASCII, is in the bytes."""
         if len(data) < LONG_CHARS:
-            text = data.decode("latin-1")
-            for word in self.words:  # noqa: SIM110 - faster than a generator
-                if word in text:
-                    return True
-            return False
+            return self._pattern.search(data.decode("latin-1")) is not None
         return bool(self._bytes.find_matches_as_indexes(data))
 
     @cached_property

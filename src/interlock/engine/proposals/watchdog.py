@@ -1,4 +1,4 @@
-"""Enforces time-outs: one watchdog for all the actions of a proposal, with a single timer however many of them run.
+"""Enforces time-outs: one watchdog for all the actions of a proposal or run, with a single timer however many of them run.
 
 A worker writes its deadline into its slot; the watchdog sleeps until the earliest one. An action that ends in time costs no
 timer, only one comparison.
@@ -7,7 +7,7 @@ timer, only one comparison.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
 from interlock.model.clock import Clock
@@ -78,13 +78,13 @@ class Slot:
 class Watchdog:
     """Cancels the task of each slot whose deadline has passed."""
 
-    __slots__ = ("_armed", "_clock", "_handle", "_loop", "_slots", "at")
+    __slots__ = ("_armed", "_clock", "_handle", "_slots", "at", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         """No slots, no timer."""
-        self._loop = loop
+        self.loop = loop
         self._clock = clock
-        self._slots: list[Slot] = []
+        self._slots: set[Slot] = set()
         self.at = NEVER
         """When the timer fires (monotonic nanoseconds)."""
         self._handle: asyncio.Handle | None = None
@@ -93,7 +93,13 @@ class Watchdog:
 
     def add(self, slot: Slot) -> None:
         """Watch a slot."""
-        self._slots.append(slot)
+        self._slots.add(slot)
+
+    def discard(self, slots: Iterable[Slot], *, last: bool = False) -> None:
+        """Watch these slots no longer. Unless they are the `last`, the timer stays: later slots mostly have later deadlines."""
+        self._slots.difference_update(slots)
+        if last:
+            self.close()
 
     def close(self) -> None:
         """Stop watching."""
@@ -112,13 +118,13 @@ class Watchdog:
                 return
             self._handle.cancel()
         self._armed = False
-        self._handle = self._loop.call_soon(self._arm)
+        self._handle = self.loop.call_soon(self._arm)
 
     def _arm(self) -> None:
         # Slightly late rather than early: a timer that fires too soon would have to be set again.
         seconds = max(0, self.at - self._clock.mono_ns()) / 1e9 + 0.0005
         self._armed = True
-        self._handle = self._loop.call_later(seconds, self._fire)
+        self._handle = self.loop.call_later(seconds, self._fire)
 
     def _fire(self) -> None:
         now = self._clock.mono_ns()
@@ -161,6 +167,7 @@ class Deadline:
         """Disarm the deadline, even if it is about to fire."""
         slot, self._slot = self._slot, None
         if slot is not None:
+            self._watchdog.discard([slot])
             slot.task.cancel()
 
     async def _wait(self) -> None:

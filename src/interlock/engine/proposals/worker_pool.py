@@ -21,6 +21,7 @@ from interlock.model.errors import StoreError
 from interlock.model.events import ActionSkipped
 
 T = TypeVar("T")
+TakeAction = Callable[[ActionRun], Awaitable[Ended]]
 _ABORT = Outcome.ABORT
 _SLICE_NS = 1_000_000
 """A worker lets the event loop run at least this often."""
@@ -29,8 +30,8 @@ _SLICE_NS = 1_000_000
 class WorkerPool:
     """Runs one proposal. No other code writes its rows and the order in which they ended."""
 
-    def __init__(self, run: ProposalRun, take_action: Callable[[ActionRun], Awaitable[Ended]]) -> None:
-        """Nothing starts before `drive`."""
+    def __init__(self, run: ProposalRun, take_action: TakeAction, watchdog: Watchdog | None = None) -> None:
+        """Nothing starts before `drive`. Other proposals may use the same `watchdog`, which is closed with their run."""
         self.run = run
         self._take_action = take_action
         self._scheduler = Scheduler(run.graph)
@@ -44,7 +45,8 @@ class WorkerPool:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._returning: deque[asyncio.Future[None]] = deque()
         self._slots: list[Slot] = []
-        self._watchdog = Watchdog(run.loop, run.clock)
+        self._watchdog = watchdog or Watchdog(run.loop, run.clock)
+        self._own_watchdog = watchdog is None
 
     # -- start and end
 
@@ -83,8 +85,8 @@ class WorkerPool:
             await self._join()
             raise
         finally:
-            self._watchdog.close()
             deadline.close()
+            self._watchdog.discard(self._slots, last=self._own_watchdog)
         if self._failure is not None:
             raise self._failure
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -19,6 +20,7 @@ from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.proposals.expand import expand
 from interlock.engine.proposals.programs import record_ends
 from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.watchdog import Watchdog
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.run_files import RunFiles
@@ -38,6 +40,7 @@ from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.executors.background import Programs
 from interlock.journal.stops import StopAnswer, StopRequest
+from interlock.model.decision import Refusal
 from interlock.model.errors import InterlockError, ProposalError, StoreError, ToolError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Proposal
@@ -59,6 +62,7 @@ class Run:
         self.switch = StopSwitch(services, run_id)
         self._indexed = IndexedRun(services)
         self._proposals: set[str] = set()
+        self._watchdog: Watchdog | None = None
 
     @property
     def recorder(self) -> Recorder | None:
@@ -202,7 +206,9 @@ class Run:
         )  # fmt: skip
         run.only = only
         record_received(run, None if token is None else token.digest)
-        return await self.carry_on(WorkerPool(run, take_action))
+        if not only and (self._watchdog is None or self._watchdog.loop is not run.loop):
+            self._watchdog = Watchdog(run.loop, run.clock)
+        return await self.carry_on(WorkerPool(run, take_action, self._watchdog))
 
     def allowance(self, proposal: Proposal, *, dry_run: bool) -> Allowance:
         """The budgets of a proposal of this run. A dry run counts only in memory."""
@@ -218,7 +224,7 @@ class Run:
             _warm_up(run)
             try:
                 with self.switch.over(pool):
-                    async with working_layer(run) as refusal, writing(pool):
+                    async with _with_files(pool) as refusal:
                         if refusal is None:
                             await pool.drive(replay)
                         self.switch.release(pool)
@@ -237,6 +243,8 @@ class Run:
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
         self.services.hooks.runs.discard(self)
+        if self._watchdog is not None:
+            self._watchdog.close()
         if self.switch.request is not None and not self.tally.statuses:
             self.nothing_began()
         status = self.status
@@ -287,6 +295,20 @@ class Run:
         self.tally.statuses.add("rejected")
         if self.recorder is not None:
             record_rejected(self.recorder, proposal_id, error)
+
+
+def _with_files(pool: WorkerPool) -> AbstractAsyncContextManager[Refusal | None]:
+    """The layer of a proposal and its turns to write, unless none of its tools can touch files."""
+    run = pool.run
+    if run.layer is None and not run.attempts_before and not any(tool and tool.touches_files for tool in run.tools):
+        return contextlib.nullcontext()
+    return _in_layer(pool)
+
+
+@contextlib.asynccontextmanager
+async def _in_layer(pool: WorkerPool) -> AsyncIterator[Refusal | None]:
+    async with working_layer(pool.run) as refusal, writing(pool):
+        yield refusal
 
 
 def _require_new(proposal_id: str, known: set[str]) -> None:

@@ -64,7 +64,7 @@ async def serve(start: Callable[[Callable[[bytes], None]], Session], stop: async
 
 
 class _Output:
-    """Writes the frames of each turn of the loop together: as far as that cannot block on the loop itself, the rest on a thread.
+    """Writes frames: as far as that cannot block on the loop, the rest on a thread.
 
     Standard output may be a pipe that the client reads slowly, or a file. It is never set to non-blocking, because other
     processes can share its description.
@@ -74,7 +74,8 @@ class _Output:
         """`close` closes the descriptor `target`."""
         self._target = _target_of(target)
         self._frames: list[bytes] = []
-        self._scheduled = False
+        self._gathering = False
+        """True after the first frame of a turn of the loop: the others are written together, at its end."""
         self._rest: asyncio.Task[None] | None = None
         """Writes on a thread. Until it has ended, nothing is written on the loop."""
         self._loop = asyncio.get_running_loop()
@@ -82,9 +83,10 @@ class _Output:
 
     def send(self, frame: bytes) -> None:
         self._frames.append(frame)
-        if not self._scheduled and self._rest is None:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        if not self._gathering and self._rest is None:
+            self._gathering = True
+            self._loop.call_soon(self._gathered)
+            self._flush()
 
     async def close(self) -> None:
         self._flush()
@@ -92,8 +94,11 @@ class _Output:
             await self._rest
         self._target.close()
 
+    def _gathered(self) -> None:
+        self._gathering = False
+        self._flush()
+
     def _flush(self) -> None:
-        self._scheduled = False
         if self._rest is not None or not self._frames:
             return
         data = self._take()
