@@ -10,7 +10,7 @@ from engine_world import TOML, beside, call, execute
 import interlock.engine.completion.layers as layers_module
 from interlock.disk import Disk, store_error
 from interlock.journal import read as read_journal
-from interlock.model.errors import ConflictError
+from interlock.model.errors import ConflictError, StoreError
 from interlock.model.events import LayerKept
 from interlock.workspace.effects import aside_name
 
@@ -308,3 +308,22 @@ def test_after_a_commit_of_some_paths_the_run_shows_how_many_changes_wait(new_pr
     assert (waits.changes, waits.reason) == (3, "workspace_full")
     asyncio.run(rt.runs.commit(result.run_id, ["b"]))
     assert rt.runs.results(result.run_id)[0].workspace.changes == 2
+
+
+def test_recovery_without_space_removes_temporary_files_and_names_the_runs_that_it_could_not_put_in_order(cut):
+    (temporary,) = cut.root.glob(".interlock-*.tmp")
+    rt = cut.open()
+
+    def full(*_arguments, **_changes):
+        raise StoreError("commit: disk full", code="disk_full")
+
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr(rt.services.index, "update", full)
+        with pytest.raises(StoreError) as caught:
+            rt.runs.recover()
+        with pytest.raises(StoreError):
+            execute(rt, shell("true"))  # nothing new begins before the journals are in order
+    assert caught.value.code == "disk_full"
+    assert [(one.run_id, one.need) for one in caught.value.found] == [(cut.runs()[0], "repair")]
+    assert not temporary.exists()
+    assert [one.need for one in rt.runs.recover()] == ["resume"]

@@ -243,7 +243,7 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = field(default=1024 * MIB, name="tmp")
     disk_bytes: Annotated[
         int,
-        Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Size of the files in the layer of a proposal."),
+        Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Size of a layer's files, at least 4 KiB each."),
     ] = field(default=16 * 1024 * MIB, name="disk")
     output_bytes: Annotated[
         int, Meta(ge=1024, le=MIB, extra=_SIZE, description="Amount kept of each output stream of a process action.")

@@ -1,6 +1,7 @@
 """The size of a layer, measured while the processes of an action write to it.
 
-Holes in files count: they take no disk space, but time, because every file of a layer is read for comparison.
+Holes in files count: they take no disk space, but time, because every file of a layer is read for comparison. An empty file
+or a link counts as one block, because a file system has room for a limited number of files.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+_BLOCK: Final = 4096
 _ANEW_S: Final = 5.0
 _SHARE: Final = 20
 """After a measurement, pause for this many times the CPU time that it took."""
@@ -49,7 +51,7 @@ class LayerSize:
     def _measure(self, free: int) -> None:
         began = time.thread_time()
         if self._before is None:
-            self._before = sum(-(-size // 4096) * 4096 for size in self._copied())
+            self._before = sum(max(1, -(-size // _BLOCK)) * _BLOCK for size in self._copied())
         self._used = max(0, _size_of(self._directory) - self._before)
         self._free = free
         self._next = time.monotonic() + _SHARE * (time.thread_time() - began)
@@ -57,7 +59,10 @@ class LayerSize:
 
 
 def _size_of(directory: Path) -> int:
-    """Bytes of all files beneath, including holes. A file with several names counts once; inaccessible files do not count."""
+    """Bytes of all files beneath, including holes, at least a block each.
+
+    A file with several names counts once; inaccessible files do not count.
+    """
     total = 0
     linked: set[tuple[int, int]] = set()
     pending: list[str] = [os.fspath(directory)]
@@ -67,7 +72,7 @@ def _size_of(directory: Path) -> int:
                 for entry in entries:
                     found = entry.stat(follow_symlinks=False)
                     if found.st_nlink == 1 or (found.st_dev, found.st_ino) not in linked:
-                        total += max(found.st_blocks * 512, found.st_size)
+                        total += max(found.st_blocks * 512, found.st_size, _BLOCK)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     elif found.st_nlink > 1:

@@ -68,6 +68,17 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that this recovery moved from the journal to `journal.torn`."""
 
 
+class RecoveryIncompleteError(StoreError):
+    """There was no space in the state directory. What needs no space was done for every run, and a new run must wait."""
+
+    def __init__(self, found: list[Unfinished], why: StoreError) -> None:
+        """`found` as returned by `recover_all`, with the runs that could not be put in order."""
+        super().__init__(
+            "the recovery is incomplete: the disk of the state directory is full", code=why.code, hint=why.hint
+        )
+        self.found = found
+
+
 def recover_all(
     db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Desk | None = None, *, root: Path | None
 ) -> list[Unfinished]:
@@ -77,9 +88,13 @@ def recover_all(
     there at once. A journal that has not changed since it was last put in order is not read again. Temporary files that a killed
     process left in the workspace at `root` are removed, also those of a killed commit of an ended run's layers.
 
-    Raises: StoreError.
+    Raises: StoreError; RecoveryIncompleteError if the disk is full.
     """
-    adopt_orphans(index, runs, disk)
+    full: StoreError | None = None
+    try:
+        adopt_orphans(index, runs, disk)
+    except StoreError as error:
+        full = _only_full(error)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
     rows.sort(key=lambda row: (row.started_us, row.run_id), reverse=True)
     store = ApprovalStore(
@@ -98,16 +113,32 @@ def recover_all(
             found.append(_need_of(row, facts, answered))
             continue
         journal = fingerprint(str(runs / row.run_id))  # taken first, so that a later write makes it differ
-        one, facts = _recover_one(db, index, runs, disk, row, desk, store, root)
+        try:
+            one, facts = _recover_one(db, index, runs, disk, row, desk, store, root)
+        except StoreError as error:
+            full, facts = _only_full(error), None
+            one = _report(row, "repair", "there is no space to put it in order", "interlock recover")
         if one is not None:
             found.append(one)
             if facts is not None and journal and not one.moved_bytes:
                 learnt[row.run_id] = journal, facts
-    remembered.remember(learnt)
-    remembered.forget(remembered.ids() - {row.run_id for row in rows})
     if root is not None:
         _discard_of_commits(runs, sorted(index.ids() - {row.run_id for row in rows}), disk, root)
+    try:
+        remembered.remember(learnt)
+        remembered.forget(remembered.ids() - {row.run_id for row in rows})
+    except StoreError as error:
+        full = _only_full(error)
+    if full is not None:
+        raise RecoveryIncompleteError(found, full)
     return found
+
+
+def _only_full(error: StoreError) -> StoreError:
+    """Returns the error of a full disk. Raises: any other."""
+    if error.code != "disk_full":
+        raise error
+    return error
 
 
 def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
@@ -176,8 +207,12 @@ def _recover_one(
         require_not_behind(row, report.status)
         replayed = ReplayedRun(directory, open_only=True)
         replayed.add_torn(report.intents)
+        if row.status == "running" and replayed.finished is None and root is not None:
+            _discard_temporaries(directory, disk, root, replayed.proposals)
         apply_commits(db, replayed)
     except StoreError as error:
+        if error.code == "disk_full":
+            raise
         if error.code == "run_locked":
             return _report(row, "nothing", error.message, None), None
         # Only reported: an unreadable journal must not block other runs.
@@ -203,8 +238,6 @@ def _recover_one(
     if row.status == "running":
         # Its unfinished writes invalidate the results that other runs have read.
         ResultCache(db, row.workspace, SystemClock()).clear()
-        if root is not None:
-            _discard_temporaries(directory, disk, root, replayed.proposals)
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
     return _need(row, replayed, report, desk, store)

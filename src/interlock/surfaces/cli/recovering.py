@@ -58,13 +58,18 @@ def recover(
             "RUN, `--action` and `--as` must be given together",
             hint="`interlock recover RUN --action a2 --as succeeded`",
         )
-    from interlock.engine.runs.recover import recover_all  # noqa: PLC0415 - start-up
+    from interlock.engine.runs.recover import RecoveryIncompleteError, recover_all  # noqa: PLC0415 - start-up
 
     with history() as past:
         if run_id is not None:
             past.directory(run_id)
         with _desk() as desk:
-            found = recover_all(past.db, past.index, past.place.runs, past.disk, desk, root=past.place.root)
+            try:
+                found = recover_all(past.db, past.index, past.place.runs, past.disk, desk, root=past.place.root)
+            except RecoveryIncompleteError as error:
+                for line in [line for one in error.found for line in _lines(out, one)]:
+                    out.note(line)
+                raise
     if run_id is not None:
         found = [one for one in found if one.run_id == run_id]
     out.emit(found, lambda: [line for one in found for line in _lines(out, one)] or ["no unfinished runs"])
