@@ -185,6 +185,18 @@ def test_quiet_says_nothing_but_errors(cli):
     assert cli("run", plan, "-q", "--json").json["status"] == "succeeded"
 
 
+def test_quiet_says_no_warnings_not_even_beside_a_failure(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text().replace("allow = [", 'allow = ["nothing.of.this.name", ', 1))
+    assert cli("trust", "--yes", "-q").code == 0
+    plan, bad = cli.plan(call("fs.list")), cli.plan(call("fs.read", path="missing"), name="bad.json")
+    assert "no tool is named `nothing.of.this.name`" in cli("run", plan).err
+    for argv in (["run", plan], ["simulate", plan], ["verify", plan], ["policy", "check"], ["tools", "list"]):
+        assert cli(*argv, "-q").err == "", argv
+    said = cli("run", bad, "-q")
+    assert (said.code, "missing" in said.err, "no tool is named" in said.err) == (1, True, False)
+
+
 def test_quiet_says_what_failed(cli):
     """A failure is said whatever the command: nothing on standard output, and the answer on standard error."""
     (cli.root / "bad.json").write_text(

@@ -265,11 +265,46 @@ def test_bare_undo_after_an_undo_offers_the_run_before(cli):
     assert not (cli.root / "old").exists()
 
 
+def test_bare_undo_offers_the_newest_run_that_has_something_to_undo(cli):
+    run_id = cli.run(write("old"))["run_id"]
+    cli.run(write("a"), call("fs.read", path="missing"))  # rolled back
+    cli.run(call("fs.list"))
+    terminal = Terminal(cli, "undo")
+    try:
+        seen = terminal.wait_for("Undo this run?")
+        terminal.type("y\r")
+        assert terminal.end()[0] == 0
+    finally:
+        terminal.close()
+    assert run_id in seen
+    assert "have nothing that can be undone" in seen
+    assert not (cli.root / "old").exists()
+
+
+def test_all_views_agree_about_an_undo_that_could_not_undo_anything(cli):
+    work_directly(cli)
+    run_id = cli.run(call("shell", command="true"), call("fs.list"))["run_id"]
+    undo_id = cli("undo", run_id, "--json").json["run_id"]
+    assert [line["undone"] for line in cli("log", "--json").json[:2]] == ["not_undone", None]
+    listed = {one["run_id"]: one["undone_by"] for one in cli("runs", "list", "--json").json}
+    assert listed[run_id] is None
+    shown = cli("runs", "show", run_id)
+    assert f"tried by {undo_id}" in shown.out
+    assert [row["undone"] for row in cli("runs", "show", run_id, "--json").json["proposals"][0]["results"]] == [
+        "not_undone",
+        None,
+    ]
+    assert cli("runs", "report", run_id, "--output", "report.html").code == 0
+    page = (cli.root / "report.html").read_text()
+    assert f"Could not be undone by run {undo_id}." in page
+    assert "Undone by" not in page
+
+
 def test_bare_undo_of_a_run_that_did_nothing_says_so(cli):
     cli.run(call("fs.list"))
     terminal = Terminal(cli, "undo")
     try:
-        terminal.wait_for("nothing that can be undone")
+        terminal.wait_for("no run has anything that can be undone")
         assert terminal.end()[0] == 2
     finally:
         terminal.close()

@@ -88,7 +88,7 @@ def test_doctor_sees_unfinished_runs_and_questions(cli):
     cli("run", cli.plan(call("fs.move", source="a.txt", destination="b.txt")), "--no-wait")
     _, found = facts(cli)
     assert found["runs", "unfinished"]["detail"] == "1 held"
-    assert found["approvals", "questions"]["detail"].startswith("1 ")
+    assert found["approvals", "holds"]["detail"].startswith("1 ")
 
 
 def test_doctor_works_without_a_project(bare):

@@ -161,7 +161,7 @@ def test_who_may_not_answer_is_told_why_and_the_question_stays(cli, terminal, mo
     shell = terminal("run", move)
     shell.wait_for("[s]how all")
     shell.type("a")
-    shell.wait_for("not accepted: the user who started the run may not answer its questions")
+    shell.wait_for("not accepted: the user who started the run may not answer its holds")
     shell.wait_for("[s]how all")
     assert len(cli("approvals", "list", "--json").json) == 1
 

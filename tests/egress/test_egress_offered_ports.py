@@ -64,6 +64,12 @@ def test_connections_are_on_record_as_those_to_the_program(project, site):
     assert event.received_bytes > 0
 
 
+def test_the_results_about_a_server_name_its_ports(project, site):
+    look = action("o", "proc.output", ["w"], handle=HANDLE)
+    with_ports = execute(project(), *serving(), look)
+    assert with_ports["w"].output["ports"] == with_ports["o"].output["ports"] == [8000]
+
+
 def test_only_the_ports_that_it_named_are_reached(project, site):
     command = f"{sys.executable} -u -m http.server 8001 & {SERVER}"
     both = action("c", "shell", ["w"], command=f"{GET}; curl -sS http://127.0.0.1:8001/hello", check=False)

@@ -105,6 +105,33 @@ def test_the_function_stays_what_it_was():
     assert inspect.isfunction(greet)
 
 
+class Counter:
+    def __init__(self, start: int) -> None:
+        self.count = start
+
+    def add(self, by: int = 1, *, twice: bool = False) -> int:
+        """Add."""
+        self.count += by * (2 if twice else 1)
+        return self.count
+
+    @classmethod
+    def zero(cls) -> int:
+        """Count from nothing."""
+        return cls(0).count
+
+
+def test_a_method_of_an_instance_is_declared_for_that_instance_alone():
+    one, other = Counter(1), Counter(10)
+    first = tool(read_only=True)(one.add)
+    second = tool(name="other")(other.add)
+    assert (first.__interlock_tool__.name, first.__interlock_tool__.read_only) == ("add", True)
+    assert (bind(second).tool.name, bind(second).tool.read_only) == ("other", False)
+    assert bind(first).tool.parameters == bind(one.add).tool.parameters
+    assert (call(first, {"by": 2}), call(second, {"twice": True}), first(1)) == (3, 12, 4)
+    assert not hasattr(Counter.add, "__interlock_tool__")
+    assert bind(tool(name="zero")(Counter.zero)).tool.name == "zero"
+
+
 def test_every_option_reaches_the_definition():
     @tool(
         name="ops/restart",

@@ -162,7 +162,7 @@ class Programs:
         """`proc.output`."""
         program = self._find(parameters["handle"], ctx)
         outcome = await self._look(program, ctx)
-        return _shown(outcome, parameters)
+        return _shown(program, outcome, parameters)
 
     async def wait(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`proc.wait`: wait until the program ends or has printed a text."""
@@ -173,7 +173,7 @@ class Programs:
         while True:
             outcome = await self._look(program, ctx)
             found = needle is not None and (needle in outcome.stdout or needle in outcome.stderr)
-            shown = {**_shown(outcome, parameters), "found": found}
+            shown = {**_shown(program, outcome, parameters), "found": found}
             if found or (outcome.report["ended"] and needle is None):
                 return shown
             if outcome.report["ended"]:
@@ -206,7 +206,7 @@ class Programs:
         enclosure = self._runner.enclosure
         posture = enclosure.posture_unrecorded if program.record is None else enclosure.posture
         account(outcome.report, ctx, posture("proxied"), changed=None)
-        return {**_shown(outcome, parameters), "stopped": ran}
+        return {**_shown(program, outcome, parameters), "stopped": ran}
 
     # -- ends
 
@@ -342,8 +342,8 @@ def _end_of(outcome: Outcome, why: str) -> End:
     return End(why, outcome)
 
 
-def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Returns the tools' output: the program's status, and its output streams from the call's offsets."""
+def _shown(program: Program, outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Returns the tools' output: the program's status and `ports`, and its output streams from the call's offsets."""
     report = outcome.report
     shown: dict[str, Any] = {
         "running": not report["ended"],
@@ -352,6 +352,8 @@ def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
         "strays_ended": report["strays_killed"],
         "duration_ms": report["duration_ms"],
     }
+    if program.offer is not None:
+        shown["ports"] = list(program.offer.ports)
     for name, data, total in (
         ("stdout", outcome.stdout, report["stdout_bytes"]),
         ("stderr", outcome.stderr, report["stderr_bytes"]),

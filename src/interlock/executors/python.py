@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeVar, overload
 
@@ -71,7 +72,8 @@ def tool(
 def tool(function: Any = None, /, **options: Any) -> Any:
     """Declare a function as a tool: `@tool`, or `@tool(read_only=True, timeout="10s")`.
 
-    The function is unchanged, and carries its definition as `__interlock_tool__`. By default, its name, docstring and
+    The function is unchanged, and carries its definition as `__interlock_tool__`; for a method of an instance,
+    `tool(...)(thing.method)` returns another bound method that does. By default, its name, docstring and
     type hints give the tool's name, description and schema. Durations (`timeout`, `cache_ttl`, `per` of a rate limit)
     carry units. `returns` is a type or a JSON Schema that outputs are checked against. With `isolation="process"`, each
     call runs in a process behind the runtime's walls, which is killed at the time-out; the function must be defined at
@@ -140,15 +142,30 @@ def bind(
 
 def _declare(function: Any, options: dict[str, Any]) -> Any:
     target = function.__func__ if isinstance(function, staticmethod | classmethod) else function
+    holder = target
+    if isinstance(function, types.MethodType) and inspect.isfunction(function.__func__):
+        holder = _copy(function.__func__)
+        function = target = types.MethodType(holder, function.__self__)
     definition = _definition(target, options, skip_first=isinstance(function, classmethod) or _wants_self(target))
     try:
-        setattr(target, ATTRIBUTE, definition)
+        setattr(holder, ATTRIBUTE, definition)
     except (AttributeError, TypeError):
         raise InvalidToolError(
             f"a `{type(target).__name__}` cannot be declared a tool",
             hint="`runtime.register(...)` accepts it directly; to declare options, wrap it in a function",
         ) from None
     return function
+
+
+def _copy(function: types.FunctionType) -> types.FunctionType:
+    """The same function again, so that a definition on it applies to the methods of one instance only."""
+    copy = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    for name in (*functools.WRAPPER_ASSIGNMENTS, "__kwdefaults__"):
+        setattr(copy, name, getattr(function, name))
+    vars(copy).update(vars(function))
+    return copy
 
 
 def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_first: bool = False) -> Tool:

@@ -290,7 +290,7 @@ def _approvers(place: Place, env: Mapping[str, str]) -> Iterator[Fact]:
         without = [row.name for row in rows if not row.has_pin]
         yield _fact("approvals", "approvers", "ok", names + (f" (no PIN: {', '.join(without)})" if without else ""))
     if waiting:
-        yield _fact("approvals", "questions", "warning", f"{waiting} wait for an answer", "interlock approvals list")
+        yield _fact("approvals", "holds", "warning", f"{waiting} wait for an answer", "interlock approvals list")
 
 
 def _runs(place: Place) -> Iterator[Fact]:

@@ -1,4 +1,4 @@
-"""`runtime.approvals`: the questions of a workspace, for a program, like `interlock approvals` at a terminal."""
+"""`runtime.approvals`: the holds of a workspace, for a program, like `interlock approvals` at a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Approvals:
-    """Asks, lists and answers questions. Every method may block while another process has the database locked.
+    """Asks people, and lists and answers holds. Every method may block while another process has the database locked.
 
     Once approvers are registered, an answer needs the `token` of one: running as the user is no proof.
     """
@@ -50,7 +50,7 @@ class Approvals:
         `group` names the approvers who decide. Without an answer within `timeout_ms` (default: `approvals.ttl`) it is refused.
         Cancelling the caller withdraws the question. This call uses the approval up.
 
-        Raises: UsageError, CanonicalError for a context that is not JSON; HeldError in a process that leaves questions open;
+        Raises: UsageError, CanonicalError for a context that is not JSON; HeldError in a process that leaves holds open;
         StoreError.
         """
         desk = self.desk
@@ -65,27 +65,27 @@ class Approvals:
         return answer_of(answered)
 
     def subscribe(self, notifier: Notifier | Callable[[Hold], None]) -> None:
-        """Notify this one too of each question, on a separate thread, with time limits and retries; a failure is audited.
+        """Notify this one too of each hold, on a separate thread, with time limits and retries; a failure is audited.
 
         A notifier has a `name` and `notify(hold, timeout_s)`, which raises `interlock.NotifyError`; a plain function gets the
-        question. The question is redacted for use outside of this machine. In an in-memory runtime, questions wait from now on.
+        hold. The hold is redacted for use outside of this machine. In an in-memory runtime, holds wait from now on.
         """
         self.desk.add_notifier(notifier)
 
     # -- answering
 
     def list(self, status: Status | None = "pending", *, limit: int = 1_000) -> Sequence[Hold]:
-        """Questions in the order in which they were asked; `status=None` for all. Raises: StoreError."""
+        """Holds in the order in which they were made; `status=None` for all. Raises: StoreError."""
         return self._answering().holds(status, limit=limit)
 
     def get(self, approval: str) -> Hold:
-        """A question by its id, a unique prefix of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
+        """A hold by its id, a unique prefix of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
         found = self._answering().hold(self.desk.store.find(approval))
-        assert found is not None, "questions are never deleted"
+        assert found is not None, "holds are never deleted"
         return found
 
     async def wait(self, approval: str, timeout_s: float) -> bool:
-        """Wait until the question is no longer pending. False if it still is after `timeout_s` seconds; it then stays open.
+        """Wait until the hold is no longer pending. False if it still is after `timeout_s` seconds; it then stays open.
 
         Raises: UsageError `not_found`; StoreError.
         """
@@ -100,7 +100,7 @@ class Approvals:
     def approve(
         self, approval: str | Hold, *, reason: str = "", scope: Scope = "once", token: str | None = None
     ) -> Hold:
-        """Let the call continue, exactly as the question showed it; see `edit` for the arguments and errors.
+        """Let the call continue, exactly as the hold showed it; see `edit` for the arguments and errors.
 
         `scope="session"` and `"always"` cover all such calls of the agent, for at most eight hours and 100 uses.
         """
@@ -115,8 +115,8 @@ class Approvals:
     ) -> Hold:
         """Change the call's parameters (a JSON merge patch: null removes) and approve the changed call.
 
-        `approval` is the question that was seen, or an id, which means the question as it was first asked: if a person has
-        edited it since, only the former is accepted. Returns the question afterwards, `pending` if more answers are needed.
+        `approval` is the hold that was seen, or an id, which means the hold as it was first shown: if a person has
+        edited it since, only the former is accepted. Returns the hold afterwards, `pending` if more answers are needed.
         Raises: UsageError `not_found`, or `invalid_parameters` if the edited parameters do not match the tool; ConflictError
         (`already_resolved`, `changed`, `separation`, `not_in_group`); AccessError `unauthenticated`; StoreError.
         """
@@ -133,7 +133,7 @@ class Approvals:
     # -- the audit
 
     def audit(self, approval: str | None = None, *, after: int = 0, limit: int = 1_000) -> Sequence[AuditRecord]:
-        """The audit records of questions, approvers and grants, in order, after record number `after`; of one question or all.
+        """The audit records of holds, approvers and grants, in order, after record number `after`; of one hold or all.
 
         Raises: UsageError `not_found`, `ambiguous_id`; StoreError.
         """

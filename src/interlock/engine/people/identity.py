@@ -33,10 +33,10 @@ else:
     trust = lazy("interlock.settings.trust")
 
 _REFUSALS = {
-    "agent_may_not_approve": "an agent never answers its own questions",
-    "separation": "the user who started the run may not answer its questions",
+    "agent_may_not_approve": "an agent never answers its own holds",
+    "separation": "the user who started the run may not answer its holds",
     "not_in_group": "this hold is for other groups of approvers",
-    "changed": "the question is no longer the one that was shown",
+    "changed": "the hold is no longer the one that was shown",
 }
 
 
@@ -145,6 +145,6 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
     raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=hint)
 
 
-def watch_questions(desk: Desk) -> int | None:
-    """A descriptor that becomes readable when a question has changed (close it); None if the kernel does not support this."""
+def watch_holds(desk: Desk) -> int | None:
+    """A descriptor that becomes readable when a hold has changed (close it); None if the kernel does not support this."""
     return desk.wake.watch()

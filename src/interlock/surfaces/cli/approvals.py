@@ -13,7 +13,7 @@ import msgspec
 
 from interlock.engine.people.answers import Answering, Approver, AuditRecord, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
-from interlock.engine.people.identity import Proof, identify, open_desk, require, watch_questions
+from interlock.engine.people.identity import Proof, identify, open_desk, require, watch_holds
 from interlock.model.decode import decode_value
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.units import duration_ms
@@ -210,7 +210,7 @@ def _records(desk: Desk, subject: str | None, after: int, *, follow: bool) -> It
     """The records; with `follow` also new ones, without an end."""
     from interlock.surfaces.cli.watching import wait_for_change  # noqa: PLC0415 - start-up
 
-    changes = watch_questions(desk) if follow else None
+    changes = watch_holds(desk) if follow else None
     try:
         while True:
             fresh = desk.store.audit.records(subject, after=after)

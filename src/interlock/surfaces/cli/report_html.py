@@ -140,7 +140,8 @@ def _action(line: ActionLine, output: Any) -> str:
     parts = [f'<article><h3>{_title(line)}</h3><p><b class="{_color(line)}">{_text(status)}</b> ']
     parts.append(f"<small>{when(line.at_us)}, {line.duration_ms:.0f} ms</small></p>")
     if line.undone_by:
-        parts.append(f"<p>Undone by run {_text(line.undone_by)}.</p>")
+        what = "Could not be undone" if line.undone == "not_undone" else "Undone"
+        parts.append(f"<p>{what} by run {_text(line.undone_by)}.</p>")
     if line.error:
         parts.append(_sentence(line.error))
     elif (summary := outcome(described(line.tool, line.parameters), output)) is not None:

@@ -198,7 +198,7 @@ def _row(
         line += f"  {clean(row.reason)}"
     if undone:
         assert described is not None
-        line += f"  by {clean(described.undone_by or '')}"
+        line += f"  {'tried ' if undone == 'not_undone' else ''}by {clean(described.undone_by or '')}"
     yield line
     if row.waited_for and (row.status == "skipped" or row.waited_ms >= WAIT_SHOWN_MS):
         waited = "was waiting" if row.status == "skipped" else f"waited {row.waited_ms / 1000:.0f} s"

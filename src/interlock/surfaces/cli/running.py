@@ -146,7 +146,7 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool, skip_
 
     An undo is itself a run, and can be undone.
 
-    Without RUN, at a terminal: shows what undoing the newest run that is not undone would change, and asks for
+    Without RUN, at a terminal: shows what undoing the newest run with something to undo would change, and asks for
     confirmation.
 
     Exit code: 0 if everything was undone, 1 if something was not: it cannot be undone, or was changed since.

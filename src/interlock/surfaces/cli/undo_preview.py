@@ -10,9 +10,9 @@ from typing import Final
 import click
 
 from interlock.engine.gate.entailed import UNDO_TOOL
-from interlock.engine.inspect.actions import ActionLine
+from interlock.engine.inspect.actions import ActionLine, run_lines
 from interlock.engine.inspect.history import History, RunRow
-from interlock.engine.inspect.undone import find_undos
+from interlock.engine.inspect.undone import Undos, find_undos
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.surfaces.cli.looking import action_line, line_width
 from interlock.surfaces.cli.open_project import at_terminal, history
@@ -37,23 +37,17 @@ def choose_run(out: Output, action: str | None) -> str | None:
         raise UsageError("name the run to undo", hint=_HINT)
     with history() as past:
         newest = past.run(past.find("last"))
-        row = _find_not_undone(past, action)
+        row, shown = _find_undoable(past, action)
         run_id = row.run_id
-        shown = list(lines_of(past, row).values())
         try:
             deque(past.proposals(run_id), maxlen=0)
         except InterlockError as error:
-            hint = f"`interlock undo {run_id}` tries anyway"
-            raise IntegrityError(error.message, code=error.code, hint=hint) from error
+            raise _with_hint(error, run_id) from error
         chosen = [line for line in shown if action in (None, line.action_id)]
-        if not any(_can_act(line) for line in chosen):
-            raise UsageError(
-                f"the newest run that is not undone, `{run_id}`, has nothing that can be undone",
-                code="nothing_to_undo",
-                hint="name an earlier one: `interlock runs list` shows them",
-            )
         if newest.source == UNDO_TOOL:
             out.note(f"the newest run is an undo; `interlock undo {clean(newest.run_id)}` redoes what it undid")
+        elif newest.run_id != run_id:
+            out.note(f"newer runs, such as {clean(newest.run_id)}, have nothing that can be undone")
         for text in _preview(out, row, chosen, _files_of(past, run_id)):
             out.write(sys.stderr, text)
         if not click.confirm("Undo this run?" if action is None else "Undo this action?", err=True):
@@ -68,19 +62,41 @@ def choose_run(out: Output, action: str | None) -> str | None:
     return run_id
 
 
-def _find_not_undone(past: History, action: str | None) -> RunRow:
-    """The run to offer. Raises: UsageError `nothing_to_undo`."""
-    for row in past.runs():
-        if row.source == UNDO_TOOL:
-            continue
-        undos = find_undos(past.place.runs, past.runs(since_us=row.started_us))
-        if action is not None or not undos.tried(row.run_id):
-            return row
+def _find_undoable(past: History, action: str | None) -> tuple[RunRow, list[ActionLine]]:
+    """The run to offer, with all of its actions: the newest one with an action that can still be undone.
+
+    Raises: UsageError `nothing_to_undo`; IntegrityError if the journal of a newer run is damaged.
+    """
+    rows = [row for row in past.runs() if row.source != UNDO_TOOL]
+    undos = Undos(())
+    for number, row in enumerate(rows):
+        if number < 2:  # nearly always the newest is the one, and only its own undos need to be found
+            undos = find_undos(past.place.runs, past.runs(since_us=None if number else row.started_us))
+        found = [] if action is None and undos.tried(row.run_id) else _marked_lines(past, row, undos)
+        if any(_can_act(line) for line in found if action in (None, line.action_id)):
+            return row, found
     raise UsageError(
-        "every run is undone already",
+        "no run has anything that can be undone, or everything is undone already",
         code="nothing_to_undo",
-        hint="to redo one, name its undo: `interlock runs list` shows them",
+        hint="to redo a run, name its undo: `interlock runs list` shows them",
     )
+
+
+def _marked_lines(past: History, row: RunRow, undos: Undos) -> list[ActionLine]:
+    """The actions of a run, and whether they were undone. Raises: IntegrityError, StoreError."""
+    try:
+        found = [undos.mark(line) for line in run_lines(past.place.runs / row.run_id, row)]
+    except UsageError as error:
+        if error.code != "not_found":  # a run with `durability = "off"` has no journal, so nothing of it can be undone
+            raise
+        return []
+    except IntegrityError as error:
+        raise _with_hint(error, row.run_id) from error
+    return list({(line.proposal_id, line.action_id): line for line in found}.values())
+
+
+def _with_hint(error: InterlockError, run_id: str) -> IntegrityError:
+    return IntegrityError(error.message, code=error.code, hint=f"`interlock undo {run_id}` tries anyway")
 
 
 def _files_of(past: History, run_id: str) -> dict[tuple[str, str], list[str]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
-from interlock.engine.people.identity import Proof, identify, open_desk, watch_questions
+from interlock.engine.people.identity import Proof, identify, open_desk, watch_holds
 from interlock.surfaces.cli.dialogue import Dialogue
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.key_input import KeyInput
@@ -57,7 +57,7 @@ def _questions(count: int | None) -> Iterator[Hold]:
     """Open holds in order as they arrive, without those that are already answered."""
     after = given = 0
     with open_desk(Path(), os.environ, trusted=False) as desk:
-        answering, changes = Answering(desk, "cli"), watch_questions(desk)
+        answering, changes = Answering(desk, "cli"), watch_holds(desk)
         try:
             while count is None or given < count:
                 found = answering.holds("pending", after=after, limit=1)
