@@ -89,6 +89,9 @@ WORDS = [
     "interlock.layer",
     RUN,
     RUN[:9],
+    "action_intent and more",
+    f"{RUN} and more",
+    "more of an action_intent",
 ]
 
 
@@ -128,6 +131,13 @@ def test_a_redacted_event_names_the_sealed_one_by_a_keyed_digest(marked):
 @pytest.mark.parametrize("cut", [8, 10, 13])
 def test_pieces_of_a_known_secret_in_two_events_are_found(marked, cut):
     archive = marked(log(f"first {PASSWORD[:cut]}"), log(f"{PASSWORD[cut:]} last"), log("between"))
+    assert "[redacted:piece:" in archive.tar.decode()
+    absent(archive, PASSWORD[: max(cut, 8)], PASSWORD[min(cut, len(PASSWORD) - 8) :])
+
+
+@pytest.mark.parametrize("cut", [8, 10, 13])
+def test_pieces_of_a_known_secret_in_one_text_are_found(marked, cut):
+    archive = marked(log(f"printf '{PASSWORD[:cut]}'; printf '{PASSWORD[cut:]}'; echo"))
     assert "[redacted:piece:" in archive.tar.decode()
     absent(archive, PASSWORD[: max(cut, 8)], PASSWORD[min(cut, len(PASSWORD) - 8) :])
 

@@ -2,7 +2,7 @@
 
 Events and layers were redacted before they were written. At export, two more things are known: every secret of the run
 (from the originals stored beside the journal), and the neighbours of each line. Therefore a secret is found wherever it
-recurs, even split over two lines.
+recurs, even split over two lines, and so are its two halves.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +45,7 @@ class Redaction:
         self._literals: list[str] = []
         self._known: set[str] = set()
         self._finder: LiteralFinder | None = None
+        self._runs: set[str] = set()
         self._clean: set[str] = set()
         self._swept: set[str] = set()
         """Separate from `_clean`, because the sweep must not rely on what redaction considered clean."""
@@ -53,11 +55,11 @@ class Redaction:
     def learn(self, shown: Any, original: Any, run_id: str) -> None:
         """Learn the secrets in a value: the texts that its redacted view replaced.
 
-        What every archive of the run contains anyway is not learnt: a word of the format, or a part of the run's id. Without
-        it, no one could read the lines, and an agent chooses what it passes as a secret.
+        What every archive of the run contains anyway is not learnt, because an agent chooses what it passes as a secret.
         """
+        self._runs.add(run_id)
         for secret in _replaced(shown, original):
-            if secret in format_words() or secret in run_id:
+            if self._is_in_every_archive(secret):
                 continue
             if len(self._literals) < LITERALS_MAX and len(secret) >= LITERAL_CHARS_MIN and secret not in self._known:
                 self._known.add(secret)
@@ -168,24 +170,54 @@ class Redaction:
         return text
 
     def _pieces(self, text: str) -> str:
-        """Redact the start of a known secret at the end of the text, and the end of one at its start."""
+        """Redact the start of a known secret at the end of the text, the end of one at its start, and longer parts anywhere."""
         for literal in self._literals:
             text = self._piece_at_end(text, literal)
             text = self._piece_at_start(text, literal)
+            text = self._pieces_inside(text, literal)
         return text
+
+    def _pieces_inside(self, text: str, literal: str) -> str:
+        """Redact the beginnings and ends of a known secret that are at least a third of it."""
+        least = max(_PIECE_CHARS_MIN, -(-len(literal) // 3))
+        if len(literal) < 2 * _PIECE_CHARS_MIN:
+            return text
+        if literal[:least] in text:
+            text = "".join(self._without_beginnings(text, literal, least))
+        if literal[-least:] in text:
+            text = "".join(self._without_beginnings(text[::-1], literal[::-1], least, backwards=True))[::-1]
+        return text
+
+    def _without_beginnings(self, text: str, literal: str, least: int, *, backwards: bool = False) -> Iterator[str]:
+        """Yield a text in parts, in which beginnings of a secret are redacted. `backwards`: both are reversed."""
+        start = 0
+        while (at := text.find(literal[:least], start)) >= 0:
+            yield text[start:at]
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(text[at : at + len(literal)], literal, strict=False))
+            start = at + sum(1 for _ in same)
+            piece = text[at:start]
+            yield self._shown_piece(piece[::-1])[::-1] if backwards else self._shown_piece(piece)
+        yield text[start:]
 
     def _piece_at_end(self, text: str, literal: str) -> str:
         at = text.rfind(literal[:_PIECE_CHARS_MIN], max(0, len(text) - len(literal)))
         if at < 0 or len(literal) < 2 * _PIECE_CHARS_MIN or not literal.startswith(text[at:]):
             return text
-        return text[:at] + self._redactor.fingerprint("piece", text[at:])
+        return text[:at] + self._shown_piece(text[at:])
 
     def _piece_at_start(self, text: str, literal: str) -> str:
         at = text.find(literal[-_PIECE_CHARS_MIN:], 0, len(literal))
         end = at + _PIECE_CHARS_MIN
         if at < 0 or len(literal) < 2 * _PIECE_CHARS_MIN or not literal.endswith(text[:end]):
             return text
-        return self._redactor.fingerprint("piece", text[:end]) + text[end:]
+        return self._shown_piece(text[:end]) + text[end:]
+
+    def _shown_piece(self, piece: str) -> str:
+        return piece if self._is_in_every_archive(piece) else self._redactor.fingerprint("piece", piece)
+
+    def _is_in_every_archive(self, text: str) -> bool:
+        """Returns True for a word of the format, or a part of the id of a run. Without these, no one could read the lines."""
+        return text in format_words() or any(text in run_id for run_id in self._runs)
 
     # -- the sweep
 
