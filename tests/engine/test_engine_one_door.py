@@ -145,3 +145,25 @@ def test_services_are_built_complete_and_never_changed():
         forked.set_budget(Budget(actions=1))
         assert forked.services.bounds.limits.actions == 1
         assert asdict(runtime.services.bounds) == before
+
+
+TOKEN = "gh" + "p_" + "aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0cF3hJ6"
+PLAIN = {"type": "tool_call", "id": "a", "tool": "noop"}
+
+
+@pytest.mark.parametrize(
+    ("proposal", "path"),
+    [
+        ({"session": TOKEN, "actions": [PLAIN]}, "$.session"),
+        ({"agent": TOKEN, "actions": [PLAIN]}, "$.agent"),
+        ({"actions": [PLAIN | {"id": f"use-{TOKEN}"}]}, "$.actions[0].id"),
+        ({"actions": [PLAIN, {"type": "state_read", "id": "b", "parameters": {"key": TOKEN}}]}, "$.actions[1]"),
+        ({"actions": [PLAIN | {"write_set": [TOKEN]}]}, "$.actions[0]"),
+    ],
+    ids=["session", "agent", "id", "key", "write_set"],
+)
+def test_a_name_that_is_a_secret_is_refused_because_names_cannot_be_redacted(run, proposal, path):
+    with pytest.raises(ProposalError) as refused:
+        asyncio.run(run.execute(proposal))
+    assert (refused.value.code, refused.value.path) == ("secret_in_name", path)
+    assert TOKEN not in str(refused.value)

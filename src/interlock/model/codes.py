@@ -17,6 +17,7 @@ REASONS: Final[dict[str, str]] = {
     "dependency_cycle": "The actions depend on each other in a cycle; the message names it.",
     "duplicate_id": "Two actions have the same id.",
     "limit_exceeded": "A limit of the proposal was exceeded; the message names the limit and its value.",
+    "secret_in_name": "A name (an id, a session, a state key) is or contains a secret; names cannot be redacted.",
     # step 2 and 3
     "capability_denied": "No grant of the agent allows this tool.",
     "grant_missing": "The agent has no grant at all, so nothing is allowed.",
@@ -288,6 +289,7 @@ ERROR_CODES: Final[dict[str, str]] = {
             "reference_malformed",
             "dependency_cycle",
             "limit_exceeded",
+            "secret_in_name",
             "unknown_tool",
             "unsupported_invocation_mode",
             "state_conflict",
