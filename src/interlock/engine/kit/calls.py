@@ -284,9 +284,11 @@ async def _stopped_with_caller(work: Coroutine[Any, Any, T], stop: Callable[[], 
 
     Raises: CancelledError once no part of the call is running; and the errors of the work.
     """
-    done = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()  # not `shield`, which needs another turn of the loop
+    done = loop.create_task(_answer(work, answer))
     try:
-        return await asyncio.shield(done)
+        return await answer
     except asyncio.CancelledError:
         while not done.done():
             stop()
@@ -295,3 +297,19 @@ async def _stopped_with_caller(work: Coroutine[Any, Any, T], stop: Callable[[], 
         if not done.cancelled():
             done.exception()  # retrieve the exception: the caller gets its own cancellation
         raise
+
+
+async def _answer(work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+    """Carry out the work, and give its result or error to the caller, unless that has been cancelled."""
+    try:
+        result = await work
+    except Exception as error:
+        if answer.done():
+            raise
+        answer.set_exception(error)
+    except BaseException:
+        answer.cancel()
+        raise
+    else:
+        if not answer.done():
+            answer.set_result(result)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.proposal_run import ProposalRun
-from interlock.engine.proposals.watchdog import Deadline, Slot, Watchdog
+from interlock.engine.proposals.watchdog import NEVER, Deadline, Slot, Watchdog
 from interlock.engine.record import rows
 from interlock.engine.scheduler import Outcome, Scheduler
 from interlock.model.errors import StoreError
@@ -229,7 +229,7 @@ class WorkerPool:
                 self._busy -= 1
                 if self._returning:
                     self._give_place()
-                if slot.ended_ns > turn:
+                if slot.ended_ns > turn and (ready or run.deadline_ns != NEVER):  # the deadline may be over
                     await asyncio.sleep(0)
                     turn = clock.mono_ns() + _SLICE_NS
             if scheduler.halted or not scheduler.remaining or (self._held and not self._busy):
