@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ from interlock.model.events import (
     RunStarted,
 )
 from interlock.model.proposal import ToolCompensation
+
+_RECEIVED_S: Final = 0.02
+"""How long a received proposal may wait for the next write of the journal."""
 
 
 def record_start(services: Services, recorder: Recorder, run_id: str, agent: str, session: str | None) -> None:
@@ -75,7 +79,8 @@ def record_received(run: ProposalRun, token_digest: str | None = None) -> None:
 
     if run.recorder is not None:
         run.record(1, None, received)
-        run.kick()
+        # The first intent, or a short proposal's end, writes it. Others see a longer one without an intent soon enough.
+        run.loop.call_later(_RECEIVED_S, run.kick)
 
 
 def record_rejected(recorder: Recorder, proposal_id: str, error: ProposalError) -> None:
