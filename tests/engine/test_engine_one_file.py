@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from engine_world import TOML, call, execute, plan, reasons, statuses
 
+from interlock.engine.runs.resume import resume
 from interlock.journal import read as read_journal
 from interlock.workspace.layer_mounts import LayerMounts
 
@@ -144,3 +145,23 @@ def test_what_the_path_leads_to_is_looked_at_again_when_it_is_written(project, m
     result = execute(rt, fs_write("scripts/new"))
     assert reasons(result) == ["layer_unavailable"]
     assert set(tree(root)) <= {"a", "interlock.toml", ".git/config"}
+
+
+def test_it_is_looked_at_as_well_when_a_killed_process_is_resumed(project):
+    child = project.script(
+        """
+        from interlock.workspace import effects
+        def dies(*_, **__):
+            os.kill(os.getpid(), 9)
+        effects.put_file = dies
+        action = call("fs.write", "write", parameters={"path": "new", "content": "agent"})
+        asyncio.run(project.open().execute(plan(action)))
+        """
+    )
+    _, errors = child.communicate(timeout=20)
+    assert child.returncode == -9, errors
+    (run_id,) = project.runs()
+    (project.root / "new").symlink_to(".envrc")
+    (result,) = asyncio.run(resume(project.open().services, run_id, {"write": "again"}, by="me"))
+    assert not (project.root / ".envrc").exists()
+    assert reasons(result) == ["layer_unavailable"], result.results

@@ -67,6 +67,7 @@ async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
         yield None
         return
     layer = None
+    run.without_layer = bool(run.attempts_before) and _is_single_change(run)  # resumed; overwritten if it needs a layer
     if run.layer_absent is None and _is_wanted(run):
         run.layer_absent = _why_outside(run)
         if run.layer_absent is None:
@@ -156,18 +157,23 @@ def _changes_one_file(run: ProposalRun) -> bool:
     """True for a proposal of one action, which changes one file in one atomic step that can be undone: a layer would be
     committed at once, and as a whole. It keeps a file that other programs execute later, and has what earlier layers keep.
     """
-    services, directory, tool = run.services, run.run_files.directory, run.tools[0]
-    if len(run.tools) != 1 or tool is None or not tool.binding.one_file or services.settings.workspace.commit != "auto":
-        return False
+    services, directory = run.services, run.run_files.directory
     assert services.workspace is not None
     assert directory is not None
-    if layer_directories(directory):
+    if not _is_single_change(run) or layer_directories(directory):
         return False
     try:
         path = services.workspace.locate(run.proposal.actions[0].parameters.get("path"))
     except ToolError:
         return False  # the call itself reports this
     return not may_run_later(services.workspace, path)
+
+
+def _is_single_change(run: ProposalRun) -> bool:
+    """True for a proposal of one action that changes one file, where the configuration has layers committed at once."""
+    workspace, tool = run.services.settings.workspace, run.tools[0]
+    alone = len(run.tools) == 1 and tool is not None and tool.binding.one_file
+    return alone and (workspace.mode, workspace.commit) == ("layer", "auto")
 
 
 def _open(run: ProposalRun) -> Layer | None:

@@ -110,7 +110,7 @@ class ActionContext(msgspec.Struct, eq=False):
         workspace = self.run.workspace
         if workspace is None:
             return None
-        also = self._check_without_layer if self.run.without_layer else None
+        also = self._check_without_layer if self.run.without_layer and self.run.layer is None else None
         return ScopedWorkspace(workspace, self._check_path, self._globs, also=also)
 
     @property
