@@ -101,7 +101,10 @@ class Disk:
 
     def write(self, fd: int, data: bytes) -> None:
         """Write all of `data`. If it fails, any part of it may have been written."""
-        view = memoryview(data)
+        written = self._do("write", os.write, fd, data)
+        if written == len(data):  # the usual case
+            return
+        view = memoryview(data)[written:]
         while view:
             view = view[self._do("write", os.write, fd, view) :]
 

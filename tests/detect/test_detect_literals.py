@@ -79,3 +79,12 @@ def test_an_identifier_of_ours_is_no_reason_to_search_a_value():
 def test_shapes_share_no_beginning_with_a_longer_one_that_is_lost():
     for _, literal, _ in shapes._SHAPES:
         assert any(literal.startswith(word) for word in shapes._FINDER.words)
+
+
+@pytest.mark.parametrize("length", [0, LONG_CHARS])
+def test_the_filter_for_tokens_needs_the_start_of_one_beside_a_run(length):
+    document = f'{{"id": "prop_{"0f" * 16}", "text": "%s{" " * length}"}}'
+    assert not shapes.may_hold_token((document % "ordinary text").encode())
+    for literal in (*(literal for _, literal, _ in shapes._SHAPES), ":AA"):
+        for written in (literal, literal.replace("/", "\\/")):
+            assert shapes.may_hold_token((document % written).encode()), literal

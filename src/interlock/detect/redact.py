@@ -121,7 +121,9 @@ class Redactor:
 
     def may_hold(self, data: bytes) -> bool:
         """Returns False if these bytes contain no secret, known ones included: a text in UTF-8, or JSON."""
-        return may_hold_secret(data) or any(secret in data for secret in self._known)
+        if may_hold_token(data) or may_hold_credential(data):
+            return True
+        return bool(self._known) and any(secret in data for secret in self._known)
 
     def redact_text(self, text: str) -> str:
         """Returns the text with each secret replaced; the same object if there is none."""
@@ -158,7 +160,7 @@ class Redactor:
             data = _encode(value) if value.__class__ is not str else value.encode("utf-8", "surrogatepass")
         if self.may_hold(data):
             value = self._walk(value, sift=True)
-        return self.mark(value, marks)
+        return self.mark(value, marks) if marks else value
 
     def mark(self, value: Any, marks: Sequence[str]) -> Any:
         """Replace only what `marks` point to."""

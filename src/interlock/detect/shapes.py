@@ -81,6 +81,12 @@ def _shapes_from(start: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple((kind, re.compile(re.escape(literal) + rest)) for kind, literal, rest in shapes)
 
 
+@cache
+def _starts() -> LiteralFinder:
+    """Finds the literals in JSON, which may escape a slash: only what is before one."""
+    return LiteralFinder([word.partition("/")[0] for word in _FINDER.words])
+
+
 _RUN: Final = "a" * 20
 _RUN_CLASSES: Final = bytes(97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256))
 """Maps the characters of tokens to `a` and all others to a space: searching for a run of 20 is then a search for a constant."""
@@ -96,8 +102,13 @@ KINDS: Final[tuple[str, ...]] = tuple(sorted({*(kind for kind, _, _ in _SHAPES),
 
 
 def may_hold_token(data: bytes) -> bool:
-    """Returns False if these UTF-8 bytes (text, or its JSON encoding) cannot contain a token of a shape. About 2 ns a byte."""
-    return _RUN in data.translate(_RUN_CLASSES).decode("ascii") and _FINDER.occurs(data)
+    """Returns False if these UTF-8 bytes (text, or its JSON encoding) cannot contain a token of a shape. About 2 ns a byte.
+
+    A run of such characters is usually an id or a hash: the start of a token must be there too.
+    """
+    if len(data) < len(_RUN) or _RUN not in data.translate(_RUN_CLASSES).decode("ascii"):
+        return False
+    return _starts().occurs(data)
 
 
 def find_tokens(text: str) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ def genesis(run_id: str, version: int = FORMAT_VERSION) -> str:
 
 def seal_digest(prev: str, first: int, last: int, epoch: int, lines: bytes) -> str:
     """The digest of the seal over `lines`, the batch's event lines with their newlines."""
-    return digest_bytes("seal", b"%b %d %d %d %d\n" % (prev.encode(), first, last, len(lines), epoch) + lines)
+    return digest_bytes("seal", f"{prev} {first} {last} {len(lines)} {epoch}\n".encode() + lines)
 
 
 def seal_line(seal: Seal) -> bytes:

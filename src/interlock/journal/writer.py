@@ -101,10 +101,10 @@ class JournalWriter:
         """
         if self._file.failure is not None:
             raise self._file.failure
-        seq = self._next
-        event.seq = seq
+        event.seq = seq = self._next
         if event.ts < 0:
-            event.ts, event.mono = self._clock.now_us(), self._clock.mono_ns()
+            clock = self._clock
+            event.ts, event.mono = clock.now_us(), clock.mono_ns()
         self._next = seq + 1
         if not self._off:
             self._pending.append(event)

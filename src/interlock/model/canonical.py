@@ -20,6 +20,7 @@ from interlock.model.limits import INTEGER_MAX
 
 _fast = msgspec.json.Encoder(order="sorted").encode
 _ATOMS = frozenset((str, bool, type(None)))
+_sha256 = hashlib.sha256
 
 
 class CanonicalError(InterlockError):
@@ -51,7 +52,7 @@ def digest(what: str, value: Any) -> str:
 
 def digest_bytes(what: str, data: bytes) -> str:
     """The digest of bytes that are canonical already, or not JSON at all (file contents)."""
-    return "sha256:" + hashlib.sha256(_domain(what) + data).hexdigest()
+    return "sha256:" + _sha256(_domain(what) + data).hexdigest()
 
 
 def keyed_digest(key: bytes, what: str, data: bytes) -> str:

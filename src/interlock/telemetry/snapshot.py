@@ -95,8 +95,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def unchanged(self) -> dict[str, Any]:
-        """The `diff` of the sample with itself. Most actions get it, because they end before the next sample."""
-        return diff(self, self)
+        """The `report` of an action that ended before the next sample, as most do. All callers share what is in it."""
+        return {"before": self.view, "after": self.view, "change": diff(self, self)}
 
     @cached_property
     def view(self) -> dict[str, Any]:
@@ -130,8 +130,10 @@ def _only_in(one: Snapshot, other: Snapshot) -> list[str]:
 
 def report(before: Snapshot, after: Snapshot, own: dict[str, int | float] | None = None) -> dict[str, Any]:
     """Returns the `telemetry` of an action's result: `{before, after, change, own?}`."""
-    change = before.unchanged if after is before else diff(before, after)
-    out = {"before": before.view, "after": after.view, "change": change}
+    if after is before:
+        out = before.unchanged.copy()
+    else:
+        out = {"before": before.view, "after": after.view, "change": diff(before, after)}
     if own:
         out["own"] = own
     return out

@@ -19,7 +19,9 @@ def call_digest(action: ActionRun) -> Digested:
 def digest_of(action: ActionRun, parameters: bytes) -> str:
     """The digest to which an approval of this call is bound; `parameters` in canonical JSON."""
     name, version = call_of(action)
-    return action.run.services.redactor.keyed(canonical_digest(name + lifetime_of(action), version, parameters))
+    if action.spec.invocation_mode != "one_shot":
+        name += lifetime_of(action)
+    return action.run.services.redactor.keyed(canonical_digest(name, version, parameters))
 
 
 def call_of(action: ActionRun) -> tuple[str, str]:
