@@ -106,6 +106,30 @@ def test_an_endpoint_is_asked_only_if_it_is_named_and_the_agent_may_ask_it():
             assert len(server.seen) == 2
 
 
+def test_the_rules_judge_every_text_that_an_endpoint_would_get():
+    def about_ann(request):
+        return "about a person" if any("ann" in text for text in request.parameters["texts"]) else None
+
+    with serving() as server, runtime(**models(server), learning={"embed": "fast"}) as rt:
+        rt.rules.add("private", about_ann, tools=["embed"])
+        note(rt, "ann cleans on fridays")
+        output = read(rt, "cleaning")[1]
+        assert (output["vectors"], server.seen) == (None, [])
+        assert "about a person" in output["why"]
+        rt.rules.remove("private")
+        assert read(rt, "cleaning")[1]["vectors"] == "fast"
+
+
+def test_a_search_keeps_to_the_rate_limit_of_embed():
+    with serving() as server, runtime(**models(server), learning={"embed": "fast"}) as rt:
+        note(rt, "old logs are deleted")
+        rt.set_rate_limit("embed", calls=1, per_ms=3_600_000)
+        assert read(rt, "a")[1]["vectors"] == "fast"
+        values, output = read(rt, "old logs")
+        assert (values, output["vectors"], len(server.seen)) == (["old logs are deleted"], None, 1)
+        assert "rate limit of `embed`" in output["why"]
+
+
 def test_an_endpoint_that_fails_leaves_the_words():
     with serving() as server, runtime(**models(server), learning={"embed": "fast"}) as rt:
         note(rt, "delete old log files")

@@ -67,18 +67,8 @@ def nearest_for_agent(
         return Near(why=off(services.settings.learning.embed))
     if model.provider == LOCAL:
         return _nearest(store, query, scopes, model, _local(_check(services, ctx)))
-    refused = ctx.refusal_of(_EMBED, {"texts": [query], "model": model.name})
-    if refused is not None:
-        return Near(why=f"`embed` is refused: {refused.detail}")
-    binding = services.registry.require(_EMBED).binding
-
-    def ask(texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        output: Any = binding.function({"texts": list(texts), "model": model.name}, ctx)
-        vectors: Sequence[Sequence[float]] = output["vectors"]
-        return vectors
-
     try:
-        return _nearest(store, query, scopes, model, ask, bytes_max=_ENDPOINT_BYTES)
+        return _nearest(store, query, scopes, model, _ask(services, model, ctx), bytes_max=_ENDPOINT_BYTES)
     except ToolError as error:
         if error.code in ("cancelled", "timeout"):
             raise
@@ -169,6 +159,28 @@ def _identity(model: Model) -> str:
 def _local(check: Callable[[], None]) -> Embed:
     def embed(texts: Sequence[str]) -> Sequence[Sequence[float]]:
         return local.embedder().vectors(texts, check)[0]
+
+    return embed
+
+
+def _ask(services: Services, model: Model, ctx: ActionContext) -> Embed:
+    """Asks an endpoint within the call of `ctx`.
+
+    It is a part of that call, on its thread: its time-out, its budget (`estimates`) and its errors cover it, and the function
+    can only be one of ours (`_models`). What it does not cover is checked here: the rules about `embed` and its rate limit.
+    """
+    tool = services.registry.require(_EMBED)
+
+    def embed(texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        parameters = {"texts": list(texts), "model": model.name}
+        refused = ctx.refusal_of(_EMBED, parameters)  # with all that is sent: the texts of facts, too
+        if refused is not None:
+            raise ToolError(f"`{_EMBED}` is refused: {refused.detail}", code=refused.reason, retryable=False)
+        if tool.bucket is not None and tool.bucket.acquire(services.clock.mono_ns(), 0) is None:
+            raise ToolError(f"the rate limit of `{_EMBED}` leaves no place now", code="rate_limited", retryable=False)
+        output: Any = tool.binding.function(parameters, ctx)
+        vectors: Sequence[Sequence[float]] = output["vectors"]
+        return vectors
 
     return embed
 

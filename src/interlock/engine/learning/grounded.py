@@ -55,6 +55,8 @@ def _binding(services: Services, infer: Binding, store: FactStore) -> Binding:
         near = embedding.nearest_in_question(services, store, query, scopes, ctx)
         found = store.search(query, scopes, origin=origin_of(ctx), limit=_FOUND_MAX, near=near.facts)
         context = render(found, parameters.get("budget_tokens", TOKENS))
+        # Not a call within a call: it is this tool's own function, whose parameters were judged, whose cost is reserved
+        # (`estimates`), and whose time-out, errors and output the gate handles.
         output = cast("dict[str, Any]", infer.function(_asked(parameters, context.text), ctx))
         return {**output, "grounding": [_shown(piece) for piece in context.pieces]}
 
