@@ -114,7 +114,7 @@ class ApprovalStore(Holds):
             )
             detail = {"agent": request.agent, "tool": request.tool, "digest": request.digest, "run": request.run}
             self.audit.write(now, "asked", hold_id, who=request.agent, detail=detail)
-            hold = self._row(hold_id, now)
+            hold = self.get(hold_id, now)
         assert hold is not None
         self._changed()
         return hold
@@ -142,16 +142,14 @@ class ApprovalStore(Holds):
         _check(decision, patch, standing)
         with self.database.transaction():
             now = self.time.tick()
-            hold = self._row(hold_id, now, expire=True)
-            if hold is None:
-                return Outcome(code="not_found")
-            if hold.status != "pending":
-                return Outcome(code="already_resolved", hold=hold)
-            refused = refusal(hold, approver) or ("changed" if decision != "deny" and digest != hold.digest else None)
+            hold = self._open(hold_id, now)
+            if isinstance(hold, Outcome):
+                return hold
             who, detail = approver.id, {"decision": decision, "digest": hold.digest}
-            if refused:
-                self.audit.write(now, "refused", hold_id, who=who, surface=surface, detail={**detail, "code": refused})
-                return Outcome(code=refused, hold=hold)
+            if refused := self._refuse(
+                hold, approver, surface, now, detail, changed=decision != "deny" and digest != hold.digest
+            ):
+                return refused
             if standing.scope == "session" and hold.session is None:
                 raise UsageError("this hold belongs to no session: answer it `once` or `always`")
             _check_terms(hold, patch, standing)
@@ -185,18 +183,12 @@ class ApprovalStore(Holds):
         """
         with self.database.transaction():
             now = self.time.tick()
-            hold = self._row(hold_id, now, expire=True)
-            if hold is None:
-                return Outcome(code="not_found")
-            if hold.status != "pending":
-                return Outcome(code="already_resolved", hold=hold)
-            refused = refusal(hold, approver) or ("changed" if digest != hold.digest else None)
+            hold = self._open(hold_id, now)
+            if isinstance(hold, Outcome):
+                return hold
             detail = {"decision": "original", "digest": hold.digest}
-            if refused:
-                self.audit.write(
-                    now, "refused", hold_id, who=approver.id, surface=surface, detail={**detail, "code": refused}
-                )
-                return Outcome(code=refused, hold=hold)
+            if refused := self._refuse(hold, approver, surface, now, detail, changed=digest != hold.digest):
+                return refused
             self.audit.write(
                 now, "original_shown", hold_id, who=approver.id, surface=surface, detail={"digest": hold.digest}
             )
@@ -206,11 +198,9 @@ class ApprovalStore(Holds):
         """Withdraw a hold whose caller no longer waits. Raises: StoreError."""
         with self.database.transaction():
             now = self.time.tick()
-            hold = self._row(hold_id, now, expire=True)
-            if hold is None:
-                return Outcome(code="not_found")
-            if hold.status != "pending":
-                return Outcome(code="already_resolved", hold=hold)
+            hold = self._open(hold_id, now)
+            if isinstance(hold, Outcome):
+                return hold
             hold = self._decide(hold, "cancelled", now, reason, who)
             self._save(hold)
         self._changed()
@@ -260,12 +250,28 @@ class ApprovalStore(Holds):
                 )
             )
 
-    def _row(self, hold_id: str, now: int, *, expire: bool = False) -> Hold | None:
+    def _open(self, hold_id: str, now: int) -> Hold | Outcome:
+        """A hold that can still be answered, or why there is none. Records that it has expired."""
         hold = self.get(hold_id, now)
-        if expire and hold is not None and hold.status == "expired" and hold.decided_at_us is None:
+        if hold is None:
+            return Outcome(code="not_found")
+        if hold.status == "expired" and hold.decided_at_us is None:
             hold = self._decide(hold, "expired", now, "approval_expired", "")
             self._save(hold)
-        return hold
+        return hold if hold.status == "pending" else Outcome(code="already_resolved", hold=hold)
+
+    def _refuse(
+        self, hold: Hold, approver: Approver, surface: Surface, now: int, detail: dict[str, Any], *, changed: bool
+    ) -> Outcome | None:
+        """Why this approver may not answer or look, which is recorded with the `detail`; None if they may.
+
+        `changed` if the hold is no longer as they saw it.
+        """
+        code = refusal(hold, approver) or ("changed" if changed else None)
+        if code is None:
+            return None
+        self.audit.write(now, "refused", hold.id, who=approver.id, surface=surface, detail={**detail, "code": code})
+        return Outcome(code=code, hold=hold)
 
     def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
         """Decide the hold if this vote completes it."""

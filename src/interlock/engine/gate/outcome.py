@@ -87,17 +87,7 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
     if attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable
     if failure.status == "unknown_outcome":
-        seq = action.record(
-            10,
-            lambda _: ActionUnknown(
-                attempt=attempt.attempt,
-                reason=failure.reason,
-                detail=failure.message,
-                cost=attempt.cost,
-                tokens=attempt.tokens,
-                cost_unknown=attempt.cost_unknown,
-            ),
-        )
+        seq = _record_unknown(action, failure)
     else:
         seq = action.record(
             10,
@@ -121,6 +111,21 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
     run.kick()
     run.spend(failure.duration_ms, attempt.use)
     return seq, telemetry
+
+
+def _record_unknown(action: ActionRun, failure: Failure) -> int | None:
+    attempt = failure.attempt
+    return action.record(
+        10,
+        lambda _: ActionUnknown(
+            attempt=attempt.attempt,
+            reason=failure.reason,
+            detail=failure.message,
+            cost=attempt.cost,
+            tokens=attempt.tokens,
+            cost_unknown=attempt.cost_unknown,
+        ),
+    )
 
 
 def _record_success(
@@ -155,17 +160,7 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
     run, unknown = action.run, failure.status == "unknown_outcome"
     error = failure.message or run.why_stopped(failure.reason)
     if unknown:
-        seq = action.record(
-            10,
-            lambda _: ActionUnknown(
-                attempt=attempt.attempt,
-                reason=failure.reason,
-                detail=failure.message,
-                cost=attempt.cost,
-                tokens=attempt.tokens,
-                cost_unknown=attempt.cost_unknown,
-            ),
-        )
+        seq = _record_unknown(action, failure)
     else:
         seq = action.record(
             10,

@@ -22,6 +22,7 @@ from interlock.surfaces.clients.hooks import (
     event_fields,
     failure,
     fetch_call,
+    judge_untranslated,
     list_call,
     optional_text,
     read_call,
@@ -119,13 +120,9 @@ class ClaudeHooks:
             if event.tool == "Monitor" and event.input.get("ws") is not None:
                 return deny("`Monitor` of a web socket is not supported: use a command.")
             return self._native[event.tool](event.input, event.cwd)
-        if event.tool.startswith(GATEWAY_PREFIX) or event.tool in self._harmless:
-            return Verdict("allow", "Interlock: not a call that it has to check")
         if event.tool in self._for_its_user:
             return Verdict("ask")
-        if event.tool.startswith("mcp__"):
-            return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
-        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+        return judge_untranslated(event.tool, self._harmless, GATEWAY_PREFIX, "mcp__")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`."""

@@ -23,10 +23,10 @@ from interlock.surfaces.clients.hooks import (
     NativeCall,
     Reply,
     Verdict,
-    deny,
     edit_call,
     event_fields,
     fetch_call,
+    judge_untranslated,
     list_call,
     made_id,
     optional_text,
@@ -109,11 +109,7 @@ class CopilotHooks:
         """See `Dialect`."""
         if event.tool in NATIVE:
             return NATIVE[event.tool](event.input, event.cwd)
-        if event.tool.startswith(GATEWAY_PREFIX):
-            return Verdict("allow", "Interlock: the gateway checks it")
-        if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check")
-        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, None)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never returns `ask`, because a person would then decide at the client's terminal, unrecorded."""

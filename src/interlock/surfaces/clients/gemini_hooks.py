@@ -21,9 +21,9 @@ from interlock.surfaces.clients.hooks import (
     NativeCall,
     Reply,
     Verdict,
-    deny,
     edit_call,
     event_fields,
+    judge_untranslated,
     list_call,
     made_id,
     optional_text,
@@ -118,13 +118,7 @@ class GeminiHooks:
         if event.tool in NATIVE:
             translate, _ = NATIVE[event.tool]
             return translate(event.input, event.cwd)
-        if event.tool.startswith(GATEWAY_PREFIX):
-            return Verdict("allow", "Interlock: the gateway checks it")
-        if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check")
-        if event.tool.startswith(MCP_PREFIX):
-            return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
-        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never returns `ask`: without a person, Gemini CLI would let the call pass, or hang."""

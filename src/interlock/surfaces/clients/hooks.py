@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
@@ -100,6 +100,20 @@ class Dialect(Protocol):
 def deny(reason: str) -> Verdict:
     """A refusal. The model reads the reason."""
     return Verdict("deny", reason)
+
+
+def judge_untranslated(tool: str, harmless: Container[str], gateway_prefix: str, mcp_prefix: str | None) -> Verdict:
+    """The verdict about a tool that is not translated into one of ours: only the gateway's, and harmless ones, are allowed.
+
+    The gateway itself checks the calls of its tools. `mcp_prefix` is the one of all MCP servers' tools, if they have one.
+    """
+    if tool.startswith(gateway_prefix):
+        return Verdict("allow", "Interlock: the gateway checks it")
+    if tool in harmless:
+        return Verdict("allow", "Interlock: not a call that it has to check")
+    if mcp_prefix is not None and tool.startswith(mcp_prefix):
+        return deny(f"`{tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
+    return deny(f"Interlock does not know what `{tool}` does, so it is not allowed.")
 
 
 def failure(reason: str) -> Reply:

@@ -13,7 +13,7 @@ from typing import Final
 from interlock.surfaces.clients import opencode_trial
 from interlock.surfaces.clients.client import HOOK_SECONDS, SERVER, Client, Setup, gateway_entry, home_of, hook_command
 from interlock.surfaces.clients.entries import Entry
-from interlock.surfaces.clients.opencode_hooks import OpencodeHooks
+from interlock.surfaces.clients.opencode_hooks import PROBE, OpencodeHooks
 
 TESTED: Final = "1.18.33"
 NATIVE: Final = (
@@ -135,7 +135,7 @@ CLIENT: Final = Client(
     },
     probe={
         "name": "before",
-        "tool": "interlock_probe",
+        "tool": PROBE,
         "sessionID": "interlock-doctor",
         "callID": "probe",
         "directory": "/",

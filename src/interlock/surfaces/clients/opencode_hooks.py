@@ -19,6 +19,7 @@ from interlock.surfaces.clients.hooks import (
     edit_call,
     event_fields,
     fetch_call,
+    judge_untranslated,
     list_call,
     optional_text,
     read_call,
@@ -33,6 +34,8 @@ KINDS: Final[Mapping[str, Kind]] = {"before": "before", "after": "after", "end":
 HARMLESS: Final = frozenset({"todowrite", "todoread", "task", "skill", "invalid", "question", "plan_exit"})
 """Tools that change only its own lists. Sub-agents' calls reach the plug-in separately."""
 GATEWAY_PREFIX: Final = "interlock_"
+PROBE: Final = "interlock_probe"
+"""The tool of the event by which `interlock doctor` tests the hook. The gateway has none of that name."""
 
 
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
@@ -80,11 +83,9 @@ class OpencodeHooks:
         """See `Dialect`."""
         if event.tool in NATIVE:
             return NATIVE[event.tool](event.input, event.cwd)
-        if event.tool.startswith(GATEWAY_PREFIX) and event.tool != "interlock_probe":
-            return Verdict("allow", "Interlock: the gateway checks it")
-        if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check")
-        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+        if event.tool == PROBE:
+            return deny("`interlock doctor` tests this hook by it.")
+        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, None)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:  # noqa: ARG002 - one form for all events
         """See `Dialect`."""

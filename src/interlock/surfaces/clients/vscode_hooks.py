@@ -25,6 +25,7 @@ from interlock.surfaces.clients.hooks import (
     edit_call,
     event_fields,
     fetch_call,
+    judge_untranslated,
     list_call,
     optional_text,
     read_call,
@@ -112,13 +113,7 @@ class VsCodeHooks:
         """See `Dialect`."""
         if event.tool in NATIVE:
             return NATIVE[event.tool](event.input, event.cwd)
-        if event.tool.startswith(GATEWAY_PREFIX):
-            return Verdict("allow", "Interlock: the gateway checks it")
-        if event.tool in HARMLESS:
-            return Verdict("allow", "Interlock: not a call that it has to check")
-        if event.tool.startswith(MCP_PREFIX):
-            return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
-        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never returns `ask`, because a person would then decide at the client's terminal, unrecorded."""
