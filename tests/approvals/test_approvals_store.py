@@ -116,7 +116,7 @@ def test_one_person_in_both_groups_satisfies_both(store):
     assert approve(store, hold, Approver(id="dora", groups=("law", "ops"))).hold.status == "approved"
 
 
-def test_the_local_user_stands_in_for_every_group_but_is_one_person(store):
+def test_the_local_user_counts_as_every_group_but_as_one_person(store):
     me = Approver(id="me", groups=("*",))
     assert approve(store, store.ask(request(requirements=(OPS, LAW))), me).code == "resolved"
     assert approve(store, store.ask(request(requirements=(TWO_OPS,))), me).code == "recorded"

@@ -187,7 +187,7 @@ def test_an_unknown_question_is_not_waited_for(desk):
     assert caught.value.code == "not_found"
 
 
-def test_a_database_that_fails_is_told_to_everyone_who_waits(desk, monkeypatch):
+def test_a_database_that_fails_is_reported_to_everyone_who_waits(desk, monkeypatch):
     async def main():
         holds = [desk.ask(), desk.ask()]
         tasks = [await started(desk.waiter.wait_answered(h.id)) for h in holds]

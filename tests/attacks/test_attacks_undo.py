@@ -21,7 +21,7 @@ state_keys = ["intern.*"]
 """
 
 
-def test_an_agent_does_not_take_back_what_another_did(victim):
+def test_an_agent_may_not_undo_what_another_did(victim):
     project = victim(TWO, {"src/a.txt": "old"})
     rt = project.open()
     done = execute(rt, call("fs.write", parameters={"path": "src/a.txt", "content": "new"}))
@@ -54,7 +54,7 @@ def test_undo_reaches_no_further_than_the_grant_that_the_agent_has_now(victim):
     assert reasons(undone) == ["undo_denied"]
 
 
-def test_a_person_takes_back_what_any_agent_did(victim):
+def test_a_person_may_undo_what_any_agent_did(victim):
     project = victim(TWO, {"docs/a.txt": "old"})
     rt = project.open()
     done = execute(rt, call("fs.write", parameters={"path": "docs/a.txt", "content": "new"}), agent="intern")

@@ -199,7 +199,7 @@ def test_a_tool_that_reaches_the_world_unmarked_must_be_named_unscoped():
     assert compile_grants([grant(unscoped=("github/*",))]).arguments("coder", REMOTE, (), {}, NOW) is None
 
 
-def test_walls_stand_in_for_marks():
+def test_walls_replace_marks():
     judge = compile_grants([grant()])
     assert judge.arguments("coder", SHELL, (), {"command": "ls"}, NOW) is None
     unwalled = Tool(name="shell", isolation="none")
@@ -317,7 +317,7 @@ def test_what_is_left_out_is_judged_as_what_the_tool_takes_for_it():
     assert judge.normalize((), named, defaults) is named
 
 
-def test_a_mark_under_a_name_that_looks_like_a_number_is_no_index_of_a_list():
+def test_a_mark_under_a_name_that_looks_like_a_number_is_not_a_list_index():
     tool = Tool(name="t")
     judge = compile_grants([Grant(id="g", agent="a", tools=("*",))])
     assert judge.arguments("a", tool, (("/list/\u00b2", "path.read"),), {"list": ["/etc", "/etc", "/etc"]}, 0) is None

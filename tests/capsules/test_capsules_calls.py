@@ -163,7 +163,7 @@ def test_memory_ends_where_the_manifest_says(runtime):
 
 
 @pytest.mark.parametrize("tool", ["loop", "host_loop"])
-def test_a_loop_ends_at_the_time_out_and_the_worker_goes_on(world, tool):
+def test_a_loop_ends_at_the_time_out_and_the_worker_continues(world, tool):
     world.add(timeout_ms="700")
     world.configure()
     runtime = world.open()
@@ -275,7 +275,7 @@ def test_a_key_that_cannot_be_one_is_an_error_for_the_capsule(runtime, tool, wor
     assert (got.reason, words in got.error) == ("tool_failed", True)
 
 
-def test_a_flood_of_log_lines_is_cut_and_the_call_goes_on(runtime):
+def test_a_flood_of_log_lines_is_cut_and_the_call_continues(runtime):
     got = call(runtime, "log")
     assert got.ok
     lines = logged(runtime, got)

@@ -104,7 +104,7 @@ def test_http_goes_to_hosts_of_the_manifest_that_the_caller_may_reach(world, ser
     assert servers[1].seen == []
 
 
-def test_a_host_function_that_waits_ends_with_the_call_and_the_worker_goes_on(world, servers):
+def test_a_host_function_that_waits_ends_with_the_call_and_the_worker_continues(world, servers):
     port = servers[0].server_address[1]
     world.add_host("c", f'net = ["127.0.0.1:{port}"]', "http", timeout_ms="1500")
     world.configure(grants(port, port))

@@ -39,7 +39,7 @@ def test_parameters_come_from_standard_input_too(cli):
         ("fs.read", "{", 2, "JSON object"),
     ],
 )
-def test_the_exit_code_says_what_became_of_the_call(cli, tool, parameters, code, word):
+def test_the_exit_code_reports_the_outcome_of_the_call(cli, tool, parameters, code, word):
     said = cli("call", tool, parameters)
     assert (said.code, word in said.err) == (code, True), said
 
@@ -56,7 +56,7 @@ def test_hosts_that_were_refused_are_shown(cli, capsys):
     assert "refused evil.example.com: host_denied" in capsys.readouterr().err
 
 
-def test_a_held_call_is_left_open_and_goes_on_after_the_answer(cli):
+def test_a_held_call_is_left_open_and_continues_after_the_answer(cli):
     (cli.root / "a").write_text("")
     arguments = ("call", "fs.move", '{"source": "a", "destination": "b"}', "--no-wait", "--call-id", "one")
     said = cli(*arguments)

@@ -168,7 +168,7 @@ def test_configured_values_are_checked_when_they_are_set_and_secrets_are_not_pri
         (["config", "list", "nothing"], "not_found"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(cli, argv, code):
+def test_a_mistake_is_reported_in_one_line(cli, argv, code):
     configure("x")
     exit_code, found = cli("capsule", *argv)
     assert (exit_code, found["error"]["code"]) == (2, code)

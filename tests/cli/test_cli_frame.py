@@ -15,7 +15,7 @@ from interlock.surfaces.cli import app
 from interlock.surfaces.cli.output import clean
 
 
-def test_the_version_is_said_without_importing_the_tree_of_commands():
+def test_the_version_is_reported_without_importing_the_tree_of_commands():
     script = (
         "import sys; from interlock.surfaces.cli.main import main; main(['--version']);"
         "sys.stderr.write(' '.join(m for m in ('click', 'msgspec', 'apsw', 'asyncio') if m in sys.modules))"
@@ -142,12 +142,12 @@ def test_an_unexpected_error_is_one_line_without_a_traceback_and_without_values(
     assert "Traceback" in cli("runs", "list", "--json").err
 
 
-def test_the_debugging_variable_is_no_setting(cli, monkeypatch):
+def test_the_debugging_variable_is_not_a_setting(cli, monkeypatch):
     monkeypatch.setenv("INTERLOCK_DEBUG", "1")
     assert cli("run", cli.plan(call("fs.list"))).code == 0
 
 
-def test_a_reader_that_goes_away_is_no_error(cli):
+def test_a_reader_that_disconnects_is_not_an_error(cli):
     run_id = cli.run(*[call("fs.list")] * 40)["run_id"]
     done = subprocess.run(
         f"{' '.join(map(repr, COMMAND))} runs log {run_id} | head -1",
@@ -219,7 +219,7 @@ def test_clean_keeps_what_is_plain():
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_descriptors_are_no_defect(cli, closed):
+def test_closed_descriptors_are_not_an_error(cli, closed):
     plan = cli.plan(call("fs.write", path="made", content="1"))
     command = f"{' '.join(map(shlex.quote, COMMAND))} run {plan} {closed}"
     done = subprocess.run(
@@ -243,7 +243,7 @@ def test_a_plan_from_a_closed_or_empty_input_is_empty(cli):
     "line",
     ["init --agent", "runs show", "runs list --session", "undo", "recover", "grants revoke", "grants issue a --tool"],
 )
-def test_what_is_no_text_is_refused_wherever_text_is_meant(cli, line):
+def test_what_is_not_text_is_refused_wherever_text_is_expected(cli, line):
     said = cli(*line.split(), "\udcff", "--json")
     assert (said.code, said.error["code"]) == (2, "usage")
     assert "the argument is not UTF-8" in said.error["message"]

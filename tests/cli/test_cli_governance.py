@@ -162,7 +162,7 @@ def test_approvers_guard_their_own_list(cli, monkeypatch):
     assert "any shell" in cli("approvers", "list").out
 
 
-def test_what_a_grant_has_come_to_is_said(cli):
+def test_the_present_state_of_a_grant_is_reported(cli):
     for ttl in ("0s", "99999999d"):
         said = cli("grants", "issue", "helper", "--tool", "*", "--ttl", ttl, "--json")
         assert (said.code, said.error["code"]) == (2, "usage")
@@ -272,7 +272,7 @@ def test_a_mistake_in_a_rule_is_named_with_file_and_line(cli):
     assert "did you mean `command`?" in said.error["message"]
 
 
-def test_a_pattern_that_no_policy_file_fits_is_said(cedar):
+def test_a_pattern_that_no_policy_file_fits_is_reported(cedar):
     path = cedar.root / "interlock.toml"
     path.write_text(path.read_text().replace("policy/*.cedar", "./policy/*.cedar"))
     assert cedar("policy", "check").err == ""

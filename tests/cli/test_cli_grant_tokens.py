@@ -49,7 +49,7 @@ def test_inspect_shows_what_a_token_allows_and_not_its_secret(cli, token):
     assert cli("grants", "inspect", "narrow", "--json").json["blocks"][1]["hosts"] == []
 
 
-def test_a_token_is_taken_back_by_its_id(cli, token):
+def test_a_token_is_revoked_by_its_id(cli, token):
     made = cli("grants", "inspect", "token", "--json").json
     assert cli("grants", "revoke", made["id"]).code == 0
     said = cli("run", cli.plan(call("fs.read", path="a.txt")), "--grant-token", "token", "--json")

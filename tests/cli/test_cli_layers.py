@@ -111,7 +111,7 @@ def test_what_is_ok_before_the_run_is_over_is_said_to_be_in_its_layer(cli):
     assert not (cli.root / "a").exists()
 
 
-def test_changes_that_wait_are_said_with_what_to_do(cli):
+def test_changes_that_wait_are_reported_with_what_to_do(cli):
     said = cli("run", cli.plan(call("fs.write", path="a", content="1")), "--commit", "never")
     assert "1 change waits in the layer for a commit" in said.err
     assert "`interlock discard run_" in said.err

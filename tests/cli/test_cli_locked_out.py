@@ -171,7 +171,7 @@ def test_who_may_answer_is_what_was_last_trusted(cli):
     assert "interlock.toml (changed)" in warned[0]
 
 
-def test_a_directory_that_is_no_project_is_still_none(bare):
+def test_a_directory_that_is_not_a_project_does_not_become_one(bare):
     said = bare("runs", "list", "--json")
     assert (said.code, said.error["code"]) == (2, "configuration")
     (bare.root / "pyproject.toml").write_text("[tool.interlock\n")

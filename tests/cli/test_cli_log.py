@@ -92,7 +92,7 @@ def test_an_undo_of_one_action_marks_that_one(cli):
     assert cli("runs", "list", "--json").json[1]["undone_by"] is None
 
 
-def test_what_an_undo_could_not_take_back_is_not_marked_as_undone(cli):
+def test_what_an_undo_could_not_undo_is_not_marked_as_undone(cli):
     work_directly(cli)
     run_id = cli.run(call("shell", command="true"))["run_id"]
     cli("undo", run_id)
@@ -108,7 +108,7 @@ def test_a_run_of_which_a_part_was_undone_is_marked_as_undone(cli):
     assert "succeeded, undone" in cli("runs", "list").out
 
 
-def test_an_aborted_proposal_was_taken_back_by_itself(cli):
+def test_an_aborted_proposal_was_already_rolled_back(cli):
     cli.run(write("a"), call("fs.list"), call("fs.read", path="missing"))
     assert [line["status"] for line in cli("log", "--json").json] == ["rolled_back", "succeeded", "failed"]
 
@@ -226,7 +226,7 @@ def test_bare_undo_without_a_terminal_says_to_name_a_run(cli):
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 1), ("n", 1)])
-def test_bare_undo_shows_what_it_would_take_back_and_asks(cli, answer, code):
+def test_bare_undo_shows_what_it_would_undo_and_asks(cli, answer, code):
     work_directly(cli)
     cli.run(write("old"))
     run_id = cli.run(write("a"), call("shell", command="echo hi"), call("fs.list"))["run_id"]
@@ -310,7 +310,7 @@ def test_bare_undo_of_a_run_that_did_nothing_says_so(cli):
         terminal.close()
 
 
-def test_a_run_that_went_on_since_it_was_shown_is_not_undone(cli):
+def test_a_run_that_continued_since_it_was_shown_is_not_undone(cli):
     run_id = cli.run(write("a"), write("b"))["run_id"]
     terminal = Terminal(cli, "undo")
     try:

@@ -27,7 +27,7 @@ def test_each_built_in_tool_says_what_it_did(cli):
         assert said == [words for _, words in CALLS]
 
 
-def test_a_program_that_lives_on_says_how_it_is(cli):
+def test_a_background_program_reports_its_state(cli):
     path = cli.root / "interlock.toml"
     path.write_text(path.read_text().replace('"shell", ', '"shell", "proc.start", "proc.wait", "proc.stop", '))
     assert cli("trust", "--yes").code == 0

@@ -147,7 +147,7 @@ def test_without_a_session_there_is_no_answer_for_it(asking, terminal):
     assert shell.end()[0] == 1
 
 
-def test_pasted_text_is_no_answer(asking, terminal):
+def test_pasted_text_is_not_an_answer(asking, terminal):
     shell = terminal("run", asking.plan(call("fs.write", path="a", content="1")))
     for pasted in ("aaaaaaaa\naaaa\n" * 50, "\x1b[200~a\x1b[201~"):
         shell.wait_for(KEYS)

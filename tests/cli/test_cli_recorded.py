@@ -47,7 +47,7 @@ def test_the_log_of_a_run_has_it_beside_the_event(recorded):
     assert "recorded:" in lines[at + 1]
 
 
-def test_a_damaged_record_is_said_and_the_run_is_shown_all_the_same(recorded):
+def test_a_damaged_record_is_reported_and_the_run_is_shown_all_the_same(recorded):
     directory = next((recorded.root.parent / "state").glob("**/runs/run_*"))
     (file,) = layer_files(directory)
     file.write_bytes(b"garbage\n")

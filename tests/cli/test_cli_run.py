@@ -132,7 +132,7 @@ def test_undo_of_one_action_and_of_what_somebody_else_changed(cli):
     assert not (cli.root / "y").exists()
 
 
-def test_an_undo_that_somebody_was_in_the_way_of_says_how_to_go_on(cli):
+def test_an_undo_that_conflicts_with_later_changes_says_how_to_continue(cli):
     run_id = cli.run(call("fs.write", path="x", content="1"), call("fs.write", path="y", content="1"))["run_id"]
     (cli.root / "y").write_text("somebody's")
     said = cli("undo", run_id)
@@ -152,7 +152,7 @@ def test_an_undo_that_somebody_was_in_the_way_of_says_how_to_go_on(cli):
     assert "--force" not in said.err
 
 
-def test_an_undo_that_could_not_take_all_back_is_no_success(cli):
+def test_an_incomplete_undo_is_not_a_success(cli):
     run_id = cli.run(
         call("fs.write", path="x", content="1"), {"type": "state_write", "parameters": {"key": "k", "value": 1}}
     )["run_id"]
@@ -197,7 +197,7 @@ def test_a_finished_run_is_not_resumed(cli):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_run_says_how_to_go_on_and_does(cli, number):
+def test_a_stopped_run_says_how_to_continue_and_does(cli, number):
     work_directly(cli)
     plan = cli.plan(call("fs.write", path="x", content="1"), SLOW, call("fs.write", path="y", content="1"))
     process = cli.start("run", plan, "--json")

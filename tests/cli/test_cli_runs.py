@@ -298,7 +298,7 @@ def test_other_tools_than_those_of_the_checkpoint_are_named_and_refused_unless_t
     assert cli("simulate", cli.plan(READ), "--json").json["state"] == {"a": 1}
 
 
-def test_what_is_no_checkpoint_is_not_restored(cli):
+def test_what_is_not_a_checkpoint_is_not_restored(cli):
     run_id = cli.run(write("a", 1))["run_id"]
     cli("runs", "checkpoint", run_id, "-o", "c.json")
     text = (cli.root / "c.json").read_text()

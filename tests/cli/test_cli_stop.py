@@ -81,7 +81,7 @@ def test_a_run_that_waits_for_an_answer_is_stopped_without_its_process(cli):
     assert cli("resume", "last", "--json").error["code"] == "run_finished"
 
 
-def test_nothing_to_stop_is_no_failure_but_a_finished_run_is_an_error(cli):
+def test_nothing_to_stop_is_not_a_failure_but_a_finished_run_is_an_error(cli):
     assert cli("stop", "--all").out == "nothing is running\n"
     cli.run(call("fs.list"))
     assert cli("stop", "last", "--json").error["code"] == "run_finished"

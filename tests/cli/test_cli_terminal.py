@@ -15,7 +15,7 @@ def move(cli):
     return cli.plan(call("fs.move", source="a.txt", destination="b.txt"))
 
 
-def test_a_hold_asks_at_the_terminal_and_an_answer_goes_on(cli, terminal, move):
+def test_a_hold_asks_at_the_terminal_and_continues_after_the_answer(cli, terminal, move):
     shell = terminal("run", move)
     shell.wait_for("coder asks: fs.move")
     shell.wait_for("[e]dit, [s]how all?")
@@ -122,7 +122,7 @@ def test_what_another_approver_has_edited_is_shown_before_it_can_be_approved(cli
     assert (cli.root / "c.txt").exists()
 
 
-def test_what_was_typed_before_a_question_was_shown_is_no_answer_to_it(cli, terminal):
+def test_what_was_typed_before_a_question_was_shown_does_not_answer_it(cli, terminal):
     for name in ("a.txt", "b.txt"):
         (cli.root / name).write_text("1")
     plan = cli.plan(
@@ -140,7 +140,7 @@ def test_what_was_typed_before_a_question_was_shown_is_no_answer_to_it(cli, term
     assert shell.end()[0] == 1
 
 
-def test_an_edit_that_does_not_fit_is_told_and_asked_about_again(cli, terminal, move):
+def test_an_edit_that_does_not_fit_is_reported_and_asked_about_again(cli, terminal, move):
     shell = terminal("run", move)
     shell.wait_for("[s]how all")
     shell.type("e")
@@ -154,7 +154,7 @@ def test_an_edit_that_does_not_fit_is_told_and_asked_about_again(cli, terminal, 
     assert shell.end()[0] == 0
 
 
-def test_who_may_not_answer_is_told_why_and_the_question_stays(cli, terminal, move):
+def test_a_person_who_may_not_answer_is_told_why_and_the_question_stays_open(cli, terminal, move):
     path = cli.root / "interlock.toml"
     path.write_text(path.read_text() + "separation = true\n")
     assert cli("trust", "--yes").code == 0

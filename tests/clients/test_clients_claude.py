@@ -52,7 +52,7 @@ def test_its_calls_go_through_the_gate_and_its_own_tools_are_off(claude, project
     assert not (project.root / "b.txt").exists()
 
 
-def test_a_held_call_goes_on_in_another_session(claude, project):
+def test_a_held_call_continues_in_another_session(claude, project):
     """Its gateway is killed, and then the client. Approved after that, the call happens once, when it is made again."""
     project.install("claude-code")
     (project.root / "a.txt").write_text("old")

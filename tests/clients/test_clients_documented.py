@@ -158,7 +158,7 @@ def test_the_form_of_answers():
     assert json.loads(dialect.reply(shell, deny).stdout)["permission"] == "deny"
 
 
-def test_programs_that_read_each_others_hook_files_are_told_apart():
+def test_programs_that_read_each_others_hook_files_are_distinguished():
     names = {"hook_event_name": "PreToolUse", "session_id": "s", "cwd": ROOT}
     claude = json.dumps(names | {"transcript_path": "/t", "tool_use_id": "u", "tool_input": {"timestamp": 1}}).encode()
     copilot = json.dumps(names | {"timestamp": "t", "tool_input": {"hookEventName": "x"}}).encode()
@@ -191,7 +191,7 @@ def test_programs_that_read_each_others_hook_files_are_told_apart():
         ("vscode", "replace", "project", "project/.github/hooks/interlock-vscode.json", "project/.vscode/mcp.json"),
     ],
 )
-def test_files_are_written_with_comments_kept_and_given_back(project, client, mode, scope, hooks, gateway):
+def test_files_are_written_with_comments_kept_and_restored(project, client, mode, scope, hooks, gateway):
     base = project.root.parent
     project.env["HOME"] = str(base / "home")
     servers = "servers" if client == "vscode" else "mcpServers"

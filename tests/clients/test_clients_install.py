@@ -51,7 +51,7 @@ def test_it_says_what_of_the_project_is_not_as_expected(project):
     assert project._run("install", "claude-code", "--dry-run").stderr.count("warning: the gateway") == 0
 
 
-def test_removal_gives_back_the_bytes(project):
+def test_removal_restores_the_bytes(project):
     (project.root / ".claude").mkdir()
     (project.root / ".mcp.json").write_bytes(b'{"mcpServers":\t{"other": {"command": "x"}}}')
     (project.root / ".claude/settings.json").write_bytes(b'{ "permissions": {"deny": ["Bash"]}, "hooks": {} }\r\n')

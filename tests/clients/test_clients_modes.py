@@ -109,7 +109,7 @@ documents = st.one_of(
         st.tuples(st.sampled_from(["guard", "replace", None]), st.sampled_from([None, "coder"])), min_size=1, max_size=4
     ),
 )
-def test_removal_gives_back_the_bytes_whatever_was_set_up_in_between(servers, own, setups):
+def test_removal_restores_the_bytes_whatever_was_set_up_in_between(servers, own, setups):
     with tempfile.TemporaryDirectory() as name:
         place = Place(Path(name).resolve())
         for path, data in zip(FILES, (servers, own), strict=True):
@@ -160,7 +160,7 @@ def test_the_users_own_settings(place):
 
 
 @pytest.mark.parametrize("scope", ["user", "managed"])
-def test_what_cannot_be_set_up_is_said(place, scope):
+def test_what_cannot_be_set_up_is_reported(place, scope):
     with pytest.raises(UsageError) as caught:
         place.install("replace", scope)
     assert (caught.value.code, "--mode guard --scope managed" in caught.value.hint) == ("client_mode", True)

@@ -140,7 +140,7 @@ def test_private_hosts_are_found_in_text(text: str, reasons: list[str]) -> None:
         "user@example.org", "1.10.0.0.1.2",
     ],
 )  # fmt: skip
-def test_numbers_and_names_that_are_no_private_hosts(text: str) -> None:
+def test_numbers_and_names_that_are_not_private_hosts(text: str) -> None:
     assert find_private(text) == []
 
 

@@ -163,7 +163,7 @@ def test_the_fake_forgets_a_name_that_was_not_synced(tmp_path: Path):
     assert os.listdir(tmp_path) == []
 
 
-def test_the_fake_takes_back_a_rename_and_a_cut_that_were_not_synced(tmp_path: Path):
+def test_the_fake_reverts_a_rename_and_a_truncation_that_were_not_synced(tmp_path: Path):
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text(name * 5)
     disk = CrashingDisk()

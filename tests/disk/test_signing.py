@@ -137,7 +137,7 @@ def test_any_bytes_as_envelope_are_refused_without_a_traceback(envelope: bytes):
         verify(envelope, TYPE)
 
 
-def test_what_is_no_public_key_is_a_usage_error(signer: Signer):
+def test_what_is_not_a_public_key_is_a_usage_error(signer: Signer):
     elliptic = generate_private_key(SECP256R1()).public_key()
     pem = elliptic.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     for text in ("", "ed25519:", "ed25519:00", "ed25519:" + "z" * 64, "-----BEGIN PUBLIC KEY-----\n", pem):

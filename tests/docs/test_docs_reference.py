@@ -66,7 +66,7 @@ def test_every_setting_has_a_meaning() -> None:
             assert cells[3], line
 
 
-def test_variables_that_are_no_settings_are_listed() -> None:
+def test_variables_that_are_not_settings_are_listed() -> None:
     page = text_of("configuration.md")
     assert all(f"| `{name}` |" in page for name in NOT_SETTINGS)
 

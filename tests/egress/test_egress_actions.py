@@ -189,7 +189,7 @@ def lasting(port):
     return f"curl -sS http://index.test:{port}/x; curl -sS http://evil.test:{port}/; echo; echo done; exec sleep 60"
 
 
-def test_a_program_that_lives_on_reaches_the_hosts_of_the_grant_and_no_others(project, serve):
+def test_a_background_program_reaches_only_the_hosts_of_the_grant(project, serve):
     port = serve()
     rt = project([f"index.test:{port}"], journal={"durability": "memory"})
     result = asyncio.run(
@@ -231,7 +231,7 @@ def test_a_program_of_a_session_keeps_its_network_across_runs_and_event_loops(pr
     assert {use.outcome for use in row.hosts} == {"connected"}
 
 
-def test_a_program_that_lives_on_reaches_nothing_more_once_its_grant_is_taken_away(project, serve, tmp_path):
+def test_a_background_program_reaches_no_host_once_its_grant_is_revoked(project, serve, tmp_path):
     port = serve()
     rt = project([f"index.test:{port}"])
     once = f"curl -sS -o /dev/null -w '%{{http_code}}\\n' http://index.test:{port}/"
@@ -250,7 +250,7 @@ def test_a_program_that_lives_on_reaches_nothing_more_once_its_grant_is_taken_aw
     assert uses(row) >= {(f"index.test:{port}", "refused", "host_denied")}
 
 
-def test_policies_are_asked_about_connections_of_programs_that_live_on(project, serve, tmp_path):
+def test_policies_are_asked_about_connections_of_background_programs(project, serve, tmp_path):
     port = serve()
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "connect.cedar").write_text(

@@ -105,7 +105,7 @@ def test_answers_repeat_the_question_as_it_was_sent():
     assert b"\x05InDeX\x04tEsT\x00" in dns.answer(found, dns.NAME_ERROR)
 
 
-def test_what_is_no_question_gets_no_answer_and_what_cannot_be_read_an_error():
+def test_what_is_not_a_query_gets_no_answer_and_an_unreadable_query_an_error():
     assert dns.read_query(b"short") is None
     assert dns.read_query(query(b"a.test", flags=0x8180)) is None
     assert dns.read_query(query(b"a.test", flags=0x2800)).problem == dns.NOT_IMPLEMENTED

@@ -216,7 +216,7 @@ def test_a_compensation_on_a_thread_is_told_that_its_time_is_over(embedded):
     assert told.wait(20)
 
 
-def test_a_compensation_that_goes_on_past_its_time_out_has_not_taken_anything_back(embedded):
+def test_a_compensation_that_continues_after_its_time_out_has_undone_nothing(embedded):
     async def stubborn(parameters, ctx):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(20)
@@ -254,7 +254,7 @@ def test_the_more_cautious_of_tool_and_action_holds(embedded):
     assert len(calls) == 2, "the agent alone cannot declare a call idempotent"
 
 
-def test_a_failure_that_is_skipped_lets_the_rest_go_on_and_undoes_nothing(embedded):
+def test_a_failure_that_is_skipped_lets_the_rest_continue_and_undoes_nothing(embedded):
     rt = embedded(binding("do", noop), binding("fail", recording([], error=ValueError("x"))))
     result = execute(rt, call("do"), call("fail", failure_behavior="skip"), write("k", 1))
     assert statuses(result) == ["succeeded", "failed", "succeeded"]

@@ -410,7 +410,7 @@ def test_a_dry_run_says_what_would_be_refused(embedded):
     assert said.status == "rejected"
 
 
-def test_a_dry_run_goes_on_past_references(embedded):
+def test_a_dry_run_continues_past_references(embedded):
     """What an earlier action would have given is not known; so much is said, and the rest is looked at all the same."""
     tool, _calls = counting(parameters={"type": "object", "properties": {"n": {"type": "integer"}}})
     grant = {"tools": ["count"], "unscoped": ["*"]}

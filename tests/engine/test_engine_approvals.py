@@ -89,7 +89,7 @@ def test_nobody_answers(new_project):
     assert log == []
 
 
-def test_an_edit_is_judged_and_told(asking):
+def test_an_edit_is_judged_and_reported(asking):
     log = []
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
     rt = asking.open(risky(log, parameters=schema))
@@ -265,7 +265,7 @@ def test_a_question_of_a_proposal_that_was_stopped_is_withdrawn(asking):
         rt.close()
 
 
-def test_a_killed_waiter_leaves_its_question_and_the_answer_goes_on(asking):
+def test_a_question_survives_its_killed_waiter_and_the_answer_continues_the_run(asking):
     body = """
         async def risky(parameters, ctx):
             return "ran"

@@ -67,7 +67,7 @@ def test_what_nobody_has_answered_is_left_alone(held):
     assert status(rt, hold) == "held"
 
 
-def test_an_approved_run_goes_on_once(held):
+def test_an_approved_run_continues_once(held):
     project, rt, hold = held
     answer(rt, hold, "approve")
     assert look(rt, times=3) == [(hold.run, ["succeeded"])]
@@ -94,7 +94,7 @@ def test_a_question_that_was_withdrawn_leaves_the_run_to_its_owner(held):
     assert status(rt, hold) == "held"
 
 
-def test_a_run_that_cannot_go_on_is_reported_once_and_tried_again_by_the_next_process(held):
+def test_a_run_that_cannot_continue_is_reported_once_and_tried_again_by_the_next_process(held):
     project, rt, hold = held
     answer(rt, hold, "approve")
     journal = project.run_directory(hold.run) / "journal.ndjson"
@@ -200,7 +200,7 @@ def test_the_background_work_hears_of_an_answer_and_stops_when_it_is_cancelled(h
     assert (project.root / "a.txt").exists()
 
 
-def test_a_killed_process_leaves_a_run_that_goes_on(new_project):
+def test_a_killed_process_leaves_a_run_that_continues(new_project):
     project = new_project(toml=ASK)
     rt = project.open()
     process = project.script(f"import asyncio\nasyncio.run(project.open().execute({WRITE!r}))")

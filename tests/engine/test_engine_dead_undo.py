@@ -73,7 +73,7 @@ def test_an_undo_that_succeeds_settles_the_dead_one_of_the_same_run(world):
     assert contents(world) == [*OLD[:5], "a person's"]
 
 
-def test_a_dead_undo_that_goes_on_puts_nothing_back_first(world):
+def test_a_dead_undo_that_continues_puts_nothing_back_first(world):
     """It looks at every path, refuses as a whole, and what it has restored stays restored."""
     rt = world.open()
     done = execute(rt, *CHANGES)
@@ -88,7 +88,7 @@ def test_a_dead_undo_that_goes_on_puts_nothing_back_first(world):
     assert temporaries(world) == []
 
 
-def test_a_dead_undo_goes_on_where_it_was(world):
+def test_a_dead_undo_continues_where_it_was(world):
     rt = world.open()
     done = execute(rt, *CHANGES)
     dead = kill_undo(world, done.run_id, 3)
@@ -143,7 +143,7 @@ AGENT = """
 """
 
 
-def test_an_agents_plan_goes_on_without_the_undo_that_is_settled_and_does_not_take_it_back(world):
+def test_an_agents_plan_continues_without_the_undo_that_is_settled_and_does_not_undo_it(world):
     """Its last action fails, so all is undone: but the undo is the person's by now."""
     rt = world.open()
     done = execute(rt, *CHANGES)

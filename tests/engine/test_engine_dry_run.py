@@ -133,7 +133,7 @@ def test_a_preview_shows_no_file_that_the_agent_may_not_read(new_project):
     assert shown.output["difference"][-1] == "-shown"
 
 
-def test_a_preview_of_what_is_no_text_or_too_large(project):
+def test_a_preview_of_a_binary_or_too_large_file(project):
     (project.root / "b").write_bytes(b"\xff\xfe\xfd")
     (project.root / "big").write_text("x\n" * 800_000)
     rt = project.open()

@@ -197,7 +197,7 @@ def test_events_are_kept_in_memory_if_that_is_wanted(opened):
     assert list(rt.runs.events(result.run_id, start=len(kept) - 1)) == kept[-1:]
 
 
-def test_secrets_do_not_stand_in_events_in_memory(opened):
+def test_secrets_are_not_in_events_in_memory(opened):
     rt = opened(journal={"durability": "memory"})
     secret = "ghp_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
     result = execute(rt, write("k", secret))

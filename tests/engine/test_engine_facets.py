@@ -316,7 +316,7 @@ def test_shared_journals_list_the_runs_of_both(project):
     assert {row.run_id for row in rt.runs.list()} == {row.run_id for row in beside.runs.list()} == ids
 
 
-def test_the_person_is_no_agent_of_a_shared_runtime(embedded):
+def test_the_person_is_not_an_agent_of_a_shared_runtime(embedded):
     with pytest.raises(ConfigurationError):
         embedded().with_shared("operator")
 

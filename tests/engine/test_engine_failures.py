@@ -87,7 +87,7 @@ def test_a_panic_is_a_failure_of_its_tool_and_ends_no_run(project, mode):
 
 
 @pytest.mark.parametrize("cost", [math.nan, math.inf, -1, 1e309, "5", None])
-def test_a_cost_that_is_no_amount_fails_the_action_and_spends_nothing(project, cost):
+def test_a_cost_that_is_not_an_amount_fails_the_action_and_spends_nothing(project, cost):
     """NaN ended every budget and made the journal unreadable; a cost below zero filled a budget up again."""
 
     def spend(ctx: interlock.Context) -> None:

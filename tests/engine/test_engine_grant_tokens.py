@@ -202,7 +202,7 @@ def test_a_result_that_was_kept_for_the_agent_is_not_given_to_a_token(project):
     assert len(calls) == 2
 
 
-def test_a_held_run_goes_on_under_its_token_and_not_with_more(new_project):
+def test_a_held_run_continues_under_its_token_and_not_with_more(new_project):
     project = new_project(toml=TOML.replace('allow = ["fs.*",', 'ask = ["fs.*"]\nallow = ['))
     with project.open() as rt:
         rt.services.desk.wait = False
@@ -223,7 +223,7 @@ def test_a_held_run_goes_on_under_its_token_and_not_with_more(new_project):
         assert (result["w"].status, result["x"].reason) == ("succeeded", "path_denied")
 
 
-def test_a_held_run_does_not_go_on_when_its_token_was_revoked_meanwhile(new_project):
+def test_a_held_run_does_not_continue_when_its_token_was_revoked_meanwhile(new_project):
     project = new_project(toml=TOML.replace('allow = ["fs.*",', 'ask = ["fs.*"]\nallow = ['))
     with project.open() as rt:
         rt.services.desk.wait = False
@@ -332,7 +332,7 @@ def test_a_run_of_several_proposals_takes_a_token_with_each(rt):
         run_.finish()
 
 
-def test_the_token_of_a_grant_for_one_session_is_of_no_use_in_another(rt):
+def test_the_token_of_a_grant_for_one_session_is_refused_in_another(rt):
     wish = granting.Wish(agent=AGENT, tools=("fs.*",), read=("**",), session="mine")
     token = rt.grants.issue_token(granting.issue(rt.services.desk, wish, by="ann").id).token
     assert reasons(run(rt, token, READ, session="mine")) == [None]

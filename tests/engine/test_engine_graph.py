@@ -249,7 +249,7 @@ def test_what_uses_a_value_needs_the_action_that_writes_it(embedded, uses):
     assert result["r"].reason == "dependency_failed"
 
 
-def test_a_condition_is_judged_whatever_became_of_the_writer(embedded):
+def test_a_condition_is_judged_whatever_the_outcome_of_the_writer(embedded):
     """Skipped, an assertion would not stop what it guards, and a precondition could not choose the other way."""
 
     async def fails(parameters, ctx):

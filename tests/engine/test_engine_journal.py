@@ -93,7 +93,7 @@ def test_rejections_holds_and_deduplications(project):
     assert (rejected["action"], rejected["step"], rejected["reason"]) == ("bad", 3, "invalid_parameters")
 
 
-def test_a_malformed_proposal_is_journaled_in_a_run_that_goes_on(project):
+def test_a_malformed_proposal_is_journaled_in_a_run_that_continues(project):
     rt = project.open(binding("do", noop))
     decode = interlock.model.decode.proposal_from_builtins
 
@@ -403,7 +403,7 @@ def test_rows_have_their_shape_and_reasons_are_known(project):
     assert interlock.format_result(result["z"]) == "[SKIPPED] `f` stopped the proposal: failed, tool_failed"
 
 
-def test_two_proposals_in_one_journal_are_told_apart(project):
+def test_two_proposals_in_one_journal_are_distinguished(project):
     rt = project.open(binding("do", noop))
     decode = interlock.model.decode.proposal_from_builtins
 

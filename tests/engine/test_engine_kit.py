@@ -338,7 +338,7 @@ def killed(project, tmp_path):
     return first
 
 
-def test_a_message_whose_process_was_killed_goes_on(killed):
+def test_a_message_whose_process_was_killed_continues(killed):
     run, marks = killed(read_only=True)
     assert run(read_only=True).stdout == "done\n"
     assert marks.read_text() == "xx"
@@ -433,7 +433,7 @@ def test_what_is_not_a_models_message_is_refused(embedded, message):
         ("say_it", json.dumps({"text": "x" * 2_000_000}), "[REJECTED] $: "),
     ],
 )
-def test_what_a_model_did_wrong_is_told_to_the_model(embedded, name, arguments, said):
+def test_what_a_model_did_wrong_is_reported_to_the_model(embedded, name, arguments, said):
     log = []
     (result,) = carry_out(embedded(echo(log)), chat(("call_1", name, arguments)))
     assert result["tool_call_id"] == "call_1"
@@ -507,7 +507,7 @@ def test_a_held_call_without_an_id_is_resumed_by_its_run(asking):
     assert result.results[0].output == "b"
 
 
-def test_a_denial_stands_and_is_told(asking):
+def test_a_denial_stands_and_is_reported(asking):
     rt = asking.open(echo([]))
     message = chat(("c1", "say_it", {"text": "a"}))
     with pytest.raises(HeldError) as caught:

@@ -210,7 +210,7 @@ def test_undo_names_only_what_someone_else_has_changed(cut):
     assert ".tmp" not in result["undo"].error
 
 
-def test_a_person_is_told_how_many_paths_are_committed_already_when_the_rest_is_discarded(new_project):
+def test_a_discard_reports_how_many_paths_are_committed_already(new_project):
     project = new_project(toml=TOML % "" + LAYER + 'commit = "never"\n')
     for name in "abcd":
         (project.root / name).write_text("original\n")

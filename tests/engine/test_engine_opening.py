@@ -107,7 +107,7 @@ def test_a_workspace_that_cannot_be_opened_lets_its_root_go(tmp_path):
     assert not new_since(before)
 
 
-def test_a_file_that_is_no_database_is_closed_again(tmp_path):
+def test_a_file_that_is_not_a_database_is_closed_again(tmp_path):
     path = Path(tmp_path / "x.db")
     path.write_bytes(b"not a database " * 1000)
     before = held()

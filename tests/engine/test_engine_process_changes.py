@@ -190,7 +190,7 @@ def test_undo_of_such_a_run_touches_nothing(project, root, later):
     assert (root / "a.py").read_text() == "original\n"
 
 
-def test_what_a_person_puts_into_a_directory_of_the_run_is_no_work_of_its_processes(project, root):
+def test_what_a_person_puts_into_a_directory_of_the_run_is_not_attributed_to_its_processes(project, root):
     from engine_world import binding  # noqa: PLC0415
 
     async def edit(parameters, ctx):
@@ -286,7 +286,7 @@ def test_after_a_crash_a_rollback_does_not_guess_either(project, root, crashed):
 # -- bounds
 
 
-def test_what_is_beyond_the_limits_is_said_and_stays_a_conflict(rt, root, monkeypatch):
+def test_what_is_beyond_the_limits_is_reported_and_stays_a_conflict(rt, root, monkeypatch):
     from interlock.workspace import process_changes  # noqa: PLC0415
 
     monkeypatch.setattr(process_changes, "BYTES_MAX", 1)

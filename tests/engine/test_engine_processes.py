@@ -35,7 +35,7 @@ def holder(project):
     child.communicate()
 
 
-def test_who_writes_waits_for_the_other_process_and_is_told_who_it_is(project, holder):
+def test_a_writer_waits_for_the_other_process_and_is_told_which_it_is(project, holder):
     rt = project.open(binding("noop", noop))
     rt.services.bounds.lease_wait_ms = 100
     (row,) = execute(rt, call("noop")).results

@@ -527,7 +527,7 @@ def test_the_library_says_what_is_unfinished_and_orders_it_before_a_new_run(cras
     rt.close()
 
 
-def test_a_journal_that_cannot_be_read_is_told_and_stands_in_nobodys_way(crash, monkeypatch):
+def test_an_unreadable_journal_is_reported_and_does_not_block_other_runs(crash, monkeypatch):
     crash.run(register(), step("m1", die=True))
     rt = crash.project.open(binding("nothing", nothing))
 
@@ -699,7 +699,7 @@ def test_a_run_whose_row_was_never_written_is_found_by_its_journal(new_project):
     assert rt.services.index.get(done.run_id).agent == AGENT
 
 
-def test_what_only_looks_like_a_run_and_cannot_be_read_stands_in_nobodys_way(project):
+def test_an_unreadable_directory_among_the_runs_does_not_block_other_runs(project):
     rt = project.open()
     (project.home / "runs" / "run_odd" / "journal.ndjson").mkdir(parents=True)
     assert execute(rt, write("k", 1)).status == "succeeded"
@@ -722,7 +722,7 @@ def test_a_run_waits_until_the_journals_are_in_order(project, monkeypatch):
     assert (len(looked), execute(rt, write("k", 1)).status) == (2, "succeeded")
 
 
-def test_looking_for_lost_runs_stands_in_nobodys_way(project, monkeypatch):
+def test_a_search_for_lost_runs_does_not_block_other_runs(project, monkeypatch):
     """Another process is just beginning a run, or has entered it since we looked."""
     rt = project.open()
     index, runs = rt.services.index, project.home / "runs"

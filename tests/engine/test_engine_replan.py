@@ -70,7 +70,7 @@ def test_off_asks_no_planner_and_both_belong_together(rt):
         run(rt, lambda _failure: None, replans_max=11)
 
 
-def test_a_refusal_is_no_failure_to_plan_around(rt):
+def test_a_refusal_does_not_lead_to_a_new_plan(rt):
     asked = []
     result = asyncio.run(rt.execute(plan(call("nothing_like_this")), planner=asked.append, replan="auto"))
     assert (result.status, asked) == ("rejected", [])

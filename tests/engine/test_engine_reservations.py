@@ -111,7 +111,7 @@ def test_failures_count_what_they_used_and_each_attempt_reserves_anew():
     assert result.cost.tokens == 80
 
 
-def test_tools_that_use_no_tokens_go_on_when_the_tokens_are_used_up():
+def test_tools_that_use_no_tokens_continue_when_the_tokens_are_used_up():
     rt = embedded(model(using(10, 0.0), Estimate(10, 0.0)), Binding(tool=Tool(name="nothing"), function=nothing))
     result = execute(rt, call("think"), call("nothing"), budget={"tokens": 10})
     assert statuses(result) == ["succeeded", "succeeded"]

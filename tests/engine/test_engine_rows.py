@@ -106,7 +106,7 @@ def test_each_try_is_a_tool_call(embedded, tries):
     assert (result.cost.tool_calls, result.cost.retries, len(seen)) == (tries, tries - 1, tries)
 
 
-def test_a_retry_for_which_there_is_no_budget_is_none(embedded):
+def test_a_retry_without_budget_is_not_made(embedded):
     rt = embedded(binding("bad", fails))
     change_services(rt, jitter=lambda: 0.0)
     result = execute(rt, call("bad", failure_behavior="retry"), budget={"tool_calls": 2})
@@ -114,7 +114,7 @@ def test_a_retry_for_which_there_is_no_budget_is_none(embedded):
     assert (result.cost.tool_calls, result.cost.retries) == (2, 1)
 
 
-def test_a_stored_result_is_no_call(embedded):
+def test_a_stored_result_does_not_count_as_a_call(embedded):
     rt = embedded(binding("do", noop, idempotent=True))
     once = call("do", idempotent=True)
     assert execute(rt, once).cost.tool_calls == 1

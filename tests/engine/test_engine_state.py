@@ -81,7 +81,7 @@ def test_what_was_read_and_changed_meanwhile_is_a_conflict(embedded):
     assert (value(rt, "k"), value(rt, "sum")) == ("theirs", None)
 
 
-def test_what_was_only_written_is_no_conflict(embedded):
+def test_what_was_only_written_is_not_a_conflict(embedded):
     rt = embedded()
 
     async def interfere(parameters, ctx):
@@ -247,7 +247,7 @@ def test_claims_that_differ_are_journaled(project):
     assert [e["key"] for e in project.journal(wrong.run_id) if e["kind"] == "effect_divergence"] == ["a", "b"]
 
 
-def test_state_lives_on_in_the_project_and_not_in_memory(project):
+def test_state_is_kept_in_the_project_and_not_in_memory(project):
     with project.open() as rt:
         execute(rt, write("k", {"x": [1, 2.5, "ü", None, True]}))
     with project.open() as rt:

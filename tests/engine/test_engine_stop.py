@@ -196,7 +196,7 @@ def test_a_thread_that_cannot_be_stopped_is_named(project):
     assert (report.outcome, report.ok, report.actions[0].status) == ("stopped", False, "unknown_outcome")
 
 
-def test_a_rollback_under_way_goes_on(project):
+def test_a_rollback_under_way_continues(project):
     """A stop must not leave half an undo."""
     begun = asyncio.Event()
 

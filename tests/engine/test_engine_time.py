@@ -133,7 +133,7 @@ def test_waiting_is_outside_of_the_time_out(embedded):
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_tool_that_goes_on_after_its_cancellation_has_timed_out(embedded, raises):
+def test_a_tool_that_continues_after_its_cancellation_has_timed_out(embedded, raises):
     """Late is not a success, and not another failure either; what it said is kept, and it is not done twice."""
     attempts = []
 

@@ -81,7 +81,7 @@ def test_the_time_out_does_not_run_while_a_person_thinks(project):
     assert (row.status, row.reason) == ("failed", "timeout")
 
 
-def test_others_go_on_while_a_tool_asks(project):
+def test_others_continue_while_a_tool_asks(project):
     answers, asked = [], threading.Event()
     done = asyncio.Event()
 
@@ -398,7 +398,7 @@ def test_a_sink_that_fails_gets_what_it_missed(project, monkeypatch):
     assert [record.event for record in sink.got].count("audit_failed") == 1
 
 
-def test_the_next_process_goes_on_where_the_last_one_stopped(project):
+def test_the_next_process_continues_where_the_last_one_stopped(project):
     seen = []
 
     class Counting:

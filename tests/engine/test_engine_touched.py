@@ -96,7 +96,7 @@ def test_lists_are_bounded_and_what_is_beyond_is_counted(write, monkeypatch):
     assert (found.read, found.unlisted) == (("/0", "/1"), 3)
 
 
-def test_a_line_that_is_no_record_is_named_and_half_a_line_at_the_end_is_not_there_yet(write):
+def test_an_invalid_record_is_named_and_an_incomplete_last_line_is_ignored(write):
     (file,) = layer_files(run := write(STARTED, ended()))
     whole = file.read_bytes()
     file.write_bytes(whole + b'{"kind":"ca')

@@ -132,7 +132,7 @@ def test_force_by_an_agent_is_asked_even_where_everything_is_allowed(world):
     assert (project.root / "fresh").read_text() == "a person's"
 
 
-def test_a_compensation_is_no_way_around(world):
+def test_a_compensation_does_not_get_around_the_rules(world):
     """An undo that is named as a compensation is judged as well."""
     project, rt, run = world(policy='forbid (principal, action == Action::"fs.write", resource);')
     result = execute(

@@ -208,7 +208,7 @@ def test_a_deduplicated_call_is_not_undone_by_the_run_that_did_not_make_it(rt, l
     assert ledger == [("book", "table")]
 
 
-def test_what_cannot_be_undone_is_said(rt, root, ledger):
+def test_what_cannot_be_undone_is_reported(rt, root, ledger):
     done = execute(rt, call("wild", "x"), *ACTIONS[:1])
     row = undo(rt, done.run_id)
     assert row.status == "succeeded"

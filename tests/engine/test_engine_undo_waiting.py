@@ -156,7 +156,7 @@ def test_an_agent_stops_and_undoes_its_own(asking):
     check_undone(asking, rt, asyncio.run(main()))
 
 
-def test_one_action_of_a_waiting_run_is_not_undone_and_it_goes_on(asking):
+def test_one_action_of_a_waiting_run_is_not_undone_and_it_continues(asking):
     rt = asking.open()
 
     async def main():

@@ -55,7 +55,7 @@ def test_names_that_nothing_has_are_warnings(known):
     assert "interlock policy check" in told
 
 
-def test_a_few_names_that_nothing_has_are_said_one_by_one(new_project):
+def test_a_few_names_that_nothing_has_are_reported_one_by_one(new_project):
     runtime = new_project(toml=RULES.replace('"mine.*", "tag:mine", ', "").replace('"other", "tag:unknown"', "")).open()
     assert runtime.execute_sync(plan(("fs.write", {"path": "a", "content": "x"}))).ok
     assert [text.partition(":")[0] for text in runtime.warnings] == ["rules.allow[1]", "tools.mytool"]

@@ -20,7 +20,7 @@ def waits(rt):
     return told
 
 
-def test_a_rate_limit_is_told(embedded):
+def test_a_rate_limit_is_reported(embedded):
     rt = embedded(binding("do", noop))
     rt.set_rate_limit("do", calls=1, per_ms=50)
     told = waits(rt)
@@ -30,7 +30,7 @@ def test_a_rate_limit_is_told(embedded):
     assert 0 < one.wait_max_ms <= 50
 
 
-def test_a_busy_machine_is_told(project):
+def test_a_busy_machine_is_reported(project):
     class Busy:
         def check(self):
             return Reading({"cpu": 0.9, "cpu_limit": 0.8})
@@ -50,7 +50,7 @@ def test_a_busy_machine_is_told(project):
     assert (event["what"], event["wait_max_ms"]) == (one.what, 7_000)
 
 
-def test_a_retry_is_told(embedded):
+def test_a_retry_is_reported(embedded):
     tries = []
 
     async def flaky(parameters, ctx):
@@ -64,7 +64,7 @@ def test_a_retry_is_told(embedded):
     assert [(w.action_id, w.cause, w.what) for w in told] == [("f", "retry", "its attempt number 2")]
 
 
-def test_a_question_is_told(new_project):
+def test_a_question_is_reported(new_project):
     rt = new_project(toml=TOML % 'ask = ["do"]\n[approvals]\nttl = "50ms"\n').open(binding("do", noop))
     told = waits(rt)
     execute(rt, call("do", "a"))
@@ -73,7 +73,7 @@ def test_a_question_is_told(new_project):
     assert 0 < one.wait_max_ms <= 50
 
 
-def test_a_turn_to_write_is_told(project):
+def test_a_turn_to_write_is_reported(project):
     go, began = threading.Event(), threading.Event()
 
     def long(parameters, ctx):

@@ -128,7 +128,7 @@ def machine(new_project):
     return made
 
 
-def test_where_namespaces_are_refused_the_next_weaker_walls_stand_and_it_is_said(machine):
+def test_where_namespaces_are_refused_the_next_weaker_walls_stand_and_it_is_reported(machine):
     runtime = machine("namespaces").open()
     done = execute(runtime, shell("echo ok"))
     assert done.results[0].output["stdout"] == "ok\n"
@@ -139,7 +139,7 @@ def test_where_namespaces_are_refused_the_next_weaker_walls_stand_and_it_is_said
     assert "`nons` is used in place of `ns`: namespaces absent(refused)" in warning
 
 
-def test_weaker_walls_that_were_asked_for_are_no_warning(machine):
+def test_weaker_walls_that_were_configured_cause_no_warning(machine):
     runtime = machine("namespaces", isolation='profile = "nons"').open()
     assert statuses(execute(runtime, shell("true"))) == ["succeeded"]
     assert not [text for text in runtime.warnings if "isolation" in text]

@@ -127,7 +127,7 @@ def test_a_public_key_has_the_form_that_securesystemslib_reads(run_line, capsys)
     assert (key["keytype"], key["scheme"]) == ("ed25519", "ed25519")
 
 
-def test_a_run_that_goes_on_is_not_exported(run_line, measured, tmp_path):
+def test_a_run_that_continues_is_not_exported(run_line, measured, tmp_path):
     with History.open(tmp_path / "project", os.environ) as past, held(past.directory("run_m"), past.disk):
         # The lock is this process's own: another descriptor of the same file is refused it all the same.
         code, refused = run_line("evidence", "export", "last")

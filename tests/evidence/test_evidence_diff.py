@@ -266,7 +266,7 @@ def test_junit_without_a_kind_is_an_empty_suite():
     assert (suite.tests, suite.failures) == (0, 0)
 
 
-def test_a_report_that_cannot_be_written_is_said(make, diff):
+def test_a_report_that_cannot_be_written_is_reported(make, diff):
     a = make("a", USUAL)
     code, found = diff(a, a, "--sarif", "/proc/none/x.sarif")
     assert code == 2

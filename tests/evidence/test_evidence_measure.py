@@ -58,7 +58,7 @@ def test_nothing_runs_if_the_archive_cannot_be_written_or_the_spec_is_wrong(root
     assert (root / "there.tar.gz").read_bytes() == b"mine"
 
 
-def test_a_skeleton_runs_nothing_and_is_no_run(root):
+def test_a_skeleton_runs_nothing_and_is_not_a_run(root):
     spec = interlock.RunSpec.of(["touch", "ran"]).with_run_id("s").with_agent_shim("openai-agents")
     paths = [interlock.skeleton_archive(spec, name) for name in ("a.tar.gz", "b.tar.gz")]
     first, second = (path.read_bytes() for path in paths)

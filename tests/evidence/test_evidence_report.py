@@ -218,7 +218,7 @@ def test_the_page_is_bounded(tmp_path, monkeypatch):
     assert "7 more actions are in the archive" in Page(page_of(run.export(tmp_path))).text
 
 
-def test_of_what_is_no_archive_no_more_is_read_than_shows_that(tmp_path, monkeypatch, capsys):
+def test_a_file_that_is_not_an_archive_is_not_read_further(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert app.run(["evidence", "report", "/dev/zero", "-o", "x.html"]) == 4
     said = capsys.readouterr().err

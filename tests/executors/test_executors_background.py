@@ -144,7 +144,7 @@ def test_a_program_that_keeps_its_supervisor_stopped_is_ended_all_the_same(bare)
     assert call("stop", handle=handle)["running"] is False
 
 
-def test_the_end_is_seen_and_told_once(call, record):
+def test_the_end_is_seen_and_reported_once(call, record):
     handle = call("start", command="echo out; echo err >&2; exit 7")["handle"]
     end = call("wait", handle=handle)
     assert (end["running"], end["exit_code"], end["stdout"], end["stderr"]) == (False, 7, "out\n", "err\n")
@@ -190,7 +190,7 @@ def test_half_a_character_comes_with_the_next_call(call):
     assert (part["stdout"], part["stdout_encoding"], part["stdout_next"]) == ("a", "utf-8", 1)
 
 
-def test_what_cannot_be_started_is_said_and_nothing_is_left(call, record):
+def test_what_cannot_be_started_is_reported_and_nothing_is_left(call, record):
     error = refused(call, "start", command="true", cwd="missing")
     assert error.code == "not_found"
     assert refused(call, "start", command="x" * 3_000_000).code == "spawn_failed"

@@ -93,7 +93,7 @@ def test_read_a_huge_file_in_little(tools, root):
     assert (got["content"], got["size"], got["truncated"], got["sha256"]) == ("middle", 1 << 40, True, None)
 
 
-def test_read_refuses_what_is_no_file(tools, root):
+def test_read_refuses_what_is_not_a_file(tools, root):
     os.mkfifo(root / "fifo")
     (root / "d").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
@@ -210,7 +210,7 @@ def test_search_counts_lines_over_many_pieces(tools, root):
 
 
 @pytest.mark.parametrize("pattern", ["(", "[", "*", "(?P<a>x)(?P<a>y)", "\\"])
-def test_search_refuses_what_is_no_pattern(tools, pattern):
+def test_search_refuses_what_is_not_a_pattern(tools, pattern):
     assert code(tools.search, pattern=pattern) == "pattern_invalid"
 
 
@@ -373,7 +373,7 @@ def test_delete(tools, root, tmp_path):
     assert code(tools.delete, path="d") == "not_found"
 
 
-def test_delete_refuses_protected_parts_and_what_it_could_not_give_back(tools, root):
+def test_delete_refuses_protected_parts_and_what_it_could_not_restore(tools, root):
     (root / "d").mkdir()
     os.mkfifo(root / "d" / "fifo")
     (root / "d" / "f").write_text("x")

@@ -219,7 +219,7 @@ def test_a_match_far_along_a_line_is_shown(tools, root):
     assert len(match["text"]) == 500
 
 
-def test_what_was_not_looked_at_is_said(tools, root):
+def test_what_was_not_looked_at_is_reported(tools, root):
     (root / "f").write_text("x" * (4 * 1024 * 1024) + "needle\n")
     assert tools.search(pattern="needle") == {"matches": [], "truncated": True}
 

@@ -169,7 +169,7 @@ def test_attributes_of_the_user_count(git, home):
     assert refused(at_home(git, home).add, paths=["."]).code == "git_config_refused"
 
 
-def test_what_is_not_read_of_the_user_is_said_and_does_not_run(git, home):
+def test_what_is_not_read_of_the_user_is_reported_and_does_not_run(git, home):
     mark = home / "mark"
     (home / ".gitconfig").write_text(
         f"[alias]\n\tstatus = !touch {mark}\n[core]\n\tfsmonitor = touch {mark}\n\tautocrlf = true\n"

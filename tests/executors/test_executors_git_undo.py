@@ -97,7 +97,7 @@ def test_a_detached_head(git):
     assert picture(git) == before
 
 
-def test_an_undo_is_taken_back_in_turn(git):
+def test_an_undo_can_be_undone(git):
     (git.root / "new").write_text("x")
     added = git.add(paths=["new"])
     done = git.commit(message="x")
@@ -127,7 +127,7 @@ def test_what_somebody_staged_since_stays(git):
     assert git.plain("diff", "--cached", "--name-only") == "theirs"
 
 
-def test_two_stagings_are_taken_back_one_without_the_other(git):
+def test_two_stagings_are_undone_independently(git):
     (git.root / "b").write_text("b")
     (git.root / "c").write_text("c")
     first, second = git.add(paths=["b"]), git.add(paths=["c"])
@@ -293,14 +293,14 @@ def test_a_conflict_that_is_over_does_not_come_back(git, how, then):
 
 
 @pytest.mark.parametrize("how", ["merge", "stash"])
-def test_a_conflict_that_goes_on_comes_back(git, how):
+def test_a_conflict_that_continues_comes_back(git, how):
     unmerged(git, how)
     before = picture(git)
     undo(git, "add", git.add(paths=["a.txt"]))
     assert picture(git) == before
 
 
-def test_a_revert_is_taken_back_with_its_files_and_without_a_new_commit(git):
+def test_a_revert_is_undone_with_its_files_and_without_a_new_commit(git):
     (git.root / "a.txt").write_text("two\n")
     (git.root / "b").write_text("b")
     git.plain("add", ".")

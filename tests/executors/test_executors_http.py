@@ -198,7 +198,7 @@ def test_an_error_status_is_an_answer_not_a_failure(server: Server) -> None:
     assert fetch(local(), f"http://first.example:{server.port}/error")["status"] == 503
 
 
-def test_bytes_that_are_no_text_come_as_base64(server: Server) -> None:
+def test_bytes_that_are_not_text_come_as_base64(server: Server) -> None:
     out = fetch(local(), f"http://first.example:{server.port}/binary")
     assert (out["body_encoding"], base64.b64decode(out["body"])) == ("base64", b"\x00\xff\xfe")
 
@@ -392,7 +392,7 @@ def test_a_redirect_to_a_name_that_resolves_to_loopback_is_refused(server: Serve
         "javascript:1",
     ],
 )
-def test_a_redirect_to_what_is_no_plain_http_url_is_refused(location: str, server: Server) -> None:
+def test_a_redirect_to_anything_but_a_plain_http_url_is_refused(location: str, server: Server) -> None:
     error = refused(local(), f"http://first.example:{server.port}/to?302,{location}")
     assert error.code == "redirect_refused"
     assert "Invalid" not in error.message  # that would be urllib's wording, and no sentence
@@ -410,7 +410,7 @@ def test_a_redirect_without_location_or_of_another_kind_is_the_answer(server: Se
      "http://user:pw@first.example/", "http://first.example:0/", "http://first.example:99999/", "http://first.example\\@second.example/",
      "http://[::1/", "HTTP//x", "http://first.example/\x00", "http://first.example/" + "a" * 20_000],
 )  # fmt: skip
-def test_what_is_no_http_url_is_refused_and_not_repeated(url: str) -> None:
+def test_what_is_not_an_http_url_is_refused_and_not_repeated(url: str) -> None:
     error = refused(local(), url)
     assert error.code == "invalid_parameters"
     assert "first.example" not in error.message

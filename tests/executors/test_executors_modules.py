@@ -233,7 +233,7 @@ def test_posture_and_undo(tools, context):
     assert ctx.undoable
 
 
-def test_what_the_context_does_not_have_is_said(tools, context):
+def test_what_the_context_does_not_have_is_reported(tools, context):
     assert "ctx.workspace" in error_of(tools, "touches_the_workspace", context()).message
 
 
@@ -321,7 +321,7 @@ def test_imported_tools_belong_to_their_own_module_but_a_package_offers_its_part
     assert load("kit").keys() == {"one"}
 
 
-def test_a_file_of_the_project_cannot_stand_in_for_a_library(load, project, context):
+def test_a_file_of_the_project_cannot_replace_a_library(load, project, context):
     (project / "msgspec.py").write_text("raise RuntimeError('the project runs as a library')")
     (project / "json.py").write_text("raise RuntimeError('the project runs as a library')")
     (project / "uses.py").write_text(

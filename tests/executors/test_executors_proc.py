@@ -109,7 +109,7 @@ def test_it_is_ended_and_said_so(kill, victim, context):
     assert ctx.undoable == ["a process was signalled"]
 
 
-def test_one_that_does_not_end_is_said_so(kill):
+def test_one_that_does_not_end_is_reported(kill):
     with subprocess.Popen(
         ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.1; done"], stdout=subprocess.PIPE
     ) as process:

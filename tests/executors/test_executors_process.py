@@ -118,7 +118,7 @@ def test_a_signal_is_named(call):
     assert (error.output["exit_code"], error.output["signal"]) == (None, "SIGSEGV")
 
 
-def test_what_could_not_be_started_is_told_apart_and_not_named(call, workspace):
+def test_what_could_not_be_started_is_distinguished_and_not_named(call, workspace):
     (workspace.root / "plain-7391").write_text("text")
     for argv, why in [
         (["no-such-program-7391"], "not_found"),
@@ -338,7 +338,7 @@ def test_each_exceeded_limit_has_a_code_of_its_own(clock, context, walls, name, 
     assert not error.value.retryable
 
 
-def test_a_limit_that_a_program_survived_is_no_failure(clock, context, walls):
+def test_a_limit_that_a_program_survived_is_not_a_failure(clock, context, walls):
     runner = ProcessRunner(clock, limits=ProcessLimits(file_bytes=4 << 20), enclose=walls)
     try:
         call = bindings(runner)[0].function
@@ -348,7 +348,7 @@ def test_a_limit_that_a_program_survived_is_no_failure(clock, context, walls):
         runner.close()
 
 
-def test_a_layer_may_take_so_much_disk_and_no_more(clock, workspace, context, walls, tmp_path):
+def test_a_layer_is_limited_in_disk_space(clock, workspace, context, walls, tmp_path):
     runner = ProcessRunner(clock, limits=ProcessLimits(layer_bytes=8 << 20), enclose=walls)
     mounts = LayerMounts()
     (tmp_path / "run").mkdir()

@@ -185,7 +185,7 @@ def test_the_message_names_the_parameter_and_not_the_value():
     assert "a date such as 2026-01-31" in str(found)
 
 
-def test_an_unknown_form_is_no_schema():
+def test_an_unknown_form_is_not_a_schema():
     with pytest.raises(SchemaError, match="unknown form"):
         Schema.compile({"properties": {"a": {"x-interlock-form": "colour"}}})
 

@@ -132,7 +132,7 @@ def read(gateway: Gateway) -> tuple[Any, Any, str]:
     return message["error"]["code"], message["id"], message["error"]["message"]
 
 
-def test_nothing_wrong_reaches_a_server_and_a_call_in_flight_goes_on(recorded):
+def test_nothing_wrong_reaches_a_server_and_a_call_in_flight_continues(recorded):
     with recorded.project.gateway() as gateway:
         gateway.initialize()
         gateway.send(call("slow", "r_slow"))

@@ -110,7 +110,7 @@ def test_the_one_who_answers_is_killed_before_the_agent_comes_back(asking, rest)
     assert log(asking) == "done\n"
 
 
-def test_a_denial_is_told_when_the_agent_comes_back_to_another_gateway(asking):
+def test_a_denial_is_reported_when_the_agent_returns_to_another_gateway(asking):
     with asking.gateway("--wait", "0s") as gateway:
         gateway.initialize()
         text, _ = gateway.call("shell", **CALL)

@@ -17,7 +17,7 @@ REVISIONS = ["2025-03-26", "2025-06-18", "2025-11-25"]
 
 
 def nothing_is_left(project) -> None:
-    """Every run is over: nothing waits for a person to say what became of it."""
+    """Every run is over: nothing waits for a person to settle its outcome."""
     until = time.monotonic() + 60
     while "no unfinished runs" not in (said := project.interlock("recover")):
         assert time.monotonic() < until, said
@@ -102,7 +102,7 @@ def test_a_client_need_not_wait_for_the_answer_to_its_greeting(project):
         assert answers[2]["tools"]
 
 
-def test_a_bad_frame_gets_an_error_and_other_calls_go_on(project):
+def test_a_bad_frame_gets_an_error_and_other_calls_continue(project):
     with project.gateway() as gateway:
         gateway.initialize()
         gateway.write(b"{half a line\n\n  \n")
@@ -148,7 +148,7 @@ def test_batches_belong_to_one_revision(project):
         assert {answer["id"] for answer in answers} == {"a", None, 1}
 
 
-def test_what_the_rules_refuse_is_told_to_the_model(project):
+def test_what_the_rules_refuse_is_reported_to_the_model(project):
     with project.gateway() as gateway:
         gateway.initialize()
         text, is_error = gateway.call("fs_read", path="../outside")
@@ -156,7 +156,7 @@ def test_what_the_rules_refuse_is_told_to_the_model(project):
         assert "Nothing was done" in text or "path" in text
 
 
-def test_a_held_call_goes_on_when_it_is_called_again(project):
+def test_a_held_call_continues_when_it_is_called_again(project):
     with project.gateway("--wait", "0s") as gateway:
         gateway.initialize()
         text, is_error = gateway.call("fs_write", path="b", content="1")

@@ -41,13 +41,13 @@ STREAMS = {
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("tail", [b"", b'data: {"choi', b"data: [DONE]\n\n", b": ping\n\n"])
-def test_half_a_stream_is_no_answer(provider, tail):
+def test_an_incomplete_stream_is_not_an_answer(provider, tail):
     result = asked(Raw(STREAMS[provider] + tail, kind="text/event-stream"), provider, stream=True)
     assert result.reason == "model_answer_invalid"
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_half_a_body_is_no_answer(provider):
+def test_an_incomplete_body_is_not_an_answer(provider):
     result = asked(Raw(b'{"choices": [', length=1000), provider)
     assert (result.status, result.reason) == ("failed", "connection_failed")
 

@@ -22,7 +22,7 @@ with the complaint in brackets, and their tests (of this file, unless a file is 
   workspace/test_workspace_layers.py::test_what_runs_later_is_held_until_it_is_named
 - nothing is left in the workspace after SIGKILL (sandbox-runtime 139): test_no_placeholder_is_left_after_a_kill
 - AppArmor, refused mounts: each step is probed, weaker walls stand, the fix is named (codex 15057, 23468):
-  engine/test_engine_walls.py::test_where_namespaces_are_refused_the_next_weaker_walls_stand_and_it_is_said,
+  engine/test_engine_walls.py::test_where_namespaces_are_refused_the_next_weaker_walls_stand_and_it_is_reported,
   cli/test_cli_machine.py::test_doctor_says_in_one_line_what_is_absent
 - a dev server ends with its action, which says so, and `proc.start` keeps it (35986):
   test_a_server_in_the_background_ends_with_its_action_and_is_counted,

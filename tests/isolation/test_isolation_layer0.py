@@ -151,7 +151,7 @@ def failure(outcome):
     return outcome.report["failure"]["step"], outcome.report["failure"]["errno"]
 
 
-def test_why_nothing_was_started_is_told_apart(bench):
+def test_why_nothing_was_started_is_distinguished(bench):
     (bench.root / "plain").write_text("text")
     (bench.root / "script").write_text("#!/nonexistent/interpreter\n")
     (bench.root / "garbage").write_bytes(b"\x7fELFnot really")
@@ -179,7 +179,7 @@ def test_a_file_without_execute_permission_does_not_hide_the_next_one_in_the_pat
     assert bench.run("true", search=f"{bench.root}:/usr/bin:/bin").report["exit_code"] == 0
 
 
-def test_a_directory_that_is_no_directory(bench):
+def test_a_directory_that_is_not_a_directory(bench):
     bench.root = bench.root / "file"
     bench.root.write_text("")
     assert failure(bench.run("true")) == ("cwd", errno.ENOTDIR)

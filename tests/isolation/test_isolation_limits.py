@@ -101,7 +101,7 @@ for pid in children: os.waitpid(pid, 0)
     assert (report["exceeded"], report["exit_code"]) == (None, 0)
 
 
-def test_pages_of_a_file_are_no_memory_of_a_program(cell):
+def test_pages_of_a_file_do_not_count_as_memory_of_a_program(cell):
     with open(cell.bench.root / "big", "wb") as file:
         file.truncate(96 * MIB)
     code = """
@@ -188,7 +188,7 @@ os._exit(%d)
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(7)", "import os; os.kill(os.getpid(), 9)", "raise MemoryError"])
-def test_a_failure_of_the_programs_own_is_no_limit(cell, end):
+def test_a_failure_of_the_program_itself_is_not_reported_as_a_limit(cell, end):
     assert cell.python(end)["exceeded"] is None
 
 

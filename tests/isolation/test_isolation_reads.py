@@ -89,7 +89,7 @@ def test_what_may_only_be_written_cannot_be_read_back(room):
         "exec 3< secrets; cat /proc/self/fd/3/file > src/descriptor",
     ],
 )
-def test_there_is_no_way_round(room, trick):
+def test_no_trick_reads_what_is_not_readable(room, trick):
     """All of it may be written, so only reading stands in the way of these."""
     room.sh(f"{trick}; true", readable=("src",), writable=("",))
     said = room.sh("cat src/* src/*/* 2>/dev/null", readable=("src",), writable=("",))

@@ -60,7 +60,7 @@ def test_every_call_of_the_table_is_refused(ask, name):
 @pytest.mark.parametrize(
     "name", ["read", "write", "openat", "execve", "connect", "sendto", "sendmsg", "bind", "listen", "accept4"]
 )
-def test_what_programs_live_on_is_allowed(ask, name):
+def test_the_system_calls_of_ordinary_programs_are_allowed(ask, name):
     assert ask(name) == ALLOW
 
 

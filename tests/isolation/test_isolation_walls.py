@@ -132,7 +132,7 @@ def test_the_working_directory_is_reached_anew(room):
     assert room.sh("pwd; cd ..; pwd; ls", cwd=room.root / "sub") == f"{room.root}/sub\n{room.root}\nsub\n"
 
 
-def test_what_is_said_to_be_writable_is_all_that_is(inside):
+def test_only_what_is_configured_as_writable_is(inside):
     for name in ("src", "docs"):
         (inside.root / name).mkdir()
     inside.sh("touch src/a; ! touch docs/b c; ! rmdir src", writable=("src",))

@@ -57,7 +57,7 @@ def test_the_seals_can_be_recomputed_from_the_description_alone(run_dir: Path):
     assert scan(run_dir).head.seal == prev
 
 
-def test_a_journal_of_version_1_is_read_and_goes_on(run_dir: Path):
+def test_a_journal_of_version_1_is_read_and_continues(run_dir: Path):
     """What differs is the start of the chain, and how redacted values are digested; both can be told apart."""
     batch, prev, out = b"", genesis(RUN, 1), b""
     for line in (run_dir / "journal.ndjson").read_bytes().splitlines(keepends=True):
@@ -255,7 +255,7 @@ def test_large_events_are_split_by_size(tmp_path: Path):
     assert status.seals > 1
 
 
-def test_a_kept_view_stands_in_the_line_as_its_canonical_json(tmp_path: Path):
+def test_a_kept_view_is_in_the_line_as_its_canonical_json(tmp_path: Path):
     run_dir = tmp_path / RUN
     with open_writer(run_dir) as writer:
         event = succeeded("a")

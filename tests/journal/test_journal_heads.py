@@ -63,7 +63,7 @@ def test_the_journal_goes_through_its_head(signed: tuple[Path, bytes], signer: S
         assert (head.seq, verified.vouched) == (1, vouched)
 
 
-def test_truncation_another_history_and_damage_are_told_apart(signed: tuple[Path, bytes]):
+def test_truncation_another_history_and_damage_are_distinguished(signed: tuple[Path, bytes]):
     run_dir, envelope = signed
     path = run_dir / "journal.ndjson"
     data = path.read_bytes()
@@ -86,7 +86,7 @@ def test_a_head_of_another_run_or_by_another_key_is_refused(signed: tuple[Path, 
     assert codes(lambda: verify_head(tmp_path / "run_b", envelope)) == "usage"
 
 
-def test_something_else_signed_with_the_same_key_is_no_head(signed: tuple[Path, bytes], signer: Signer):
+def test_something_else_signed_with_the_same_key_is_not_a_head(signed: tuple[Path, bytes], signer: Signer):
     run_dir, _ = signed
     other = signer.sign("application/vnd.in-toto+json", b"{}")
     assert codes(lambda: verify_head(run_dir, other)) == "bad_signature"

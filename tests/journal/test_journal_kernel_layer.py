@@ -66,7 +66,7 @@ def test_lines_of_recorders_are_numbered_together_and_a_digest_covers_each_of_th
     assert (one.lines, two.lines, two.calls) == (2, 2, 2)
 
 
-def test_a_later_process_goes_on_with_the_numbers_and_cuts_half_a_line_off(open_layer, tmp_path):
+def test_a_later_process_continues_with_the_numbers_and_cuts_half_a_line_off(open_layer, tmp_path):
     layer = open_layer()
     layer.writer("k1", "p", "a", 1).add([call("/one")])
     layer.close()
@@ -77,7 +77,7 @@ def test_a_later_process_goes_on_with_the_numbers_and_cuts_half_a_line_off(open_
     assert [(r.seq, r.path) for r in records(tmp_path)] == [(0, "/one"), (1, "/two")]
 
 
-def test_files_are_rotated_and_the_numbers_go_on(open_layer, tmp_path):
+def test_files_are_rotated_and_the_numbers_continue(open_layer, tmp_path):
     writer = open_layer(file_bytes=1000).writer("k1", "p", "a", 1)
     for number in range(20):
         writer.add([call(f"/{number}")])

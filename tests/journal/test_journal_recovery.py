@@ -39,7 +39,7 @@ def tear(run_dir: Path, count: int) -> None:
     path.write_bytes(path.read_bytes()[:-count])
 
 
-def test_the_tail_is_moved_and_its_intents_are_told(run_dir: Path):
+def test_the_tail_is_moved_and_its_intents_are_reported(run_dir: Path):
     before = (run_dir / "journal.ndjson").read_bytes()
     wanted = (TornIntent("p", "b", 1), TornIntent("p", "c", 2))
     assert intents_in_torn_tail(run_dir) == wanted
@@ -64,7 +64,7 @@ def test_a_second_recovery_changes_nothing_and_tells_the_same(run_dir: Path):
     assert {p.name: p.read_bytes() for p in run_dir.iterdir()} == files
 
 
-def test_an_intent_is_told_until_the_journal_holds_its_outcome(run_dir: Path):
+def test_an_intent_is_reported_until_the_journal_holds_its_outcome(run_dir: Path):
     recover(run_dir, Disk())
     with open_writer(run_dir, create=False) as writer:
         writer.append(ActionUnknown(ts=1, mono=1, proposal="p", action="b", attempt=1, reason="unknown_outcome"))
@@ -127,7 +127,7 @@ def test_a_run_that_is_not_there(tmp_path: Path):
     assert not (tmp_path / RUN).exists()
 
 
-def test_damage_in_the_torn_file_is_said_and_not_passed_over(run_dir: Path):
+def test_damage_in_the_torn_file_is_reported_and_not_passed_over(run_dir: Path):
     recover(run_dir, Disk())
     path = run_dir / "journal.torn"
     path.write_bytes(path.read_bytes().replace(b'"action":"b"', b'"action":"x"'))

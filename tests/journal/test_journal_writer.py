@@ -146,7 +146,7 @@ def test_after_close_nothing_is_accepted_and_a_second_close_does_nothing(run_dir
 # -- what is kept ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_value_that_needs_no_redaction_stands_in_the_event_and_nowhere_else(run_dir: Path):
+def test_a_value_that_needs_no_redaction_is_only_in_the_event(run_dir: Path):
     with open_writer(run_dir) as writer:
         kept = keep(writer, {"a": 1})
         writer.append(log("x"))
@@ -166,7 +166,7 @@ def test_the_original_of_a_redacted_value_goes_to_private_and_only_there(run_dir
     assert b"hunter2" not in (run_dir / "journal.ndjson").read_bytes()
 
 
-def test_a_view_equal_to_the_original_is_no_redaction_but_1_is_not_true(run_dir: Path):
+def test_a_view_equal_to_the_original_does_not_count_as_redacted_but_1_is_not_true(run_dir: Path):
     with open_writer(run_dir) as writer:
         assert not keep(writer, {"a": 1}, {"a": 1}).private
         assert keep(writer, {"a": 1}, {"a": True}).private

@@ -95,7 +95,7 @@ def test_an_aborted_proposal_leaves_nothing_behind(project):
     assert rt.memory.list(everything=True) == []
 
 
-def test_of_a_proposal_that_goes_on_after_a_failure_what_succeeded_stays(project):
+def test_of_a_proposal_that_continues_after_a_failure_what_succeeded_stays(project):
     rt = project.open(BOOM)
     execute(rt, note("deploy", "begun", "n"), call("boom", "b", failure_behavior="skip"))
     assert look(rt, "deploy") == [("agent:ann", "begun")]

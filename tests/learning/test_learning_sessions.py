@@ -67,7 +67,7 @@ def test_a_call_that_is_undone_before_its_session_is_over_is_not_learnt(rt):  # 
     assert rt.services.db.execute("select count(*) from skill_traces")[0][0] == 0
 
 
-def test_failures_and_looking_at_the_memory_are_no_part_of_a_task(rt):  # noqa: F811
+def test_failures_and_reads_of_the_memory_are_not_part_of_a_task(rt):  # noqa: F811
     for month in ("jan", "feb"):
         asyncio.run(rt.call("memory.read", {"query": "report"}, session="s"))
         asyncio.run(rt.call("fs.read", {"path": "nowhere"}, session="s"))

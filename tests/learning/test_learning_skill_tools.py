@@ -130,7 +130,7 @@ def test_a_rule_about_the_tool_itself_holds(skilled, project):
     assert (result.status, result.reason) == ("rejected", "policy_denied")
 
 
-def test_each_step_is_asked_about_and_the_call_goes_on_after_the_answers(skilled, project):
+def test_each_step_is_asked_about_and_the_call_continues_after_the_answers(skilled, project):
     path = project.root / "interlock.toml"
     path.write_text(path.read_text().replace("[rules]", '[rules]\nask = ["fs.write"]'))
     project.trust()

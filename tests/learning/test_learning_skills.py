@@ -316,7 +316,7 @@ def test_a_test_that_a_person_is_asked_about_is_given_up(project, rt):
     assert not (project.root / "new.txt").exists()
 
 
-def test_a_fault_of_the_learner_is_told_and_ends_nothing(project, rt, monkeypatch):
+def test_a_fault_of_the_learner_is_reported_and_ends_nothing(project, rt, monkeypatch):
     said = []
     rt.services.hooks.notices.append(said.append)
     with monkeypatch.context() as broken:
@@ -393,7 +393,7 @@ def test_an_import_is_a_candidate_of_its_own_and_brings_nothing_else(rt):
         lambda d: [],
     ],
 )
-def test_what_is_no_skill_is_not_imported(rt, change):
+def test_what_is_not_a_skill_is_not_imported(rt, change):
     do(rt, "jan", "feb")
     document = msgspec.json.decode(rt.skills.export(rt.skills.list()[0]))
     with pytest.raises(InterlockError):

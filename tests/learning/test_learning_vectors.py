@@ -139,7 +139,7 @@ def test_an_endpoint_that_fails_leaves_the_words():
         assert "gives no vectors" in output["why"]
 
 
-def test_a_model_that_is_not_there_is_said_at_the_start():
+def test_a_model_that_is_not_there_is_reported_at_the_start():
     with runtime(**LOCAL, learning={"embed": "gone"}) as rt:
         assert any("there is no model `gone`" in one for one in rt.warnings)
         assert "`gone`" in read(rt, "x")[1]["why"]

@@ -58,7 +58,7 @@ def test_a_command_that_is_not_found_leaves_a_record_of_where_it_was_looked_for(
     assert any(path.endswith("/no-such-program") for path in tried)
 
 
-def test_if_the_recorder_is_killed_the_command_is_ended_and_that_is_said(project):
+def test_if_the_recorder_is_killed_the_command_is_ended_and_that_is_reported(project):
     script = (
         "import os, signal, time\n"
         "above = os.getppid()\n"

@@ -196,7 +196,7 @@ def test_each_process_is_a_writer_of_its_own(project):
     assert problem["code"] == "layer_mismatch"
 
 
-def test_an_sdk_of_another_shape_is_named_and_the_program_goes_on(project, capfd):
+def test_an_sdk_of_another_shape_is_named_and_the_program_continues(project, capfd):
     (project.root / "agents").mkdir()
     (project.root / "agents/__init__.py").write_text("")
     (project.root / "agents/run.py").write_text("AgentRunner = 1\n")

@@ -363,7 +363,7 @@ class TestBuiltins:
             (nested(200), "$.actions[0].parameters.a" + "[0]" * 64),
         ],
     )
-    def test_what_is_no_json_is_refused(self, value, path):
+    def test_what_is_not_json_is_refused(self, value, path):
         with pytest.raises(ProposalError) as caught:
             proposal_from_builtins({"actions": [call(parameters={"a": value})]})
         assert path is None or caught.value.path == path

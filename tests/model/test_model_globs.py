@@ -196,7 +196,7 @@ def test_every_spelling_of_a_path_comes_to_one(value, normal):
         {"b64": base64.b64encode(b"../x").decode()},
     ],
 )
-def test_what_is_no_path_in_the_workspace_is_refused_without_being_repeated(value):
+def test_what_is_not_a_path_in_the_workspace_is_refused_without_being_repeated(value):
     with pytest.raises(ValueError) as caught:
         workspace_path(value, "/ws")
     assert "passwd" not in str(caught.value)

@@ -111,7 +111,7 @@ def test_references_inside_the_document_work():
         {1: 2},
     ],
 )
-def test_what_is_no_schema_is_an_error(definition):
+def test_what_is_not_a_schema_is_an_error(definition):
     with pytest.raises(SchemaError):
         Schema.compile(definition)
 
@@ -253,7 +253,7 @@ def test_errors_name_the_place_and_the_nearest_known_property():
     assert ("$", "unknown property `fils` (did you mean `files`?)") in found
 
 
-def test_only_the_first_twenty_errors_are_told():
+def test_only_the_first_twenty_errors_are_reported():
     schema = Schema.compile({"items": {"type": "string"}})
     assert len(schema.errors([1] * 1000)) == 20
 

@@ -311,7 +311,7 @@ def test_a_forbid_that_could_never_match_is_an_error(text: str, message: str) ->
     assert message in problems(text, world=closed)
 
 
-def test_a_mistake_is_told_once_and_not_for_every_tool() -> None:
+def test_a_mistake_is_reported_once_and_not_for_every_tool() -> None:
     found = problems('forbid(principal, action in Action::"call", resource) when { context.session.name == "x" };')
     assert "(1 problem)" in found
 

@@ -55,7 +55,7 @@ def test_what_is_refused_and_why(project, tmp_path):
     assert {tool: project.before(tool, {}).decision for tool in passed} == passed
 
 
-def test_a_held_call_goes_on_when_it_is_made_again(project):
+def test_a_held_call_continues_when_it_is_made_again(project):
     (project.root / "a.txt").write_text("old")
     call = {"file_path": str(project.root / "a.txt"), "old_string": "old", "new_string": "new"}
     first = project.before("Edit", call)

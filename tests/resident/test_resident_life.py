@@ -61,7 +61,7 @@ def answer_of(hook) -> Answer:
     return Answer(hook, out, err)
 
 
-def test_an_answer_from_elsewhere_lets_the_waiting_call_go_on(project):
+def test_an_answer_from_elsewhere_lets_the_waiting_call_continue(project):
     hook, hold = held(project)
     approve(project, hold)
     assert answer_of(hook).decision == "allow"
@@ -105,7 +105,7 @@ def test_a_hook_that_is_ended_while_it_waits_leaves_nothing_running(project):
     assert project.before("Edit", EDIT).decision == "allow", "the approved call continues when it is made again"
 
 
-def test_only_its_client_goes_on_with_a_held_call(project):
+def test_only_its_client_continues_with_a_held_call(project):
     hook, hold = held(project)
     hook.kill()
     hook.communicate()

@@ -193,7 +193,7 @@ def test_resources_of_several_servers_have_addresses_that_say_whose_they_are(pro
 
 
 @pytest.mark.parametrize("result", [{}, {"contents": [{"uri": "x"}]}, {"contents": [{"text": "x"}]}, {"contents": "x"}])
-def test_what_is_no_resource_is_a_failure_and_not_passed_on(project, result):
+def test_what_is_not_a_resource_is_a_failure_and_not_passed_on(project, result):
     runtime = ready(project, **{"resources/read": result})
 
     async def work(one):

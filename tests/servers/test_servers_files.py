@@ -72,7 +72,7 @@ def test_the_file_is_trusted_with_the_configuration_and_no_agent_writes_it(proje
         ({"s": scripted()}, '[mcp.servers.s]\ncommand = ["x"]', "two MCP servers"),
     ],
 )
-def test_what_cannot_be_put_behind_it_is_said(project, servers, more, why):
+def test_what_cannot_be_put_behind_it_is_reported(project, servers, more, why):
     old(project, **servers)
 
     def use() -> None:

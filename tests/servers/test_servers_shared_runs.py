@@ -102,7 +102,7 @@ def test_agents_and_sessions_do_not_share(project):
     assert runtime.runs.get(two.run_id).session == "two"
 
 
-def test_a_cancelled_call_stops_and_the_others_of_its_run_go_on(project):
+def test_a_cancelled_call_stops_and_the_others_of_its_run_continue(project):
     runtime = project.ready(ECHO, tool("never"))
 
     async def cancelled() -> None:
@@ -146,7 +146,7 @@ def test_a_rule_that_begins_to_ask_holds_the_next_call_and_its_approval_gives_it
     assert text_of(approved) == "echo: asked"
 
 
-def test_a_call_that_is_held_in_a_shared_run_after_all_ends_the_run_and_goes_on_in_it(project, monkeypatch):
+def test_a_call_that_is_held_in_a_shared_run_after_all_ends_the_run_and_continues_in_it(project, monkeypatch):
     """The rules can change between the choice of the run and the judgement."""
     runtime = project.ready(ECHO)
 

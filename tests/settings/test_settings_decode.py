@@ -337,7 +337,7 @@ def test_any_table_is_settings_or_a_configuration_error(table):
         settings.digest()
 
 
-def test_every_setting_that_this_version_lacks_is_told():
+def test_every_setting_that_this_version_lacks_is_reported():
     settings = of(EXAMPLE)
     found = {u.path: u.refuse for u in settings.unavailable(frozenset())}
     assert found == {
@@ -362,12 +362,12 @@ def test_every_setting_that_this_version_lacks_is_told():
     assert DEFAULTS.unavailable({"isolation.ns", "workspace.layer"}) == []
 
 
-def test_processes_are_behind_walls_unless_it_is_said_otherwise():
+def test_processes_are_behind_walls_unless_configured_otherwise():
     assert DEFAULTS.isolation.profile == of("").isolation.profile == "ns"
     assert [u.path for u in DEFAULTS.unavailable(frozenset()) if u.refuse] == ["isolation.profile", "workspace.mode"]
 
 
-def test_proposals_work_in_layers_unless_it_is_said_otherwise():
+def test_proposals_work_in_layers_unless_configured_otherwise():
     assert DEFAULTS.workspace.mode == of("").workspace.mode == "layer"
 
 

@@ -311,7 +311,7 @@ def test_a_named_file_that_cannot_be_read_is_an_error(project, text, place):
 
 
 @pytest.mark.parametrize("shadow", ["pkg/tools/__init__.py", "pkg/tools.abi3.so", "pkg/tools.so"])
-def test_a_file_that_could_stand_in_for_a_trusted_module_is_an_error(project, shadow):
+def test_a_file_that_could_replace_a_trusted_module_is_an_error(project, shadow):
     (project / "interlock.toml").write_text("[tools]\nmodules = ['pkg.tools']")
     for name in ("pkg/tools.py", "pkg/tools_other.py"):
         (project / name).parent.mkdir(exist_ok=True)

@@ -58,7 +58,7 @@ def test_tightening_by_environment():
     assert with_env(INTERLOCK_TELEMETRY_OTEL="").telemetry.otel is None
 
 
-def test_the_same_value_is_no_loosening():
+def test_the_same_value_does_not_count_as_looser():
     env = {
         "INTERLOCK_BUDGET_ACTIONS": "100",
         "INTERLOCK_JOURNAL_DURABILITY": "batch",

@@ -107,7 +107,7 @@ def test_every_changed_byte_is_noticed(store):
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"1", b'{"format": "other"}'])
-def test_another_json_file_is_no_checkpoint(data):
+def test_another_json_file_is_not_a_checkpoint(data):
     with pytest.raises(UsageError):
         load(data)
 

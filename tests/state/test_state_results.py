@@ -202,7 +202,7 @@ class TestCache:
         cache.get("k").output.append(2)
         assert cache.get("k").output == [1]
 
-    def test_what_is_no_json_is_not_kept(self, clock):
+    def test_what_is_not_json_is_not_kept(self, clock):
         cache = cached(clock)
         with pytest.raises(CanonicalError):
             cache.put("k", float("nan"), ttl_ms=1000)

@@ -62,7 +62,7 @@ class TestStore:
         assert (found, type(found), str(found)) == (value, type(value), str(value))
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53, "\ud800", {1: 2}, b"x", object()])
-    def test_what_is_no_json_is_refused_when_it_is_written(self, store, value):
+    def test_what_is_not_json_is_refused_when_it_is_written(self, store, value):
         buffer = Buffer(store)
         with pytest.raises(CanonicalError):
             buffer.write("x", value)

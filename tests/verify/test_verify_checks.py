@@ -327,7 +327,7 @@ class TestConflicts:
         found = report(*[call("noop", {"n": n}) for n in range(4)], order="free").issues
         assert [(i.action_id, i.code) for i in found] == [("a2", "unordered_calls")]
 
-    def test_an_action_that_runs_only_as_a_compensation_is_no_writer(self):
+    def test_an_action_that_runs_only_as_a_compensation_is_not_a_writer(self):
         plan = [write("x", compensation={"type": "action_ref", "action_id": "a2"}), write("x"), write("y")]
         assert report(*plan, order="free").conflicts == []
 

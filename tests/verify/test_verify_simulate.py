@@ -79,7 +79,7 @@ def test_conditions_on_what_is_unknown_are_taken_to_hold():
     assert dropped(*plan) == []
 
 
-def test_what_cannot_run_is_dropped_with_all_that_needs_it_and_the_rest_goes_on():
+def test_what_cannot_run_is_dropped_with_all_that_needs_it_and_the_rest_continues():
     found = play(
         call("nope", id="missing"),
         write("x", "$missing.output", id="child"),

@@ -132,7 +132,7 @@ def test_a_wrong_token_is_refused_and_after_some_failures_its_source_has_to_wait
     assert world.ask("GET", LIST, by="wrong").status_code == 401
 
 
-def test_requests_without_a_token_are_no_failures(world):
+def test_requests_without_a_token_are_not_failures(world):
     for _ in range(10):
         world.ask("GET", LIST)
     assert world.ask("GET", LIST, by="wrong").status_code == 401
@@ -532,7 +532,7 @@ def test_no_answer_is_cached_sniffed_framed_or_given_to_another_origin(world, pa
     assert "set-cookie" not in headers
 
 
-def test_a_locked_database_is_said_and_nothing_has_happened(world, caplog):
+def test_a_locked_database_is_reported_and_nothing_has_happened(world, caplog):
     hold = world.hold()
     other = Database(world.path)
     with other.transaction():

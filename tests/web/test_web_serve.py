@@ -38,7 +38,7 @@ def killed(process):
     process.communicate(timeout=20)
 
 
-def test_a_run_asks_and_goes_on_when_it_is_answered_over_http(project, rt):
+def test_a_run_asks_and_continues_when_it_is_answered_over_http(project, rt):
     token = rt.services.desk.approvers.add("ann", groups=["ops"])
     secret = "gh" + "p_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
     asking = project.run(write("a.txt", f"hello {secret}"), delete("a.txt"))

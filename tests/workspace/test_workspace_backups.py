@@ -72,7 +72,7 @@ def test_many_contents_at_once(workspace, root, new_run):
     ]
 
 
-def test_sequence_goes_on_in_the_next_process(new_run):
+def test_sequence_continues_in_the_next_process(new_run):
     new_run("run_1").record(ORIGIN, [Change((b"a",), ABSENT, FILE)])
     new_run("run_1").record(ORIGIN, [Change((b"b",), ABSENT, FILE)])
     assert [e.seq for e in read_entries(new_run("run_1").run)] == [0, 1]

@@ -55,7 +55,7 @@ def test_paths_that_leave_are_refused(workspace, path):
 
 
 @pytest.mark.parametrize("path", ["a\0b", {"b64": "!"}, {"b64": "YQ==", "x": 1}, 7, None, ["a"], "x" * 5000])
-def test_what_is_no_path_is_refused(workspace, path):
+def test_what_is_not_a_path_is_refused(workspace, path):
     assert code(workspace.locate, path) == "path_invalid"
 
 

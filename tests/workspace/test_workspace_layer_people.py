@@ -83,7 +83,7 @@ def test_a_persons_work_during_a_process_is_a_conflict(world, agent, person):
     "person",
     ["echo person > theirs", "echo person > d/theirs", "mkdir -p d/deep; echo person > d/deep/f", "mv gone away"],
 )
-def test_a_persons_work_beside_a_process_is_no_conflict(world, person):
+def test_a_persons_work_beside_a_process_is_not_a_conflict(world, person):
     fill(world.root)
     with world.layer() as layer:
         during(world, layer, "echo two > a; echo 2 >> d/x; rm d/y; mkdir new; mv same new/same; echo n > d/new", person)

@@ -470,7 +470,7 @@ def test_a_file_of_a_group_beside_ones_own_can_be_replaced_and_not_changed_in_pl
     assert done.stdout.splitlines()[0] == "overlay"
 
 
-def test_what_eoverflow_means_is_said_by_its_own_code():
+def test_what_eoverflow_means_is_reported_by_its_own_code():
     from interlock.workspace.names import refusal  # noqa: PLC0415
 
     assert refusal(OSError(errno.EOVERFLOW, "")).code == "owner_not_mapped"

@@ -156,7 +156,7 @@ def test_set_id_bits_are_stripped_and_special_files_refused(world):
     assert {one.path[-1] for one in plan.changes if one.leaves_workspace} == {b"out", b"up"}
 
 
-def test_a_link_put_in_the_way_of_a_commit_is_not_followed(world, tmp_path):
+def test_a_link_created_at_a_path_of_a_commit_is_not_followed(world, tmp_path):
     fill(world.root)
     outside = tmp_path / "outside"
     outside.mkdir()

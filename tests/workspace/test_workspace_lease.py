@@ -112,7 +112,7 @@ def test_first_come_first_served(queue):
     run(main())
 
 
-def test_who_waits_is_told_for_whom_and_gives_up_in_time(queue):
+def test_a_waiter_is_told_for_whom_it_waits_and_gives_up_in_time(queue):
     async def main():
         queue.attempt(EVERYTHING, "busy", doing="`build` (`shell`)")
         seen = []
@@ -143,7 +143,7 @@ def test_a_cancelled_waiter_leaves_the_queue(queue, tmp_path):
     run(main())
 
 
-def test_what_a_holder_does_is_told_to_who_waits(queue):
+def test_what_a_holder_does_is_reported_to_who_waits(queue):
     async def main():
         first = queue.attempt(EVERYTHING, "first", doing="one")
         seen = []

@@ -124,7 +124,7 @@ def test_state_and_workspace_apart(registry, state, tmp_path):
     assert registry.workspaces() == []
 
 
-def test_what_is_no_directory(registry, tmp_path):
+def test_what_is_not_a_directory(registry, tmp_path):
     (tmp_path / "f").write_text("")
     for name in ("f", "none"):
         with pytest.raises(UsageError) as caught:

@@ -304,7 +304,7 @@ def test_a_closed_directory_comes_back_closed(root, hand, undo):
     assert picture(root) == before
 
 
-def test_a_link_put_in_the_way_does_not_lead_out(root, hand, undo, tmp_path):
+def test_a_link_created_at_the_path_does_not_lead_out(root, hand, undo, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "f").write_bytes(b"new")
@@ -336,7 +336,7 @@ def test_a_link_in_place_of_the_file_is_a_conflict_and_replaced_by_force(root, h
     assert victim.read_bytes() == b"new"
 
 
-def test_a_fifo_in_the_way_blocks_and_never_hangs(root, hand, undo):
+def test_a_fifo_at_the_path_stops_the_undo_and_never_hangs(root, hand, undo):
     hand.write((b"f",), b"new")
     (root / "f").unlink()
     os.mkfifo(root / "f")
@@ -345,7 +345,7 @@ def test_a_fifo_in_the_way_blocks_and_never_hangs(root, hand, undo):
     assert caught.value.code == "undo_blocked"
 
 
-def test_what_became_protected_is_not_restored(root, hand, undo, new_run, access):
+def test_a_path_that_is_protected_now_is_not_restored(root, hand, undo, new_run, access):
     hand.write((b"f",), b"new")
     path = hand.backups.run
     with Workspace(root, protected=["f"], access=access) as stricter, pytest.raises(ToolError) as caught:

@@ -226,14 +226,14 @@ ATTACKS: Final = (
         "signal.pidfd_send_signal(os.pidfd_open(T['victim']), signal.SIGCONT); escaped()",
     ),
     Attack(
-        "live on after the action",
+        "outlive the action",
         "tree",
         "if os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n"
         "  while True:\n   open('beat', 'a').write('.'); time.sleep(0.02)\n os._exit(0)\ntime.sleep(0.1)",
         alone=True,
     ),
     Attack(
-        "live on behind a time-out",
+        "outlive a time-out",
         "tree",
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif os.fork() == 0:\n os.setsid()\n"
         " while True:\n  open('beat', 'a').write('.'); time.sleep(0.02)\ntime.sleep(60)",

@@ -182,7 +182,7 @@ class _Call(NamedTuple):
         run_id, _, own = claimed.partition(_PART)
         if services.state_dir is None or services.durability == "off":
             raise ConflictError(
-                "a call with this id was begun, and no journal says what became of it",
+                "a call with this id was begun, and no journal has its outcome",
                 code="call_unfinished",
                 hint="wait for it if it still runs; else make the call with another id",
             )

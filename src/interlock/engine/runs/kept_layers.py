@@ -292,7 +292,7 @@ def _kept(services: Services, run_id: str) -> tuple[Path, list[Path]]:
         raise UsageError(
             f"run `{run_id}` has no layer that waits for a commit",
             code="layer_missing",
-            hint=f"`interlock runs show {run_id}` shows what became of it",
+            hint=f"`interlock runs show {run_id}` shows what happened to it",
         )
     return directory, kept
 

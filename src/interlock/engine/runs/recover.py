@@ -344,7 +344,7 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: Mapping[str, str], *, move
     if facts.settle:
         names = list(facts.settle)
         one = f"interlock recover {row.run_id} --action {names[0]} --as again|succeeded|failed|undo"
-        detail = f"only a person can say what became of {_names(names)}"
+        detail = f"only a person can settle the outcome of {_names(names)}"
         waiting += [hold for hold in facts.settle.values() if hold is not None]
         unknown = list(facts.unknown)
         return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved_bytes)

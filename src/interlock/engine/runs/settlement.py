@@ -92,7 +92,7 @@ class Settlement:
         run.rows[index] = rows.held(
             action.id,
             "unknown_outcome",
-            "the process ended between intent and outcome; say what became of it (`interlock recover`)",
+            "the process ended between intent and outcome; settle the outcome (`interlock recover`)",
             at_us=run.clock.now_us(),
             approval=hold.id,
             attempts=replayed.attempts,

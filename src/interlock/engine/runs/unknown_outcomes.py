@@ -64,7 +64,7 @@ def ask_outcome(desk: Desk, replayed: ReplayedRun, known: ReplayedProposal, acti
             action=action_id,
             tool=action.tool or "",
             kind=KIND,
-            summary=f"what became of {what} in `{action_id}` is not known: run it again?",
+            summary=f"the outcome of {what} in `{action_id}` is not known: run it again?",
             reason=_WHY,
             parameters=_AGAIN,
             schema=_SCHEMA,
