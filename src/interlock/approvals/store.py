@@ -146,9 +146,8 @@ class ApprovalStore(Holds):
             if isinstance(hold, Outcome):
                 return hold
             who, detail = approver.id, {"decision": decision, "digest": hold.digest}
-            if refused := self._refuse(
-                hold, approver, surface, now, detail, changed=decision != "deny" and digest != hold.digest
-            ):
+            changed = decision != "deny" and digest != hold.digest
+            if refused := _refuse(self.audit, hold, approver, surface, now, detail, changed=changed):
                 return refused
             if standing.scope == "session" and hold.session is None:
                 raise UsageError("this hold belongs to no session: answer it `once` or `always`")
@@ -187,7 +186,7 @@ class ApprovalStore(Holds):
             if isinstance(hold, Outcome):
                 return hold
             detail = {"decision": "original", "digest": hold.digest}
-            if refused := self._refuse(hold, approver, surface, now, detail, changed=digest != hold.digest):
+            if refused := _refuse(self.audit, hold, approver, surface, now, detail, changed=digest != hold.digest):
                 return refused
             self.audit.write(
                 now, "original_shown", hold_id, who=approver.id, surface=surface, detail={"digest": hold.digest}
@@ -260,19 +259,6 @@ class ApprovalStore(Holds):
             self._save(hold)
         return hold if hold.status == "pending" else Outcome(code="already_resolved", hold=hold)
 
-    def _refuse(
-        self, hold: Hold, approver: Approver, surface: Surface, now: int, detail: dict[str, Any], *, changed: bool
-    ) -> Outcome | None:
-        """Why this approver may not answer or look, which is recorded with the `detail`; None if they may.
-
-        `changed` if the hold is no longer as they saw it.
-        """
-        code = refusal(hold, approver) or ("changed" if changed else None)
-        if code is None:
-            return None
-        self.audit.write(now, "refused", hold.id, who=approver.id, surface=surface, detail={**detail, "code": code})
-        return Outcome(code=code, hold=hold)
-
     def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
         """Decide the hold if this vote completes it."""
         if vote.decision == "deny":
@@ -334,6 +320,20 @@ def _check_terms(hold: Hold, patch: dict[str, Any] | None, standing: Standing) -
         raise UsageError("this hold is not about a tool call: answer it `once`")
     if patch is not None:
         raise UsageError("this hold has no parameters to edit: approve or deny it")
+
+
+def _refuse(
+    audit: Audit, hold: Hold, approver: Approver, surface: Surface, now: int, detail: dict[str, Any], *, changed: bool
+) -> Outcome | None:
+    """Why this approver may not answer or look, which is recorded with the `detail`; None if they may.
+
+    `changed` if the hold is no longer as they saw it.
+    """
+    code = refusal(hold, approver) or ("changed" if changed else None)
+    if code is None:
+        return None
+    audit.write(now, "refused", hold.id, who=approver.id, surface=surface, detail={**detail, "code": code})
+    return Outcome(code=code, hold=hold)
 
 
 def _edited(hold: Hold, patch: dict[str, Any], schema: Any, redact: Redact) -> Hold:
