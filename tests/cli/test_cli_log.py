@@ -300,6 +300,17 @@ def test_all_views_agree_about_an_undo_that_could_not_undo_anything(cli):
     assert "Undone by" not in page
 
 
+def test_a_run_with_numbers_beyond_2_53_is_undone_too(cli):
+    """Canonical JSON writes 1e20 like an integer, and an integer of that size is refused."""
+    large = {f"k{n}": 1e20 for n in range(9)}
+    run_id = cli.run(write("a"), state("k", {"x": [1e20, -1e17]}))["run_id"]
+    many = cli.run(*(state(f"s{n}", large) for n in range(700)), write("b"))["run_id"]  # not shown in the journal
+    for one in (many, run_id):
+        assert cli("undo", one, "--json").json["results"][0]["status"] == "succeeded"
+    assert not (cli.root / "a").exists()
+    assert not (cli.root / "b").exists()
+
+
 def test_bare_undo_of_a_run_that_did_nothing_says_so(cli):
     cli.run(call("fs.list"))
     terminal = Terminal(cli, "undo")

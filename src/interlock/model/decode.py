@@ -34,7 +34,7 @@ from interlock.model.proposal import (
     Reversibility,
     ToolCompensation,
 )
-from interlock.model.values import RESERVED, check_value, count_exceeds, parse_json, plain, quoted, step
+from interlock.model.values import RESERVED, check_value, count_exceeds, parse_json, plain, quoted, step, with_floats
 
 if TYPE_CHECKING:
     from interlock.model import yaml
@@ -48,6 +48,7 @@ STATE_PARAMETERS: Final = {
 }
 _ATOMS: Final = frozenset((str, bool, type(None)))
 _POINTER: Final = lazy_pattern(r"(/([^~/]|~[01])*)*\Z")
+_LARGE_NUMBER: Final = lazy_pattern(rb"[0-9]{16}")
 _MSGSPEC_PATH: Final = lazy_pattern(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 _UNKNOWN_FIELD: Final = lazy_pattern(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
 _MISSING_FIELD: Final = lazy_pattern(r"Object missing required field `(.*)`\Z")
@@ -112,8 +113,10 @@ def proposal_from_builtins(document: Proposal | Mapping[str, Any], limits: Limit
 def proposal_from_original(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Proposal:
     """Decode a proposal that Interlock itself has decoded before, and kept as canonical JSON, quickly.
 
-    Equal to `proposal_from_builtins` of the parsed document. Raises: ProposalError.
+    Equal to the proposal that was kept. Raises: ProposalError.
     """
+    if _LARGE_NUMBER.search(data):
+        return proposal_from_builtins(with_floats(msgspec.json.decode(data)), limits)
     try:
         proposal = typed.decode(data, Proposal)
     except msgspec.ValidationError as error:

@@ -161,6 +161,25 @@ def _lists(value: Any) -> Any:
     return value
 
 
+def with_floats(value: Any) -> Any:
+    """Values parsed from canonical JSON, with the floats that were written as integers beyond 2^53 - 1 (RFC 8785: 1e20).
+
+    No integer is that large where a value is accepted. Dictionaries and lists are changed in place.
+    """
+    cls = value.__class__
+    if cls is dict:
+        for key, item in value.items():
+            if item.__class__ not in _ATOMS:
+                value[key] = with_floats(item)
+    elif cls is list:
+        for at, item in enumerate(value):
+            if item.__class__ not in _ATOMS:
+                value[at] = with_floats(item)
+    elif cls is int and not -INTEGER_MAX <= value <= INTEGER_MAX:
+        return float(value)
+    return value
+
+
 def count_exceeds(value: Any, most: int) -> bool:
     """True if a parsed document has more values than the limit, including containers."""
     count = 1

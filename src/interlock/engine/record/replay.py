@@ -26,6 +26,7 @@ from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, Cost, LayerResult, NotUndone, ProposalResult, RunStatus
+from interlock.model.values import with_floats
 
 _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
 """Statuses of actions that had succeeded, including those that were undone."""
@@ -181,7 +182,7 @@ class ReplayedRun:
 
     def value(self, kept: e.Kept) -> Any:
         """The original of a kept value. Raises: IntegrityError `original_missing` if it was deleted."""
-        return msgspec.json.decode(self._original(kept)) if kept.private else kept.view
+        return with_floats(msgspec.json.decode(self._original(kept)) if kept.private else kept.view)
 
     def _original(self, kept: e.Kept) -> bytes:
         data = self._originals.get(kept.digest)
@@ -209,7 +210,7 @@ class ReplayedRun:
         kept = replayed.received.document
         if kept.private:
             return proposal_from_original(self._original(kept), DEFAULT_LIMITS)
-        return proposal_from_builtins(kept.view, DEFAULT_LIMITS)
+        return proposal_from_builtins(self.value(kept), DEFAULT_LIMITS)
 
     def forget(self, proposal_id: str) -> None:
         """Forget a proposal and what the journal says about it."""
