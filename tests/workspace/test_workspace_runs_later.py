@@ -97,13 +97,22 @@ def test_a_link_in_the_place_of_what_git_or_a_tool_uses_is_held(world, path):
     assert is_held(world, path, "symlink")
 
 
-@pytest.mark.parametrize("named", ["tools/run", '"tools/run"', "./tools//run/ ; ours", "{root}/tools/run"])
+@pytest.mark.parametrize(
+    "named", ["tools/run", '"tools/run"', "./tools//run/ ; ours", "{root}/tools/run", "/{root}/x/../tools/run"]
+)
 def test_the_directory_that_a_repository_has_its_hooks_in_is_held(repository, named):
     with open(repository.root / ".git" / "config", "a", encoding="utf-8") as file:
         file.write(f"[CORE]\n\tHooksPath = {named.format(root=repository.root)}\n")
     assert is_held(repository, "tools/run/pre-commit")
     assert is_held(repository, "tools/run/lib/checks.sh")
     assert not is_held(repository, "tools/other")
+
+
+@pytest.mark.parametrize("before", [0, 8_100, 8_192, 300_000])
+def test_a_long_configuration_is_read_to_its_end(repository, before):
+    with open(repository.root / ".git" / "config", "a", encoding="utf-8") as file:
+        file.write("#" * before + "\n[core]\n\thooksPath = tools\n")
+    assert is_held(repository, "tools/pre-commit")
 
 
 def test_hooks_that_the_layer_itself_configures_are_held_with_the_configuration(repository):

@@ -10,11 +10,12 @@ Source: git-config(1), "Syntax", "Includes", and `core.hooksPath`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from interlock.disk import open_regular
 from interlock.lazy import lazy_pattern
@@ -28,6 +29,7 @@ _SETTING: Final = lazy_pattern(
 )
 _ESCAPED: Final = lazy_pattern(rb"\\(.)|\"", re.DOTALL)
 _BYTES_MAX: Final = 1024 * 1024
+_SHORT_BYTES: Final = 8 * 1024
 _FILES_MAX: Final = 200
 """Maximum number of files read for one repository, more than a person would include."""
 
@@ -77,14 +79,21 @@ def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _inside(root: bytes, path: bytes) -> Iterator[Rel]:
     """The path in the workspace, as written and without links; nothing for other paths."""
-    above = _absolute(root).rstrip(b"/") + b"/"
-    for one in {_absolute(path), _absolute(os.path.realpath(path))}:
+    above = _above(root)
+    for one in {_one_slash(os.path.abspath(path)), _one_slash(os.path.realpath(path))}:  # noqa: PTH100 - bytes
         if one.startswith(above) and one != above:
             yield tuple(one[len(above) :].split(b"/"))
 
 
-def _absolute(path: bytes) -> bytes:
-    return b"/" + os.path.abspath(path).lstrip(b"/")  # noqa: PTH100 - bytes
+@functools.lru_cache(maxsize=16)
+def _above(root: bytes) -> bytes:
+    """The beginning of all paths beneath an absolute root."""
+    return _one_slash(os.path.abspath(root)).rstrip(b"/") + b"/"  # noqa: PTH100 - bytes
+
+
+def _one_slash(path: bytes) -> bytes:
+    """POSIX leaves two slashes at the beginning of a path as they are; Linux takes them as one."""
+    return b"/" + path.lstrip(b"/")
 
 
 def _texts(trees: Iterable[Workspace], root: bytes, path: bytes) -> Iterator[bytes]:
@@ -92,14 +101,20 @@ def _texts(trees: Iterable[Workspace], root: bytes, path: bytes) -> Iterator[byt
     names = list(_inside(root, path))
     if not names:
         with contextlib.suppress(OSError, StoreError), open_regular(Path(os.fsdecode(path))) as file:
-            yield file.read(_BYTES_MAX)
+            yield _read(file)
         return
     for tree in trees:
         for name in names:
             with contextlib.suppress(ToolError):
                 fd = tree.open_file(name)
                 with os.fdopen(fd, "rb") as file:
-                    yield file.read(_BYTES_MAX)
+                    yield _read(file)
+
+
+def _read(file: BinaryIO) -> bytes:
+    """The first `_BYTES_MAX` bytes of a file. Most are short, and a large buffer for each takes longer than reading it."""
+    start = file.read(_SHORT_BYTES)
+    return start if len(start) < _SHORT_BYTES else start + file.read(_BYTES_MAX - _SHORT_BYTES)
 
 
 def _of_repository(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[bytes]:
