@@ -398,19 +398,33 @@ class Backups:
         self._new_names = [one for one in self._new_names if one != self.directory]
 
 
-def read_entries(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
+def read_entries(
+    run: Path, *, proposal: str | None = None, action: str | None = None, after_bytes: int = 0
+) -> list[Entry]:
     """The entries of a run, or of a proposal or an action of it, oldest first. A torn last line is ignored.
 
-    Lines of other actions are skipped without decoding, so this is fast on a long index.
+    With `after_bytes`, only those that were recorded when the index was at least that long (`index_bytes`). Lines of
+    other actions are skipped without decoding, so this is fast on a long index.
     Raises: IntegrityError `backup_damaged`, StoreError.
     """
     wanted = {"proposal": proposal, "action": action}
     needles = [f'"{key}":'.encode() + msgspec.json.encode(value) for key, value in wanted.items() if value is not None]
     return [
         line
-        for line, _ in _read(run / "backups" / "index.ndjson", needles)
-        if isinstance(line, Entry) and proposal in (None, line.proposal) and action in (None, line.action)
+        for line, end in _read(run / "backups" / "index.ndjson", needles)
+        if isinstance(line, Entry)
+        and end > after_bytes
+        and proposal in (None, line.proposal)
+        and action in (None, line.action)
     ]
+
+
+def index_bytes(run: Path) -> int:
+    """The present length of a run's index. Raises: OSError."""
+    try:
+        return (run / "backups" / "index.ndjson").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def read_left_processes(run: Path) -> list[Origin]:

@@ -96,7 +96,8 @@ def plan_commit(
     found, unsupported = layer.differences()
     inside = _by_path(read_entries(layer.directory))
     earlier = _by_path(read_entries(run))
-    own = {path[:-1] for path in earlier}
+    since = read_entries(run, after_bytes=layer.manifest.index_bytes) if earlier else ()
+    own = {entry.rel[:-1] for entry in since}
     guard = layer.base.guard()
 
     def edited(one: Difference) -> bool:
@@ -268,10 +269,9 @@ def _edited(
         states.append(earlier[-1].after)  # from a layer below this one that has been committed since
     if any(one.before.same(state) for state in states):
         return False
-    if (
-        inside and inside[0].by == "action"
-    ):  # a tool read it before its first change, which is more reliable than any timestamp
-        return not one.before.same(inside[0].before)
+    if inside and inside[0].by == "action" and not one.before.same(inside[0].before):
+        return True  # a tool found another state before its first change
+    # The tool may have found what a person saved after the layer was opened, which the agent has not seen.
     return layer.edited_below(one, own)
 
 

@@ -6,6 +6,9 @@ directory below it, and every directory that was not copied up, neither of which
 select the paths to compare; the comparison uses the two views, merged and lower. So a forged hint can only cause a
 needless comparison.
 
+A person may rename a directory into the place of another one; its files keep their times, which may be older than the
+layer. So an overlay has a list of the uppermost directories' inodes.
+
 A copy has no such hints: the identities of its files are compared with a list made when it was copied, which takes time
 proportional to the tree.
 """
@@ -24,7 +27,7 @@ import msgspec
 
 from interlock.model.errors import ToolError
 from interlock.workspace.beneath import Beneath, best
-from interlock.workspace.names import Rel, link_stored
+from interlock.workspace.names import NameJson, Rel, link_stored, stored, to_json
 from interlock.workspace.nodes import ABSENT, Identity, Node, identity
 from interlock.workspace.protect import is_reserved
 from interlock.workspace.tree import Workspace, hash_file
@@ -34,6 +37,12 @@ _AT_EMPTY_PATH: Final = 0x1000
 _DEPTH_MAX: Final = 256
 """Maximum depth of compared paths, because the time grows with the cube of the depth."""
 _HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ
+_LISTED_MAX: Final = 16
+_NAMES_MAX: Final = 512
+"""Maximum number of listed directories and of names in all lists: opening a layer does not take longer in a large tree."""
+_NOT_ENTERED: Final = frozenset({b"node_modules"})
+Directories = dict[Rel, dict[bytes, int]]
+"""For each listed directory: the directories in it, with their inodes."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -306,3 +315,53 @@ def _lstat(tree: Workspace, path: Rel) -> os.stat_result | None:
     with contextlib.suppress(ToolError):
         return tree.lstat(path)
     return None
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """A directory, and the names and inodes of all directories in it."""
+
+    path: NameJson
+    inside: list[tuple[NameJson, int]]
+
+
+def list_directories(base: Workspace) -> list[Listed]:
+    """The uppermost directories of a workspace, level by level. Hidden ones are in the lists, but not listed themselves."""
+    device = os.fstat(base.fd).st_dev
+    pending: list[Rel] = [()]
+    found: list[Listed] = []
+    names = 0
+    for path in pending:  # grows meanwhile
+        if len(found) == _LISTED_MAX:
+            break
+        inside: list[tuple[bytes, int]] = []
+        with contextlib.suppress(ToolError, OSError):
+            fd = base.open_directory(path)
+            try:
+                with os.scandir(fd) as entries:
+                    inside = [
+                        (os.fsencode(entry.name), inode(entry.stat(follow_symlinks=False), device))
+                        for entry in entries
+                        if entry.is_dir(follow_symlinks=False)
+                    ]
+            finally:
+                os.close(fd)
+            names += len(inside)
+            if names > _NAMES_MAX:
+                break
+            found.append(Listed(to_json(path), [(to_json((name,)), number) for name, number in inside]))
+            pending.extend((*path, name) for name, _ in sorted(inside) if _is_entered(name))
+    return found
+
+
+def known_directories(listed: list[Listed]) -> Directories:
+    """The stored lists by path."""
+    return {stored(one.path): {stored(name)[0]: number for name, number in one.inside} for one in listed}
+
+
+def inode(found: os.stat_result, device: int) -> int:
+    """The inode of a directory on the workspace's `device`, whose number may be another after a restart; else -1."""
+    return found.st_ino if found.st_dev == device else -1
+
+
+def _is_entered(name: bytes) -> bool:
+    return not name.startswith(b".") and name not in _NOT_ENTERED

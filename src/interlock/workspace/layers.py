@@ -27,15 +27,20 @@ from interlock.lazy import lazy
 from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError, ToolError
-from interlock.workspace.backups import Backups
+from interlock.workspace.backups import Backups, index_bytes
 from interlock.workspace.layer_copy import copy_workspace, left_out, read_copied
 from interlock.workspace.layer_diff import (
     Difference,
+    Directories,
+    Listed,
     Uncommittable,
     Upper,
     compare,
     copy_candidates,
     handle_of,
+    inode,
+    known_directories,
+    list_directories,
     node_at,
     overlay_candidates,
 )
@@ -81,6 +86,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The run's kept layers beneath this one, oldest first."""
     below_proposals: list[str] = []
     """The proposals of those layers. Their commits do not count as changes by others."""
+    directories: list[Listed] = []
+    """The uppermost directories of the workspace when the layer was opened. Only for an overlay."""
+    index_bytes: int = 0
+    """See `read_entries`: what the run recorded before the layer was opened are not changes since then."""
 
 
 class Layer:
@@ -106,6 +115,7 @@ class Layer:
         self._moved: set[bytes | None] | None = None
         self._replaced: dict[Rel, bool] = {}
         self._known: dict[Rel, tuple[Identity, Identity]] | None = None
+        self._directories: Directories | None = None
 
     @property
     def copy(self) -> Path | None:
@@ -202,12 +212,21 @@ class Layer:
         return self._replaced[directory]
 
     def _look_for_replaced(self, directory: Rel, own: Collection[Rel]) -> bool:
-        found = self.base.lstat(directory)
-        if found is None or found.st_ctime_ns < self.began_ns:
+        found, above = self.base.lstat(directory), directory[:-1]
+        if found is None:
             return False
+        if self._directories is None:
+            self._directories = known_directories(self.manifest.directories)
+        listed = self._directories.get(above)
+        if listed is not None:
+            return listed.get(directory[-1]) != inode(found, os.fstat(self.base.fd).st_dev)
+        # A rename into the directory above sets the times of both, which no program can set back.
+        parent = self.base.lstat(above)
+        if parent is None or min(found.st_ctime_ns, parent.st_ctime_ns) < self.began_ns:
+            return False
+        if directory not in own or above not in own:
+            return True  # others have changed names in both; it may be another directory
         origin = self.upper.origin(directory)
-        if origin is None and directory not in own:
-            return True  # recreated or deleted in the layer: its original is unknown
         if origin and not self.manifest.below and (handle := handle_of(self.base, directory)) is not None:
             return handle != origin
         # a rename sets only the ctime, and a new name in the directory sets both
@@ -308,6 +327,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
     kept = kept_layers(run)
     names = [one.name for one in kept]
     proposals = [read_manifest(one).proposal for one in kept]
+    recorded = index_bytes(run)
     directory = _new_directory(run / "workspace", base.disk)
     try:
         _check_base(base, kept)
@@ -315,7 +335,10 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             (directory / part).mkdir(mode=0o700)
         _take_mode(base, directory / "upper")
         mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept, attach=attach)
-        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), *_moment(), names, proposals)
+        moment, listed = _moment(), list_directories(base)
+        manifest = Manifest(
+            VERSION, proposal, "overlay", "", str(base.root), *moment, names, proposals, listed, recorded
+        )
     except UnmountableError as error:
         moment = _moment()
         try:
@@ -324,7 +347,9 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             with contextlib.suppress(StoreError):
                 remove_layer(directory, base.disk)
             raise
-        manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), *moment, names, proposals)
+        manifest = Manifest(
+            VERSION, proposal, "copy", str(error), str(base.root), *moment, names, proposals, [], recorded
+        )
     try:
         base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     except BaseException:
