@@ -259,3 +259,20 @@ def test_a_missing_choice_is_one_line(bare):
     said = bare("completion", "--json")
     assert said.code == 2
     assert said.error["message"] == "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"
+
+
+def test_a_full_device_is_no_bug_of_interlock(cli):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "runs", "list"],
+            check=False,
+            cwd=cli.root,
+            env=cli.env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=25,
+        )
+    assert done.returncode == 5
+    assert "standard output cannot be written: No space left on device" in done.stderr
+    assert "bug" not in done.stderr

@@ -26,6 +26,15 @@ def test_init_as_a_document(bare):
     assert gather(bare.root).settings.agent == "coder"
 
 
+def test_init_below_a_project_says_that_its_rules_no_longer_apply(bare, monkeypatch):
+    bare("init")
+    (bare.root / "sub").mkdir()
+    monkeypatch.chdir(bare.root / "sub")
+    said = bare("init")
+    assert said.code == 0
+    assert f"{bare.root / 'interlock.toml'} no longer apply here" in said.err
+
+
 def test_init_never_overwrites(bare):
     (bare.root / "interlock.toml").write_text('agent = "mine"\n')
     assert bare("init", "--json").error["code"] == "configuration"

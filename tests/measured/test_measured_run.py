@@ -248,6 +248,11 @@ def test_the_command_line_keeps_the_exit_code_for_the_command(project, tmp_path)
     said = real("--profile", "none", "--json-to", "result.json", "--", "sh", "-c", "cat >&2; echo out; exit 2")
     assert (said.returncode, said.stdout) == (2, "out\n")
     assert '"exit_code": 2' in (project.root / "result.json").read_text()
+    said = real("--profile", "none", "--json-to", "no/such/result.json", "--", "touch", "ran")
+    assert (said.returncode, (project.root / "ran").exists()) == (125, False)
+    assert "the result cannot be written" in said.stderr
+    said = real("--profile", "none", "--", "no-such-program")
+    assert (said.returncode, "no-such-program" in said.stderr) == (127, True)
     (project.root / "spec.json").write_text('{"command": ["sh", "-c", "exit 4"], "run_id": "from-file"}')
     said = real("--spec", "spec.json", "--profile", "none")
     assert said.returncode == 4

@@ -57,6 +57,13 @@ def test_what_is_right_passes(shim):
     spec.with_platform("linux").validate((RUN,))
 
 
+@pytest.mark.parametrize("command", ["ls -l", b"ls", [], ()])
+def test_a_text_is_no_command(command):
+    with pytest.raises(UsageError) as refused:
+        RunSpec.of(command)
+    assert refused.value.code == "empty_command"
+
+
 def test_a_spec_gets_an_id_of_its_own():
     one, other = RunSpec.of(["true"]), RunSpec.of(["true"])
     assert one.run_id != other.run_id

@@ -94,6 +94,8 @@ def test_an_entry_listed_twice_is_one_policy() -> None:
     [
         (Rules(deny_param=(DenyParam(tool="shell", param="comand", like="*"),)), "did you mean `command`?"),
         (Rules(deny_param=(DenyParam(tool="pay", param="amount", like="*"),)), "expected String but saw decimal"),
+        (Rules(deny=("shell(rm *",)), "rules.deny[0]: `shell(rm *` is not a rule; write `TOOL(PATTERN)`"),
+        (Rules(allow=("fs.read", "path()")), "rules.allow[1]: `path()` is not a rule"),
     ],
 )
 def test_a_rule_that_means_nothing_is_an_error(rules: Rules, message: str) -> None:

@@ -234,4 +234,4 @@ def test_a_missing_extra_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigurationError) as caught:
         Export.to("http://127.0.0.1:4318")
     assert (caught.value.code, caught.value.path) == ("extra_missing", "telemetry.otel")
-    assert "pip install interlock[otel]" in caught.value.hint
+    assert "pip install '.[otel]'" in caught.value.hint

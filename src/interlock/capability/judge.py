@@ -290,7 +290,10 @@ def _needs_naming(tool: Tool) -> bool:
 
 
 def _missing(agent: str, what: str) -> Refusal:
-    return Refusal("grant_missing", f"`{agent}` has no grant at all, so {what} is not allowed")
+    return Refusal(
+        "grant_missing",
+        f"`{agent}` has no grant at all, so {what} is not allowed; `[grants.NAME]` in interlock.toml makes one",
+    )
 
 
 def _revoked(what: str) -> Refusal:

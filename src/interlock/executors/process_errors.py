@@ -42,7 +42,10 @@ def spawn_error(failure: Failure) -> ToolError:
     match step, number:
         case "exec", errno.ENOENT:
             why, message = "not_found", "the program was not found"
-            hint = "programs are looked up in Interlock's PATH; for a script, the interpreter in its first line must exist too"
+            hint = (
+                "programs are looked up in Interlock's PATH; for a script, the interpreter in its first line must exist too; "
+                "behind walls, a directory outside PATH is seen only if `[isolation] read`, or `reads` of a server, names it"
+            )
         case "exec", errno.EACCES:
             why, message = "not_executable", "the program was found but cannot be executed"
             hint = "it is a directory, has no execute permission, or its file system forbids execution"

@@ -170,7 +170,7 @@ def _special(kind: str, entry: str, actions: dict[str, ActionType]) -> str | Non
     """The problem with an entry about commands or paths."""
     special = parse_entry(entry)
     if special is None:
-        return None
+        return f"`{entry}` is not a rule; write `TOOL(PATTERN)`" if set("()") & set(entry) else None
     tool, text = special
     if kind == "deny_param":
         return "`deny_param` needs the name of a tool"

@@ -49,7 +49,7 @@ class Export:
                 "`telemetry.otel` is set, but OpenTelemetry is not installed",
                 code="extra_missing",
                 path="telemetry.otel",
-                hint="run `pip install interlock[otel]`, or remove the setting",
+                hint="run `pip install '.[otel]'` in a checkout of Interlock, or remove the setting",
             ) from None
         base, resource = endpoint.rstrip("/"), Resource.create({"service.name": "interlock"})
         tracers = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -32,7 +32,7 @@ from interlock.settings import Loaded
 from interlock.settings.named import MANIFEST
 from interlock.state.capsule_values import CapsuleValues
 
-EXTRA: Final = "pip install 'interlock[wasm]'"
+EXTRA: Final = "in a checkout of Interlock: pip install '.[wasm]'"
 _WORKERS_MAX: Final = 4
 _CODE: Final = "capsule-code"
 """Directory of compiled code in the state directory."""

@@ -152,7 +152,7 @@ def _machine() -> Iterator[Fact]:
             "OpenTelemetry",
             "absent",
             "spans cannot be exported",
-            "pip install 'interlock[otel]', if you want them",
+            "in a checkout of Interlock: pip install '.[otel]', if you want them",
         )
 
 

@@ -34,7 +34,7 @@ _ENDPOINT_BYTES: Final = 16_384
 _BATCH: Final = 256
 _FACTS_MAX: Final = 20_000
 """Maximum number of facts that get vectors in one search, newest first. The local model needs less than a second for them."""
-_EXTRA: Final = "pip install 'interlock[infer]'"
+_EXTRA: Final = "in a checkout of Interlock: pip install '.[infer]'"
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 

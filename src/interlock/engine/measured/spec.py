@@ -36,7 +36,13 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @classmethod
     def of(cls, command: Sequence[str]) -> Self:
-        """The spec of a command, with a new id."""
+        """The spec of a command, with a new id. Raises: UsageError `empty_command` for a text, or no words at all."""
+        if isinstance(command, (str, bytes)) or not command:
+            raise UsageError(
+                "a command must be a list of words, with the program first",
+                code="empty_command",
+                hint='such as `["make", "test"]`; for a command line, `["sh", "-c", "..."]`',
+            )
         return cls(command=tuple(command))
 
     def with_run_id(self, run_id: str) -> Self:

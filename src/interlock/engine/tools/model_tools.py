@@ -130,7 +130,7 @@ def _model(name: str, one: ModelSettings, settings: Settings, env: Mapping[str, 
             f"a model of the provider `local` needs the package `{missing[0]}`, which is not installed",
             code="extra_missing",
             path=f"models.{name}.provider",
-            hint="run `pip install 'interlock[infer]'`, or remove the model",
+            hint="run `pip install '.[infer]'` in a checkout of Interlock, or remove the model",
         )
     key = None if one.key_env is None else env.get(one.key_env) or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):

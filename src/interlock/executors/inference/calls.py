@@ -114,7 +114,8 @@ class Inference:
             meter.end(Usage(0, 0))
             raise ToolError(
                 f"the files of the extra `infer` cannot be read: {type(error).__name__}: {error}",
-                code="model_unavailable", retryable=False, hint="`pip install --force-reinstall 'interlock[infer]'`",
+                code="model_unavailable", retryable=False,
+                hint="in a checkout of Interlock: `pip install --force-reinstall '.[infer]'`",
             ) from None  # fmt: skip
         meter.end(Usage(tokens, 0))
         return found

@@ -112,5 +112,5 @@ def _invalid(why: str) -> ConfigurationError:
         f"the lock cannot be used: {why}",
         code="lock_invalid",
         path=FILE,
-        hint="`interlock tools lock` and `interlock capsule lock` write it again; restore the last good version if it was edited",
+        hint="restore the last good version, or delete the file and run `interlock tools lock` (and `interlock capsule lock`)",
     )

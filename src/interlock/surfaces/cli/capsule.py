@@ -62,7 +62,8 @@ def new(out: Output, lang: str, name: str) -> None:
     written = capsule_templates.files(name, lang)
     for file, text in written.items():
         Disk().write_atomic(directory / file, text.encode(), mode=0o644, durable=False)
-    steps = [f"interlock capsule build {name}", f"interlock capsule install {name}", "interlock trust"]
+    first = [] if Path("interlock.toml").exists() else ["interlock init"]
+    steps = [f"interlock capsule build {name}", *first, f"interlock capsule install {name}", "interlock trust"]
     document = {"directory": str(directory.resolve()), "files": sorted(written), "next": steps}
     out.emit(document, lambda: [f"wrote {name}/: {', '.join(sorted(written))}", *(f"next: {step}" for step in steps)])
 

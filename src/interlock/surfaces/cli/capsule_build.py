@@ -59,7 +59,7 @@ def build(directory: Path) -> Path:
 
 
 def _from_wat(source: Path, _manifest: Manifest) -> bytes:
-    _need("wasmtime", "pip install 'interlock[wasm]'")
+    _need("wasmtime", "in a checkout of Interlock: pip install '.[wasm]'")
     import wasmtime  # noqa: PLC0415 - an optional extra
 
     try:

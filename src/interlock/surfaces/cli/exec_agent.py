@@ -67,7 +67,8 @@ def problem_of(result: CallResult) -> InterlockError | None:
     if result.ok:
         return None
     message = clean(f"{result.error or result.status} (run `{result.run_id}`)")
-    kind = UsageError if result.status == "rejected" or result.reason == "spawn_failed" else StoreError
+    asked = result.status == "rejected" or result.reason in ("spawn_failed", "stopped")
+    kind = UsageError if asked else StoreError
     return kind(message, code=result.reason or "command_failed")
 
 

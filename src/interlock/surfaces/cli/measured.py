@@ -109,6 +109,8 @@ def exec_command(
     """
     from interlock.engine.measured.run import Options, exit_status, measure_command, problem_of  # noqa: PLC0415 - start-up
 
+    if json_to is not None:
+        _require_writable(json_to)
     try:
         if out.json:
             raise UsageError("standard output belongs to the command", hint="use `--json-to FILE` instead of `--json`")
@@ -135,6 +137,7 @@ def exec_command(
             _write(json_to, {"error": error.as_dict()})
         raise _own(error) from None
     if problem is not None:
+        problem.path = problem.path or spec.command[0]
         out.error(problem)
     out.note(_end_line(result))
     return exit_status(result)
@@ -215,12 +218,24 @@ def _timeout(text: str | None) -> int | None:
         raise UsageError(f"`--timeout` is not a duration: {error}", hint="such as `10m`") from None
 
 
+def _require_writable(path: Path) -> None:
+    """Create the file for the result before anything runs. Raises: UsageError."""
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise _own(_unwritable(path, error)) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"the result cannot be written: {os.strerror(error.errno or 0)}", path=str(path))
+
+
 def _write(path: Path, document: Any) -> None:
     """Raises: UsageError if the file cannot be written."""
     try:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     except OSError as error:
-        raise UsageError(f"the result cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
+        raise _own(_unwritable(path, error)) from None
 
 
 def _end_line(result: CommandResult) -> str:

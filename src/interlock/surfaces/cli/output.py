@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 import msgspec
 
 from interlock.lazy import lazy
-from interlock.model.errors import Fault, InterlockError
+from interlock.model.errors import Fault, InterlockError, StoreError
 
 if TYPE_CHECKING:
     import shutil
@@ -193,16 +193,20 @@ class Output:
             yield from drawing.line(line, hanging)
 
     def write(self, stream: TextIO, line: str) -> None:
-        """Write a line. If the reader is gone (`| head`, a closed terminal), stop writing, but let the command finish."""
+        """Write a line. If the reader is gone (`| head`, a closed terminal), stop writing, but let the command finish.
+
+        Raises: StoreError if the line cannot be written for another reason, such as a full disk.
+        """
         try:
             stream.write(line + "\n")
             stream.flush()
         except OSError as error:
-            if error.errno not in {errno.EPIPE, errno.EIO}:
-                raise
             self.unread = True
             # Discard further output, so that the interpreter's flush at exit does not fail either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if error.errno not in {errno.EPIPE, errno.EIO}:
+                which = "standard output" if stream is sys.stdout else "standard error"
+                raise StoreError(f"{which} cannot be written: {os.strerror(error.errno or 0)}") from None
 
 
 def clean(text: str, *, lines: bool = False) -> str:

@@ -12,6 +12,7 @@ import click
 from interlock.engine import project_files
 from interlock.engine import trust as project
 from interlock.model.errors import ConfigurationError, UsageError
+from interlock.settings import project_file
 from interlock.settings.schema import PLACE
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.confirm import confirm
@@ -49,7 +50,10 @@ def init(
     if state or yes:
         raise UsageError("`--state` and `--yes` require `--remove`")
     proved = proof(token_file, approver, needed=project_files.needs_proof(Path(), os.environ))
+    outer = project_file.find(Path.cwd().parent)
     path = project_files.init(Path(), os.environ, agent=agent or "agent", proof=proved)
+    if outer is not None:
+        out.warn(f"this is now a project of its own: the rules, grants and record of {outer.path} no longer apply here")
     steps = ["interlock doctor", "interlock run PLAN"]
     schema = path.parent / PLACE
     beside = [f"wrote {clean(str(schema))}, with which editors complete and check it"] if schema.is_file() else []
