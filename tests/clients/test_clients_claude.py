@@ -33,6 +33,8 @@ def test_its_calls_go_through_the_gate_and_its_own_tools_are_off(claude, project
         ("mcp__interlock__fs_write", {"path": ".claude/settings.json", "content": "{}"}),
         ("Bash", {"command": "touch pwned"}),
         ("Write", {"file_path": str(project.root / "pwned"), "content": ""}),
+        ("mcp__interlock__fs_write", {"path": ".claude/skills/a/SKILL.md", "content": "---\nhooks: {}\n---"}),
+        ("mcp__interlock__fs_write", {"path": ".claude/agents/a.md", "content": "---\nmcpServers: []\n---"}),
     ]
     model = ScriptedModel(turns)
     run(claude, project, model)
@@ -42,6 +44,8 @@ def test_its_calls_go_through_the_gate_and_its_own_tools_are_off(claude, project
     assert "REJECTED" in model.results[3]
     assert "No such tool" in model.results[4]
     assert "No such tool" in model.results[5]
+    assert all("path_" in model.results[call] for call in (6, 7)), model.results
+    assert not {"skills", "agents"} & {path.name for path in (project.root / ".claude").iterdir()}
     assert not model.offered & set(NATIVE)
     assert not (project.root / "pwned").exists()
     assert not (project.root.parent / "outside").exists()

@@ -180,6 +180,26 @@ def test_guard_mode_asks_about_its_own_calls(world):
     assert settings_of(world) == USER.encode()
 
 
+def test_its_calls_are_judged_by_what_it_does(world):
+    """Its hooks are told only the command, and its record of the session also the shell."""
+    world.install("codex", "guard")
+    calls = [
+        shell("touch by-zsh", shell="/usr/bin/zsh"),
+        shell("touch by-login", login=True),
+        patch("*** Add File:  spaced", "+x"),
+        shell("touch plain", login=False, workdir=str(world.root)),
+    ]
+    model = ScriptedModel(calls)
+    run(world, model)
+    assert "`shell` is not supported" in model.results[0], model.results
+    assert "`login` is not supported" in model.results[1]
+    assert "white space" in model.results[2]
+    made = {"by-zsh", "by-login", " spaced", "spaced", "plain"} & {path.name for path in world.root.iterdir()}
+    assert made == {"plain"}, model.results[3]
+    run(world, ScriptedModel([shell("touch unseen")]), "--ephemeral")
+    assert not (world.root / "unseen").exists(), "it keeps no record"
+
+
 def test_held_commands_are_answered_while_it_waits(world):
     world.configure_held_commands()
     world.install("codex", "guard")
@@ -199,8 +219,8 @@ def test_what_its_hooks_do_not_close(world):
         ("write_stdin", {"session_id": 0, "chars": "touch pwned\n"}),
     ]
     model = ScriptedModel(calls)
-    run(world, model)
-    assert "TTY execution is disabled" in model.results[0]
+    run(world, model, "-c", "features.unified_exec_tty=true")
+    assert "`tty` is not supported" in model.results[0]
     assert not (world.root / "pwned").exists()
     path.write_text(path.read_text().replace('"timeout": 130', '"timeout": 129'))
     run(world, ScriptedModel([shell("touch ../changed")]))

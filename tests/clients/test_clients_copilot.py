@@ -192,6 +192,54 @@ def test_guard_mode_asks_about_its_own_calls(world):
     assert (world.root / "approved").read_text() == "old\n"
 
 
+def test_its_calls_are_judged_by_what_it_does(world):
+    """It ignores a member, takes another name for a directory, cuts off spaces: then the call is refused."""
+    world.install("copilot", "guard")
+    for name in ("secret", "harmless"):
+        (world.root / name).write_text("old\n")
+    both = {
+        **edit(world, "secret")[1],
+        "patch": "*** Begin Patch\n*** Update File: harmless\n-old\n+new\n*** End Patch",
+    }
+    model = ScriptedModel(
+        [
+            ("edit", both),
+            ("glob", {"pattern": "host*", "paths": "/etc"}),
+            ("grep", {"pattern": "root", "paths": ["/etc/passwd"], "output_mode": "content"}),
+            ("glob", {"pattern": "*", "paths": str(world.root)}),
+            ("grep", {"pattern": "ol+d", "paths": [str(world.root)], "-n": True, "output_mode": "content"}),
+            ("view", {"path": str(world.root / "secret"), "view_range": [1, 1]}),
+            ("bash", {"command": "echo made > by-shell", "description": "x", "mode": "sync", "initial_wait": 5}),
+        ]
+    )
+    run(world, model)
+    assert (world.root / "secret").read_text() == "old\n"
+    assert all(word not in json.dumps(model.results) for word in ("hostname", "root:x"))
+    assert "`patch`" in model.results[0]
+    assert "harmless" in model.results[3], "a directory in the name that it offers"
+    assert "old" in model.results[4]
+    assert "old" in model.results[5]
+    assert (world.root / "by-shell").read_text() == "made\n"
+    heads = (
+        "Add File:  outside-1",
+        "Add File: outside-2 ",
+        "Add File:  ../outside-3",
+        "Update File:  secret",
+        "Delete File:  secret",
+    )
+    bodies = {"Add": "\n+x", "Update": "\n-old\n+new", "Delete": ""}
+    patched = ScriptedModel(
+        [
+            ("apply_patch", {"input": f"*** Begin Patch\n*** {head}{bodies[head.split()[0]]}\n*** End Patch\n"})
+            for head in heads
+        ]
+    )
+    run(world, patched, COPILOT_MODEL="gpt-5.5")
+    assert all("white space" in patched.results[call] for call in range(len(heads))), patched.results
+    assert (world.root / "secret").read_text() == "old\n"
+    assert not [path for path in (*world.root.iterdir(), *world.root.parent.iterdir()) if "outside" in path.name]
+
+
 def test_held_commands_are_answered_while_it_waits(world):
     world.configure_held_commands()
     world.install("copilot", "guard")

@@ -181,6 +181,42 @@ def test_guard_mode_asks_about_its_own_calls(world):
     assert not (world.root / ".gemini").exists()
 
 
+def test_its_calls_are_judged_by_what_it_does(world):
+    """It decodes and corrects paths, takes the shell off a command, and follows patterns out: then the call is refused."""
+    world.configure(CONFIGURATION.replace('ask = ["fs.edit"]', "").replace('"fs.write"', '"fs.write", "fs.edit"'))
+    world.install("gemini", "guard")
+    settings = (world.root / ".gemini/settings.json").read_bytes()
+    (world.root / "private").mkdir()
+    (world.root / "private/keys.txt").write_text("old\n")
+    relative = {"instruction": "x", "old_string": "old", "new_string": "new"}
+    model = ScriptedModel(
+        [
+            ("replace", {"file_path": "keys.txt", **relative}),
+            ("replace", {"file_path": "settings.json", **relative, "old_string": '"hooks"', "new_string": '"hookz"'}),
+            ("write_file", {"file_path": str(world.root / "%2egemini/more.json"), "content": "x"}),
+            ("write_file", {"file_path": "@/made", "content": "x"}),
+            shell("bash -c 'echo judged' ';touch hidden;' ''"),
+            ("glob", {"pattern": "/etc/host*"}),
+            ("glob", {"pattern": "../../../../../../../etc/host*"}),
+            edit(world, "private/keys.txt"),
+            ("grep_search", {"pattern": "ne+w", "dir_path": "private", "names_only": True, "wait_for_previous": True}),
+            ("read_file", {"file_path": "private/keys.txt", "start_line": 1}),
+        ]
+    )
+    run(world, model)
+    assert "absolute path" in model.results[0]
+    assert "absolute path" in model.results[1]
+    assert "decodes" in model.results[2]
+    assert "removes the `@`" in model.results[3]
+    assert "inner command" in model.results[4]
+    assert all("/etc/hostname" not in model.results[call] for call in (5, 6)), model.results
+    assert (world.root / ".gemini/settings.json").read_bytes() == settings
+    assert {path.name for path in world.root.iterdir()} == {".gemini", "interlock.toml", "private"}
+    assert (world.root / "private/keys.txt").read_text() == "new\n", model.results[7]
+    assert "keys.txt" in model.results[8]
+    assert "new" in model.results[9]
+
+
 def test_held_commands_are_answered_while_it_waits(world):
     world.configure_held_commands()
     world.install("gemini", "guard")

@@ -109,6 +109,42 @@ def test_held_calls_are_answered_while_it_waits(claude, guarded):
     ]
 
 
+def test_its_calls_are_judged_by_what_it_does(claude, project):
+    """It cuts off spaces, and follows patterns out of the project: then the call is refused."""
+    project.configure(CONFIGURATION.replace('"fs.list"', '"fs.list", "fs.search"'))
+    project.install("claude-code", "guard")
+    root = project.root
+    (root / "a.txt").write_text("old\n")
+    model = ScriptedModel(
+        [
+            ("Grep", {"pattern": "root", "path": " /etc", "output_mode": "content", "glob": "passwd"}),
+            ("Glob", {"pattern": "*", "path": " /etc"}),
+            ("Glob", {"pattern": "/etc/host*"}),
+            ("Bash", {"command": "touch unsandboxed", "dangerouslyDisableSandbox": True}),
+            write(project, ".claude/agents/a.md"),
+            write(project, ".claude/skills/a/SKILL.md"),
+            write(project, "packages/a/.claude/commands/a.md"),
+            write(project, ".claude/rules/a.md"),
+            ("Grep", {"pattern": "ol+d", "path": str(root), "output_mode": "content", "-n": True, "head_limit": 5}),
+            ("Glob", {"pattern": "*.{txt,md}", "path": str(root)}),
+            ("Read", {"file_path": str(root / "a.txt"), "offset": 1, "limit": 1}),
+            ("Bash", {"command": "touch plain", "description": "x", "timeout": 10000}),
+        ]
+    )
+    run(claude, project, model)
+    project.stop_gate()
+    assert all(word not in json.dumps(model.results) for word in ("root:x", "hostname")), model.results
+    assert "sandbox" in model.results[3]
+    assert not (root / "unsandboxed").exists()
+    assert all("path_" in model.results[call] for call in (4, 5, 6)), model.results
+    assert not list(root.rglob("*.md")), model.results
+    assert "path_" not in model.results[7], "its user is asked about it by the program itself"
+    assert "old" in model.results[8]
+    assert "a.txt" in model.results[9]
+    assert "old" in model.results[10]
+    assert (root / "plain").exists()
+
+
 def test_held_commands_are_answered_while_it_waits(claude, project):
     project.configure_held_commands()
     project.install("claude-code", "guard")

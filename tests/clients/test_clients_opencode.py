@@ -49,13 +49,18 @@ def world(opencode, project):
     project.stop_gate()
 
 
-def run(project, model: ScriptedModel, *arguments: str) -> None:
+def run(project, model: ScriptedModel, *arguments: str, name: str = "probe") -> None:
+    """`name` is the model's, by which the program chooses its editor."""
     home = project.root.parent / "home"
     for settings in (home / ".config/opencode", project.root / ".opencode"):
         skip_install(settings)
     with model.serving():
         allowed = {"permission": {"bash": "allow", "edit": "allow", "external_directory": "allow"}}
-        (home / "settings.json").write_text(json.dumps({**provider(model.url), **allowed}))
+        settings = json.dumps({**provider(model.url), **allowed})
+        settings = settings.replace('"probe/probe"', f'"probe/{name}"').replace(
+            '{"probe": {"name"', f'{{"{name}": {{"name"'
+        )
+        (home / "settings.json").write_text(settings)
         done = subprocess.run(
             ["opencode", "run", "--format", "json", *arguments, PROMPT],
             cwd=project.root,
@@ -173,6 +178,33 @@ def test_guard_mode_asks_about_its_own_calls(world):
     world.undo("fs.write", "by-editor")
     assert not (world.root / "by-editor").exists()
     assert world.doors("opencode") == CLOSED
+
+
+def test_its_calls_are_judged_by_what_it_does(world):
+    """It cuts off the spaces around a path in a patch: then the call is refused."""
+    world.configure(
+        CONFIGURATION.replace('ask = ["fs.edit", ', "ask = [").replace('"fs.write"', '"fs.write", "fs.edit"')
+    )
+    world.install("opencode", "guard")
+    (world.root / "secret").write_text("old\n")
+    patches = [
+        f"*** Begin Patch\n*** {head}\n*** End Patch\n"
+        for head in (
+            "Add File:  outside-1\n+x",
+            "Add File:  ../outside-2\n+x",
+            "Update File: secret \n@@\n-old\n+new",
+            "Delete File:  secret",
+            "Update File: secret\n@@\n-old\n+new\n *** End Patch\n *** Add File: outside-3\n+x",
+            "Add File: made\n+x",
+        )
+    ]
+    model = ScriptedModel([("apply_patch", {"patchText": text}) for text in patches])
+    run(world, model, name="gpt-5-x")
+    assert all("white space" in model.results[call] for call in range(4)), model.results
+    assert "one patch for each file" in model.results[4]
+    assert (world.root / "secret").read_text() == "old\n"
+    assert not [path for path in (*world.root.iterdir(), *world.root.parent.iterdir()) if "outside" in path.name]
+    assert (world.root / "made").read_text() == "x\n", model.results[5]
 
 
 def test_held_commands_are_answered_while_it_waits(world):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.model.errors import ToolError
+from interlock.settings.named import CLIENT_FILES
 from interlock.workspace import Workspace
 from interlock.workspace.protect import fold, related
 
@@ -146,3 +147,62 @@ def test_a_directory_above_may_be_made_and_may_go_where_nothing_protected_is_in_
         (root / ".github" / "mcp.json").write_text("{}")
         for after in ("dir", "absent", "symlink", None):
             assert refused(".github", after)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".claude/agents/a.md",
+        ".claude/skills/a/SKILL.md",
+        ".Claude/Commands/a.md",
+        ".claude/workflows/a.js",
+        ".claude/plugins/a/plugin.json",
+        ".claude/hooks/a.sh",
+        ".claude",
+        "packages/a/.claude/skills/a/SKILL.md",
+        "packages/a/.claude/settings.json",
+        "packages/a/.claude",
+        ".cursor/agents/a.md",
+        ".cursor/commands/a.md",
+        ".github/skills/a/SKILL.md",
+        ".github/extensions/a/extension.mjs",
+        ".github/lsp.json",
+        ".agents/skills/a/SKILL.md",
+    ],
+)
+def test_what_starts_programs_in_a_client(root, access, path):
+    (root / "packages/a").mkdir(parents=True)
+    with Workspace(root, protected=CLIENT_FILES, access=access) as workspace:
+        assert protected(workspace, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "CLAUDE.md",
+        "AGENTS.md",
+        ".claude/CLAUDE.md",
+        ".claude/rules/style.md",
+        ".claude/agent-memory/a/MEMORY.md",
+        ".claude/worktrees/a/src/x.py",
+        ".cursor/rules/a.mdc",
+        ".github/copilot-instructions.md",
+        ".github/instructions/a.instructions.md",
+        "docs/agents/a.md",
+        "packages/a/.claude/rules/a.md",
+        "packages/a/opencode.json",
+    ],
+)
+def test_what_only_instructs_a_model_is_free(root, access, path):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    with Workspace(root, protected=CLIENT_FILES, access=access) as workspace:
+        assert not protected(workspace, path)
+
+
+def test_packages_that_a_process_installs_may_have_skills(root, access):
+    """A layer holds them when it is committed; the process has not failed because of them."""
+    path = "node_modules/a/.claude/skills/a/SKILL.md"
+    with Workspace(root, protected=CLIENT_FILES, access=access) as workspace:
+        workspace.guard().check(tuple(os.fsencode(path).split(b"/")), after="file")
+        with pytest.raises(ToolError):
+            workspace.guard().check((b".claude", b"skills", b"a"), after="file")

@@ -24,11 +24,19 @@ _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 
 
 CLIENT_FILES: Final = (
-    ".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex", ".copilot", ".cursor/cli.json",
-    ".cursor/hooks.json", ".cursor/mcp.json", ".gemini", ".github/agents", ".github/copilot", ".github/hooks", ".github/mcp.json",
-    ".opencode", ".vscode/mcp.json", ".vscode/settings.json", "opencode.json", "opencode.jsonc",
+    ".mcp.json", ".agents/plugins", ".agents/skills", ".claude/agents", ".claude/commands", ".claude/hooks", ".claude/plugins",
+    ".claude/settings.json", ".claude/settings.local.json", ".claude/skills", ".claude/workflows", ".codex", ".copilot",
+    ".cursor/agents", ".cursor/cli.json", ".cursor/commands", ".cursor/environment.json", ".cursor/hooks", ".cursor/hooks.json",
+    ".cursor/mcp.json", ".cursor/permissions.json", ".cursor/plugins", ".cursor/sandbox.json", ".cursor/skills",
+    ".cursor/worktrees.json", ".gemini", ".github/agents", ".github/copilot", ".github/extensions", ".github/hooks",
+    ".github/lsp.json", ".github/mcp.json", ".github/plugin", ".github/skills", ".opencode", ".vscode/mcp.json",
+    ".vscode/settings.json", "opencode.json", "opencode.jsonc",
 )  # fmt: skip
-"""Files in which coding agents configure servers to start, hooks to run, and their own tools."""
+"""Files in which coding agents configure servers to start, hooks to run, and their own tools.
+
+Sub-agents, skills and commands are among them, because these can name hooks, servers and commands that start without a tool
+call. Files that only instruct a model, such as `CLAUDE.md`, `.claude/rules` and `.cursor/rules`, are not.
+"""
 
 
 class Named(msgspec.Struct, frozen=True):

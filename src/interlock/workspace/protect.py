@@ -9,6 +9,7 @@ Hard links, short names and bind mounts are detected by identity.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import stat
 import unicodedata
@@ -20,6 +21,11 @@ from interlock.workspace.names import Rel
 
 LOADED: Final[tuple[Rel, ...]] = ((b"interlock.toml",), (b"interlock.lock",), (b"policy",), (b".mcp.json",))
 """Paths that are always protected. Callers add more: capsule manifests, Python tool modules, pyproject.toml where it is used."""
+
+
+_IN_ANY_DIRECTORY: Final = frozenset({".claude"})
+"""Directories of the root whose protected contents a tool does not write in any other directory either, because a client searches
+for them where it works. Packages that a process installs may have them; a layer holds these (`runs_later.py`)."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -67,6 +73,11 @@ class Guard:
         absent = {top for top in {place[:1] for place in named if place} if workspace.lstat(top) is None}
         real = {there for place in named if place[:1] not in absent for there in _without_links(workspace, place)}
         self._places = named | real
+        self._anywhere = {
+            (fold(place[0]), fold(place[1]))
+            for place in named
+            if len(place) == 2 and fold(place[0]) in _IN_ANY_DIRECTORY
+        }
         present = {place: found for place in real if (found := workspace.lstat(place)) is not None}
         self._present = tuple(present)
         self._ids = {(found.st_dev, found.st_ino) for found in present.values()}
@@ -85,7 +96,7 @@ class Guard:
         near = [place for place in self._places if related(path, place)]
         if near and not (after in ("dir", "absent") and all(len(place) > len(path) for place in near)):
             raise _refusal(field)
-        if any(related(path, place) for place in self._present):
+        if any(related(path, place) for place in self._present) or (after is None and self._is_found_anywhere(path)):
             raise _refusal(field)
         if any(is_reserved(name) for name in path):
             raise ToolError(
@@ -102,6 +113,15 @@ class Guard:
             self.check_identity(found, field)
             if not stat.S_ISDIR(found.st_mode):
                 return
+
+    def _is_found_anywhere(self, path: Rel) -> bool:
+        """True for a path that a client finds in any directory, and for a directory above one."""
+        if not self._anywhere:
+            return False
+        names = [fold(name) for name in path]
+        return any(pair in self._anywhere for pair in itertools.pairwise(names)) or (
+            bool(names) and names[-1] in _IN_ANY_DIRECTORY
+        )
 
     def check_identity(self, found: os.stat_result, field: str = "path") -> None:
         """Refuse a protected file or directory, whatever its name. Raises: ToolError `path_protected`."""

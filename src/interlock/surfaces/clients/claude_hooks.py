@@ -5,7 +5,7 @@ Codex uses nearly the same format. Sources: its documentation of hooks, `sdk-too
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +31,7 @@ from interlock.surfaces.clients.hooks import (
     text_of,
     write_call,
 )
+from interlock.surfaces.clients.own_tools import OwnTool, beside, event_call, flag, unless
 
 KINDS: Final[Mapping[str, Kind]] = {
     "PreToolUse": "before",
@@ -55,26 +56,32 @@ HARMLESS: Final = frozenset(
 FOR_ITS_USER: Final = frozenset({"AskUserQuestion", "ExitPlanMode"})
 """Dialogues between the client and its user, which Interlock must not answer."""
 
-Translate = Callable[[Mapping[str, Any], str], "NativeCall | Verdict"]
+
+def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    unless(given, "dangerouslyDisableSandbox", "Interlock's answer is about a command in the client's own sandbox")
+    return shell_call(text_of(given, "command"), cwd)
 
 
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
-    everywhere = given.get("replace_all") is True
+    everywhere = flag(given, "replace_all")
     old, new = text_of(given, "old_string"), text_of(given, "new_string")
     return edit_call(text_of(given, "file_path"), old, new, everywhere=everywhere, cwd=cwd)
 
 
-NATIVE: Final[Mapping[str, Translate]] = {
-    "Bash": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
-    "Monitor": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
-    "Write": lambda given, _: write_call(text_of(given, "file_path"), text_of(given, "content")),
-    "Edit": _edit,
-    "Read": lambda given, _: read_call(text_of(given, "file_path")),
-    "Glob": lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern")),
-    "Grep": lambda given, _: search_call(
-        text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "glob")
+NATIVE: Final[Mapping[str, OwnTool]] = {
+    "Bash": OwnTool(_shell, beside("description timeout run_in_background")),
+    "Monitor": OwnTool(_shell, beside("description timeout_ms persistent")),
+    "Write": OwnTool(lambda given, _: write_call(text_of(given, "file_path"), text_of(given, "content"))),
+    "Edit": OwnTool(_edit),
+    "Read": OwnTool(lambda given, _: read_call(text_of(given, "file_path")), beside("offset limit pages allow_large")),
+    "Glob": OwnTool(lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern"))),
+    "Grep": OwnTool(
+        lambda given, _: search_call(
+            text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "glob")
+        ),
+        beside("output_mode -A -B -C context -n -i -o type head_limit offset multiline"),
     ),
-    "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
+    "WebFetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url")), beside("prompt offset")),
 }
 
 
@@ -83,7 +90,7 @@ class ClaudeHooks:
 
     def __init__(
         self,
-        native: Mapping[str, Translate] = NATIVE,
+        native: Mapping[str, OwnTool] = NATIVE,
         *,
         kinds: Mapping[str, Kind] = KINDS,
         harmless: frozenset[str] = HARMLESS,
@@ -116,10 +123,10 @@ class ClaudeHooks:
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""
-        if event.tool in self._native:
-            if event.tool == "Monitor" and event.input.get("ws") is not None:
-                return deny("`Monitor` of a web socket is not supported: use a command.")
-            return self._native[event.tool](event.input, event.cwd)
+        if event.tool == "Monitor" and event.input.get("ws") is not None:
+            return deny("`Monitor` of a web socket is not supported: use a command.")
+        if (found := event_call(self._native, event)) is not None:
+            return found
         if event.tool in self._for_its_user:
             return Verdict("ask")
         return judge_untranslated(event.tool, self._harmless, GATEWAY_PREFIX, "mcp__")

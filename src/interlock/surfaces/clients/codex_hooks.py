@@ -1,7 +1,8 @@
 """The hooks of Codex 0.171: Claude Code's events and answers, with its own tools. Sources: its documentation, trials.
 
 An event's directory is the one in which the command will run. Failures are not reported: a patch that does not apply
-has no event at all, and a command's event has no exit code.
+has no event at all, and a command's event has no exit code. The event of a command does not name the shell either:
+that is in Codex's record of the session.
 """
 
 from __future__ import annotations
@@ -9,8 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from interlock.surfaces.clients.claude_hooks import ClaudeHooks, Translate
-from interlock.surfaces.clients.hooks import Kind, NativeCall, Verdict, read_call, shell_call, text_of
+import msgspec
+
+from interlock.surfaces.clients.claude_hooks import ClaudeHooks
+from interlock.surfaces.clients.codex_record import recorded_inputs
+from interlock.surfaces.clients.hooks import (
+    HookEvent,
+    Kind,
+    NativeCall,
+    Verdict,
+    deny,
+    event_fields,
+    optional_text,
+    read_call,
+    shell_call,
+    text_of,
+)
+from interlock.surfaces.clients.own_tools import OwnTool, beside
 from interlock.surfaces.clients.patches import patch_call
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -32,11 +48,17 @@ def _patch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
     return patch_call(text_of(given, "command"))
 
 
-NATIVE: Final[Mapping[str, Translate]] = {
-    "Bash": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
-    "apply_patch": _patch,
-    "view_image": lambda given, _: read_call(text_of(given, "path")),
+NATIVE: Final[Mapping[str, OwnTool]] = {
+    "Bash": OwnTool(lambda given, cwd: shell_call(text_of(given, "command"), cwd)),
+    "apply_patch": OwnTool(_patch),
+    "view_image": OwnTool(lambda given, _: read_call(text_of(given, "path")), beside("detail")),
 }
+_BESIDE: Final = beside(
+    "cmd command workdir timeout timeout_ms yield_time_ms max_output_tokens justification prefix_rule sandbox_permissions"
+)
+"""Members of a command's input that its event has, that change nothing, or about which Codex asks its own user."""
+_OFF: Final = ("shell", "login", "tty")
+"""Members that change which program reads the command, or what it runs before."""
 
 
 class CodexHooks(ClaudeHooks):
@@ -51,3 +73,24 @@ class CodexHooks(ClaudeHooks):
             for_its_user=frozenset({"request_user_input"}),
             project_variable=None,
         )
+
+    def read(self, data: bytes, named: str = "") -> HookEvent:
+        """See `Dialect`."""
+        record = optional_text(event_fields(data), "transcript_path")
+        return msgspec.structs.replace(super().read(data, named), record=record or "")
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """See `Dialect`."""
+        found = super().translate(event)
+        if event.tool != "Bash" or event.kind != "before" or isinstance(found, Verdict):
+            return found
+        for given in recorded_inputs(event.record, event.call_id):
+            unlike = [name for name in given if name not in _BESIDE and (name not in _OFF or given[name])]
+            if unlike:
+                return deny(
+                    f"`{unlike[0][:80]}` is not supported: a command is judged as one for the client's default shell. Call it"
+                    " without it. Nothing was done."
+                )
+            if given.get("cmd", given.get("command")) != event.input.get("command"):
+                return deny("Interlock: the command in Codex's record of the session is not the one in the event")
+        return found

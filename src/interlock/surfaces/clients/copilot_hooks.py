@@ -16,7 +16,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.hooks import (
     HookEvent,
     Kind,
@@ -36,6 +35,7 @@ from interlock.surfaces.clients.hooks import (
     text_of,
     write_call,
 )
+from interlock.surfaces.clients.own_tools import OwnTool, beside, event_call
 from interlock.surfaces.clients.patches import patch_call
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -53,27 +53,40 @@ HARMLESS: Final = frozenset(
 )  # fmt: skip
 """Tools that change only its own lists and processes, or ask its user. Sub-agents' calls reach the hooks separately."""
 GATEWAY_PREFIX: Final = "interlock-"
-_PATCH: Final = "patch"
-"""The parameter name that is used here for the input of an editor that takes a text: a patch."""
+_PATCH: Final = "a patch"
+"""The name that is used here for the editor whose input is a text, which has the name of the other editor in events."""
 _EXIT_CODE: Final = re.compile(r"<shellId: \S+ completed with exit code (-?\d+)>\s*\Z")
 
 
-def _edit(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
-    if _PATCH in given:
-        return patch_call(text_of(given, _PATCH))
-    return edit_call(text_of(given, "path"), text_of(given, "old_str"), text_of(given, "new_str"))
+def _where(given: Mapping[str, Any]) -> str:
+    """The directory to search, which is given alone or in a list; the client's own if none is given. Raises: ValueError."""
+    several = given.get("paths")
+    if several is None:
+        return optional_text(given, "path") or ""
+    if isinstance(several, list) and len(several) == 1:
+        several = several[0]
+    if not isinstance(several, str):
+        raise ValueError("`paths` is not one directory: search in each with a call of its own")  # noqa: TRY004 - the client's input
+    return several
 
 
-NATIVE: Final[Mapping[str, Translate]] = {
-    "Bash": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
-    "Write": lambda given, _: write_call(text_of(given, "path"), optional_text(given, "file_text") or ""),
-    "Edit": _edit,
-    "Read": lambda given, _: read_call(text_of(given, "path")),
-    "Glob": lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern")),
-    "Grep": lambda given, _: search_call(
-        text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "glob")
+NATIVE: Final[Mapping[str, OwnTool]] = {
+    "Bash": OwnTool(
+        lambda given, cwd: shell_call(text_of(given, "command"), cwd),
+        beside("description shellId mode detach initial_wait"),
     ),
-    "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
+    "Write": OwnTool(lambda given, _: write_call(text_of(given, "path"), optional_text(given, "file_text") or "")),
+    "Edit": OwnTool(
+        lambda given, _: edit_call(text_of(given, "path"), text_of(given, "old_str"), text_of(given, "new_str"))
+    ),
+    _PATCH: OwnTool(lambda given, _: patch_call(text_of(given, _PATCH))),
+    "Read": OwnTool(lambda given, _: read_call(text_of(given, "path")), beside("view_range forceReadLargeFiles")),
+    "Glob": OwnTool(lambda given, _: list_call(_where(given), text_of(given, "pattern"))),
+    "Grep": OwnTool(
+        lambda given, _: search_call(text_of(given, "pattern"), _where(given), optional_text(given, "glob")),
+        beside("output_mode type -i -A -B -C -n head_limit multiline"),
+    ),
+    "WebFetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url")), beside("max_length start_index raw")),
 }
 
 
@@ -91,14 +104,16 @@ class CopilotHooks:
         kind, output = KINDS.get(name, "other"), given.get("tool_result", given.get("error"))
         if kind == "after" and _has_failed(output):
             kind = "failed"
-        tool_input = given.get("tool_input") or {}
+        tool, tool_input = given.get("tool_name", ""), given.get("tool_input") or {}
+        if isinstance(tool_input, str):
+            tool, tool_input = (_PATCH if tool == "Edit" else tool), {_PATCH: tool_input}
         fields = {
             "name": name,
             "kind": kind,
             "session": given.get("session_id", ""),
             "moment": given.get("timestamp", ""),
-            "tool": given.get("tool_name", ""),
-            "input": {_PATCH: tool_input} if isinstance(tool_input, str) else tool_input,
+            "tool": tool,
+            "input": tool_input,
             "output": output,
             "cwd": given.get("cwd", ""),
         }
@@ -107,8 +122,8 @@ class CopilotHooks:
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""
-        if event.tool in NATIVE:
-            return NATIVE[event.tool](event.input, event.cwd)
+        if (found := event_call(NATIVE, event)) is not None:
+            return found
         return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, None)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:

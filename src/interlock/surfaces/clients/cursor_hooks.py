@@ -18,7 +18,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.client import program
 from interlock.surfaces.clients.hooks import (
     HookEvent,
@@ -31,12 +30,14 @@ from interlock.surfaces.clients.hooks import (
     event_fields,
     fetch_call,
     list_call,
+    optional_text,
     read_call,
     search_call,
     shell_call,
     text_of,
     write_call,
 )
+from interlock.surfaces.clients.own_tools import OwnTool, beside, event_call, flag, unless
 
 KINDS: Final[Mapping[str, Kind]] = {
     "preToolUse": "before",
@@ -58,7 +59,7 @@ def _path(given: Mapping[str, Any]) -> str:
 
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
     old, new = text_of(given, "old_string"), text_of(given, "new_string")
-    return edit_call(_path(given), old, new, everywhere=given.get("replace_all") is True, cwd=cwd)
+    return edit_call(_path(given), old, new, everywhere=flag(given, "replace_all"), cwd=cwd)
 
 
 def _where(given: Mapping[str, Any]) -> str:
@@ -69,20 +70,29 @@ def _where(given: Mapping[str, Any]) -> str:
     return ""
 
 
-NATIVE: Final[Mapping[str, Translate]] = {
-    "Shell": lambda given, cwd: shell_call(
-        text_of(given, "command"), given.get("working_directory") or given.get("cwd") or cwd
+def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    unless(given, "required_permissions", "Interlock's answer is about a command in the client's own sandbox")
+    where = optional_text(given, "working_directory") or optional_text(given, "cwd")
+    return shell_call(text_of(given, "command"), where or cwd)
+
+
+NATIVE: Final[Mapping[str, OwnTool]] = {
+    "Shell": OwnTool(_shell, beside("description timeout block_until_ms is_background")),
+    "Write": OwnTool(
+        lambda given, _: write_call(_path(given), text_of(given, "contents" if "contents" in given else "content"))
     ),
-    "Write": lambda given, _: write_call(
-        _path(given), text_of(given, "contents" if "contents" in given else "content")
+    "StrReplace": OwnTool(_edit),
+    "Delete": OwnTool(
+        lambda given, _: NativeCall("fs.delete", {"path": _path(given)}, writes="path"), beside("explanation")
     ),
-    "StrReplace": _edit,
-    "Delete": lambda given, _: NativeCall("fs.delete", {"path": _path(given)}, writes="path"),
-    "Read": lambda given, _: read_call(_path(given)),
-    "LS": lambda given, _: list_call(_where(given)),
-    "Glob": lambda given, _: list_call(_where(given), text_of(given, "glob_pattern")),
-    "Grep": lambda given, _: search_call(text_of(given, "pattern"), _where(given)),
-    "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
+    "Read": OwnTool(lambda given, _: read_call(_path(given)), beside("offset limit")),
+    "LS": OwnTool(lambda given, _: list_call(_where(given)), beside("ignore_globs ignore")),
+    "Glob": OwnTool(lambda given, _: list_call(_where(given), text_of(given, "glob_pattern"))),
+    "Grep": OwnTool(
+        lambda given, _: search_call(text_of(given, "pattern"), _where(given), optional_text(given, "glob")),
+        beside("output_mode type -i -A -B -C -n head_limit offset multiline case_insensitive"),
+    ),
+    "WebFetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url"))),
 }
 
 
@@ -118,8 +128,8 @@ class CursorHooks:
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""
-        if event.tool in NATIVE:
-            return NATIVE[event.tool](event.input, event.cwd)
+        if (found := event_call(NATIVE, event)) is not None:
+            return found
         if event.name == "beforeMCPExecution" and event.tool == f"{_MCP_PREFIX}interlock":
             return Verdict("allow", "Interlock: the gateway checks it")
         if event.name == "beforeMCPExecution":

@@ -8,13 +8,13 @@ that the model did not give (defaults), so only the inputs that `translate` uses
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from interlock.model import typed
-from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.hooks import (
     HookEvent,
     Kind,
@@ -33,6 +33,7 @@ from interlock.surfaces.clients.hooks import (
     text_of,
     write_call,
 )
+from interlock.surfaces.clients.own_tools import OwnTool, beside, event_call, flag
 
 KINDS: Final[Mapping[str, Kind]] = {
     "BeforeTool": "before",
@@ -51,36 +52,98 @@ MCP_PREFIX: Final = "mcp_"
 GATEWAY_PREFIX: Final = "mcp_interlock_"
 
 
+_SHELL: Final = re.compile(
+    r"[\s\ufeff]*(?:(?:\S+/)?(?:sh|bash|zsh)[\s\ufeff]+-c|cmd\.exe|powershell|pwsh)(?![\w-])", re.IGNORECASE
+)
+"""The start of a command from which it takes off the shell, and the quotes around the rest, in a way of its own."""
+
+
+def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    command = text_of(given, "command")
+    if _SHELL.match(command) is not None:
+        raise ValueError("Gemini CLI runs a command such as `bash -c` in another form: give the inner command itself")
+    where = optional_text(given, "dir_path")
+    return shell_call(command, _path(where, cwd) if where else cwd)
+
+
+def _path(path: str, cwd: str) -> str:
+    """The path. Raises: ValueError for one that Gemini CLI decodes or corrects, so that it means another file."""
+    if path.startswith("@"):
+        raise ValueError(f"Gemini CLI removes the `@` in front of `{path[:_SHOWN]}`: leave it out, or write `./@`")
+    if "%" in (path if path[:1] == "/" else cwd + path):
+        raise ValueError(f"Gemini CLI decodes `%` in a path, so `{path[:_SHOWN]}` could mean another file")
+    return path
+
+
+def _named(given: Mapping[str, Any], cwd: str) -> str:
+    return _path(text_of(given, "file_path"), cwd)
+
+
+def _where(given: Mapping[str, Any], cwd: str) -> str:
+    return _path(optional_text(given, "dir_path") or "", cwd)
+
+
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    """The call for `replace`, which searches for a relative path in all directories, before any hook sees the call."""
+    path = _named(given, cwd)
+    if not path.startswith("/"):
+        raise ValueError(
+            f"Gemini CLI takes `{path[:_SHOWN]}` for any file of that name in the project: give the absolute path"
+        )
     old, new = text_of(given, "old_string"), text_of(given, "new_string")
-    everywhere = given.get("allow_multiple") is True
-    return edit_call(text_of(given, "file_path"), old, new, everywhere=everywhere, cwd=cwd)
+    return edit_call(path, old, new, everywhere=flag(given, "allow_multiple"), cwd=cwd)
 
 
-NATIVE: Final[Mapping[str, tuple[Translate, tuple[str, ...]]]] = {
+_SHOWN: Final = 200
+_EACH: Final = beside("wait_for_previous")
+"""A member that every tool has: whether it waits for the calls before it."""
+_EDITED: Final = _EACH | beside("modified_by_user ai_proposed_content")
+"""Members about how its user changed what the model proposed. What it writes is in the others."""
+NATIVE: Final[Mapping[str, tuple[OwnTool, tuple[str, ...]]]] = {
     "run_shell_command": (
-        lambda given, cwd: shell_call(text_of(given, "command"), optional_text(given, "dir_path") or cwd),
+        OwnTool(_shell, _EACH | beside("description is_background delay_ms")),
         ("command", "dir_path"),
     ),
     "write_file": (
-        lambda given, _: write_call(text_of(given, "file_path"), text_of(given, "content")),
+        OwnTool(lambda given, cwd: write_call(_named(given, cwd), text_of(given, "content")), _EDITED),
         ("file_path", "content"),
     ),
-    "replace": (_edit, ("file_path", "old_string", "new_string", "allow_multiple")),
-    "read_file": (lambda given, _: read_call(text_of(given, "file_path")), ("file_path",)),
+    "replace": (
+        OwnTool(_edit, _EDITED | beside("instruction")),
+        ("file_path", "old_string", "new_string", "allow_multiple"),
+    ),
+    "read_file": (
+        OwnTool(lambda given, cwd: read_call(_named(given, cwd)), _EACH | beside("start_line end_line")),
+        ("file_path",),
+    ),
     "glob": (
-        lambda given, _: list_call(optional_text(given, "dir_path") or "", text_of(given, "pattern")),
+        OwnTool(
+            lambda given, cwd: list_call(_where(given, cwd), text_of(given, "pattern")),
+            _EACH | beside("case_sensitive respect_git_ignore respect_gemini_ignore"),
+        ),
         ("dir_path", "pattern"),
     ),
     "grep_search": (
-        lambda given, _: search_call(
-            text_of(given, "pattern"), optional_text(given, "dir_path") or "", optional_text(given, "include_pattern")
+        OwnTool(
+            lambda given, cwd: search_call(
+                text_of(given, "pattern"), _where(given, cwd), optional_text(given, "include_pattern")
+            ),
+            _EACH
+            | beside("exclude_pattern names_only case_sensitive fixed_strings context after before no_ignore")
+            | beside("max_matches_per_file total_max_matches"),
         ),
         ("dir_path", "pattern", "include_pattern"),
     ),
-    "list_directory": (lambda given, _: list_call(text_of(given, "dir_path")), ("dir_path",)),
+    "list_directory": (
+        OwnTool(
+            lambda given, cwd: list_call(_path(text_of(given, "dir_path"), cwd)),
+            _EACH | beside("ignore file_filtering_options"),
+        ),
+        ("dir_path",),
+    ),
 }
-"""How each tool's input is translated, and which inputs identify the call."""
+"""Its tools, and which inputs identify a call."""
+_TOOLS: Final = {name: tool for name, (tool, _) in NATIVE.items()}
 
 
 class GeminiHooks:
@@ -115,9 +178,8 @@ class GeminiHooks:
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""
-        if event.tool in NATIVE:
-            translate, _ = NATIVE[event.tool]
-            return translate(event.input, event.cwd)
+        if (found := event_call(_TOOLS, event)) is not None:
+            return found
         return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import msgspec
 
 from interlock.model.values import parse_json
+from interlock.surfaces.clients.plain_inputs import check_command, check_glob, check_path
 
 Kind = Literal["before", "permission", "after", "failed", "start", "end", "settings", "other"]
 """`before` a tool call; `permission`: the client would ask the person at its own terminal; `after` a completed call, or
@@ -46,6 +47,8 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str = ""
     """The client's present directory; absolute."""
     sub_agent: str | None = None
+    record: str = ""
+    """The file in which the client records the session, if its events do not have all of a call."""
 
 
 class NativeCall(NamedTuple):
@@ -124,7 +127,8 @@ def failure(reason: str) -> Reply:
 def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
     """The call with its paths relative to the workspace `root` (a real path), and without links.
 
-    A client's own tools follow links, so the targets are judged.
+    A client's own tools follow links, so the targets are judged. Raises: ValueError for a path or a pattern that some
+    clients change before they use it.
     """
     parameters = dict(call.parameters)
     for name in call.paths:
@@ -133,6 +137,8 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
             continue
         if "\0" in given:
             return deny(f"{name}: a path cannot contain a NUL character")
+        if given != cwd:
+            check_path(given)
         real = os.path.realpath(f"{cwd or root}/{given}" if given[:1] != "/" else given)
         if real != root and not real.startswith(root.rstrip("/") + "/"):
             return deny(
@@ -144,6 +150,8 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
         except UnicodeEncodeError:
             return deny(f"{name}: `{given[:_SHOWN]!r}` is not UTF-8")
         parameters[name] = relative
+    if isinstance(parameters.get("glob"), str):
+        check_glob(parameters["glob"], f"{root}/{parameters['path']}", root)
     if call.tool == "shell" and parameters.get("cwd") == ".":
         del parameters["cwd"]  # it would run there anyway
     return NativeCall(call.tool, parameters, call.paths, call.writes)
@@ -181,7 +189,8 @@ def made_id(tool: str, given: Mapping[str, Any], inputs: tuple[str, ...] = ()) -
 
 
 def shell_call(command: str, cwd: str) -> NativeCall:
-    """The call for a shell command."""
+    """The call for a shell command. Raises: ValueError."""
+    check_command(command)
     return NativeCall("shell", {"command": command, "cwd": cwd}, ("cwd",))
 
 

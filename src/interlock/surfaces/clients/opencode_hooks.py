@@ -8,7 +8,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.hooks import (
     HookEvent,
     Kind,
@@ -28,6 +27,7 @@ from interlock.surfaces.clients.hooks import (
     text_of,
     write_call,
 )
+from interlock.surfaces.clients.own_tools import OwnTool, beside, event_call, flag
 from interlock.surfaces.clients.patches import patch_call
 
 KINDS: Final[Mapping[str, Kind]] = {"before": "before", "after": "after", "end": "end"}
@@ -40,21 +40,26 @@ PROBE: Final = "interlock_probe"
 
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
     old, new = text_of(given, "oldString"), text_of(given, "newString")
-    return edit_call(text_of(given, "filePath"), old, new, everywhere=given.get("replaceAll") is True, cwd=cwd)
+    return edit_call(text_of(given, "filePath"), old, new, everywhere=flag(given, "replaceAll"), cwd=cwd)
 
 
-NATIVE: Final[Mapping[str, Translate]] = {
-    "bash": lambda given, cwd: shell_call(text_of(given, "command"), optional_text(given, "workdir") or cwd),
-    "write": lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content")),
-    "edit": _edit,
-    "apply_patch": lambda given, _: patch_call(text_of(given, "patchText")),
-    "read": lambda given, _: read_call(text_of(given, "filePath")),
-    "list": lambda given, _: list_call(optional_text(given, "path") or ""),
-    "glob": lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern")),
-    "grep": lambda given, _: search_call(
-        text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "include")
+NATIVE: Final[Mapping[str, OwnTool]] = {
+    "bash": OwnTool(
+        lambda given, cwd: shell_call(text_of(given, "command"), optional_text(given, "workdir") or cwd),
+        beside("description timeout"),
     ),
-    "webfetch": lambda given, _: fetch_call(text_of(given, "url")),
+    "write": OwnTool(lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content"))),
+    "edit": OwnTool(_edit),
+    "apply_patch": OwnTool(lambda given, _: patch_call(text_of(given, "patchText"))),
+    "read": OwnTool(lambda given, _: read_call(text_of(given, "filePath")), beside("offset limit")),
+    "list": OwnTool(lambda given, _: list_call(optional_text(given, "path") or ""), beside("ignore")),
+    "glob": OwnTool(lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern"))),
+    "grep": OwnTool(
+        lambda given, _: search_call(
+            text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "include")
+        )
+    ),
+    "webfetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url")), beside("format timeout")),
 }
 
 
@@ -81,8 +86,8 @@ class OpencodeHooks:
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""
-        if event.tool in NATIVE:
-            return NATIVE[event.tool](event.input, event.cwd)
+        if (found := event_call(NATIVE, event)) is not None:
+            return found
         if event.tool == PROBE:
             return deny("`interlock doctor` tests this hook by it.")
         return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, None)

@@ -17,6 +17,9 @@ _ADD: Final = "*** Add File: "
 _UPDATE: Final = "*** Update File: "
 _DELETE: Final = "*** Delete File: "
 _MOVE: Final = "*** Move to: "
+_MARKS: Final = tuple(
+    f"*** {word}" for word in ("Begin Patch", "End Patch", "Add ", "Update ", "Delete ", "Move ", "End of")
+)
 _SEVERAL: Final = deny("a patch that changes several files is not supported: make one patch for each file.")
 
 
@@ -25,7 +28,11 @@ def patch_call(patch: str) -> NativeCall | Verdict:
     lines = patch.strip().split("\n")
     if len(lines) < 3 or lines[0].strip() != _BEGIN or lines[-1].strip() != _END:
         raise ValueError("the text is not a patch between `*** Begin Patch` and `*** End Patch`")
-    head, body = lines[1].strip(), lines[2:-1]
+    head, body = lines[1], lines[2:-1]
+    if head != head.strip() or any(head.startswith(f"{kind} ") for kind in (_ADD, _UPDATE, _DELETE)):
+        raise ValueError(f"{head[:80]!r} has white space around the path: some clients take it off")
+    if any(line[:1].isspace() and line.strip().startswith(_MARKS) for line in body):
+        return _SEVERAL  # what is a line of the file for one client ends the patch for another
     if head.startswith(_ADD):
         if any(line[:1] != "+" for line in body):
             return _SEVERAL

@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.hooks import (
     HookEvent,
     Kind,
@@ -34,6 +33,7 @@ from interlock.surfaces.clients.hooks import (
     text_of,
     write_call,
 )
+from interlock.surfaces.clients.own_tools import OwnTool, beside, event_call, own_call, unless
 from interlock.surfaces.clients.patches import patch_call
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -61,7 +61,7 @@ def _replace_several(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
     replacements = given.get("replacements")
     if not isinstance(replacements, list) or len(replacements) != 1 or not isinstance(replacements[0], dict):
         return deny("several replacements at once are not supported: call `replace_string_in_file` for each.")
-    return _replace(replacements[0])
+    return own_call(_REPLACE, "multi_replace_string_in_file", replacements[0], "")
 
 
 def _fetch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
@@ -71,19 +71,30 @@ def _fetch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
     return fetch_call(urls[0])
 
 
-NATIVE: Final[Mapping[str, Translate]] = {
-    "run_in_terminal": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
-    "create_file": lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content")),
-    "replace_string_in_file": lambda given, _: _replace(given),
-    "multi_replace_string_in_file": _replace_several,
-    "apply_patch": lambda given, _: patch_call(text_of(given, "input")),
-    "read_file": lambda given, _: read_call(text_of(given, "filePath")),
-    "list_dir": lambda given, _: list_call(text_of(given, "path")),
-    "file_search": lambda given, _: list_call("", text_of(given, "query")),
-    "grep_search": lambda given, _: search_call(
-        text_of(given, "query"), "", optional_text(given, "includePattern") or None
+def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    unless(given, "requestUnsandboxedExecution", "Interlock's answer is about a command in the client's own sandbox")
+    return shell_call(text_of(given, "command"), cwd)
+
+
+_REPLACE: Final = OwnTool(lambda given, _: _replace(given), beside("explanation"))
+NATIVE: Final[Mapping[str, OwnTool]] = {
+    "run_in_terminal": OwnTool(
+        _shell, beside("explanation goal isBackground mode timeout requestUnsandboxedExecutionReason")
     ),
-    "fetch_webpage": _fetch,
+    "create_file": OwnTool(lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content"))),
+    "replace_string_in_file": _REPLACE,
+    "multi_replace_string_in_file": OwnTool(_replace_several, beside("explanation")),
+    "apply_patch": OwnTool(lambda given, _: patch_call(text_of(given, "input")), beside("explanation")),
+    "read_file": OwnTool(
+        lambda given, _: read_call(text_of(given, "filePath")), beside("startLine endLine offset limit")
+    ),
+    "list_dir": OwnTool(lambda given, _: list_call(text_of(given, "path"))),
+    "file_search": OwnTool(lambda given, _: list_call("", text_of(given, "query")), beside("maxResults")),
+    "grep_search": OwnTool(
+        lambda given, _: search_call(text_of(given, "query"), "", optional_text(given, "includePattern") or None),
+        beside("isRegexp maxResults includeIgnoredFiles"),
+    ),
+    "fetch_webpage": OwnTool(_fetch, beside("query")),
 }
 
 
@@ -111,8 +122,8 @@ class VsCodeHooks:
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""
-        if event.tool in NATIVE:
-            return NATIVE[event.tool](event.input, event.cwd)
+        if (found := event_call(NATIVE, event)) is not None:
+            return found
         return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
