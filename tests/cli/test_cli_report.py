@@ -185,7 +185,7 @@ def test_the_limits_of_a_page_hold_for_all_of_its_runs_together(cli, monkeypatch
 
 
 def test_a_damaged_record_among_several_is_named_and_the_others_are_there(cli):
-    damaged = cli.run(call("fs.list"))["run_id"]
+    damaged = cli.run(call("fs.write", path="x", content="y"))["run_id"]
     cli.run(call("shell", command="echo whole"))
     (path,) = (cli.root.parent / "state").glob(f"*/runs/{damaged}/journal.ndjson")
     path.write_bytes(path.read_bytes().replace(b"action_intent", b"ACTION_INTENT", 1))
