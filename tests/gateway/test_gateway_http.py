@@ -24,6 +24,7 @@ from interlock.model.errors import UsageError
 from interlock.surfaces.gateway import http
 from interlock.surfaces.gateway.calls import Agent
 from interlock.surfaces.gateway.http_app import HttpApp
+from interlock.surfaces.gateway.streams import Stream
 
 TOKEN = "t" * 40
 BOTH = "application/json, text/event-stream"
@@ -245,6 +246,21 @@ def test_a_stream_that_broke_is_read_on(served):
             assert [message["id"] for _, message in events(again.text) if "result" in message] == [1]
             gone = await it.raw.get(it.url, headers={**names, "Last-Event-ID": "999-1"})
             assert gone.status_code == 404
+
+    run(use)
+
+
+def test_only_an_answer_that_is_quick_and_alone_is_sent_without_a_stream():
+    async def use() -> None:
+        alone, after, late = Stream("1"), Stream("2"), Stream("3")
+        alone.put(b"answer", last=True)
+        assert await alone.wait_only(5) == b"answer"
+        after.put(b"progress")
+        after.put(b"answer", last=True)  # in the same turn of the loop: both have to be sent
+        assert await after.wait_only(5) is None
+        assert await late.wait_only(0.01) is None
+        late.put(b"answer", last=True)
+        assert late.only == b"answer"
 
     run(use)
 

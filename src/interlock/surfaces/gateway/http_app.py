@@ -185,14 +185,15 @@ class HttpApp:
         session.take(request, Reply(lambda frame: stream.put(frame, last=True), stream.put))
         gone: asyncio.Future[None] | None = None
         try:
-            if await stream.only_message(QUICK_S) is None:
+            only = await stream.wait_only(QUICK_S)
+            if only is None:
                 gone = asyncio.ensure_future(_disconnected(receive))
                 first = asyncio.ensure_future(stream.first.wait())
                 await asyncio.wait([first, gone], return_when=asyncio.FIRST_COMPLETED)
                 first.cancel()
-            if stream.ended:
-                frame = stream.after(0)[-1][1]
-                await _answer(send, _status_of(frame), frame, [_JSON])
+                only = stream.only
+            if only is not None:
+                await _answer(send, _status_of(only), only, [_JSON])
             elif gone is not None and not gone.done():
                 await self._stream(stream, 0, gone, send, resumable=False)
         finally:
@@ -239,7 +240,7 @@ class HttpApp:
 
         for member in members:
             held.session.take(member, Reply(answer, stream.put))
-        if requests == 1 and (only := await stream.only_message(QUICK_S)) is not None:
+        if requests == 1 and (only := await stream.wait_only(QUICK_S)) is not None:
             await _answer(send, 200, only, [_JSON])
             return
         gone = asyncio.ensure_future(_disconnected(receive))

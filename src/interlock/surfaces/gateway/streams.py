@@ -48,12 +48,17 @@ class Stream:
         self.first.set()
         self._news.set()
 
-    async def only_message(self, wait_s: float) -> bytes | None:
-        """The message of a stream that ends with its first one, within this time; else None."""
+    @property
+    def only(self) -> bytes | None:
+        """The only message of a stream that has ended; None if it has not, or has others."""
+        return self._kept[0][1] if self.ended and self._next == 2 else None
+
+    async def wait_only(self, wait_s: float) -> bytes | None:
+        """Wait for the first message, for at most this time; returns `only`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self.first.wait()
-        return self._kept[0][1] if self.ended and len(self._kept) == 1 and self._next == 2 else None
+        return self.only
 
     def after(self, number: int) -> list[tuple[int, bytes]]:
         """The stored messages after this number."""
