@@ -454,12 +454,13 @@ async def _wait_readable(control: socket.socket, until: float | None) -> bool:
     """
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[bool] = loop.create_future()
-    loop.add_reader(control, lambda: None if ready.done() else ready.set_result(True))
+    number = control.fileno()  # the event loop formats a socket as text, with two system calls, when it adds one
+    loop.add_reader(number, lambda: None if ready.done() else ready.set_result(True))
     timer = None if until is None else loop.call_at(until, lambda: None if ready.done() else ready.set_result(False))
     try:
         return await ready
     finally:
-        loop.remove_reader(control)
+        loop.remove_reader(number)
         if timer is not None:
             timer.cancel()
 

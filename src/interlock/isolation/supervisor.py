@@ -62,7 +62,8 @@ from interlock.isolation.wire import (
 _DECODE: Final = json.JSONDecoder().raw_decode
 """Replaces `json.loads`, which does more work in Python: each memory page that a supervisor touches first is copied for it."""
 _SWEEP_S: Final = 5.0
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 64 * 1024
+"""The capacity of a pipe. Python allocates all of it for each read, and libc maps more than 128 KiB anew each time."""
 _READS: Final = 16
 """Maximum number of consecutive reads of a pipe, so that a program which writes endlessly cannot block its supervisor."""
 

@@ -104,8 +104,11 @@ def end_children_of(subreaper: int) -> bool:
 
 def pid_of(pidfd: int) -> int:
     """Returns the pid of the process behind a pidfd; -1 if it has been collected."""
-    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
-        return next(int(line[4:]) for line in file if line.startswith(b"Pid:"))
+    fd = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return next(int(line[4:]) for line in os.read(fd, 4096).splitlines() if line.startswith(b"Pid:"))
+    finally:
+        os.close(fd)
 
 
 def descendants() -> dict[int, Task]:
