@@ -109,8 +109,7 @@ def exec_command(
     """
     from interlock.engine.measured.run import Options, exit_status, measure_command, problem_of  # noqa: PLC0415 - start-up
 
-    if json_to is not None:
-        _require_writable(json_to)
+    _require_writable(json_to)
     try:
         if out.json:
             raise UsageError("standard output belongs to the command", hint="use `--json-to FILE` instead of `--json`")
@@ -129,15 +128,13 @@ def exec_command(
                 past, spec, options, directory=Path.cwd(), env=os.environ, take_signals=True, warn=out.warn
             )
         problem = problem_of(result)
-        if json_to is not None:
-            document = msgspec.to_builtins(result) | ({} if problem is None else {"error": problem.as_dict()})
-            _write(json_to, document)
+        if problem is not None:
+            problem.path = problem.path or spec.command[0]
+        _write(json_to, msgspec.to_builtins(result) | ({} if problem is None else {"error": problem.as_dict()}))
     except InterlockError as error:
-        if json_to is not None:
-            _write(json_to, {"error": error.as_dict()})
+        _write(json_to, {"error": error.as_dict()})
         raise _own(error) from None
     if problem is not None:
-        problem.path = problem.path or spec.command[0]
         out.error(problem)
     out.note(_end_line(result))
     return exit_status(result)
@@ -155,9 +152,7 @@ def _as_agent(out: Output, agent: str, command: tuple[str, ...], env: tuple[str,
         exec_agent.held_hint(error)
         raise
     problem = exec_agent.problem_of(result)
-    if json_to is not None:
-        document = msgspec.to_builtins(result) | ({} if problem is None else {"error": problem.as_dict()})
-        _write(json_to, document)
+    _write(json_to, msgspec.to_builtins(result) | ({} if problem is None else {"error": problem.as_dict()}))
     if problem is not None:
         out.error(problem)
     out.note(f"run {clean(result.run_id)}")
@@ -218,8 +213,10 @@ def _timeout(text: str | None) -> int | None:
         raise UsageError(f"`--timeout` is not a duration: {error}", hint="such as `10m`") from None
 
 
-def _require_writable(path: Path) -> None:
-    """Create the file for the result before anything runs. Raises: UsageError."""
+def _require_writable(path: Path | None) -> None:
+    """Create the file for the result, if one is wanted, before anything runs. Raises: UsageError."""
+    if path is None:
+        return
     try:
         path.open("ab").close()
     except OSError as error:
@@ -230,8 +227,10 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
     return UsageError(f"the result cannot be written: {os.strerror(error.errno or 0)}", path=str(path))
 
 
-def _write(path: Path, document: Any) -> None:
-    """Raises: UsageError if the file cannot be written."""
+def _write(path: Path | None, document: Any) -> None:
+    """Write the result, if a file is wanted. Raises: UsageError if it cannot be written."""
+    if path is None:
+        return
     try:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     except OSError as error:
