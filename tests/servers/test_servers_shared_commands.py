@@ -146,7 +146,7 @@ def test_after_a_kill_in_a_call_that_call_alone_is_settled_by_a_person(agent):
     assert [line.split()[-1] for line in running] == ["call_2"]
     agent.kill()
     assert agent.interlock("runs", "check", run).startswith("whole: ")
-    assert "only a person can say what became of `call_2`" in agent.interlock("recover")
+    assert f"interlock recover {run} --action call_2 --as" in agent.interlock("recover")
     shown = agent.interlock("runs", "show", run)
     assert f"{run}  interrupted" in shown
     assert "unknown      call_2  sdk/wait  interrupted" in shown
