@@ -376,3 +376,18 @@ def test_an_answer_after_the_end_says_that_it_came_too_late(cli):
     late = cli("approvals", "approve", hold["id"], "--json")
     assert (late.code, late.error["code"]) == (1, "already_resolved")
     assert "expired" in late.error["message"]
+
+
+def test_policy_check_names_what_no_tool_matches_in_grants(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(
+        path.read_text() + '[grants.other]\ntools = ["fs.red", "shell(git *)", "tag:readonly", "fs.*", "*"]\n'
+    )
+    said = cli("policy", "check")
+    assert said.code == 0
+    warnings = [line.partition("warning: ")[2] for line in said.err.splitlines() if "grants.other" in line]
+    assert warnings == [
+        "grants.other.tools[0]: no tool matches `fs.red`; did you mean `fs.read`?",
+        "grants.other.tools[1]: `shell(git *)` matches no tool: a grant names tools, and `[rules]` says which commands",
+        "grants.other.tools[2]: no tool has the tag of `tag:readonly`; did you mean `tag:read_only`?",
+    ]

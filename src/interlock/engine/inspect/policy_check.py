@@ -21,7 +21,7 @@ from interlock.disk import Disk
 from interlock.engine.assemble import embedded
 from interlock.engine.capsules import attach as capsule_tools
 from interlock.engine.inspect.history import History
-from interlock.engine.judges.build import policy_of
+from interlock.engine.judges.build import policy_of, unknown_in_grants
 from interlock.engine.judges.judges import read_keys
 from interlock.engine.judges.requests import Subject, build_request, proposal_facts, subject_of
 from interlock.engine.learning import attach as learning
@@ -76,6 +76,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """Name and text of each policy file."""
     unmatched: list[str]
     """Patterns of `policy.files` that match no file."""
+    unknown: list[str]
+    """Entries of the grants that no tool matches."""
     tools: int
     trusted: bool
     """False if these policies are not in force until `interlock trust`."""
@@ -185,6 +187,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
             rules=to_cedar(rules),
             files=files,
             unmatched=[pattern for pattern in gathered.settings.policy.files if not _fits(pattern, gathered)],
+            unknown=[] if left_out else list(map(str, unknown_in_grants(gathered.settings, definitions))),
             tools=len(definitions),
             trusted=not changes,
             left_out=left_out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -16,6 +16,7 @@ from interlock.engine.judges.judges import Judges
 from interlock.engine.tools.registry import Registry
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
+from interlock.model.globs import name_matcher
 from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.tool import Tool
 from interlock.policy import DenyParam as PolicyDenyParam
@@ -110,6 +111,25 @@ def policy_of(
     judge = load(texts, rules, world, checked)
     judge.warnings = (*judge.warnings, *unknown)
     return rules, judge
+
+
+def unknown_in_grants(settings: Settings, tools: Sequence[Tool]) -> Iterator[Problem]:
+    """Entries of the configuration's grants that no tool matches."""
+    names = {tool.name for tool in tools}
+    tags = {f"tag:{tag}" for tool in tools for tag in tool.tags}
+    for grant, found in settings.grants.items():
+        for field in ("tools", "deny_tools", "unscoped"):
+            for at, entry in enumerate(getattr(found, field)):
+                place = f"grants.{grant}.{field}[{at}]"
+                if set("()") & set(entry):
+                    yield Problem(
+                        place, f"`{entry}` matches no tool: a grant names tools, and `[rules]` says which commands"
+                    )
+                elif entry.startswith("tag:"):
+                    if entry not in tags:
+                        yield Problem(place, f"no tool has the tag of `{entry}`{nearest(entry, tags)}")
+                elif not any(map(name_matcher([entry]), names)):
+                    yield Problem(place, f"no tool matches `{entry}`{nearest(entry, names)}")
 
 
 def judge_maker(

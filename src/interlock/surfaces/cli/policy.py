@@ -70,8 +70,8 @@ def check(out: Output) -> None:
     }  # fmt: skip
     for pattern in found.unmatched:
         out.warn(f"no file matches the pattern `{clean(pattern)}` in `policy.files`")
-    for warning in found.judge.warnings:
-        out.warn(clean(str(warning)))
+    for warning in (*map(str, found.judge.warnings), *found.unknown):
+        out.warn(clean(warning))
     text = f"valid: {document['policies']} policies, checked against {found.tools} tools"
     out.emit(document, lambda: [text, *([] if found.trusted else ["not in force yet; run `interlock trust`"])])
 
