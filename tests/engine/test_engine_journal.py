@@ -477,3 +477,24 @@ def test_the_event_that_rolls_state_back_says_what_was_dropped_and_what_holds(pr
     nothing_written = execute(rt, call("fails", max_retries=0))
     [event] = [e for e in project.journal(nothing_written.run_id) if e["kind"] == "state_rolled_back"]
     assert "state" not in event
+
+
+def test_a_proposal_knows_whether_it_is_the_only_one_at_work_in_its_run(embedded):
+    seen = []
+
+    async def look(parameters, ctx):
+        await asyncio.sleep(parameters["seconds"])
+        seen.append(ctx.action.slot.pool.alone)
+
+    rt = embedded(binding("look", look))
+
+    async def main():
+        run = rt.runs.start()
+        one = plan(call("look", parameters={"seconds": 0}), deadline_ms=60_000)
+        await run.execute(one)
+        await run.execute(plan(call("look", parameters={"seconds": 0})))
+        await asyncio.gather(*(run.execute(plan(call("look", parameters={"seconds": s}))) for s in (0.01, 0.3)))
+        run.finish()
+
+    asyncio.run(main())
+    assert seen == [True, True, False, True]

@@ -227,7 +227,7 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
         tool = tools.get(action.tool) if action.tool else None
         before = places.before(action, tool, i) if declared and action.type != "state_read" else ()
         known: Collection[int] = needs[i] or ()
-        if _touches_state(action, tool):
+        if names_state(action) or (tool and tool.effects):
             graph.stateful.add(i)
             sources, earlier = keys.add(action, tool, i)
             before = earlier.union(before)
@@ -243,13 +243,12 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
                 dependents[j].append(~i)
 
 
-def _touches_state(action: Action, tool: Tool | None) -> bool:
-    """Returns False quickly for the plain tool calls that make up most proposals."""
+def names_state(action: Action) -> bool:
+    """Returns True if the action names a state key; False quickly for the plain tool calls that make up most proposals."""
     return (
         action.type != "tool_call"
         or bool(action.state_dependencies or action.read_set or action.write_set or action.expected_effects)
         or bool(action.preconditions or action.assumptions)
-        or bool(tool and tool.effects)
     )
 
 

@@ -22,7 +22,7 @@ from interlock.model.schema import Schema
 from interlock.policy import PolicyJudge, together
 from interlock.state.store import Entry
 from interlock.verify.conditions import check_assumptions, check_preconditions
-from interlock.verify.graph import state_reads, state_writes
+from interlock.verify.graph import names_state, state_reads, state_writes
 
 
 class StateView(Protocol):
@@ -81,7 +81,7 @@ class Call:
         self.state = state
         self.discharged = discharged
         self.partial = partial
-        self.uses_state = _uses_state(action)
+        self.uses_state = names_state(action)
         """True if the action names a state key at all."""
         self.granted = False
         """True once steps 2 and 3, except for the schema, are known to pass regardless of the parameters."""
@@ -278,19 +278,6 @@ def read_keys(action: Action) -> tuple[str, ...]:
     conditions = [condition.key for condition in action.preconditions]
     assumed = [assumption.key for assumption in action.assumptions]
     return (*own, *action.state_dependencies, *action.read_set, *conditions, *assumed)
-
-
-def _uses_state(action: Action) -> bool:
-    """True if the action names a state key."""
-    return bool(
-        action.type != "tool_call"
-        or action.state_dependencies
-        or action.expected_effects
-        or action.read_set
-        or action.write_set
-        or action.preconditions
-        or action.assumptions
-    )
 
 
 def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | None:

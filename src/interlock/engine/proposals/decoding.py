@@ -10,6 +10,7 @@ from interlock.model.decode import decode_proposal, proposal_from_builtins
 from interlock.model.errors import ProposalError
 from interlock.model.limits import Limits
 from interlock.model.proposal import Action, Proposal
+from interlock.verify.graph import names_state
 
 _NAMES: Final = ("id", "source", "agent", "session")
 ProposalLike = Proposal | Mapping[str, Any] | bytes | str
@@ -32,7 +33,8 @@ def _refuse_secret_names(proposal: Proposal) -> None:
     names = [getattr(proposal, field) or "" for field in _NAMES]
     for action in proposal.actions:
         names.append(action.id)
-        names.extend(_keys(action))
+        if names_state(action):
+            names.extend(_keys(action))
     if not may_hold_secret("\n".join(names).encode("utf-8", "surrogatepass")):
         return
     where = dict.fromkeys(filter(find_secrets, names))

@@ -91,6 +91,11 @@ class Watchdog:
         self._armed = False
         """False while the timer is not set yet, but will be at the loop's next turn."""
 
+    @property
+    def count(self) -> int:
+        """How many slots it watches: one for each worker, and one for each deadline of a proposal."""
+        return len(self._slots)
+
     def add(self, slot: Slot) -> None:
         """Watch a slot."""
         self._slots.add(slot)

@@ -121,7 +121,8 @@ class WorkerPool:
     @property
     def alone(self) -> bool:
         """True if nothing else of the run can happen before the loop's next turn."""
-        return self._busy <= 1 and not self._ready and self.run.only
+        own = len(self._slots) + (self.run.deadline_ns != NEVER)  # the run's other proposals use the same watchdog
+        return self._busy <= 1 and not self._ready and self._watchdog.count == own
 
     async def wait_outside(self, answer: Awaitable[T]) -> T:
         """Wait for a person while another action uses this one's place; afterwards wait for a free place."""
