@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -78,6 +79,8 @@ def gateway(
             who = f"agent `{agent}`" if agent else "the agent of the configuration"
             out.warn(f"{who} has no tools: no grant and rule allow any; see `[grants.NAME]` in interlock.toml")
         own = session or f"mcp-{runtime.clock.now_us() // 1000:x}-{os.getpid()}"
+        gc.freeze()  # what is loaded stays, and need not be searched again; garbage of calls is found early from here on
+        gc.set_threshold(10_000, 20, 10)
         if http is None or token_file is None:
             asyncio.run(_serve(runtime, Agent(agent, own), wait_s))
             return
