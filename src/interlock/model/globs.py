@@ -18,6 +18,8 @@ import binascii
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from operator import eq
 from typing import Any, Final
 
 from interlock.lazy import lazy_pattern
@@ -40,10 +42,13 @@ def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
     kept = tuple(globs)
     if any(g.strip("*") == "" and g for g in kept):
         return lambda _name: True
-    if not kept:
-        return lambda _name: False
-    match = re.compile("|".join(f"(?:{_regex(g)})" for g in kept), re.DOTALL).match
-    return lambda name: match(name) is not None
+    exact = frozenset(g for g in kept if "*" not in g)
+    starts = tuple(g.rstrip("*") for g in kept if g.endswith("*") and "*" not in g.rstrip("*"))
+    rest = [g for g in kept if "*" in g.rstrip("*")]
+    if not rest:
+        return lambda name: name in exact or name.startswith(starts)
+    match = re.compile("|".join(f"(?:{_regex(g)})" for g in rest), re.DOTALL).match
+    return lambda name: name in exact or name.startswith(starts) or match(name) is not None
 
 
 def name_covers(outer: str, inner: str) -> bool:
@@ -74,11 +79,7 @@ class PathGlob:
         if wrong:
             raise ConfigurationError(f"{wrong}: `{glob}`", hint="for example `src/**` or `**/*.py`")
         self._any = self.segments == ("**",)
-        self._match = tuple(None if s == "**" else re.compile(_regex(s, "."), re.DOTALL).match for s in self.segments)
-        # For `covers`, a question mark must not match a star, which may stand for any number of characters.
-        self._cover = tuple(
-            None if s == "**" else re.compile(_regex(s, "[^*]"), re.DOTALL).match for s in self.segments
-        )
+        self._match = tuple(None if s == "**" else _segment_matcher(s, ".") for s in self.segments)
 
     def matches(self, path: str) -> bool:
         """True if a normal path (from `workspace_path`) matches."""
@@ -90,7 +91,9 @@ class PathGlob:
 
     def covers(self, inner: PathGlob) -> bool:
         """True only if every path that `inner` matches is matched by this glob too. (False does not prove the opposite.)"""
-        return _match_segments(self._cover, inner.segments, covering=True)
+        # A question mark must not match a star, which may stand for any number of characters.
+        cover = [None if s == "**" else _segment_matcher(s, "[^*]") for s in self.segments]
+        return _match_segments(cover, inner.segments, covering=True)
 
     def within(self, path: str) -> bool:
         """True if this glob's matches are at or below `path`, so that replacing `path` would replace them.
@@ -195,6 +198,13 @@ def _regex(glob: str, one: str = "") -> str:
         return pieces[0] + r"\Z"
     middle = "".join(f"(?>.*?{p})" for p in pieces[1:-1])
     return f"{pieces[0]}{middle}.*{pieces[-1]}\\Z"
+
+
+def _segment_matcher(glob: str, one: str) -> Callable[[str], object]:
+    """A test of one segment. Most have no wildcard, and need no regular expression."""
+    if "*" not in glob and "?" not in glob:
+        return partial(eq, glob)
+    return re.compile(_regex(glob, one), re.DOTALL).match
 
 
 def _match_segments(
