@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 from interlock.policy.operators import Entity, Situation
-from interlock.policy.shapes import Fields
 from interlock.policy.terms import (
     LONG_MAX,
     LONG_MIN,
@@ -29,9 +28,9 @@ AGENTS = ("coder", "ops")
 GROUPS = ("g1", "g2", "g3")
 TOOLS = ("t1", "t2", "x.y")
 ACTIONS = {
-    "t1": ActionType("t1", ("call", "tag:r"), "Tool", Fields()),
-    "t2": ActionType("t2", ("call",), "Tool", Fields()),
-    "read": ActionType("read", (), "StateKey", Fields()),
+    "t1": ActionType("t1", ("call", "tag:r"), "Tool"),
+    "t2": ActionType("t2", ("call",), "Tool"),
+    "read": ActionType("read", (), "StateKey"),
 }
 DECIMALS = ("0.0", "1.5", "-1.5", "5000.0001", "922337203685477.5807", "-922337203685477.5808")
 BAD_DECIMALS = ("1", "1.00001", "x", "", "922337203685477.5808", "1.", ".5", "+1.0", "1.0 ")

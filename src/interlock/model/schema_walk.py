@@ -6,10 +6,13 @@ not in the table (`const`, `enum`, `default`, `examples`, unknown keywords) cont
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
+
+import msgspec
 
 from interlock.model.errors import Fault, InterlockError
 
@@ -45,6 +48,9 @@ def marks(definition: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     Raises: SchemaError for an unknown mark, and for one that cannot be tied to arguments (on property names, in a
     recursive schema, or in a place that no argument reaches), because ignoring a mark would be a security hole.
     """
+    with contextlib.suppress(TypeError, ValueError, RecursionError):  # not JSON: the walk looks at what it can
+        if b'"x-interlock"' not in msgspec.json.encode(definition):
+            return ()
     found: set[tuple[str, str]] = set()
     seen: set[int] = set()
     # A node, the pointer to the part it describes, and the nodes above it (to detect recursion).

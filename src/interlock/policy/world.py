@@ -9,6 +9,7 @@ are true). There are also the five built-in actions of `BUILT_IN`. A tool's serv
 from __future__ import annotations
 
 import contextlib
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -106,23 +107,42 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variables that a call may set without approval, in addition to those known to be harmless."""
 
 
-class ActionType(msgspec.Struct, frozen=True):
-    """An action in the schema: its groups, the type of its resource, and the shape of its context."""
+class ActionType:
+    """An action in the schema. What only some policies look at is read from the tool's schema when it is first used."""
 
-    name: str
-    groups: tuple[str, ...]
-    resource_type: str
-    context: Fields
-    command: str | None = None
-    """The parameter marked as a command line (a string for a shell, or an array of words), if there is one."""
-    environment: str | None = None
-    """The parameter marked as environment variables of a program, if there is one."""
-    model: str | None = None
-    """The parameter that names a model, if there is one."""
-    providers: dict[str, str] = {}
-    """The provider of each model."""
-    paths: tuple[str, ...] = ()
-    """Pointer patterns of the parameters marked as paths."""
+    def __init__(self, name: str, groups: tuple[str, ...], resource_type: str, tool: Tool | None = None) -> None:
+        """`groups` are those of the action; a built-in action has no `tool`."""
+        self.name = name
+        self.groups = groups
+        self.resource_type = resource_type
+        self.command = marked_parameter(tool, "command")
+        """The parameter marked as a command line (a string for a shell, or an array of words), if there is one."""
+        self.environment = marked_parameter(tool, "environment")
+        """The parameter marked as environment variables of a program, if there is one."""
+        self.model = marked_parameter(tool, "model")
+        """The parameter that names a model, if there is one."""
+        self._tool = tool
+
+    @cached_property
+    def context(self) -> Fields:
+        """The shape of its context."""
+        if self._tool is None:
+            return _context(BUILT_IN[self.name][1])
+        shape = _context(parameters(self._tool.parameters))
+        if self.command is not None:
+            shape = Fields({**shape.fields, "command": Field(COMMAND, required=True)})
+        shape = Fields({**shape.fields, "paths": Field(Many(Atom("String")), required=True)})
+        return shape if self.model is None else Fields({**shape.fields, **MODEL.fields})
+
+    @cached_property
+    def providers(self) -> dict[str, str]:
+        """The provider of each model."""
+        return {} if self._tool is None else _providers(self._tool, self.model)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Pointer patterns of the parameters marked as paths."""
+        return () if self._tool is None else path_parameters(self._tool)
 
 
 def about(action: str, resource: str | None, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -152,42 +172,16 @@ def tags_of(tool: Tool) -> tuple[str, ...]:
 
 def actions(world: World) -> dict[str, ActionType]:
     """Every action that requests can name, by name. No tool may have the name of a built-in action or a group."""
-    found = {
-        name: ActionType(name, (), resource_type, _context(shape)) for name, (resource_type, shape) in BUILT_IN.items()
-    }
+    found = {name: ActionType(name, (), resource_type) for name, (resource_type, _) in BUILT_IN.items()}
     for tool in world.tools:
         groups = (CALL, f"server:{server_of(tool.name)}", *(f"tag:{tag}" for tag in tags_of(tool)))
-        command = command_parameter(tool)
-        environment = marked_parameter(tool, "environment")
-        shape = _context(parameters(tool.parameters))
-        if command is not None:
-            shape = Fields({**shape.fields, "command": Field(COMMAND, required=True)})
-        shape = Fields({**shape.fields, "paths": Field(Many(Atom("String")), required=True)})
-        model = marked_parameter(tool, "model")
-        if model is not None:
-            shape = Fields({**shape.fields, **MODEL.fields})
-        found[tool.name] = ActionType(
-            tool.name,
-            groups,
-            "Tool",
-            shape,
-            command,
-            environment,
-            model,
-            _providers(tool, model),
-            path_parameters(tool),
-        )
+        found[tool.name] = ActionType(tool.name, groups, "Tool", tool)
     return found
 
 
-def command_parameter(tool: Tool) -> str | None:
-    """The parameter of a tool that the schema marks as a command line."""
-    return marked_parameter(tool, "command")
-
-
-def marked_parameter(tool: Tool, mark: str) -> str | None:
+def marked_parameter(tool: Tool | None, mark: str) -> str | None:
     """The top-level parameter that a tool's schema marks with `mark`."""
-    listed = tool.parameters.get("properties")
+    listed = None if tool is None else tool.parameters.get("properties")
     fields = listed.items() if isinstance(listed, dict) else ()
     return next((name for name, part in fields if isinstance(part, dict) and part.get("x-interlock") == mark), None)
 

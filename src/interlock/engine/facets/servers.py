@@ -58,9 +58,7 @@ class McpServers:
         if self._servers is None:
             return []
         agent = agent or self._services.agent
-        reached = {
-            tool.name for tool in toolset.reachable(self._services, agent, session) if DATA_TAG in tool.tool.tags
-        }
+        reached = {tool.name for tool in toolset.reachable(self._services, agent, session) if DATA_TAG in tool.tags}
         return [name for name in self._servers.names if f"{name}/{method}" in reached]
 
     def prompts(self) -> dict[str, tuple[PromptDefinition, ...]]:

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 from interlock.capability import Capability
 from interlock.engine.judges.code_rules import CodeRules, objection
 from interlock.engine.judges.requests import POLICY_ACTION, build_request, proposal_facts, subject_of
-from interlock.engine.tools.registry import Registered
+from interlock.engine.tools.registry import Registered, Registry
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.decode import STATE_PARAMETERS
 from interlock.model.grant import OPERATOR, Principal
 from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action, Proposal
 from interlock.model.schema import Schema
+from interlock.model.tool import Tool
 from interlock.policy import PolicyJudge, together
 from interlock.state.store import Entry
 from interlock.verify.conditions import check_assumptions, check_preconditions
@@ -125,12 +126,12 @@ class Judges:
         self._granted: set[tuple[str, str, str]] = set()
         """Agents and tools for which steps 2 and 3 (except for the schema) pass regardless of the parameters."""
 
-    def may_ever(self, principal: Principal, tool: Registered) -> bool:
+    def may_ever(self, principal: Principal, tool: Tool, registry: Registry) -> bool:
         """False if steps 2 and 5 refuse every call of this tool by this agent, regardless of its parameters and of the state."""
-        found = self.grants.candidates(principal.agent, tool.tool, tool.marks, {}, self.now_us())
-        if isinstance(found, Refusal):
+        if not self.policies.may_allow(principal.agent, tool.name, groups=principal.groups):
             return False
-        return self.policies.may_allow(principal.agent, tool.name, groups=principal.groups)
+        found = self.grants.candidates(principal.agent, tool, registry.marks(tool), {}, self.now_us())
+        return not isinstance(found, Refusal)
 
     def principal(self, agent: str, session: str | None) -> Principal:
         """Who is acting."""

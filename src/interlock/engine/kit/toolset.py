@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from interlock.engine.kit.names import CHARS_MAX, safe_names, shown_to_models
 from interlock.engine.kit.tool_schemas import model_schema
 from interlock.engine.services import Services
-from interlock.engine.tools.registry import Registered, Registry
+from interlock.engine.tools.registry import Registry
 from interlock.model.errors import UsageError
 from interlock.model.grant import OPERATOR
 from interlock.model.tool import Tool
@@ -59,7 +59,7 @@ def _names(tools: tuple[str, ...], form: Format) -> tuple[Mapping[str, str], Map
     return names, {safe: own for own, safe in names.items()}
 
 
-def reachable(services: Services, agent: str, session: str | None, token: str | None = None) -> list[Registered]:
+def reachable(services: Services, agent: str, session: str | None, token: str | None = None) -> list[Tool]:
     """The tools that the agent may reach, by name; with a token id, those that it may reach under that grant token.
 
     Raises: ConfigurationError if the rules cannot be used.
@@ -67,8 +67,9 @@ def reachable(services: Services, agent: str, session: str | None, token: str | 
     judges = services.judges.current(session, token)
     principal = judges.principal(agent, session)
     hidden = () if services.mcp is None else services.mcp.hidden
-    found = services.registry.find_all(name for name in sorted(services.registry.by_name) if name not in hidden)
-    return [tool for tool in found if tool is not None and judges.may_ever(principal, tool)]
+    registry = services.registry
+    shown = (tool for tool in registry.definitions() if tool.name not in hidden)
+    return [tool for tool in shown if judges.may_ever(principal, tool, registry)]
 
 
 def definitions(services: Services, form: Format, *, agent: str, session: str | None) -> list[dict[str, Any]]:
@@ -80,9 +81,9 @@ def definitions(services: Services, form: Format, *, agent: str, session: str | 
     services.require_tools()
     names = names_for(services, form)
     shown = [
-        (found.name, _definition(form, names[found.name], found.tool))
-        for found in reachable(services, agent, session)
-        if found.name in names
+        (tool.name, _definition(form, names[tool.name], tool))
+        for tool in reachable(services, agent, session)
+        if tool.name in names
     ]
     if form == "mcp" and services.mcp is not None:
         for name, definition in shown:

@@ -120,6 +120,11 @@ class Registry:
         get = self._tools.get
         return [get(name or "") or self.find(name) for name in names]
 
+    def marks(self, tool: Tool) -> tuple[tuple[str, str], ...]:
+        """The `x-interlock` marks of a tool of this registry. Compiles nothing."""
+        found = self._tools.get(tool.name)
+        return marks(tool.parameters) if found is None else found.marks
+
     def missing(self, name: str | None) -> str:
         """The sentence that there is no such tool, with a suggestion if a similar one exists."""
         near = difflib.get_close_matches((name or "")[:80], self.by_name, n=1)
