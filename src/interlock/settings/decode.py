@@ -7,6 +7,7 @@ error in the file.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 import types
@@ -79,8 +80,13 @@ def decode_text(hint: Any, text: str, place: Place, *, locate: Locate) -> Any:
 
 def fields_of(section: type) -> dict[str, tuple[str, Any]]:
     """The fields of a section: key in the file to (field name, type)."""
-    hints = typing.get_type_hints(section, include_extras=True)
-    return {f.encode_name: (f.name, hints[f.name]) for f in msgspec.structs.fields(section)}
+    return {field.encode_name: (field.name, field.type) for field in _fields(section)}
+
+
+@functools.cache
+def _fields(section: type) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Kept: msgspec evaluates all annotations each time."""
+    return msgspec.structs.fields(section)
 
 
 def shown(value: Any, hint: Any) -> Any:
@@ -121,7 +127,7 @@ class _Decoder:
                 raise self._unknown(key, known, place)
             name, hint = known[key]
             values[name] = self.value(value, hint, (*place, key))
-        for item in msgspec.structs.fields(section):  # type: ignore[arg-type] # a Struct class, which mypy cannot infer
+        for item in _fields(section):
             if item.required and item.name not in values:
                 raise self._error(f"`{item.encode_name}` is missing", place)
         return section(**values)
