@@ -25,6 +25,7 @@ from interlock.model import typed
 from interlock.model.errors import ToolError
 from interlock.model.schema import marks
 from interlock.model.tool import Context
+from interlock.named_tuple import NamedTuple
 
 __all__ = ["Converter", "Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "Signature", "read", "schema_of"]
 
@@ -142,7 +143,7 @@ def _checked(parameter: Parameter, hints: dict[str, Any]) -> Any:
     return hint
 
 
-class _Reader(typing.NamedTuple):
+class _Reader(NamedTuple):
     """How to read a parameter: its type for msgspec or pydantic, and its conversion (None if it needs none)."""
 
     kind: Any

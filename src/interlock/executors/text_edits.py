@@ -13,10 +13,11 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import ToolError
+from interlock.named_tuple import NamedTuple
 
 LINES_SHOWN_MAX: Final = 50
 _NEAREST: Final = 3

@@ -12,7 +12,8 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+
+from interlock.named_tuple import NamedTuple
 
 
 class Task(NamedTuple):

@@ -6,7 +6,9 @@ same task done twice. The calls after the last repetition, at the end of a sessi
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+from interlock.named_tuple import NamedTuple
 
 T = TypeVar("T")
 

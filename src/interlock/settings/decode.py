@@ -127,7 +127,7 @@ class _Decoder:
                 raise self._unknown(key, known, place)
             name, hint = known[key]
             values[name] = self.value(value, hint, (*place, key))
-        for item in _fields(section):
+        for item in _fields(section):  # type: ignore[arg-type] # mypy does not know that classes can be hashed
             if item.required and item.name not in values:
                 raise self._error(f"`{item.encode_name}` is missing", place)
         return section(**values)

@@ -9,13 +9,14 @@ Schema history: 1: first.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from interlock.disk import Database
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
+from interlock.named_tuple import NamedTuple
 from interlock.state.store import encode
 
 TTL_US: Final = 24 * 60 * 60 * 1_000_000

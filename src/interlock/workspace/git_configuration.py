@@ -15,11 +15,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
 from interlock.disk import open_regular
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import StoreError, ToolError
+from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import Rel
 from interlock.workspace.tree import Workspace
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from interlock.model.errors import ToolError
+from interlock.named_tuple import NamedTuple
 from interlock.workspace.git_configuration import Named, named_by
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel

@@ -7,11 +7,12 @@ import contextlib
 import errno
 import os
 import stat
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
 from interlock.model.errors import ToolError
+from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import NameJson
 
 Kind = Literal["absent", "file", "dir", "symlink"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.model.errors import ToolError
 from interlock.model.tool import FilePreview
+from interlock.named_tuple import NamedTuple
 from interlock.verify.paths import values_at
 from interlock.workspace import Workspace
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from interlock.model.decision import Decision, Refusal
+from interlock.named_tuple import NamedTuple
 
 
 class Allow:

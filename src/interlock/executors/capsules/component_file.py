@@ -7,10 +7,11 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from interlock.isolation.syscalls import open_beneath
 from interlock.model.errors import ConfigurationError
+from interlock.named_tuple import NamedTuple
 
 BYTES_MAX: Final = 128 * 1024 * 1024
 

@@ -10,7 +10,9 @@ standard library.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from interlock.named_tuple import NamedTuple
 
 VERSION: Final = "0.1.0"
 PACKAGE: Final = "interlock:capsule"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from interlock.named_tuple import NamedTuple
 
 _MANIFEST: Final = """\
 # A capsule: https://webassembly.org code behind a manifest. `interlock capsule build` builds the component.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.documents import unusable
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+from interlock.named_tuple import NamedTuple
 
 
 class Turn(NamedTuple):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from interlock._version import __version__
 from interlock.model.json_rpc import INVALID_PARAMS, UNSUPPORTED_REVISION, Fault, Request
+from interlock.named_tuple import NamedTuple
 
 HANDSHAKE: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 """Revisions that begin with `initialize`, oldest first."""
