@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlock.approvals import Notifier
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.services import Services
 from interlock.executors.environment import child_environment
@@ -17,7 +16,7 @@ from interlock.settings import Loaded, Settings
 from interlock.settings.sections import AuditTo, Notify
 
 if TYPE_CHECKING:
-    from interlock.approvals import audit_sinks, notifiers
+    from interlock.approvals import Notifier, audit_sinks, notifiers
 else:
     audit_sinks = lazy("interlock.approvals.audit_sinks")
     notifiers = lazy("interlock.approvals.notifiers")

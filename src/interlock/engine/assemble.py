@@ -57,7 +57,7 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
 from interlock.named_tuple import NamedTuple
 from interlock.policy.load import Checked
-from interlock.settings import Loaded, Settings, TrustStore, load_last_trusted, load_table
+from interlock.settings import Loaded, Settings, TrustStore, load_table
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
 from interlock.settings.load import load as load_settings
@@ -69,7 +69,7 @@ from interlock.state.cache import ResultCache
 from interlock.state.calls import CallStore
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
-from interlock.telemetry import Export, GuardLimits, ResourceGuard, Sampler
+from interlock.telemetry import GuardLimits, ResourceGuard, Sampler
 from interlock.workspace import LayerMounts, Workspace
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
@@ -82,6 +82,8 @@ if TYPE_CHECKING:
     from interlock.executors import modules as tool_modules
     from interlock.executors.capsules.capsules import Capsules
     from interlock.executors.mcp.servers import Servers
+    from interlock.settings import last_trusted
+    from interlock.telemetry import otel
 else:
     capsule_tools = lazy("interlock.engine.capsules.attach")
     learning = lazy("interlock.engine.learning.attach")
@@ -89,6 +91,8 @@ else:
     model_tools = lazy("interlock.engine.tools.model_tools")
     http_fetch = lazy("interlock.executors.http_fetch")
     tool_modules = lazy("interlock.executors.modules")
+    last_trusted = lazy("interlock.settings.last_trusted")
+    otel = lazy("interlock.telemetry.otel")
 
 FEATURES: Final = frozenset(
     {
@@ -218,7 +222,10 @@ def open_project(
     clock, disk = clock or SystemClock(), disk or Disk()
     trust = TrustStore(state := state_directory(env, disk), disk)
     read = partial(load_settings, start, explicit=explicit, env=env, flags=flags or {}, trust=trust, direct=direct)
-    loaded = read() if unusable is None else load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
+    loaded = (
+        read() if unusable is None
+        else last_trusted.load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
+    )  # fmt: skip
     settings = loaded.settings
     warnings = _warnings(settings) if unusable is None else [last_trusted_warning(unusable)]
     _check_project(settings)
@@ -519,7 +526,7 @@ def _measure(loaded: Loaded, clock: Clock, hooks: Hooks, desk: Desk, closing: li
         limits = GuardLimits(cpu=bounds.cpu, memory=bounds.memory, disk=bounds.disk, zombies=bounds.zombies)
         guard = ResourceGuard(limits, sampler, clock)
     if settings.telemetry.otel is not None:
-        export = Export.to(settings.telemetry.otel)
+        export = otel.Export.to(settings.telemetry.otel)
         hooks.events.append(export)
         closing.append(export.close)
     return Measured(sampler, guard)

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from interlock.engine.assemble import Assembled, adjusted, embedded, open_project
-from interlock.engine.facets.grants import Grants
-from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
-from interlock.engine.facets.servers import McpServers
-from interlock.engine.facets.state import State
 from interlock.engine.kit.client_uses import ClientUses
 from interlock.engine.kit.execute import call_tool, call_tools, execute
-from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
 from interlock.engine.kit.shared_runs import SharedRuns
-from interlock.engine.kit.toolset import Format, definitions, own_name
 from interlock.engine.people.approvals import Approvals
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.decoding import ProposalLike
@@ -38,7 +32,14 @@ if TYPE_CHECKING:
     from interlock.engine.facets import capsules as capsules_facet
     from interlock.engine.facets import checkpoints as checkpoints_facet
     from interlock.engine.facets import forks
+    from interlock.engine.facets import grants as grants_facet
+    from interlock.engine.facets import rules as rules_facet
+    from interlock.engine.facets import servers as servers_facet
+    from interlock.engine.facets import state as state_facet
     from interlock.engine.inspect import explain as plans
+    from interlock.engine.kit import toolset
+    from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
+    from interlock.engine.kit.toolset import Format
     from interlock.engine.learning import attach as learning
     from interlock.engine.learning import memory as memory_facet
     from interlock.engine.learning import skills as skills_facet
@@ -48,7 +49,12 @@ else:
     capsules_facet = lazy("interlock.engine.facets.capsules")
     checkpoints_facet = lazy("interlock.engine.facets.checkpoints")
     forks = lazy("interlock.engine.facets.forks")
+    grants_facet = lazy("interlock.engine.facets.grants")
+    rules_facet = lazy("interlock.engine.facets.rules")
+    servers_facet = lazy("interlock.engine.facets.servers")
+    state_facet = lazy("interlock.engine.facets.state")
     plans = lazy("interlock.engine.inspect.explain")
+    toolset = lazy("interlock.engine.kit.toolset")
     learning = lazy("interlock.engine.learning.attach")
     memory_facet = lazy("interlock.engine.learning.memory")
     skills_facet = lazy("interlock.engine.learning.skills")
@@ -110,10 +116,13 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """Use `open`."""
         self.services, self.client_uses, self._shared = services, ClientUses(services), SharedRuns(services)
         self._closing, self._sync, self._on_question = [*closing, self._shared.close], SyncRunner(), on_question
-        self.clock, self.state, self.grants = services.clock, State(services), Grants(services)
-        self.runs, self.rules = Runs(services, self._asking, on_question), CodeRules(services)
-        self.approvals, self.servers = Approvals(services.desk, services.agent), McpServers(services)
+        self.clock, self.runs = services.clock, Runs(services, self._asking, on_question)
+        self.approvals = Approvals(services.desk, services.agent)
 
+    state = cached_property(lambda self: state_facet.State(self.services))
+    grants = cached_property(lambda self: grants_facet.Grants(self.services))
+    rules = cached_property(lambda self: rules_facet.CodeRules(self.services))
+    servers = cached_property(lambda self: servers_facet.McpServers(self.services))
     capsules = cached_property(lambda self: capsules_facet.CapsuleParts(self.services))
     bus = property(lambda self: self.capsules.bus)
     inbound = property(lambda self: self.capsules.inbound)
@@ -166,11 +175,11 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         (`fs_read` for `fs.read`), schemas are slim, paths are plain text. Raises: UsageError if the configured tool modules
         are not loaded yet (`prepare`); ConfigurationError.
         """
-        return definitions(self.services, form, agent=agent or self.services.agent, session=session)
+        return toolset.definitions(self.services, form, agent=agent or self.services.agent, session=session)
 
     def tool_named(self, name: str, form: Format) -> str | None:
         """The name of the tool that `tools_for(form)` calls `name`; None if there is no such tool."""
-        return own_name(self.services, name, form)
+        return toolset.own_name(self.services, name, form)
 
     async def prepare(self) -> None:
         """Load the tool modules that the configuration names. The first `execute` does this too."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from interlock.engine.completion.layers import commit_files, discard, leave_committed_layer
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record import rows
 from interlock.engine.record.recorder import Recorder
@@ -37,8 +36,9 @@ from interlock.state.store import StateConflictError
 from interlock.verify.graph import state_reads
 
 if TYPE_CHECKING:
-    from interlock.engine.completion import rollback
+    from interlock.engine.completion import layers, rollback
 else:
+    layers = lazy("interlock.engine.completion.layers")
     rollback = lazy("interlock.engine.completion.rollback")
 
 _ABORTING: Final = frozenset({"aborted", "deadline_exceeded", "state_conflict"})
@@ -52,7 +52,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
         try:
             if run.layer is not None:  # files first: an error in them also stops the commit of the state
                 run.buffer.check()
-                await commit_files(run)
+                await layers.commit_files(run)
             if run.layer_problem is None:
                 commit(run)
         except StateConflictError as error:
@@ -63,11 +63,11 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     fill_missing(run)
     if run.stop_reason in _ABORTING:
         run.record(10, None, lambda recorder: StateRolledBack(state=_rolled_back(run, recorder)))
-        leave_committed_layer(run)
+        layers.leave_committed_layer(run)
         if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
             await run.turn.take_for_undo()
         not_undone = await rollback.roll_back(run)
-        discard(run)
+        layers.discard(run)
     return await finish(run, not_undone)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -18,35 +18,23 @@ from interlock.engine.judges.reach import Reach
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
-from interlock.executors.git_places import outside_places
 from interlock.executors.process_watch import to_its_end
+from interlock.lazy import lazy
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
 from interlock.model.grant import OPERATOR
 from interlock.model.result import ActionResult, LayerResult
-from interlock.workspace import (
-    Blocked,
-    CommitStoppedError,
-    Entry,
-    Layer,
-    Origin,
-    Plan,
-    Workspace,
-    clear_interrupted,
-    commit_layer,
-    kept_layers,
-    layer_directories,
-    layer_of,
-    open_layer,
-    plan_commit,
-    read_entries,
-    remove_layer,
-    reopen_layer,
-    undo_commit,
-)
 from interlock.workspace.names import Rel, show, stored, to_json
-from interlock.workspace.runs_later import may_run_later
+
+if TYPE_CHECKING:
+    from interlock import workspace as room
+    from interlock.executors import git_places
+    from interlock.workspace import Blocked, Entry, Layer, Origin, Plan, Workspace, runs_later
+else:
+    room = lazy("interlock.workspace")
+    git_places = lazy("interlock.executors.git_places")
+    runs_later = lazy("interlock.workspace.runs_later")
 
 T = TypeVar("T")
 CONFLICT: Final = "workspace_conflict"
@@ -94,7 +82,7 @@ def _close(run: ProposalRun, layer: Layer) -> None:
     layer.close()
     if run.layer_result is not None and run.layer_result.status != "kept":
         with contextlib.suppress(StoreError):  # the rest of it is removed with the run
-            remove_layer(layer.directory, run.services.disk)
+            room.remove_layer(layer.directory, run.services.disk)
 
 
 def _is_wanted(run: ProposalRun) -> bool:
@@ -102,13 +90,13 @@ def _is_wanted(run: ProposalRun) -> bool:
     services, directory = run.services, run.run_files.directory
     if services.layers is None or services.workspace is None or run.dry_run or directory is None:
         return False
-    if run.attempts_before and layer_of(directory, run.proposal.id) is not None:
+    if run.attempts_before and room.layer_of(directory, run.proposal.id) is not None:
         return True
     if services.settings.workspace.mode != "layer" or run.run_files.backups is None or _has_begun(run):
         return False
     touching = [tool for tool in run.tools if tool is not None and tool.touches_files]
     if all(tool.read_only for tool in touching):
-        return bool(touching) and bool(kept_layers(directory)) and all(tool.in_layer for tool in touching)
+        return bool(touching) and bool(room.kept_layers(directory)) and all(tool.in_layer for tool in touching)
     return True
 
 
@@ -130,7 +118,7 @@ def _why_outside(run: ProposalRun) -> str | None:
         return f"`{outside.name}` works on the files themselves"
     workspace = run.services.workspace
     assert workspace is not None
-    if any(tool.name.startswith("git.") for tool in touching) and outside_places(workspace.root):
+    if any(tool.name.startswith("git.") for tool in touching) and git_places.outside_places(workspace.root):
         return "git's own directory is outside of the workspace, where a layer does not reach"
     return None
 
@@ -160,13 +148,13 @@ def _changes_one_file(run: ProposalRun) -> bool:
     services, directory = run.services, run.run_files.directory
     assert services.workspace is not None
     assert directory is not None
-    if not _is_single_change(run) or layer_directories(directory):
+    if not _is_single_change(run) or room.layer_directories(directory):
         return False
     try:
         path = services.workspace.locate(run.proposal.actions[0].parameters.get("path"))
     except ToolError:
         return False  # the call itself reports this
-    return not may_run_later(services.workspace, path)
+    return not runs_later.may_run_later(services.workspace, path)
 
 
 def _is_single_change(run: ProposalRun) -> bool:
@@ -183,13 +171,13 @@ def _open(run: ProposalRun) -> Layer | None:
     assert services.workspace is not None
     assert directory is not None
     processes = any(tool is not None and tool.writes == "anywhere" and not tool.read_only for tool in run.tools)
-    before = layer_of(directory, run.proposal.id)
+    before = room.layer_of(directory, run.proposal.id)
     if before is not None:
-        layer = reopen_layer(before, services.workspace, services.layers)
+        layer = room.reopen_layer(before, services.workspace, services.layers)
     else:
         attach = processes and services.settings.isolation.profile == "ns"
         try:
-            layer = open_layer(directory, run.proposal.id, services.workspace, services.layers, attach=attach)
+            layer = room.open_layer(directory, run.proposal.id, services.workspace, services.layers, attach=attach)
         except StoreError as error:
             if error.code != "layer_unavailable":
                 raise
@@ -198,7 +186,7 @@ def _open(run: ProposalRun) -> Layer | None:
         if layer.namespaces is None and processes:
             _absent(run, f"no process could see it: {layer.manifest.why}")
             layer.close()
-            remove_layer(layer.directory, services.disk)
+            room.remove_layer(layer.directory, services.disk)
             return None
     how, number, again = layer.posture, int(layer.directory.name), before is not None
     run.loop.call_soon_threadsafe(
@@ -233,8 +221,8 @@ async def commit_files(run: ProposalRun) -> None:
 
     def look() -> Plan:
         if how == "auto" and run.attempts_before:
-            clear_interrupted(layer, directory)
-        return plan_commit(layer, directory, refuse=refuse)
+            room.clear_interrupted(layer, directory)
+        return room.plan_commit(layer, directory, refuse=refuse)
 
     plan = await to_its_end(look)
     if not plan.changes and not plan.blocked:
@@ -243,7 +231,7 @@ async def commit_files(run: ProposalRun) -> None:
     conflicts = [one for one in plan.blocked if one.why == "conflict"]
     if how != "auto" or conflicts:
         left = await to_its_end(
-            lambda: undo_commit(layer, directory)
+            lambda: room.undo_commit(layer, directory)
         )  # the changes of a process that was killed meanwhile
         if conflicts and how == "auto":
             names = ", ".join(f"`{show(stored(one.path))}`" for one in conflicts[:_NAMED_MAX])
@@ -264,8 +252,8 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
     run.flush()
     last = last_origin(run)
     try:
-        await to_its_end(lambda: commit_layer(layer, directory, backups, plan, last, whole=True))
-    except CommitStoppedError as error:
+        await to_its_end(lambda: room.commit_layer(layer, directory, backups, plan, last, whole=True))
+    except room.CommitStoppedError as error:
         run.services.cache.files_changed()
         why, reason = ("conflict", CONFLICT) if error.is_conflict else ("failed", error.code)
         await _fail(run, layer, plan, why, reason, error.message, error.left)
@@ -273,7 +261,7 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
     run.services.cache.files_changed()
     run.record(10, None, lambda _: LayerCommitted(layer=number, changes=changes, blocked=blocked))
     if blocked:
-        await keep(run, layer, Plan([], plan.blocked), "blocked")
+        await keep(run, layer, room.Plan([], plan.blocked), "blocked")
         run.layer_result = LayerResult(status="kept", changes=changes, blocked=blocked)
     else:
         run.layer_result = LayerResult(status="committed", changes=changes)
@@ -335,7 +323,11 @@ def leave_committed_layer(run: ProposalRun) -> None:
     Dropping the layer would undo nothing: the committed files are restored from the run's own backups.
     """
     layer, directory = run.layer, run.run_files.directory
-    if layer is None or directory is None or all(one.proposal != run.proposal.id for one in read_entries(directory)):
+    if (
+        layer is None
+        or directory is None
+        or all(one.proposal != run.proposal.id for one in room.read_entries(directory))
+    ):
         return
     discard(run)
     run.layer, run.workspace, run.files = None, run.services.workspace, run.run_files
@@ -360,9 +352,9 @@ def last_origin(run: ProposalRun) -> Origin:
     for index in reversed(run.order_ended):
         tool = run.tools[index]
         if tool is not None and tool.writes == "anywhere" and not tool.read_only:
-            return Origin(run.proposal.id, run.proposal.actions[index].id)
+            return room.Origin(run.proposal.id, run.proposal.actions[index].id)
     index = run.order_ended[-1] if run.order_ended else len(run.proposal.actions) - 1
-    return Origin(run.proposal.id, run.proposal.actions[index].id)
+    return room.Origin(run.proposal.id, run.proposal.actions[index].id)
 
 
 def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
@@ -391,4 +383,4 @@ def open_kept(services: Services, directory: Path, workspace: Workspace) -> Laye
     """The view of a kept layer. Raises: StoreError, IntegrityError."""
     if services.layers is None:
         raise StoreError("layers are not available in this runtime", code="layer_unavailable")
-    return reopen_layer(directory, workspace, services.layers)
+    return room.reopen_layer(directory, workspace, services.layers)

@@ -11,27 +11,24 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from interlock.engine.proposals.action_run import ActionRun, Effect
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.executors.process_watch import to_its_end
+from interlock.lazy import lazy
 from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.errors import InterlockError, StoreError, ToolError
-from interlock.workspace import (
-    Difference,
-    Node,
-    Origin,
-    Plan,
-    commit_layer,
-    preview_of,
-    remove_layer,
-    reopen_preview,
-)
 from interlock.workspace.names import to_json
+
+if TYPE_CHECKING:
+    from interlock import workspace as room
+    from interlock.workspace import Difference, Node
+else:
+    room = lazy("interlock.workspace")
 
 _TOOLS: Final = frozenset({"shell", "exec"})
 OUTDATED: Final = "preview_outdated"
@@ -52,7 +49,7 @@ async def find_effect(action: ActionRun) -> None:
         return
     directory = action.run.run_files.directory
     assert directory is not None
-    found = await to_its_end(lambda: preview_of(directory, key_of(action)))
+    found = await to_its_end(lambda: room.preview_of(directory, key_of(action)))
     if found is None or not (found / "effect.json").exists():
         return
     now = await _digest_now(action, found)
@@ -71,7 +68,7 @@ async def drop_effect(action: ActionRun) -> None:
     effect, action.effect = action.effect, None
     if effect is not None:
         disk = action.run.services.disk
-        await to_its_end(lambda: remove_layer(effect.directory, disk))
+        await to_its_end(lambda: room.remove_layer(effect.directory, disk))
 
 
 async def commit_effect(action: ActionRun, attempt: ActionContext) -> Any:
@@ -84,15 +81,15 @@ async def commit_effect(action: ActionRun, attempt: ActionContext) -> Any:
     assert view is not None
     mounts = action.run.services.layers
     assert mounts is not None
-    origin = Origin(attempt.proposal_id, attempt.action_id, attempt.attempt)
+    origin = room.Origin(attempt.proposal_id, attempt.action_id, attempt.attempt)
 
     def work() -> Done:
-        with reopen_preview(effect.directory, view, mounts) as layer:
+        with room.reopen_preview(effect.directory, view, mounts) as layer:
             found, left = layer.differences()
             if left or effect_digest(found, _read_done(effect.directory)) != effect.digest:
                 raise _outdated()
             try:
-                commit_layer(layer, backups.run, backups, Plan(found, []), origin)
+                room.commit_layer(layer, backups.run, backups, room.Plan(found, []), origin)
             except ToolError as error:
                 raise (_outdated() if error.code == "file_changed" else error) from error
         return _read_done(effect.directory)
@@ -127,7 +124,7 @@ async def _digest_now(action: ActionRun, directory: Path) -> str | None:
     assert mounts is not None
 
     def look() -> str | None:
-        with contextlib.suppress(InterlockError, OSError), reopen_preview(directory, view, mounts) as layer:
+        with contextlib.suppress(InterlockError, OSError), room.reopen_preview(directory, view, mounts) as layer:
             found, left = layer.differences()
             return None if left else effect_digest(found, _read_done(directory))
         return None

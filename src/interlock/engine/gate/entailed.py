@@ -10,7 +10,7 @@ was not judged.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -20,13 +20,18 @@ from interlock.engine.judges.verdict import Judged, verdict_of
 from interlock.engine.proposals.proposal_run import ProposalRun, Write
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.tools.registry import Registered
+from interlock.lazy import lazy
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal, Requirement
 from interlock.model.errors import InterlockError, ToolError, UsageError
 from interlock.model.grant import OPERATOR, Principal
 from interlock.model.proposal import Action
 from interlock.policy import together
-from interlock.workspace.undo import plan_undo
+
+if TYPE_CHECKING:
+    from interlock.workspace import undo
+else:
+    undo = lazy("interlock.workspace.undo")
 
 UNDO_TOOL: Final = "undo"
 """Name of the tool. Its files are not restored before it runs again: they are the ones that it has restored so far."""
@@ -100,7 +105,7 @@ def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str
     if any(known.received.agent != principal.agent for known in replayed.proposals.values()):
         raise UsageError("an agent undoes only what it did itself", code="undo_denied")
     removed: dict[str, bool] = {}
-    for entry in plan_undo(replayed.directory):  # newest first, so that the oldest state of a path is restored
+    for entry in undo.plan_undo(replayed.directory):  # newest first, so that the oldest state of a path is restored
         if action in (None, entry.action):
             removed[canonical(entry.path).decode()] = entry.before.kind == "absent"
     keys = {

@@ -7,10 +7,10 @@ the action from the beginning. (Step 1, for the proposal as a whole, is in `veri
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from interlock.engine.gate import outcome
 from interlock.engine.gate.admission import ADMITTED, admit, needs_nothing, wait
-from interlock.engine.gate.approval import ask
 from interlock.engine.gate.execute import execute, write_intent
 from interlock.engine.gate.judgement import judge, judge_again
 from interlock.engine.gate.retry import next_delay
@@ -23,9 +23,15 @@ from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.references import fill_references
 from interlock.engine.proposals.waiting import tell_waiting
 from interlock.engine.scheduler import Outcome
+from interlock.lazy import lazy
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConflictError, ToolError
 from interlock.model.events import ActionRetrying
+
+if TYPE_CHECKING:
+    from interlock.engine.gate import approval
+else:
+    approval = lazy("interlock.engine.gate.approval")
 
 
 async def take_action(action: ActionRun) -> Ended:
@@ -71,7 +77,7 @@ async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
     """Take the action through steps 6 and 7, and through 2 to 5 again after any wait. None if the action may be attempted."""
     while True:
         if isinstance(verdict, Ask):
-            answer = await ask(action, verdict.decision)  # 6
+            answer = await approval.ask(action, verdict.decision)  # 6
             if isinstance(answer, Held):
                 return outcome.hold(action, answer.approval, answer.summary)
             verdict = answer if isinstance(answer, Refusal) else judge_again(action)

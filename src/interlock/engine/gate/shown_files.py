@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from interlock.approvals import ChangeShown, FileShown, Hold
-from interlock.engine.gate.previews import compare_previews, read_previews
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.lazy import lazy
 from interlock.model.errors import ToolError
 from interlock.model.tool import FilePreview
 from interlock.named_tuple import NamedTuple
 from interlock.verify.paths import values_at
 from interlock.workspace import Workspace
+
+if TYPE_CHECKING:
+    from interlock.engine.gate import previews as previewing
+else:
+    previewing = lazy("interlock.engine.gate.previews")
 
 _LOOKS_AGAIN: Final = 3
 """The number of times that files are read again if they change while they are read."""
@@ -53,7 +58,7 @@ async def look_at_files(action: ActionRun) -> tuple[tuple[FileShown, ...], tuple
         FileShown(path=redact(_shown(path)), digest=look.digest, there=look.there)
         for path, look in zip(paths, looks, strict=True)
     )
-    changes = await compare_previews(action, previews, lambda path: str(redact(_shown(path))))
+    changes = await previewing.compare_previews(action, previews, lambda path: str(redact(_shown(path))))
     return files, changes
 
 
@@ -66,7 +71,7 @@ def _shown(path: Any) -> str:
 
 async def _look_and_preview(action: ActionRun, paths: Sequence[Any]) -> tuple[list[_Look], Sequence[FilePreview]]:
     looks = await _look_at(action.run, paths)
-    return looks, await read_previews(action)
+    return looks, await previewing.read_previews(action)
 
 
 def _agree(looks: Sequence[_Look], previews: Sequence[FilePreview]) -> bool:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from interlock.capability.tokens import GrantToken
 from interlock.engine.kit.shared_runs import SharedRuns
-from interlock.engine.people.grant_tokens import present_token
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.run import Run
@@ -21,10 +19,13 @@ from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import ClientExecutor, ToolExecutor
 
 if TYPE_CHECKING:
+    from interlock.capability.tokens import GrantToken
     from interlock.engine.kit import calls
     from interlock.engine.kit import replan as replanning
     from interlock.engine.kit.replan import Planner, Replan
+    from interlock.engine.people import grant_tokens
 else:
+    grant_tokens = lazy("interlock.engine.people.grant_tokens")
     calls = lazy("interlock.engine.kit.calls")
     replanning = lazy("interlock.engine.kit.replan")
 
@@ -81,7 +82,7 @@ def present(services: Services, grant_token: str | None, agent: str | None) -> G
     """Check the grant token that was presented; None without one. Raises: UsageError."""
     if grant_token is None:
         return None
-    return present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
+    return grant_tokens.present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
 
 
 async def call_tool(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from typing import cast
 
 from interlock.engine.proposals.tool_context import ActionContext
@@ -25,7 +25,7 @@ def open_lines(ctx: Context) -> Lines | None:
     layer = ctx.run.files.kernel
     if layer is None:
         return None
-    return layer.writer("rec_" + secrets.token_hex(8), ctx.proposal_id, ctx.action_id, ctx.attempt)
+    return layer.writer("rec_" + os.urandom(8).hex(), ctx.proposal_id, ctx.action_id, ctx.attempt)
 
 
 def record_summary(ctx: Context, summary: Summary) -> None:

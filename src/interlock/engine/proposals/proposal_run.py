@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.engine.judges.judges import Judges
 from interlock.engine.proposals.budget import Allowance, Use
 from interlock.engine.proposals.watchdog import NEVER
-from interlock.engine.proposals.write_turn import WriteTurn
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.replay import ReplayedAction
 from interlock.engine.record.run_files import RunFiles
@@ -28,7 +27,10 @@ from interlock.named_tuple import NamedTuple
 from interlock.state.buffer import Buffer
 from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph
-from interlock.workspace import Layer
+
+if TYPE_CHECKING:
+    from interlock.engine.proposals.write_turn import WriteTurn
+    from interlock.workspace import Layer
 
 
 class Write(NamedTuple):

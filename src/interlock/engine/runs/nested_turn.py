@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from interlock.engine.proposals.proposal_run import ProposalRun
-from interlock.engine.proposals.write_turn import Caller
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError
+
+if TYPE_CHECKING:
+    from interlock.engine.proposals.write_turn import Caller
 
 
 class Outer(Protocol):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from interlock.capability.tokens import GrantToken
 from interlock.engine.completion.commit import conclude, reject_all
 from interlock.engine.completion.layers import working_layer
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
-from interlock.engine.people.grant_tokens import present_token
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.budget import Allowance, tighter
 from interlock.engine.proposals.decoding import ProposalLike, decode
@@ -40,12 +39,19 @@ from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.executors.background import Programs
 from interlock.journal.stops import StopAnswer, StopRequest
+from interlock.lazy import lazy
 from interlock.model.decision import Refusal
 from interlock.model.errors import InterlockError, ProposalError, StoreError, ToolError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Proposal
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ClientExecutor, ToolExecutor
+
+if TYPE_CHECKING:
+    from interlock.capability.tokens import GrantToken
+    from interlock.engine.people import grant_tokens
+else:
+    grant_tokens = lazy("interlock.engine.people.grant_tokens")
 
 
 class Run:
@@ -160,7 +166,9 @@ class Run:
             raise
         token, agent = None, decoded.agent
         if grant_token is not None:
-            token = present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
+            token = grant_tokens.present_token(
+                services.desk, services.signer, services.workspace_id, grant_token, agent=agent
+            )
         async with asking(services.desk, services.threads, wait=wait, on_question=on_question or self.on_question):
             return await self.take(decoded, dry_run=dry_run, executor=executor, token=token)
 

@@ -16,13 +16,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.waiting import Behind, tell_waiting
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.proposals.worker_pool import WorkerPool
-from interlock.engine.proposals.write_turn import Caller
 from interlock.engine.runs.nested_turn import Nested, under
 from interlock.engine.runs.write_claims import claim_of, claim_of_action, claim_of_undo
 from interlock.engine.services import Services
@@ -31,6 +30,9 @@ from interlock.model.errors import StoreError
 from interlock.model.waiting import UNLIMITED_MS
 from interlock.workspace.claims import EVERYTHING, Claim
 from interlock.workspace.lease import RENEW_S, LeaseQueue, Turn, WriteLease, describe
+
+if TYPE_CHECKING:
+    from interlock.engine.proposals.write_turn import Caller
 
 _TICK_S: Final = 0.25
 """How often a holder checks whether to renew the lease, and whether to report news to the waiters."""
