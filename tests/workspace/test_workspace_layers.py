@@ -20,7 +20,8 @@ from interlock.workspace import Origin, effects
 from interlock.workspace.backups import Change
 from interlock.workspace.layer_commit import commit_layer, plan_commit
 from interlock.workspace.layer_mounts import LayerMounts
-from interlock.workspace.layers import kept_layers, layer_directories, remove_layer, reopen_layer
+from interlock.workspace.layer_places import kept_layers, layer_directories
+from interlock.workspace.layers import remove_layer, reopen_layer
 from interlock.workspace.nodes import ABSENT, identity
 
 CHANGES = (

@@ -6,11 +6,11 @@ refuse. Sources: OWASP, "LLM01 Prompt Injection"; the chat templates of the comm
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from interlock.detect.finding import Finding
 from interlock.detect.flags import FLAGS, flags, texts
+from interlock.lazy import lazy_pattern
 
 PROMPT_FLAGS: Final[dict[str, str]] = {
     **FLAGS,
@@ -19,7 +19,7 @@ PROMPT_FLAGS: Final[dict[str, str]] = {
 """Every flag of a prompt with its meaning."""
 
 _GAP: Final = r"[^\w<>]{1,4}"
-_MADE: Final = re.compile(
+_MADE: Final = lazy_pattern(
     r"""(?ix)
     (?P<override>
         \b(?:ignore|disregard|forget|override|bypass)GAP

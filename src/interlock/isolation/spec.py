@@ -7,14 +7,14 @@ for. It contains no secrets.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
+
+import msgspec
 
 from interlock.isolation.wire import EGRESS, INWARD, ROOT, Bind, Network, Profile, Walls
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WallSpec:
+class WallSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The walls around one action. Paths are absolute unless stated otherwise."""
 
     profile: Profile

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     )
     from interlock.workspace.layer_diff import Difference
     from interlock.workspace.layer_mounts import LayerMounts
+    from interlock.workspace.layer_places import kept_layers, layer_directories
     from interlock.workspace.layers import (
         Layer,
-        kept_layers,
-        layer_directories,
         layer_of,
         open_layer,
         remove_layer,
@@ -69,8 +68,8 @@ else:
             "clear_interrupted": "layer_commit",
             "commit_layer": "layer_commit",
             "end_left_processes": "process_changes",
-            "kept_layers": "layers",
-            "layer_directories": "layers",
+            "kept_layers": "layer_places",
+            "layer_directories": "layer_places",
             "layer_of": "layers",
             "open_layer": "layers",
             "open_preview": "preview_layers",

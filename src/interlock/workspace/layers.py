@@ -45,6 +45,7 @@ from interlock.workspace.layer_diff import (
     overlay_candidates,
 )
 from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableError, nested_mounts, unmountable
+from interlock.workspace.layer_places import LAYERS, kept_layers, layer_directories
 from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import Identity, Node, identity
@@ -285,18 +286,6 @@ class Layer:
         self.close()
 
 
-def layer_directories(run: Path) -> list[Path]:
-    """The layers of a run, oldest first: those of running (or interrupted) proposals, and kept ones."""
-    parent = run / "workspace"
-    names = [one.name for one in parent.iterdir() if one.name.isdecimal()] if parent.is_dir() else []
-    return [parent / name for name in sorted(names, key=int) if (parent / name / "layer.json").exists()]
-
-
-def kept_layers(run: Path) -> list[Path]:
-    """The layers that were neither committed nor discarded when their proposals ended, oldest first."""
-    return [one for one in layer_directories(run) if (one / "kept").exists()]
-
-
 def layer_of(run: Path, proposal: str) -> Path | None:
     """The layer of a proposal; None if there is none. Raises: IntegrityError `layer_damaged`."""
     return next((one for one in layer_directories(run) if read_manifest(one).proposal == proposal), None)
@@ -328,7 +317,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
     names = [one.name for one in kept]
     proposals = [read_manifest(one).proposal for one in kept]
     recorded = index_bytes(run)
-    directory = _new_directory(run / "workspace", base.disk)
+    directory = _new_directory(run / LAYERS, base.disk)
     try:
         _check_base(base, kept)
         for part in ("upper", "work"):

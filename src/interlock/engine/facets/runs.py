@@ -21,17 +21,19 @@ from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.events import Event, Unknown
 from interlock.model.grant import OPERATOR
 from interlock.model.result import NotUndone, ProposalResult
-from interlock.telemetry import SpanRecord, spans_of
 from interlock.workspace.names import NameJson
 
 if TYPE_CHECKING:
     from interlock.engine.record import replay
     from interlock.engine.runs import kept_layers, recover, resume, stop_runs, undo_target, unknown_outcomes
     from interlock.engine.runs.stop import StopReport
+    from interlock.telemetry import SpanRecord
+    from interlock.telemetry import spans as span_records
 
     UnfinishedRuns = list[recover.Unfinished]
     StopReports = list[StopReport]
     LayerChanges = list[kept_layers.LayerChange]
+    Spans = list[SpanRecord]
 else:
     replay = lazy("interlock.engine.record.replay")
     kept_layers = lazy("interlock.engine.runs.kept_layers")
@@ -40,9 +42,9 @@ else:
     stop_runs = lazy("interlock.engine.runs.stop_runs")
     undo_target = lazy("interlock.engine.runs.undo_target")
     unknown_outcomes = lazy("interlock.engine.runs.unknown_outcomes")
+    span_records = lazy("interlock.telemetry.spans")
 
 Results = list[ProposalResult]
-Spans = list[SpanRecord]
 FOLLOW_S: Final = 0.05
 """Poll interval of `follow`: another process may write the journal."""
 
@@ -98,7 +100,7 @@ class Runs:
 
     def spans(self, run_id: str) -> Spans:
         """The run as spans, in the order in which they ended. Raises: as `events`."""
-        return spans_of(run_id, self.events(run_id))
+        return span_records.spans_of(run_id, self.events(run_id))
 
     async def follow(self, run_id: str) -> AsyncIterator[Event | Unknown]:
         """The events of a run, from the first one, as they are written; ends when the run has ended, or waits to be resumed.

@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -28,6 +28,7 @@ from interlock.journal.index import require_not_behind
 from interlock.journal.lock import held
 from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
 from interlock.journal.sealing import JOURNAL_NAME
+from interlock.lazy import lazy
 from interlock.model.errors import IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.events import COMMAND_KINDS, CommandLost, CommandStarted, Event, RunFinished, RunStarted
 from interlock.model.proposal import CLIENT_SOURCE, SHARED_SOURCE
@@ -36,9 +37,14 @@ from interlock.signing import Signer
 from interlock.state.cache import ResultCache
 from interlock.state.store import StateStore, Write, encode
 from interlock.workspace.backups import read_entries
-from interlock.workspace.layers import kept_layers, read_manifest
+from interlock.workspace.layer_places import kept_layers
 from interlock.workspace.tree import Workspace
-from interlock.workspace.undo import discard_temporaries
+
+if TYPE_CHECKING:
+    from interlock.workspace import layers, undo
+else:
+    layers = lazy("interlock.workspace.layers")
+    undo = lazy("interlock.workspace.undo")
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
 """What a run needs: nothing (its process is alive, or its coding agent continues it), `resume`, an answer to a question, a
@@ -248,7 +254,7 @@ def _discard_of_commits(runs: Path, names: Iterable[str], disk: Disk, root: Path
     for name in names:
         with contextlib.suppress(IntegrityError):  # the next commit reports it
             if kept := kept_layers(runs / name):
-                _discard_temporaries(runs / name, disk, root, {read_manifest(one).proposal for one in kept})
+                _discard_temporaries(runs / name, disk, root, {layers.read_manifest(one).proposal for one in kept})
 
 
 def _discard_temporaries(directory: Path, disk: Disk, root: Path, proposals: Container[str | None]) -> None:
@@ -263,7 +269,7 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, proposals: Con
         Workspace(root, disk=disk) as workspace,
     ):
         entries = [entry for entry in read_entries(directory) if entry.proposal in proposals]
-        discard_temporaries(workspace, directory, entries)
+        undo.discard_temporaries(workspace, directory, entries)
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk) -> None:

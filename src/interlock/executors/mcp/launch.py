@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -142,7 +141,7 @@ class Launcher:
         walls = self._runner.enclosure.around(self._workspace, network=_network_of(spec), binds=binds)
         if walls is None:
             return None, None
-        walls = dataclasses.replace(walls, writable=("",) if spec.writes else ())
+        walls = msgspec.structs.replace(walls, writable=("",) if spec.writes else ())
         return await self._network.open_for(Policy(((spec.hosts,),), spec.private), walls)
 
 
