@@ -7,7 +7,7 @@ import os
 import pytest
 from engine_world import TOML, beside, call, execute
 
-import interlock.engine.completion.layers as layers_module
+import interlock.workspace as layers_module
 from interlock.disk import Disk, store_error
 from interlock.journal import read as read_journal
 from interlock.model.errors import ConflictError, StoreError
@@ -101,7 +101,7 @@ def test_a_conflict_is_explained_in_the_rows_and_in_the_run_as_it_is_shown_later
 
 
 CUT = """
-    import interlock.engine.completion.layers as layers
+    import interlock.workspace as layers
     from interlock.disk import Disk
     left = 3
 
@@ -170,7 +170,7 @@ def test_recovery_leaves_no_temporary_file_and_puts_back_what_a_person_saved_at_
 
 
 CUT_DIRECTORY = """
-    import interlock.engine.completion.layers as layers
+    import interlock.workspace as layers
     from interlock.disk import Disk
 
     def rename(self, source, name, *arguments, real=Disk.rename_at, **options):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from engine_world import TOML, call, execute, plan, read, reasons, statuses, write
 
-import interlock.engine.completion.commit as completion
+import interlock.engine.completion.layers as completion
 from interlock.journal import read as read_journal
 from interlock.workspace import layer_copy
 from interlock.workspace.layer_mounts import LayerMounts, UnmountableError

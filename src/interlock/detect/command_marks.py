@@ -54,7 +54,7 @@ def mark_command(text: str) -> list[Mark]:
 
 def plain_redactions(text: str) -> str:
     """Replace each redacted value by a plain word of the same length: its brackets are not shell syntax."""
-    return re.sub(DONE, lambda match: re.sub(r"[^a-z0-9]", "_", match[0]), text)
+    return DONE.sub(lambda match: re.sub(r"[^a-z0-9]", "_", match[0]), text)
 
 
 def _part_of(node: Node) -> Part | None:

@@ -20,7 +20,6 @@ class LiteralFinder:
     def __init__(self, words: Iterable[str]) -> None:
         """`words` must contain at least one."""
         self.words = _shortest(words)
-        self._pattern = literal_finder(self.words)
 
     def find(self, text: str) -> Iterator[tuple[int, str]]:
         """Yields each place of each word, from the start of the text to its end; words may overlap."""
@@ -42,6 +41,10 @@ class LiteralFinder:
         if len(data) < LONG_CHARS:
             return self._pattern.search(data.decode("latin-1")) is not None
         return bool(self._bytes.find_matches_as_indexes(data))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return literal_finder(self.words)
 
     @cached_property
     def _text(self) -> AhoCorasick:

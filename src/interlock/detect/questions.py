@@ -6,7 +6,6 @@ that a tool's schema marks as secret are hidden regardless of their form: the to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -14,10 +13,11 @@ from interlock.detect.credentials import is_secret_flag, is_secret_name
 from interlock.detect.finding import Finding
 from interlock.detect.opaque import BEFORE, is_opaque, looks_random, may_run_values, private_keys
 from interlock.detect.redact import DONE, Redactor, all_findings, free_name, merge_findings
+from interlock.lazy import lazy_pattern
 
 _ENVIRONMENTS: Final = frozenset(("env", "environ", "environment", "env_vars", "variables"))
-_SCHEME: Final = re.compile(r"(?i:bearer|basic|token|digest|apikey) {1,4}([A-Za-z0-9._~+/=-]{6,})\Z")
-_WORDS: Final = re.compile(r"(?<![^\s;,=\"'])[A-Za-z0-9._~+/=%-]{8,}")
+_SCHEME: Final = lazy_pattern(r"(?i:bearer|basic|token|digest|apikey) {1,4}([A-Za-z0-9._~+/=-]{6,})\Z")
+_WORDS: Final = lazy_pattern(r"(?<![^\s;,=\"'])[A-Za-z0-9._~+/=%-]{8,}")
 
 
 class QuestionRedactor:

@@ -20,10 +20,11 @@ import msgspec
 from interlock.detect.credentials import find_credentials, is_secret_flag, is_secret_name, may_hold_credential
 from interlock.detect.finding import Finding
 from interlock.detect.shapes import find_private_keys, find_tokens, may_hold_token
+from interlock.lazy import lazy_pattern
 
-DONE: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
-_HASH_BYTES: Final = re.compile(rb'"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}"')
-_HASH: Final = re.compile(r"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}")
+DONE: Final = lazy_pattern(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
+_HASH_BYTES: Final = lazy_pattern(rb'"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}"')
+_HASH: Final = lazy_pattern(r"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}")
 _BLOCK: Final = 64
 """Block size of SHA-256 in bytes."""
 KNOWN_CHARS_MIN: Final = 6

@@ -13,12 +13,13 @@ from interlock.executors.mcp.lock import FILE, Lock, decode_lock
 from interlock.executors.mcp.servers import SEPARATOR, Servers, tool_of
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Binding, Tool
 from interlock.settings import Loaded, SourceFile
 from interlock.settings.sections import McpServer, Settings
 
-_VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_VARIABLE: Final = lazy_pattern(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 Adjust = Callable[[Binding], Binding]
 """Applies the settings in `[tools."NAME"]` to a tool."""

@@ -8,7 +8,6 @@ known as tool poisoning and rug pull.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
@@ -16,6 +15,7 @@ import msgspec
 
 from interlock.detect import find_secrets, find_unseen
 from interlock.executors.mcp.headers import marked_parameters
+from interlock.lazy import lazy_pattern
 from interlock.model.canonical import CanonicalError, canonical, digest
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -27,11 +27,11 @@ DESCRIPTION_CHARS_MAX: Final = 16 * 1024
 INSTRUCTIONS_CHARS_MAX: Final = 16 * 1024
 TOOLS_MAX: Final = 1_000
 """Maximum number of tools of one server."""
-NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
+NAME: Final = lazy_pattern(r"[A-Za-z0-9_./-]{1,128}")
 """The name of a tool or a prompt."""
 _HINTS: Final = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
 _MARK: Final = "x-interlock"
-_STEERING: Final = re.compile(
+_STEERING: Final = lazy_pattern(
     r"""(?ix)
       < /? (important | system | secret | instructions? | hidden) \b
     | \b (ignore | disregard | forget) \s+ ((all|any|the|your) \s+)* (previous | prior | above | other | earlier)

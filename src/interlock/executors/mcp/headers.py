@@ -8,15 +8,16 @@ specification, "Transports", of 2026-07-28.
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from interlock.lazy import lazy_pattern
+
 _MARK: Final = "x-mcp-header"
 _PREFIX: Final = "Mcp-Param-"
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_PLAIN: Final = re.compile(r"[\x20-\x7e]*")
-_ENCODED: Final = re.compile(r"=\?base64\?(.*)\?=")
+_TOKEN: Final = lazy_pattern(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PLAIN: Final = lazy_pattern(r"[\x20-\x7e]*")
+_ENCODED: Final = lazy_pattern(r"=\?base64\?(.*)\?=")
 _TYPES: Final = ("string", "integer", "boolean")
 _DATA: Final = frozenset(("const", "enum", "default", "examples"))
 _MAPS: Final = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))

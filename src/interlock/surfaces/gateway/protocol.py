@@ -7,11 +7,11 @@ on there is no handshake: each request carries its revision and the client's cap
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from interlock._version import __version__
+from interlock.lazy import lazy_pattern
 from interlock.model.json_rpc import INVALID_PARAMS, UNSUPPORTED_REVISION, Fault, Request
 from interlock.named_tuple import NamedTuple
 
@@ -35,8 +35,8 @@ _NOT_OFFERED: Final = {
 
 REVISION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACESTATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
+_TRACEPARENT: Final = lazy_pattern(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE: Final = lazy_pattern(r"[\x20-\x7e]{1,512}")
 _SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
 
 SERVER: Final = {"name": "interlock", "title": "Interlock", "version": __version__}
