@@ -131,6 +131,16 @@ def test_what_is_asked_about_is_shown_and_agents_differ(new_project):
     assert names(rt, agent="reader") == ["fs_read"]
 
 
+def test_showing_tools_compiles_no_built_in_schema(project, monkeypatch):
+    rt = project.open()
+    monkeypatch.setattr("interlock.engine.tools.registry.Schema.compile", lambda *_: 1 / 0)
+    before = names(rt)
+    assert "fs_read" in before
+    monkeypatch.undo()
+    rt.services.registry.find_all(rt.services.registry.by_name)  # compiled, they are the same
+    assert names(rt) == before
+
+
 def test_a_path_is_plain_text_and_no_mark_of_ours_is_shown(project):
     rt = project.open()
     shown = {tool["name"]: tool["input_schema"] for tool in rt.tools_for("anthropic")}

@@ -75,10 +75,10 @@ def gateway(
             out.warn(warning)
         learn_as_configured(runtime)
         runtime.subscribe(notices=out.warn)
-        if not runtime.tools_for("mcp", agent=agent, session=session):
+        own = session or f"mcp-{runtime.clock.now_us() // 1000:x}-{os.getpid()}"
+        if not runtime.tools_for("mcp", agent=agent, session=own):  # with the judges that the client's first list needs
             who = f"agent `{agent}`" if agent else "the agent of the configuration"
             out.warn(f"{who} has no tools: no grant and rule allow any; see `[grants.NAME]` in interlock.toml")
-        own = session or f"mcp-{runtime.clock.now_us() // 1000:x}-{os.getpid()}"
         gc.freeze()  # what is loaded stays, and need not be searched again; garbage of calls is found early from here on
         gc.set_threshold(10_000, 20, 10)
         if http is None or token_file is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ def serve(out: Speaks, host: str, port: int, *, allow_remote: bool, continue_run
     with Runtime.open() as runtime:
         for warning in runtime.warnings:
             out.warn(warning)
+        gc.freeze()  # what is loaded stays, and need not be searched again; garbage of requests is found early from here on
+        gc.set_threshold(10_000, 20, 10)
         server.run(
             runtime,
             host=host,
