@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from interlock.executors import modules as tool_modules
     from interlock.executors.capsules.capsules import Capsules
     from interlock.executors.mcp.servers import Servers
-    from interlock.settings import last_trusted
+    from interlock.settings import last_trusted as last
     from interlock.telemetry import otel
 else:
     capsule_tools = lazy("interlock.engine.capsules.attach")
@@ -91,7 +91,7 @@ else:
     model_tools = lazy("interlock.engine.tools.model_tools")
     http_fetch = lazy("interlock.executors.http_fetch")
     tool_modules = lazy("interlock.executors.modules")
-    last_trusted = lazy("interlock.settings.last_trusted")
+    last = lazy("interlock.settings.last_trusted")
     otel = lazy("interlock.telemetry.otel")
 
 FEATURES: Final = frozenset(
@@ -222,16 +222,14 @@ def open_project(
     clock, disk = clock or SystemClock(), disk or Disk()
     trust = TrustStore(state := state_directory(env, disk), disk)
     read = partial(load_settings, start, explicit=explicit, env=env, flags=flags or {}, trust=trust, direct=direct)
-    loaded = (
-        read() if unusable is None
-        else last_trusted.load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
-    )  # fmt: skip
+    loaded = read() if unusable is None else last.load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
     settings = loaded.settings
     warnings = _warnings(settings) if unusable is None else [last_trusted_warning(unusable)]
     _check_project(settings)
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     disk.make_directory(home := state / workspace_id)
-    hooks = Hooks(warnings=[*warnings, *_foreign(env)])
+    foreign = (f"environment {name}: names no setting, and is ignored" for name in foreign_variables(env))
+    hooks = Hooks(warnings=[*warnings, *foreign])
     db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
     try:
@@ -373,10 +371,6 @@ def _offer_models(services: Services, env: Mapping[str, str]) -> None:
     prepare(services.settings)()
     if services.reload is not None:
         services.reload.preparing.append(lambda fresh: prepare(fresh.settings))
-
-
-def _foreign(env: Mapping[str, str]) -> list[str]:
-    return [f"environment {name}: names no setting, and is ignored" for name in foreign_variables(env)]
 
 
 def _warnings(settings: Settings) -> list[str]:
