@@ -7,7 +7,7 @@ import os
 import pytest
 from engine_world import TOML, beside, call, execute
 
-import interlock.workspace as layers_module
+import interlock.engine.completion.layers as layers_module
 from interlock.disk import Disk, store_error
 from interlock.journal import read as read_journal
 from interlock.model.errors import ConflictError, StoreError
@@ -44,7 +44,7 @@ def full(monkeypatch):
     """The workspace's file system is full from the third file of a commit on; what was changed before can be changed back."""
     left = 2
     real = Disk.write
-    commit = layers_module.commit_layer
+    commit = layers_module.room.commit_layer
 
     def write(self, fd, data):
         nonlocal left
@@ -60,7 +60,7 @@ def full(monkeypatch):
             here.setattr(Disk, "write", write)
             return commit(*arguments, **options)
 
-    monkeypatch.setattr(layers_module, "commit_layer", commit_full)
+    monkeypatch.setattr(layers_module.room, "commit_layer", commit_full)
 
 
 @pytest.mark.usefixtures("full")
@@ -101,7 +101,7 @@ def test_a_conflict_is_explained_in_the_rows_and_in_the_run_as_it_is_shown_later
 
 
 CUT = """
-    import interlock.workspace as layers
+    from interlock.engine.completion.layers import room as layers
     from interlock.disk import Disk
     left = 3
 
@@ -170,7 +170,7 @@ def test_recovery_leaves_no_temporary_file_and_puts_back_what_a_person_saved_at_
 
 
 CUT_DIRECTORY = """
-    import interlock.workspace as layers
+    from interlock.engine.completion.layers import room as layers
     from interlock.disk import Disk
 
     def rename(self, source, name, *arguments, real=Disk.rename_at, **options):

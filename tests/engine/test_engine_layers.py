@@ -528,7 +528,7 @@ def test_a_run_that_was_killed_is_resumed_in_its_layer(project, root):
 
 
 KILLED = """
-    import interlock.workspace as layers
+    from interlock.engine.completion.layers import room as layers
     from interlock.disk import Disk
     left = int(sys.argv[1])
     armed = False
