@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interlock.model.errors import ToolError
 from interlock.settings.named import CLIENT_FILES
-from interlock.workspace import Workspace
+from interlock.workspace import Workspace, protect
 from interlock.workspace.protect import fold, related
 
 
@@ -206,3 +207,29 @@ def test_packages_that_a_process_installs_may_have_skills(root, access):
         workspace.guard().check(tuple(os.fsencode(path).split(b"/")), after="file")
         with pytest.raises(ToolError):
             workspace.guard().check((b".claude", b"skills", b"a"), after="file")
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "a/x", "b/x", "a/y"]), unique=True),
+    st.lists(st.sampled_from(["a", "b", "a/x", "b", "../out", "nowhere", "a/x/z"]), min_size=5, max_size=5),
+    st.lists(st.sampled_from(["dir", "file", "link"]), min_size=5, max_size=5),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_what_is_found_at_once_is_what_is_found_step_by_step(tmp_path_factory, access, made, targets, kinds):
+    root = tmp_path_factory.mktemp("project")
+    for name, target, kind in zip(sorted(made), targets, kinds, strict=False):
+        with contextlib.suppress(OSError):
+            path = root / name
+            if kind == "dir":
+                path.mkdir(parents=True)
+            elif kind == "file":
+                path.write_text("")
+            else:
+                path.symlink_to(os.path.relpath(root / target, path.parent))
+    names = [(b"a",), (b"a", b"x"), (b"b", b"x"), (b"a", b"y"), (b"a", b"x", b"z")]
+    with Workspace(root, access=access) as workspace:
+        slow = {there: workspace.lstat(there) for place in names for there in protect._without_links(workspace, place)}
+        quick = protect._present(workspace, names)
+        there = {place: (s.st_dev, s.st_ino) for place, s in slow.items() if s is not None}
+        assert {place: (s.st_dev, s.st_ino) for place, s in quick.items() if s is not None} == there
+        assert {*slow} | {*names} == {*quick} | {*names}

@@ -70,17 +70,15 @@ class Guard:
         """Find the protected paths: the given names, and the targets of links among them."""
         self._workspace = workspace
         named = set(protected)
-        absent = {top for top in {place[:1] for place in named if place} if workspace.lstat(top) is None}
-        real = {there for place in named if place[:1] not in absent for there in _without_links(workspace, place)}
-        self._places = named | real
+        present = _present(workspace, named)
+        self._places = named | {*present}
         self._anywhere = {
             (fold(place[0]), fold(place[1]))
             for place in named
             if len(place) == 2 and fold(place[0]) in _IN_ANY_DIRECTORY
         }
-        present = {place: found for place in real if (found := workspace.lstat(place)) is not None}
-        self._present = tuple(present)
-        self._ids = {(found.st_dev, found.st_ino) for found in present.values()}
+        self._present = tuple(place for place, found in present.items() if found is not None)
+        self._ids = {(found.st_dev, found.st_ino) for found in present.values() if found is not None}
         self._inside: set[tuple[int, int]] | None = None
         self.also: Callable[[Rel, str], None] | None = None
         """Called with each checked path and its field; raises ToolError to refuse it."""
@@ -134,6 +132,26 @@ class Guard:
                 self._inside = {(s.st_dev, s.st_ino) for walk in walks for _, s in walk}
             if one in self._inside:
                 raise _refusal(field)
+
+
+def _present(workspace: Tree, named: Iterable[Rel]) -> dict[Rel, os.stat_result | None]:
+    """What is at the named paths and at the targets of links among them. Absent paths without links may be left out."""
+    found: dict[Rel, os.stat_result | None] = {}
+    tops: dict[Rel, os.stat_result | None] = {}
+    for place in named:
+        top = place[:1]
+        if top not in tops:
+            tops[top] = workspace.lstat(top)
+        above = tops[top]
+        if above is None and place:
+            continue
+        if above is not None and len(place) == 2 and stat.S_ISDIR(above.st_mode):  # most are: look once
+            here = workspace.lstat(place)
+            if here is None or not stat.S_ISLNK(here.st_mode):
+                found[place] = here
+                continue
+        found |= {there: workspace.lstat(there) for there in _without_links(workspace, place)}
+    return found
 
 
 def _without_links(workspace: Tree, place: Rel) -> Iterator[Rel]:
