@@ -218,6 +218,13 @@ LEADING_OUT = (
 )  # fmt: skip
 
 
+def test_sub_agents_of_claude_code_work_where_hooks_see_them(tmp_path):
+    given = {"description": "x", "prompt": "y"}
+    for isolation, decision in ((None, "allow"), ("worktree", "allow"), ("remote", "deny")):
+        found = judged("claude-code", "Agent", {**given, "isolation": isolation}, tmp_path)
+        assert found.decision == decision
+
+
 @pytest.mark.parametrize(("client", "tool"), PATTERNS)
 def test_a_pattern_that_leads_out_is_refused(client, tool, tmp_path):
     (tmp_path / "link").symlink_to("/etc")

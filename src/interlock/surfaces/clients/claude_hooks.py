@@ -125,6 +125,10 @@ class ClaudeHooks:
         """See `Dialect`."""
         if event.tool == "Monitor" and event.input.get("ws") is not None:
             return deny("`Monitor` of a web socket is not supported: use a command.")
+        if event.tool in ("Agent", "Task") and event.input.get("isolation") == "remote":
+            return deny(
+                "a sub-agent on another machine is not supported, because its calls reach no hook: leave `isolation` out."
+            )
         if (found := event_call(self._native, event)) is not None:
             return found
         if event.tool in self._for_its_user:

@@ -58,7 +58,7 @@ def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
     return {
         str(_hook_file(setup)): tuple(Entry(("hooks", event), _hook(event, setup), listed=True) for event in KINDS),
         # Without a terminal, a command's standard input is closed, so `write_stdin`, which no hook sees, cannot reach a
-        # shell.
+        # shell. If somebody starts it with terminals, the dialect refuses commands that ask for one.
         user: (Entry(("features", "unified_exec_tty"), value=False), *((trusted,) if setup.project else ())),
     }
 
@@ -109,7 +109,6 @@ CLIENT: Final = Client(
         "guard": (
             "a hook that is too slow, or is killed together with its shell, lets the call pass",
             "`features.hooks = false`, and a change of the hook file, switch hooks off in the next session",
-            "with `-c features.unified_exec_tty=true` it writes to a running shell with `write_stdin`, which no hook sees",
             "its shell runs without walls: the effects of an allowed command are not seen, and its edits cannot be undone",
             "its web search is not seen",
         ),
