@@ -16,7 +16,10 @@ from interlock.model.errors import ToolError
 
 
 def parent_of(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
 
 
 class Running:
@@ -105,3 +108,12 @@ def test_homes_of_a_killed_fork_server_are_removed_by_the_next_and_those_in_use_
         assert bench.root.exists()
     finally:
         stranger.unlink()
+
+
+@pytest.mark.parametrize("bench", ["nons"], indirect=True)
+def test_the_process_that_looks_for_homes_is_collected(bench):
+    assert bench.run("true", home=True).report["exit_code"] == 0
+    until = time.monotonic() + 10
+    while bench.server.pid in map(parent_of, filter(str.isdigit, os.listdir("/proc"))):
+        assert time.monotonic() < until
+        time.sleep(0.02)

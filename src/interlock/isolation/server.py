@@ -101,8 +101,8 @@ class Server:
         self.sweep_until = 0.0
         self.homes_left = bool(launcher.refused)
         """True if a killed supervisor may have left a home: one of ours, or of an earlier server without namespaces."""
-        self.cleaners: set[int] = set()
-        """Pids of our processes that remove such homes."""
+        self.cleaners: dict[int, int] = {}
+        """Maps the pid of each process that removes such homes to its pidfd."""
         self.closed_at = 0.0
         """When the runtime's end was noticed (monotonic seconds); 0 until then."""
         self.poller = select.poll()
@@ -259,7 +259,7 @@ class Server:
         try:
             self.channel.close()
             self._drop_spare()
-            for pidfd in (*self.supervisors.values(), *self.recorders.values()):
+            for pidfd in (*self.supervisors.values(), *self.recorders.values(), *self.cleaners.values()):
                 os.close(pidfd)
             code = supervise(fds, self.runtime, self.perform, self.launcher, recorder)
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
@@ -272,7 +272,10 @@ class Server:
         recorded = False
         try:
             for pid, status in reap():
-                self.cleaners.discard(pid)
+                pidfd = self.cleaners.pop(pid, None)
+                if pidfd is not None:
+                    self.poller.unregister(pidfd)
+                    os.close(pidfd)
                 pidfd = self.recorders.pop(pid, None)
                 if pidfd is not None:
                     self.poller.unregister(pidfd)
@@ -302,7 +305,8 @@ class Server:
                     remove_left()
                 finally:
                     os._exit(0)
-            self.cleaners.add(pid)
+            pidfd = self.cleaners[pid] = os.pidfd_open(pid)
+            self.poller.register(pidfd, select.POLLIN)
 
     @staticmethod
     def _refuse(control: int, step: str, number: int) -> None:
