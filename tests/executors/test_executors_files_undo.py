@@ -362,11 +362,14 @@ def test_undo_gives_attributes_back(tools, root, marked):
     assert {path: attributes(path) for path in marked} == marked
 
 
-def test_undo_takes_attributes_away_that_came_later(tools, root, marked):
+def test_only_a_forced_undo_takes_attributes_away_that_came_later(tools, root, marked):
     (root / "plain").write_text("old")
     tools.write(path="plain", content="new")
     os.setxattr(root / "plain", "user.late", b"x")
-    tools.undo("run_2")
+    with pytest.raises(ConflictError):
+        tools.undo("run_2")
+    assert attributes(root / "plain") != {}
+    tools.undo("run_3", changed="overwrite")
     assert attributes(root / "plain") == {}
 
 

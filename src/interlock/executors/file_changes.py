@@ -16,7 +16,9 @@ import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from msgspec.structs import replace
 
 from interlock.executors.encodings import MARK_BYTES, Mark, marked
 from interlock.executors.file_reads import need_file_name
@@ -185,9 +187,30 @@ class _Ledger:
         if self.ctx.cancelled:
             raise ToolError("stopped before anything was changed", code="cancelled", retryable=False)
 
+    def new(self, kind: Literal["file", "dir"], **fields: Any) -> Node:
+        """The planned state of a new file or directory. In a layer, the commit records owner and attributes."""
+        if self.workspace.layer is not None:
+            return Node(kind, **fields)
+        return Node(kind, owner=(os.geteuid(), os.getegid()), attributes={}, **fields)
+
+    def correct(self, changes: Iterable[Change]) -> None:
+        """Record again what got another owner or attributes, as from a set-gid directory or default access control lists."""
+        if self._backups is None or self.workspace.layer is not None:
+            return
+        other: list[Change] = []
+        for change in changes:
+            after = change.after
+            with contextlib.suppress(ToolError):  # it is gone again
+                made = self.workspace.examine(change.path, read=lambda _: ("", 0)).node
+                if not (made.same_owner(after) and made.same_attributes(after)):
+                    node = replace(after, owner=made.owner, attributes=made.attributes)
+                    other.append(Change(change.path, change.before, node))
+        if other:
+            self._backups.record(Origin(self.ctx.proposal_id, self.ctx.action_id, self.ctx.attempt), other)
+
     def missing_parents(self, path: Rel, field: str) -> list[Change]:
         """Returns the changes that create the missing directories above a path."""
-        made = Node("dir", mode=0o777 & ~self.workspace.umask)
+        made = self.new("dir", mode=0o777 & ~self.workspace.umask)
         missing = itertools.takewhile(
             lambda parent: self.workspace.lstat(parent, field) is None,
             (path[:depth] for depth in range(len(path) - 1, 0, -1)),
@@ -203,6 +226,7 @@ class _Ledger:
                 effects.put_directory(self.workspace, change.path, mode=change.after.mode or 0, field=field)
                 made.append(change)
             yield
+            self.correct(changes)
         except Exception:
             for change in reversed(made):
                 effects.remove_empty_directory(self.workspace, change.path)
@@ -214,7 +238,9 @@ def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha25
     workspace, before = ledger.workspace, seen.node
     mode = 0o666 & ~workspace.umask if before.mode is None else before.mode & _CONTENT_MODE
     kept = None if seen.identity is None else before.attributes or {}
-    after = Node("file", mode=mode, size=size, sha256=sha256)
+    after = ledger.new("file", mode=mode, size=size, sha256=sha256)
+    if kept is not None and after.owner is not None:
+        after = replace(after, owner=before.owner, attributes=kept)
     if not ledger.ctx.dry_run:
         parents = ledger.missing_parents(path, "path")
         temporary = ledger.record([*parents, Change(path, before, after)])
@@ -223,6 +249,8 @@ def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha25
                 workspace,
                 effects.NewFile(path, content, mode, seen.identity, temporary, before.owner, attributes=kept),
             )
+            if kept is None:
+                ledger.correct([Change(path, before, after)])
     return after
 
 

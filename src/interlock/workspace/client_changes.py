@@ -43,7 +43,7 @@ class ClientChange:
             for path, before in self._before.items():
                 with contextlib.suppress(ToolError):  # if it cannot be read, undo finds that it was changed
                     after = self._workspace.examine(path).node
-                    if not after.same(before):
+                    if not after.matches(before):
                         changes.append(Change(path, before, after))
             if changes:
                 self._backups.record(self._origin, changes)

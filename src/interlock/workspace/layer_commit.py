@@ -35,7 +35,7 @@ from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
 from interlock.workspace.protect import Guard
 from interlock.workspace.runs_later import runs_later
-from interlock.workspace.steps import Prepared, Step, perform, with_access
+from interlock.workspace.steps import Prepared, Step, as_made, perform, with_access
 from interlock.workspace.tree import changed, read_chunks
 from interlock.workspace.undo import discard_temporaries, undo_entries
 
@@ -196,7 +196,7 @@ def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[l
     for one in plan.changes:
         with effects.named(one.path):
             seen = base.examine(one.path, read=backups.keep) if _exists(layer, one.path) else Seen(ABSENT, None)
-            if not seen.node.same(one.before):
+            if not seen.node.matches(one.before):
                 raise changed("path")
         steps.append(Step(one.path, seen, _wanted(one.after, seen.node)))
     planned = len(steps)
@@ -268,7 +268,7 @@ def _edited(
     ]
     if earlier and earlier[-1].proposal in manifest.below_proposals:
         states.append(earlier[-1].after)  # from a layer below this one that has been committed since
-    if any(one.before.same(state) for state in states):
+    if any(one.before.matches(state) for state in states):
         return False
     if inside and inside[0].by == "action" and not one.before.same(inside[0].before):
         return True  # a tool found another state before its first change
@@ -315,17 +315,20 @@ def _exists(layer: Layer, path: Rel) -> bool:
 def _wanted(after: Node, before: Node) -> Node:
     """The state to commit: an existing file keeps its owner."""
     if before.kind == after.kind and before.owner is not None and after.kind != "symlink":
-        return msgspec.structs.replace(after, owner=before.owner)
-    return after
+        after = msgspec.structs.replace(after, owner=before.owner)
+    return as_made(after)
 
 
 def _rows(step: Step, before: Node, inside: Sequence[Entry], last: Origin) -> Iterator[Committed]:
     """The records that lead from `before` to the committed state: the layer's own, else one by the last process."""
     now = before
-    for entry in inside:
+    for number, entry in enumerate(inside):
         origin = Origin(entry.proposal, entry.action, entry.attempt)
-        yield Committed(origin, entry.by, Change(step.path, entry.before, entry.after))
-        now, last = entry.after, origin
+        # The layer's own records may lack owners and attributes, or have those of a copy.
+        first = before if number == 0 and entry.before.same(before) else entry.before
+        reached = number == len(inside) - 1 and entry.after.same(step.want)
+        now, last = step.want if reached else entry.after, origin
+        yield Committed(origin, entry.by, Change(step.path, first, now))
     if step.removes and step.want.kind != "absent":
         # For a moment nothing is there, and the commit may stop at that point.
         yield Committed(last, "process", Change(step.path, now, ABSENT))

@@ -32,9 +32,12 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """Target of a symbolic link."""
     mtime_ns: int | None = None
     owner: tuple[int, int] | None = None
-    """Numeric user and group of an existing node; None for the planned result of a change."""
+    """Numeric user and group; None if they are not known, as in the planned result of some changes."""
     attributes: dict[str, str] | None = None
-    """Extended attributes of an existing node, values in base64: the user's own (`user.*`) and access control lists."""
+    """Extended attributes, values in base64: the user's own (`user.*`) and access control lists.
+
+    None if there are none or, in a node without an `owner`, if they are not known.
+    """
 
     def same(self, other: Node) -> bool:
         """True if both have the same kind, content, permissions and target.
@@ -47,8 +50,23 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
         return (self.kind, self.mode, self.sha256, self.target) == (other.kind, other.mode, other.sha256, other.target)
 
     def same_attributes(self, other: Node) -> bool:
-        """True if both have the same extended attributes, or one of them was not examined."""
-        return None in (self.owner, other.owner) or (self.attributes or {}) == (other.attributes or {})
+        """True if both have the same extended attributes, or those of one of them are not known."""
+        if not (self.knows_attributes and other.knows_attributes):
+            return True
+        return (self.attributes or {}) == (other.attributes or {})
+
+    @property
+    def knows_attributes(self) -> bool:
+        """False if nothing is known about the extended attributes."""
+        return self.owner is not None or self.attributes is not None
+
+    def same_owner(self, other: Node) -> bool:
+        """True if both have the same user and group, or those of one of them are not known."""
+        return None in (self.owner, other.owner) or self.owner == other.owner
+
+    def matches(self, other: Node) -> bool:
+        """True if nothing but times differs, as far as it is known."""
+        return self.same(other) and self.same_attributes(other) and self.same_owner(other)
 
 
 ABSENT: Final = Node("absent")

@@ -67,7 +67,7 @@ class ProcessWatch:
             edited = [
                 Change(path, node, node)
                 for path, node in self._before.items()
-                if (last := touched.states.get(path)) is not None and not node.same(last.node)
+                if (last := touched.states.get(path)) is not None and not node.matches(last.node)
             ]
             self._number = backups.begin_process(self._origin, edited)
 
@@ -132,7 +132,7 @@ def _changes(
         last = states.get(path)
         first = last.node if last is not None and began is not None and last.seq > began else before.get(path, ABSENT)
         found = now.get(path, ABSENT)
-        if not found.same(first):
+        if not found.matches(first):
             yield Change(path, first, found)
 
 

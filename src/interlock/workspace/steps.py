@@ -199,7 +199,14 @@ def _new_file(step: Step, temporary: bytes, expect: Identity | None, content: Co
 
 def _attributes(want: Node) -> dict[str, str] | None:
     """The extended attributes to set; None for a missing parent directory that was not examined."""
-    return None if want.owner is None else want.attributes or {}
+    return want.attributes or {} if want.knows_attributes else None
+
+
+def as_made(want: Node) -> Node:
+    """The state that `perform` makes of a wanted one: only files get an owner, and only one that this process may give."""
+    if want.owner is None or (want.kind == "file" and _may_give(want.owner)):
+        return want
+    return msgspec.structs.replace(want, owner=None, attributes=want.attributes or {})
 
 
 def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Rel]) -> None:

@@ -37,7 +37,7 @@ from interlock.workspace.backups import (
 )
 from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
-from interlock.workspace.steps import Prepared, Step, perform, with_access
+from interlock.workspace.steps import Prepared, Step, as_made, perform, with_access
 from interlock.workspace.tree import CHUNK_BYTES, Workspace
 
 _SHOWN_MAX: Final = 20  # paths named in one message
@@ -285,7 +285,7 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     chains: dict[Rel, _Chain] = {}
     for entry in entries:
         chain = chains.setdefault(entry.rel, _Chain([entry.before]))
-        if not any(entry.before.same(state) for state in chain.states):
+        if not any(entry.before.matches(state) for state in chain.states):
             if entry.during:
                 chain.states.append(entry.before)
                 chain.processes.append(entry.before)
@@ -326,22 +326,51 @@ def _compare(
             conflicts.append(path)
             continue
         want = chain.states[0]
-        if seen.node.same(want):
+        present = _present(seen.node, chain)
+        if present in ("before", "content"):
             # Rewriting the same content changes only its time.
-            if (
+            if present == "before" and (
                 (want.kind == "dir" and seen.node.mode != want.mode)
                 or (want.kind == "file" and seen.node.mtime_ns != want.mtime_ns)
-                or (not seen.node.same_attributes(want) and seen.node.same_attributes(chain.states[-1]))
             ):
                 steps.append(Step(path, seen, want))
             continue
-        if chain.broken or not any(seen.node.same(state) for state in chain.states):
+        if present == "attributes":
+            steps.append(Step(path, seen, want))
+            continue
+        if chain.broken or present == "other":
             history = history or _chains(read_entries(run))
             if _is_gone(seen.node, chain, history[path]):
                 continue
             conflicts.append(path)
-        steps.append(Step(path, seen, want, any(seen.node.same(state) for state in chain.processes)))
+        steps.append(Step(path, seen, want, any(_is_state(seen.node, state) for state in chain.processes)))
     return steps, conflicts
+
+
+def _present(node: Node, chain: _Chain) -> Literal["before", "attributes", "content", "changed", "other"]:
+    """How the present state of a path relates to the recorded ones.
+
+    `before`: it is as before the run; `attributes`: only owner and attributes are still as the run left them; `content`: it
+    has the previous content, and others set owner or attributes, which the run did not change; `changed`: it is as the
+    run left it; `other`: others have changed it.
+    """
+    want, last = chain.states[0], chain.states[-1]
+    if _is_state(node, want):
+        return "before"
+    if node.same(want):
+        if node.same_attributes(last) and node.same_owner(last):
+            return "attributes"
+        if want.same_attributes(last) and want.same_owner(last):
+            return "content"
+    return "changed" if any(_is_state(node, state) for state in chain.states) else "other"
+
+
+def _is_state(node: Node, state: Node) -> bool:
+    """True if nothing but times differs. A directory may lack attributes: undo and commit set them after its contents."""
+    if node.kind != "dir":
+        return node.matches(state)
+    some = (node.attributes or {}).items() <= (state.attributes or {}).items() or not state.knows_attributes
+    return some and node.same(state) and node.same_owner(state)
 
 
 def _is_gone(node: Node, chain: _Chain, history: _Chain) -> bool:
@@ -419,9 +448,9 @@ def _record(workspace: Workspace, run: Path, steps: list[Step], backups: Backups
                 raise UndoConflictError([step.path], run)
         if step.removes and step.want.kind != "absent":
             # For a moment nothing is there, and undo may stop at that point, so "nothing" is a known state too.
-            changes += [Change(step.path, seen.node, ABSENT), Change(step.path, ABSENT, step.want)]
+            changes += [Change(step.path, seen.node, ABSENT), Change(step.path, ABSENT, as_made(step.want))]
         else:
-            changes.append(Change(step.path, seen.node, step.want))
+            changes.append(Change(step.path, seen.node, as_made(step.want)))
         last.append(len(changes) - 1)
     entries = backups.record(origin, changes) if changes else []
     return [Prepared(step, backups.temporary(entries[at])) for step, at in zip(steps, last, strict=True)]
