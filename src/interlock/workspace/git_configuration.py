@@ -13,6 +13,7 @@ import contextlib
 import functools
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -25,7 +26,8 @@ from interlock.workspace.names import Rel
 from interlock.workspace.tree import Workspace
 
 _SETTING: Final = lazy_pattern(
-    rb"(?P<name>hookspath|path)[ \t]*=[ \t]*(?P<value>(?:\"(?:[^\"\\\n]|\\.)*\"|\\.|[^#;\n\"\\])*)",
+    rb"(?P<name>hookspath|path|fsmonitor|sshcommand|editor|pager|external|textconv|clean|smudge|process|driver|helper|askpass"
+    rb"|program|packobjectshook)[ \t]*=[ \t]*(?P<value>(?:\"(?:[^\"\\\n]|\\.)*\"|\\.|[^#;\n\"\\])*)",
     re.IGNORECASE | re.DOTALL,
 )
 _ESCAPED: Final = lazy_pattern(rb"\\(.)|\"", re.DOTALL)
@@ -33,25 +35,38 @@ _BYTES_MAX: Final = 1024 * 1024
 _SHORT_BYTES: Final = 8 * 1024
 _FILES_MAX: Final = 200
 """Maximum number of files read for one repository, more than a person would include."""
+_REACHED_MAX: Final = 100
+"""Maximum number of paths through links, more than the kernel follows."""
 
 
 class Named(NamedTuple):
-    """The paths in the workspace that configurations name."""
+    """The paths in the workspace that configurations name: as written, where links lead, and each path on the way."""
 
     hooks: frozenset[Rel]
     """Hook directories."""
     files: frozenset[Rel]
-    """Included files, which are configuration themselves."""
+    """Included files, which are configuration themselves, and programs."""
+    git: frozenset[Rel] = frozenset()
+    """Git directories to which a `.git` file leads."""
     complete: bool = True
     """False if more files are included than were read. Then any path may be named."""
+
+    def covers(self, path: Rel, *, link: bool) -> bool:
+        """True if a changed path is named, or if it is a link that is now on the way to a named path."""
+        if not self.complete or path in self.files or any(path[: len(hooks)] == hooks for hooks in self.hooks):
+            return True
+        return link and any(one[: len(path)] == path for one in (*self.hooks, *self.files, *self.git))
 
 
 def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
     """The paths named by the configuration of the repository in `top` and of the user. All `trees` have the same root."""
     root = os.fsencode(trees[0].root)
-    hooks: set[Rel] = set()
+    directories = _git_directories(trees, root, top)
+    hooks = {one for directory in directories for one in _hooks_of(trees, root, directory)}
+    git = {one for directory in directories[1:] for one in reached(trees, root, directory)}
     included: set[Rel] = set()
-    pending = [*_of_repository(trees, root, top), *_of_user()]
+    own = [os.path.join(one, name) for one in directories for name in (b"config", b"config.worktree")]  # noqa: PTH118
+    pending = [*own, *_of_user()]
     first, seen = set(pending), set[bytes]()
     while pending and len(seen) < _FILES_MAX:
         path = pending.pop(0)
@@ -59,16 +74,57 @@ def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
             continue
         seen.add(path)
         if path not in first:
-            included.update(_inside(root, path))
+            included.update(reached(trees, root, path))
         for text in _texts(trees, root, path):
             for name, value in _settings(text):
-                base = os.path.join(root, *top) if name == b"hookspath" else os.path.dirname(path)  # noqa: PTH118, PTH120 - bytes
-                target = os.path.normpath(os.path.join(base, value))  # noqa: PTH118 - bytes
-                if name == b"hookspath":
-                    hooks.update(_inside(root, target))
-                else:
-                    pending.append(target)
-    return Named(frozenset(hooks), frozenset(included), complete=seen.issuperset(pending))
+                base = os.path.dirname(path) if name == b"path" else os.path.join(root, *top)  # noqa: PTH118, PTH120 - bytes
+                for word in [value] if name in (b"hookspath", b"path") else _words(value):
+                    target = os.path.normpath(os.path.join(base, word))  # noqa: PTH118 - bytes
+                    if name == b"path":
+                        pending.append(target)
+                    else:
+                        (hooks if name == b"hookspath" else included).update(reached(trees, root, target))
+    return Named(frozenset(hooks), frozenset(included), frozenset(git), complete=seen.issuperset(pending))
+
+
+def reached(trees: Sequence[Workspace], root: bytes, path: bytes) -> set[Rel]:
+    """The path in the workspace as written, and each path to which the links on the way lead, in any of the trees."""
+    found = set(_inside(root, path))
+    pending = [(tree, one) for tree in trees for one in found]
+    while pending and len(found) < _REACHED_MAX:
+        tree, one = pending.pop()
+        for depth in range(1, len(one) + 1):
+            with contextlib.suppress(ToolError):
+                seen = tree.lstat(one[:depth])
+                if seen is not None and stat.S_ISLNK(seen.st_mode):
+                    target = os.path.join(root, *one[: depth - 1], tree.read_link(one[:depth]), *one[depth:])  # noqa: PTH118
+                    new = set(_inside(root, target)) - found
+                    found |= new
+                    pending += [(tree, each) for each in new]
+    return found
+
+
+def _hooks_of(trees: Sequence[Workspace], root: bytes, directory: bytes) -> set[Rel]:
+    """The hook directory of a git directory, and the files to which links in it lead."""
+    place = os.path.join(directory, b"hooks")  # noqa: PTH118 - bytes
+    found = reached(trees, root, place)
+    for tree in trees:
+        for one in list(found):
+            with contextlib.suppress(ToolError, OSError):
+                fd = tree.open_directory(one)
+                try:
+                    with os.scandir(fd) as entries:
+                        links = [os.fsencode(entry.name) for entry in entries if entry.is_symlink()]
+                finally:
+                    os.close(fd)
+                for name in links:
+                    found |= reached(trees, root, os.path.join(root, *one, name))  # noqa: PTH118 - bytes
+    return found
+
+
+def _words(value: bytes) -> list[bytes]:
+    """The words of a command that can name a file in the workspace; a name without `/` is looked up in the path of programs."""
+    return [word for word in value.replace(b'"', b" ").replace(b"'", b" ").split() if b"/" in word]
 
 
 def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -118,8 +174,8 @@ def _read(file: BinaryIO) -> bytes:
     return start if len(start) < _SHORT_BYTES else start + file.read(_BYTES_MAX - _SHORT_BYTES)
 
 
-def _of_repository(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[bytes]:
-    """The configuration files of a repository; those of a linked worktree or a submodule are elsewhere."""
+def _git_directories(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[bytes]:
+    """The git directories of a repository: more than one in a linked worktree or a submodule, which have a `.git` file."""
     marker = os.path.join(root, *top, b".git")  # noqa: PTH118 - bytes
     directories = [marker]
     for text in _texts(trees, root, marker):
@@ -128,7 +184,7 @@ def _of_repository(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[by
             directories.append(directory)
             shared = _texts(trees, root, os.path.join(directory, b"commondir"))  # noqa: PTH118
             directories += [os.path.normpath(os.path.join(directory, one.split(b"\n")[0])) for one in shared]  # noqa: PTH118
-    return [os.path.join(one, name) for one in directories for name in (b"config", b"config.worktree")]  # noqa: PTH118
+    return directories
 
 
 def _of_user() -> list[bytes]:

@@ -9,12 +9,13 @@ starts programs from more files.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from interlock.model.errors import ToolError
 from interlock.named_tuple import NamedTuple
-from interlock.workspace.git_configuration import Named, named_by
+from interlock.workspace.git_configuration import Named, named_by, reached
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel
 from interlock.workspace.protect import fold
@@ -72,6 +73,7 @@ class GitDirectories:
                 self._made.add((one.path[:-1], mark))  # a file system may treat `head` and `HEAD` as equal
         self._seen: dict[Rel, tuple[bool, bool]] = {}
         self._named: dict[Rel, Named] = {}
+        self._targets: frozenset[Rel] | None = None
 
     def place(self, path: Rel) -> GitPlace | None:
         """The place of a path in the innermost git directory above it; None if there is none."""
@@ -91,19 +93,41 @@ class GitDirectories:
             return None
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
 
-    def is_configured(self, path: Rel) -> bool:
-        """True for a path in a hook directory, and for a file that a repository above it or the user includes."""
-        return any(self._names(path[:depth], path) for depth in range(len(path)))
+    def is_configured(self, path: Rel, *, link: bool = False) -> bool:
+        """True for a path in a hook directory, and for a file that a repository above it or the user includes or runs.
 
-    def _names(self, top: Rel, path: Rel) -> bool:
-        """True if the configuration of the repository with its files in `top` names the path."""
+        For a changed `link`, also true if it was a git directory or is above such a path.
+        """
+        if link and self._look(path)[0]:
+            return True
+        return any(self._named_by(path[:depth]).covers(path, link=link) for depth in range(len(path)))
+
+    def targets(self, is_named: Callable[[str], bool]) -> frozenset[Rel]:
+        """The places to which the workspace's uppermost links with certain names lead."""
+        if self._targets is None:
+            root, found = os.fsencode(self._below.root), set[Rel]()
+            with contextlib.suppress(ToolError, OSError):
+                fd = self._below.open_directory(())
+                try:
+                    with os.scandir(fd) as entries:
+                        links = [os.fsencode(entry.name) for entry in entries if entry.is_symlink()]
+                finally:
+                    os.close(fd)
+                for name in links:
+                    if is_named(fold(name)):
+                        found |= reached((self._below,), root, os.path.join(root, name))  # noqa: PTH118 - bytes
+            self._targets = frozenset(found)
+        return self._targets
+
+    def _named_by(self, top: Rel) -> Named:
+        """What the configuration of the repository with its files in `top` names."""
         known = self._named.get(top)
         if known is None:
             both = dict.fromkeys((self._below, self._merged))  # without a layer they are the same
             # even without a repository, the user's own configuration may name files
             trees = [tree for tree in both if not top or _exists(tree, (*top, b".git"))]
             known = self._named[top] = named_by(trees, top) if trees else Named(frozenset(), frozenset())
-        return not known.complete or path in known.files or any(path[: len(hooks)] == hooks for hooks in known.hooks)
+        return known
 
     def _look(self, directory: Rel) -> tuple[bool, bool]:
         """Whether a directory is a git directory, and whether the layer made it one."""

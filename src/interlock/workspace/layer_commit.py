@@ -298,6 +298,11 @@ def _spread(chosen: dict[Rel, Difference], blocked: dict[Rel, Blocked]) -> None:
     for path, one in chosen.items():  # parents come first
         for depth in range(1, len(path)):
             above_path = path[:depth]
+            replaced = above_path in chosen and chosen[above_path].after.kind not in ("dir", "absent")
+            if replaced and above_path in blocked and path not in blocked:
+                blocked[path] = Blocked(
+                    to_json(path), blocked[above_path].why, "what replaces its directory is not committed"
+                )
             made = above_path in chosen and chosen[above_path].before.kind != "dir"
             if made and above_path in blocked and path not in blocked and one.after.kind != "absent":
                 blocked[path] = Blocked(to_json(path), blocked[above_path].why, "its directory is not committed")

@@ -106,7 +106,14 @@ def runs_later(one: Difference, git: GitDirectories) -> bool:
         return place.made or link or not place.is_harmless
     if len(names) > 1 and names[-2] in _HOOKS and names[-1] in _HOOK_NAMES:
         return True
-    return git.is_configured(one.path)
+    if any(one.path[: len(place)] == place for place in git.targets(_leads_later)):
+        return True
+    return git.is_configured(one.path, link=link)
+
+
+def _leads_later(name: str) -> bool:
+    """True if a person's link with this name makes a program execute what it leads to."""
+    return _is_named((name,)) or (name in _LINKS and name not in _HOOKS)
 
 
 def _is_named(names: tuple[str, ...]) -> bool:
