@@ -83,17 +83,18 @@ def test_who_may_answer_changes_with_the_file_although_no_tool_module_is_loaded_
     assert execute(regrouped, call("counted", parameters={"x": 1})).ok
 
 
-def test_an_edit_that_met_a_locked_database_is_looked_at_again(regrouped, monkeypatch):
+@pytest.mark.parametrize("code", ["database_locked", "disk_error"])
+def test_an_edit_that_could_not_be_read_is_read_before_the_next_action(regrouped, monkeypatch, code):
     issued = regrouped.services.desk.issued
 
     def locked(_grants):
-        raise StoreError("locked", code="database_locked")
+        raise StoreError("locked", code=code)
 
     monkeypatch.setattr(issued, "count", locked)
     regrouped.services.refresh()
     assert regrouped.services.desk.approvers.configured == {"ops": ("ann",)}
     monkeypatch.undo()
-    regrouped.services.refresh()
+    regrouped.services.refresh_if_due()
     assert regrouped.services.desk.approvers.configured == {"ops": ("bob",)}
 
 

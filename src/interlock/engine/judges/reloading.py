@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.tools.registry import Registry
 from interlock.model.clock import Clock
-from interlock.model.errors import InterlockError
+from interlock.model.errors import InterlockError, StoreError
 from interlock.settings import Loaded
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -106,8 +106,8 @@ class Reloader:
                 maker(services.registry, None, services.judges.own_grants, None)
             prepared = [prepare(loaded) for prepare in self.preparing]
         except InterlockError as error:
-            if error.code == "database_locked":
-                self._seen = ()  # the next check tries again
+            if isinstance(error, StoreError):  # this machine failed, not the edit: the next check tries again, at once
+                self._seen, self._due_ns = (), 0
             where = f" ({error.path})" if error.path else ""
             problem = f"the edited configuration is not in force{where}: {error.message}; what was last trusted stays in force"
             if problem != self._problem:
