@@ -101,6 +101,7 @@ def test_bash_completes_commands_runs_questions_and_tools(cli):
     assert completed(cli, ["undo"], "la") == completed(cli, ["approvals", "approve"], "l") == ["last"]
     assert completed(cli, ["approvals", "deny"], hold["id"][:3]) == [hold["id"]]
     assert "fs.write" in completed(cli, ["policy", "explain"], "fs.w")
+    assert completed(cli, ["install"], "c") == ["claude-code", "codex", "copilot", "cursor"]
 
 
 def in_fish(cli, line: str) -> dict[str, str]:

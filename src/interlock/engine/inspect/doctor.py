@@ -334,5 +334,5 @@ def _doors(place: Place | None) -> Iterator[Fact]:
             if (place.root / name).exists() and not _is_ours(place.root / name):
                 yield _fact(
                     section, name, "warning", "configures a client that may start tools of its own",
-                    "look at which tools it offers besides Interlock's",
+                    "`interlock doctor --clients` tries which of its tools Interlock does not see",
                 )  # fmt: skip

@@ -15,7 +15,7 @@ from interlock.settings.load import load
 from interlock.settings.trust import TrustStore
 from interlock.surfaces.clients.client import Client, Mode, Scope
 from interlock.surfaces.clients.installation import FileChange, Installation
-from interlock.surfaces.clients.known import find_client
+from interlock.surfaces.clients.known import CLIENTS, find_client
 from interlock.surfaces.clients.versions import found_version, untested
 from interlock.workspace.registry import state_directory
 
@@ -30,8 +30,13 @@ class Speaks(Protocol):
         """Print a warning, which is not part of the answer."""
 
 
+def _clients(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The clients whose name has this prefix, for completion."""
+    return [name for name in CLIENTS if name.startswith(incomplete)]
+
+
 @click.command("install")
-@click.argument("client", metavar="CLIENT")
+@click.argument("client", metavar="CLIENT", shell_complete=_clients)
 @click.option(
     "--mode",
     type=click.Choice(["replace", "guard"]),
