@@ -69,6 +69,7 @@ def blocked(plan, why):
         ".git/rebase-merge/git-rebase-todo", ".git/sequencer/todo", ".git/remotes/origin", ".git/something-new",
         ".git/modules/objects/config", ".git/modules/refs/hooks/x", ".git/index.lock", ".vscode/tasks.json", "x.code-workspace",
         ".cargo/config.toml", ".yarn/releases/yarn.cjs", ".direnv/flake.rc", ".hg/hgrc", ".jj/repo", "sub/.ghci",
+        "packages/a/.claude/skills/a/SKILL.md", "sub/.agents/skills/a/SKILL.md", "sub/.cursor/agents/a.md", "sub/.copilot/x",
         ".github/hooks/x.sample", "hooks/pre-commit", "git-hooks/post-checkout", "templates/Hooks/Pre-Push",
     ],
 )  # fmt: skip
@@ -82,6 +83,7 @@ def test_a_file_that_runs_later_is_known_by_any_spelling(world, path):
         ".git/objects/ab/cd", ".git/objects/pack/pack-1.idx", ".git/objects/info/commit-graph", ".git/index", ".git/HEAD",
         ".git/refs/heads/main", ".git/logs/HEAD", ".git/packed-refs", ".git/ORIG_HEAD", ".git/FETCH_HEAD", ".git/COMMIT_EDITMSG",
         ".git/MERGE_HEAD", ".git/lfs/objects/ab/cd", ".git/hooks/pre-commit.sample", ".git/info/exclude", "src/config",
+        ".agents/notes.md", "AGENTS.md",
         "hooks.py", "HEAD", "commondir", ".cargo/registry/x", "Makefile", "package.json", ".venv/bin/activate",
         "node_modules/.bin/tsc", "conftest.py", ".gitattributes", "src/hooks/useState.ts", "hooks/use-cart.js", "hooks/x.sample",
     ],

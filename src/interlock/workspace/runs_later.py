@@ -52,14 +52,14 @@ _DIRECTORIES: Final = frozenset(
         ".azuredevops", ".azure-pipelines", ".tekton", ".husky", ".githooks", ".git-hooks", ".vscode", ".idea", ".vs", ".fleet",
         ".devcontainer", ".zed", ".nvim", ".vim", ".helix", ".emacs.d", ".direnv", ".mise", ".ipython", ".jupyter", ".claude",
         ".cursor", ".codex", ".gemini", ".qwen", ".windsurf", ".opencode", ".kiro", ".roo", ".continue", ".config", ".ssh",
-        ".gnupg",
+        ".gnupg", ".copilot",
     }
 )  # fmt: skip
 """Directory names; everything in such a directory counts."""
 _PAIRS: Final = frozenset(
     {
         (".cargo", "config"), (".cargo", "config.toml"), (".yarn", "releases"), (".yarn", "plugins"), (".hg", "hgrc"),
-        (".hg", "hgrc-not-shared"), (".hg", "sharedpath"), (".hg", "shared"),
+        (".hg", "hgrc-not-shared"), (".hg", "sharedpath"), (".hg", "shared"), (".agents", "skills"), (".agents", "plugins"),
     }
 )  # fmt: skip
 """Pairs of a directory name and a name in it, with everything below."""
