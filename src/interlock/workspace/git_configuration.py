@@ -43,11 +43,9 @@ class Named(NamedTuple):
     """The paths in the workspace that configurations name: as written, where links lead, and each path on the way."""
 
     hooks: frozenset[Rel]
-    """Hook directories."""
+    """Hook directories, with that of each of the repository's git directories."""
     files: frozenset[Rel]
     """Included files, which are configuration themselves, and programs."""
-    git: frozenset[Rel] = frozenset()
-    """Git directories to which a `.git` file leads."""
     complete: bool = True
     """False if more files are included than were read. Then any path may be named."""
 
@@ -55,7 +53,7 @@ class Named(NamedTuple):
         """True if a changed path is named, or if it is a link that is now on the way to a named path."""
         if not self.complete or path in self.files or any(path[: len(hooks)] == hooks for hooks in self.hooks):
             return True
-        return link and any(one[: len(path)] == path for one in (*self.hooks, *self.files, *self.git))
+        return link and any(one[: len(path)] == path for one in (*self.hooks, *self.files))
 
 
 def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
@@ -63,7 +61,6 @@ def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
     root = os.fsencode(trees[0].root)
     directories = _git_directories(trees, root, top)
     hooks = {one for directory in directories for one in _hooks_of(trees, root, directory)}
-    git = {one for directory in directories[1:] for one in reached(trees, root, directory)}
     included: set[Rel] = set()
     own = [os.path.join(one, name) for one in directories for name in (b"config", b"config.worktree")]  # noqa: PTH118
     pending = [*own, *_of_user()]
@@ -84,7 +81,7 @@ def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
                         pending.append(target)
                     else:
                         (hooks if name == b"hookspath" else included).update(reached(trees, root, target))
-    return Named(frozenset(hooks), frozenset(included), frozenset(git), complete=seen.issuperset(pending))
+    return Named(frozenset(hooks), frozenset(included), complete=seen.issuperset(pending))
 
 
 def reached(trees: Sequence[Workspace], root: bytes, path: bytes) -> set[Rel]:
