@@ -61,7 +61,7 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
     recorder.record(intent, run.proposal.id, action.spec.id, 8)
     if tool is None:
         return None
-    if tool.read_only:
+    if tool.read_only and run.client is None:  # what a client reads is on disk before it may: nothing here ends with it
         attempt.before = run.services.machine()
         return None
     attempt.before = run.services.fresh_machine()
