@@ -142,7 +142,7 @@ class ProcessNetwork:
                 watch = self._egress.watch(policy._replace(programs=programs))
         else:
             watch = self._egress.watch(_narrowed(policy, only))
-        line.walls = msgspec.structs.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
+        line.walls = walls._replace(egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
         try:
             yield line
         except Exception:  # after a time-out or a failed program, its traffic is recorded too
@@ -176,14 +176,14 @@ class ProcessNetwork:
         with self.offered.reachable(ctx) as programs:
             others = tuple(one for one in programs if one.name != offer.handle)
             around, watch = await self.open_for(policy._replace(programs=others, own_ports=offer.ports), walls)
-        return None if around is None else msgspec.structs.replace(around, inward=offer.inside), watch
+        return None if around is None else around._replace(inward=offer.inside), watch
 
     async def open_for(self, policy: Policy, walls: WallSpec | None) -> tuple[WallSpec | None, BackgroundWatch | None]:
         """Like `open_lasting`, for a program that belongs to no action. Raises: ToolError `spawn_failed`."""
         if walls is None or walls.network != "proxied":
             return walls, None
         watch = await self._watch_thread().watch(policy)
-        return msgspec.structs.replace(walls, egress=watch.inside, egress_plan={"ports": watch.ports}), watch
+        return walls._replace(egress=watch.inside, egress_plan={"ports": watch.ports}), watch
 
     def tell(self, ctx: Context, traffic: Traffic) -> None:
         """Record the traffic of an action's processes, if there was any."""

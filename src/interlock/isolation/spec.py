@@ -2,19 +2,18 @@
 
 A `WallSpec` is created in the runtime (by the executors, from grant and settings; the workspace layer and the egress
 proxy add their descriptors). It is sent as JSON with its descriptors, and `walls` applies it in the process that it is
-for. It contains no secrets.
+for. It contains no secrets. Uses only the standard library, because the attacks' range does.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from interlock.isolation.wire import EGRESS, INWARD, ROOT, Bind, Network, Profile, Walls
+from interlock.named_tuple import NamedTuple
 
 
-class WallSpec(msgspec.Struct, frozen=True, kw_only=True):
+class WallSpec(NamedTuple):
     """The walls around one action. Paths are absolute unless stated otherwise."""
 
     profile: Profile

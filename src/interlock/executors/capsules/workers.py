@@ -13,8 +13,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol
 
-import msgspec
-
 from interlock.executors.capsules import frames
 from interlock.executors.network import environment_of
 from interlock.executors.process import ProcessRunner
@@ -77,7 +75,7 @@ class WalledStart:
         binds: list[Bind] = [] if code_directory is None else [{"path": code_directory, "writable": False}]
         walls = self._runner.enclosure.around(self._workspace, network="none", binds=binds)
         if walls is not None:
-            walls = msgspec.structs.replace(walls, writable=(), readable=(), hidden=self._hidden(code_directory))
+            walls = walls._replace(writable=(), readable=(), hidden=self._hidden(code_directory))
         ours, theirs = socket.socketpair()
         with theirs:
             try:

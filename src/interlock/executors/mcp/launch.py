@@ -141,7 +141,7 @@ class Launcher:
         walls = self._runner.enclosure.around(self._workspace, network=_network_of(spec), binds=binds)
         if walls is None:
             return None, None
-        walls = msgspec.structs.replace(walls, writable=("",) if spec.writes else ())
+        walls = walls._replace(writable=("",) if spec.writes else ())
         return await self._network.open_for(Policy(((spec.hosts,),), spec.private), walls)
 
 
