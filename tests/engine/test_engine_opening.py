@@ -29,7 +29,7 @@ def held():
             target = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # the descriptor of the listing itself
             continue
-        if not target.startswith("/proc/"):  # what samplers of other tests' runtimes are just reading
+        if not f"{target}/".startswith("/proc/"):  # what samplers of other tests' runtimes are just reading or listing
             found[target] += 1
     return found
 
