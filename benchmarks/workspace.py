@@ -191,7 +191,8 @@ def starts(directory: Path, held: int, actions: int) -> list[dict]:
     def start(name: str) -> float:
         services = opened[name].services
         begun = time.perf_counter()
-        found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk, services.desk)
+        runs, root = services.state_dir / "runs", Path(services.workspace.root)
+        found = recover_all(services.db, services.index, runs, services.disk, services.desk, root=root)
         took = time.perf_counter() - begun
         if len(found) != {"none": 0, "held": held, "long": 1}[name]:
             raise SystemExit(f"{len(found)} unfinished runs in `{name}`")
