@@ -422,9 +422,10 @@ def test_a_hundred_actions_leave_no_zombie(bench):
         for _ in range(20):
             await asyncio.gather(*(bench.start("/bin/sh", "-c", "(true &) ; true") for _ in range(5)))
 
-    before = set(_descendants(os.getpid()))  # what other tests of this process have left is not what is asked here
-    zombies = lambda: [pid for pid in _descendants(os.getpid()) if pid not in before and _state(pid) == "Z"]
     asyncio.run(scene())
+    server = bench.server.pid  # what other tests of this process have left is not what is asked here
+    assert server is not None
+    zombies = lambda: [pid for pid in _descendants(server) if _state(pid) == "Z"]
     # The answer comes just before the supervisor's end: the server needs a moment to take the last ones away.
     until = time.monotonic() + 10
     while zombies() and time.monotonic() < until:
