@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from interlock.detect.commands import OPERATORS_MAX, TEXT_CHARS_MAX, shell_parser
 from interlock.detect.redact import DONE
-from interlock.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from tree_sitter import Node

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -55,7 +55,6 @@ from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
-from interlock.named_tuple import NamedTuple
 from interlock.policy.load import Checked
 from interlock.settings import Loaded, Settings, TrustStore, load_table
 from interlock.settings.decode import Place, dotted

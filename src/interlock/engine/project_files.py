@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,6 @@ from interlock.journal import lock
 from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import IntegrityError, StoreError, UsageError
-from interlock.named_tuple import NamedTuple
 from interlock.settings import TrustStore, gather, schema, template
 from interlock.settings.project_file import FILE
 from interlock.workspace.registry import Registry, check_apart, state_directory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypedDict, TypeVar
 
 import msgspec
 from msgspec import field
@@ -36,7 +36,6 @@ from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import ProposalResult
 from interlock.model.tool import Binding
 from interlock.model.waiting import Waiting
-from interlock.named_tuple import NamedTuple
 from interlock.settings import Loaded, Settings
 from interlock.settings.sections import DEFAULTS
 from interlock.signing import Signer

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from interlock.disk import Disk
 from interlock.engine.inspect.policy_check import read_policies
 from interlock.engine.people.identity import Proof, identify, open_desk
-from interlock.named_tuple import NamedTuple
 from interlock.settings import Change, SourceFile, TrustStore, gather, schema
 from interlock.workspace.registry import state_directory
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,6 @@ from interlock.evidence.redaction import Redaction
 from interlock.model import typed
 from interlock.model.canonical import canonical, digest, digest_bytes
 from interlock.model.errors import IntegrityError
-from interlock.named_tuple import NamedTuple
 from interlock.signing import Signer
 
 _EVENT: Final = "interlock.evidence.event.v1"

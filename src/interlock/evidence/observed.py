@@ -7,7 +7,7 @@ surface, but never with the number of lines.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,6 @@ from interlock.evidence.format import VALUE_BYTES_MAX, VALUES_MAX
 from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError
 from interlock.model.kernel_layer import EXECS, LINKS, OPENS, RENAMES, REROOTS
-from interlock.named_tuple import NamedTuple
 
 Pair = tuple[str, str]
 """Ids of a proposal and an action."""

@@ -23,10 +23,9 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from inspect import Parameter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.model.errors import Fault, InterlockError
-from interlock.named_tuple import NamedTuple
 
 _CACHED: Final = type(functools.lru_cache(lambda: None))
 _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -6,9 +6,7 @@ An encoding is read from a byte order mark or given by name, never guessed. The 
 from __future__ import annotations
 
 import codecs
-from typing import Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Final, NamedTuple
 
 ENCODINGS: Final = (
     "utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "latin-1", "iso8859-15", "cp1250", "cp1251", "cp1252",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from interlock.isolation.wire import Limits, Report
 from interlock.model.errors import ToolError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.named_tuple import NamedTuple
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
@@ -25,7 +25,6 @@ from interlock.executors.file_reads import need_file_name
 from interlock.executors.text_edits import Edit, apply
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 from interlock.workspace import ABSENT, Change, Node, Origin, Seen, Workspace, effects
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import kind_of

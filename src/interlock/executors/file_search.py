@@ -18,13 +18,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, cast
+from typing import Any, BinaryIO, Final, NamedTuple, Self, cast
 
 from interlock.executors.file_reads import matcher
 from interlock.model.errors import ToolError
 from interlock.model.text import BOM
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import Rel, refusal, to_json
 from interlock.workspace.open_files import open_files
 from interlock.workspace.tree import Workspace

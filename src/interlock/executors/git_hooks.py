@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.executors.git_places import is_program, outside_places
 from interlock.executors.git_repository import Repository
@@ -19,7 +19,6 @@ from interlock.executors.process import ProcessRunner, result_as_json
 from interlock.model.decision import Refusal
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import to_json
 
 HOOKS: Final = {

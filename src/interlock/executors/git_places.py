@@ -14,11 +14,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from interlock.isolation.wire import Bind
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace import Workspace
 from interlock.workspace.names import Rel, parts, refusal
 

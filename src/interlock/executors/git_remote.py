@@ -12,13 +12,12 @@ import asyncio
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from interlock.executors.http_wire import Resolver
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint, endpoint
-from interlock.named_tuple import NamedTuple
 
 AddressJudge = Callable[[str], str | None]
 """Returns why an address or host name is private, or None: `interlock.detect.address_is_private`."""

@@ -18,7 +18,7 @@ import re
 import ssl
 import zlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urljoin
 
 from interlock._version import __version__
@@ -30,7 +30,6 @@ from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint, endpoint, endpoint_matcher
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 REDIRECTS_MAX: Final = 5

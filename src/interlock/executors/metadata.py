@@ -16,11 +16,9 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union
 
 import msgspec
-
-from interlock.named_tuple import NamedTuple
 
 MARK: Final = "x-interlock"
 _BOUNDS: Final = {"Ge": "ge", "Gt": "gt", "Le": "le", "Lt": "lt", "MultipleOf": "multiple_of"}

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterable
 from inspect import Parameter
 from pathlib import PurePath
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union
 
 import msgspec
 
@@ -25,7 +25,6 @@ from interlock.model import typed
 from interlock.model.errors import ToolError
 from interlock.model.schema import marks
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 
 __all__ = ["Converter", "Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "Signature", "read", "schema_of"]
 

@@ -13,11 +13,10 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 
 LINES_SHOWN_MAX: Final = 50
 _NEAREST: Final = 3

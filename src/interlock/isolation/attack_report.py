@@ -11,12 +11,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from interlock.isolation.attack_range import ESCAPED, HUNG, NOBODY, STOPPED, Order
 from interlock.isolation.attacks import ATTACKS, Attack
 from interlock.isolation.wire import Profile
-from interlock.named_tuple import NamedTuple
 from interlock.server_process import module_command
 
 Leg = Literal["native", "ns", "nons", "container"]

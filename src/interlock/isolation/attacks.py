@@ -7,9 +7,7 @@ natively on some machine, otherwise it would prove nothing; where it does not, i
 
 from __future__ import annotations
 
-from typing import Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Attack(NamedTuple):

@@ -18,7 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from interlock.isolation.tree import end_children_of, pid_of
 from interlock.isolation.wire import (
@@ -36,7 +36,6 @@ from interlock.isolation.wire import (
     run_message,
 )
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.server_process import ServerProcess, module_command
 
 _ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8"}

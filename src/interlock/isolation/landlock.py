@@ -10,10 +10,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import syscalls
-from interlock.named_tuple import NamedTuple
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 REMOVE_DIR, REMOVE_FILE = 16, 32

@@ -18,12 +18,11 @@ import contextlib
 import os
 import socket
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import syscalls
 from interlock.isolation.egress.listeners import configure
 from interlock.isolation.wire import receive_message
-from interlock.named_tuple import NamedTuple
 
 UNTOUCHED: Final = 3
 """The exit status of a supervisor whose tree has ended with an untouched network namespace."""

@@ -7,10 +7,9 @@ nothing degrades silently is implemented here: an unavailable profile becomes th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from interlock.isolation.wire import Network, Profile
-from interlock.named_tuple import NamedTuple
 
 ACTIVE: Final = "active"
 PROBED: Final = ("syscalls", "fs", "signals", "namespaces", "net")

@@ -15,10 +15,9 @@ import errno
 import functools
 import struct
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from interlock.isolation import syscalls
-from interlock.named_tuple import NamedTuple
 
 DENIED: Final[dict[str, str]] = {
     "mounts": "mount umount2 pivot_root chroot fsopen fsconfig fsmount fspick move_mount open_tree open_tree_attr mount_setattr",

@@ -7,10 +7,9 @@ for. It contains no secrets. Uses only the standard library, because the attacks
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from interlock.isolation.wire import EGRESS, INWARD, ROOT, Bind, Network, Profile, Walls
-from interlock.named_tuple import NamedTuple
 
 
 class WallSpec(NamedTuple):

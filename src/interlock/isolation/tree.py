@@ -12,8 +12,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-
-from interlock.named_tuple import NamedTuple
+from typing import NamedTuple
 
 
 class Task(NamedTuple):

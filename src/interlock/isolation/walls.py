@@ -14,14 +14,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import landlock, root, seccomp, syscalls
 from interlock.isolation.egress.listeners import open_listeners
 from interlock.isolation.landlock import Beneath
 from interlock.isolation.layer0 import RefusedError
 from interlock.isolation.wire import EGRESS, ROOT, Walls
-from interlock.named_tuple import NamedTuple
 
 NAMESPACES: Final = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET

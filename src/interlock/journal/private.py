@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,6 @@ from interlock.journal.sealing import PRIVATE_NAME
 from interlock.model import typed
 from interlock.model.canonical import digest_bytes, keyed_digest
 from interlock.model.errors import IntegrityError
-from interlock.named_tuple import NamedTuple
 
 _HEADER_BYTES_MAX: Final = 200
 _KEY: Final = "key"

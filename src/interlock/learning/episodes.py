@@ -6,9 +6,7 @@ same task done twice. The calls after the last repetition, at the end of a sessi
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
-from interlock.named_tuple import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ learns from the remaining calls.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from interlock.disk import Database
 from interlock.learning.align import Step
 from interlock.learning.evidence import json_of
 from interlock.model import typed
 from interlock.model.clock import Clock
-from interlock.named_tuple import NamedTuple
 
 
 class OpenCall(NamedTuple):

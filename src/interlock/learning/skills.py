@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,6 @@ from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import ConflictError, UsageError
-from interlock.named_tuple import NamedTuple
 
 SkillState = Literal["candidate", "active", "degraded", "retired"]
 EVIDENCE_MIN: Final = 2

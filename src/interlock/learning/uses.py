@@ -6,7 +6,7 @@ Each use has the state before it, as far as a condition on it could be learnt: k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,6 @@ from interlock.disk import Database
 from interlock.learning.evidence import json_of
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock
-from interlock.named_tuple import NamedTuple
 
 USES: Final = 20
 """Maximum number of uses that count, newest first."""

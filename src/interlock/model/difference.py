@@ -7,9 +7,7 @@ last different line is shown as replaced, which is longer than necessary, but st
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Final, NamedTuple
 
 CONTEXT_LINES: Final = 3
 EDITS_MAX: Final = 600

@@ -8,13 +8,12 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from interlock.model.errors import ProposalError
 from interlock.model.values import parse_json
-from interlock.named_tuple import NamedTuple
 
 FRAME_BYTES_MAX: Final = 50 * 1024 * 1024
 """A longer line is refused, and skipped to its end without being stored."""

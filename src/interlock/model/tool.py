@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Any, Final, Literal, Protocol, Unpack
+from typing import Any, Final, Literal, NamedTuple, Protocol, Unpack
 
 import msgspec
 
 from interlock.model.canonical import digest
 from interlock.model.hold_answer import AskOptions, HoldAnswer
 from interlock.model.proposal import Reversibility
-from interlock.named_tuple import NamedTuple
 
 Mode = Literal["async", "thread", "inline"]
 """How a tool's function is called: awaited on the loop, on a daemon thread, or directly on the loop (`inline`)."""

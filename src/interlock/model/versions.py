@@ -5,9 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from typing import Any, Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Any, Final, NamedTuple
 
 _TEXT_CHARS_MAX: Final = 128
 _NUMBER: Final = r"(?:0|[1-9][0-9]{0,8})"

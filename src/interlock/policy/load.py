@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,7 +17,6 @@ from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Tool
-from interlock.named_tuple import NamedTuple
 from interlock.policy import rules as short
 from interlock.policy import syntax
 from interlock.policy.calls import Paths

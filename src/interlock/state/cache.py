@@ -18,14 +18,13 @@ import mmap
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from interlock.disk import Database
 from interlock.model.clock import Clock
 from interlock.model.errors import StoreError
-from interlock.named_tuple import NamedTuple
 from interlock.state.store import encode
 
 _SCHEMA: Final = (

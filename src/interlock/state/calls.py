@@ -8,11 +8,10 @@ Schema history: 1: first.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.disk import Database
 from interlock.model.clock import Clock
-from interlock.named_tuple import NamedTuple
 
 TTL_US: Final = 7 * 24 * 60 * 60 * 1_000_000
 """How long an outcome is kept. Claims without an outcome stay, because an approval may take long."""

@@ -9,14 +9,13 @@ Schema history: 1: first.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from interlock.disk import Database
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
-from interlock.named_tuple import NamedTuple
 from interlock.state.store import encode
 
 TTL_US: Final = 24 * 60 * 60 * 1_000_000

@@ -11,7 +11,7 @@ Schema history: 1: first.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,6 @@ from interlock.disk import Database
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock
 from interlock.model.errors import ConflictError, IntegrityError
-from interlock.named_tuple import NamedTuple
 
 _SCHEMA: Final = (
     """

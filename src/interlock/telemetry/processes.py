@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.model.clock import Clock
-from interlock.named_tuple import NamedTuple
 from interlock.telemetry.procfs import PAGE_BYTES, TICKS_PER_S, Absent, read
 from interlock.telemetry.snapshot import Process, Processes, ProcessKey
 

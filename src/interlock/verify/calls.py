@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import ProposalError
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.schema import Schema
 from interlock.model.tool import Tool, open_schema
-from interlock.named_tuple import NamedTuple
 from interlock.verify.references import References, has_dollar
 
 _NAME: Final = lazy_pattern(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import ProposalError
 from interlock.model.values import step
-from interlock.named_tuple import NamedTuple
 
 Path = tuple[str | int, ...]
 """Steps into an output: keys and indices."""

@@ -24,7 +24,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -34,7 +34,6 @@ from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import NameJson, Rel, stored, to_json
 from interlock.workspace.nodes import Node, Seen
 from interlock.workspace.tree import hash_file, read_chunks, write_chunks

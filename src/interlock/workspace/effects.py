@@ -17,9 +17,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from interlock.model.errors import StoreError, ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import Identity, Node, identity, set_attributes
 from interlock.workspace.tree import Workspace, changed, read_chunks, refused, write_chunks

@@ -16,12 +16,11 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from interlock.disk import open_regular
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import StoreError, ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import Rel
 from interlock.workspace.tree import Workspace
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.git_configuration import Named, named_by, reached
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel

@@ -20,12 +20,11 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace import effects
 from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries
 from interlock.workspace.git_directories import GitDirectories

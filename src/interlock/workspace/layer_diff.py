@@ -21,12 +21,11 @@ import os
 import stat
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.beneath import Beneath, best
 from interlock.workspace.names import NameJson, Rel, link_stored, stored, to_json
 from interlock.workspace.nodes import ABSENT, Identity, Node, identity

@@ -10,10 +10,9 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.model.errors import StoreError
-from interlock.named_tuple import NamedTuple
 from interlock.server_process import ServerProcess, module_command
 from interlock.workspace.names import Rel, parts, show
 

@@ -18,12 +18,11 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.disk import Database
 from interlock.model.clock import Clock
 from interlock.model.errors import StoreError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.bells import Bell, bell, remove_left, ring
 from interlock.workspace.claims import Claim
 

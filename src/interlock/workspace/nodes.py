@@ -7,12 +7,11 @@ import contextlib
 import errno
 import os
 import stat
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.names import NameJson
 
 Kind = Literal["absent", "file", "dir", "symlink"]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.workspace import effects
 from interlock.workspace.names import Rel, link_stored
 from interlock.workspace.nodes import Identity, Node, Seen, identity

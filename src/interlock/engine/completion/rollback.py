@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.completion.undo import (
     IN_USE,
@@ -29,7 +29,6 @@ from interlock.model.errors import IntegrityError, InterlockError, ToolError
 from interlock.model.proposal import READING, Action
 from interlock.model.result import ActionResult, NotUndone
 from interlock.model.tool import PROCESS_NOTES
-from interlock.named_tuple import NamedTuple
 from interlock.verify.graph import needs
 from interlock.workspace import Entry, Restored
 from interlock.workspace.names import show, stored

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.completion.compensation import COMPENSATING, Answer, call_tool
 from interlock.engine.proposals.proposal_run import ProposalRun
@@ -24,7 +24,6 @@ from interlock.model.proposal import (
     Reversibility,
     ToolCompensation,
 )
-from interlock.named_tuple import NamedTuple
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin, Restored
 from interlock.workspace.names import Rel, show, stored

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.proposals.action_run import ActionRun, Outside
 from interlock.engine.proposals.proposal_run import ProposalRun
@@ -20,7 +20,6 @@ from interlock.model.errors import StoreError
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
 from interlock.model.tool import Estimate
-from interlock.named_tuple import NamedTuple
 from interlock.state.idempotency import Origin, call_key
 from interlock.state.idempotency import Stored as StoredCall
 

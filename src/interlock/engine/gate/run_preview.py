@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,6 @@ from interlock.executors.process_watch import to_its_end
 from interlock.model.errors import StoreError
 from interlock.model.events import ActionLog
 from interlock.model.result import HostUse
-from interlock.named_tuple import NamedTuple
 from interlock.workspace import Backups, Layer, Workspace, open_preview, remove_layer
 
 _CHANGES_MAX: Final = 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,6 @@ from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.lazy import lazy
 from interlock.model.errors import ToolError
 from interlock.model.tool import FilePreview
-from interlock.named_tuple import NamedTuple
 from interlock.verify.paths import values_at
 from interlock.workspace import Workspace
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.tools.registry import Registry
 from interlock.model.decision import Refusal
 from interlock.model.proposal import Proposal
-from interlock.named_tuple import NamedTuple
 from interlock.verify.calls import mode_problem
 from interlock.verify.graph import Graph, build_graph
 

@@ -10,7 +10,7 @@ import heapq
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,6 @@ from interlock.model import typed
 from interlock.model.errors import InterlockError
 from interlock.model.result import HostUse
 from interlock.model.summary import main_parameter
-from interlock.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from interlock.detect import redact

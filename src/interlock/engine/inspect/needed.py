@@ -10,7 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,6 @@ from interlock.model.decision import Decision, Refusal
 from interlock.model.globs import name_matcher
 from interlock.model.grant import GROUP, OPERATOR
 from interlock.model.tool import Tool
-from interlock.named_tuple import NamedTuple
 from interlock.policy.verdict import together
 from interlock.settings import Settings
 from interlock.settings.decode import decode

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -39,7 +39,6 @@ from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
 from interlock.model.result import ActionResult
 from interlock.model.tool import Binding, Context, Tool
-from interlock.named_tuple import NamedTuple
 from interlock.policy import (
     CaseResult,
     Change,

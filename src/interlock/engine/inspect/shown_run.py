@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,6 @@ from interlock.journal.index import RunRow
 from interlock.model import events as e
 from interlock.model.errors import InterlockError
 from interlock.model.result import ActionResult, ProposalResult
-from interlock.named_tuple import NamedTuple
 
 _MARKS: Final = frozenset({"proposal_received", "proposal_finished", "undo_done"})
 

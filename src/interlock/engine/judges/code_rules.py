@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -16,7 +16,6 @@ from interlock.model.decision import Decision, Request, Requirement
 from interlock.model.errors import UsageError
 from interlock.model.exceptions import describe
 from interlock.model.globs import name_matcher
-from interlock.named_tuple import NamedTuple
 
 PREFIX: Final = "code:"
 """Prefix of these rules' names in decisions, which also name policies."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from interlock.detect.flags import flags
 from interlock.model.decision import Request
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
-from interlock.named_tuple import NamedTuple
 from interlock.policy import PolicyJudge
 
 POLICY_ACTION: Final = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}

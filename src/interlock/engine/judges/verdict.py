@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.model.decision import Decision, Refusal
-from interlock.named_tuple import NamedTuple
 
 
 class Allow:

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,7 +34,6 @@ from interlock.model.grant import OPERATOR
 from interlock.model.proposal import CLIENT_SOURCE, Proposal
 from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import ClientExecutor
-from interlock.named_tuple import NamedTuple
 from interlock.verify.references import References
 
 T = TypeVar("T")

@@ -8,11 +8,10 @@ gets a result that describes the mistake.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from interlock.model.decode import decode_value
 from interlock.model.errors import InterlockError, UsageError
-from interlock.named_tuple import NamedTuple
 
 Shape = Literal["chat", "responses", "anthropic"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.services import Services
@@ -21,7 +21,6 @@ from interlock.learning.facts import FactStore
 from interlock.model.canonical import digest
 from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Estimate
-from interlock.named_tuple import NamedTuple
 from interlock.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,6 @@ from interlock.learning.align import Step
 from interlock.learning.skills import Content, Skill, SkillStore
 from interlock.learning.uses import Condition
 from interlock.model.proposal import Precondition
-from interlock.named_tuple import NamedTuple
 
 _PASSING: Final = frozenset(
     (

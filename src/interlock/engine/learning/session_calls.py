@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,6 @@ from interlock.journal.lock import started_of
 from interlock.learning.align import Step, Trace
 from interlock.learning.episodes import SessionCalls
 from interlock.learning.open_calls import OpenCall, OpenCallStore
-from interlock.named_tuple import NamedTuple
 
 _SESSIONS_MAX: Final = 200
 _LOOKING: Final = ("memory.read", "memory.read_agent", "skills.find")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,6 @@ from interlock.learning.skills import EVOLVED, Evidence, Skill, SkillStore
 from interlock.model.errors import UsageError
 from interlock.model.result import ProposalResult
 from interlock.model.schema import Schema
-from interlock.named_tuple import NamedTuple
 
 CASES_MAX: Final = 5
 """The newest recorded cases on which versions are compared."""

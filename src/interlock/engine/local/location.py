@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.disk import Database, Disk, open_regular, store_error
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.model.errors import ConfigurationError, IntegrityError
-from interlock.named_tuple import NamedTuple
 from interlock.settings.project_file import FILE, PYPROJECT, find, no_configuration
 from interlock.workspace.registry import Registry, state_directory
 

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,6 @@ from interlock.executors.environment import child_environment
 from interlock.isolation.posture import FIXES, Recorder, posture_of
 from interlock.isolation.wire import Bind, Launch, Profile, Walls
 from interlock.model.errors import ConfigurationError, UsageError
-from interlock.named_tuple import NamedTuple
 from interlock.settings.load import gather
 from interlock.settings.sections import Isolation
 from interlock.workspace import Workspace

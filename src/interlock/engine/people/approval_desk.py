@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,6 @@ from interlock.disk import Database, Disk
 from interlock.lazy import lazy
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import UsageError
-from interlock.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     import asyncio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from interlock.approvals import Hold, HoldRequest
 from interlock.engine.people.approval_desk import Desk
@@ -11,7 +11,6 @@ from interlock.model.decision import Requirement
 from interlock.model.errors import UsageError
 from interlock.model.hold_answer import AskedKind, HoldAnswer
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.named_tuple import NamedTuple
 
 SUMMARY_CHARS_MAX: Final = 1_000
 REASON_CHARS_MAX: Final = 8_000

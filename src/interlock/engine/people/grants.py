@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,6 @@ from interlock.engine.people.approval_desk import Desk
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import UsageError
 from interlock.model.grant import GROUP, OPERATOR, TOKEN, Grant, Paths
-from interlock.named_tuple import NamedTuple
 
 TTL_MAX_MS: Final = 36_500 * 86_400_000
 _TOKEN_ID: Final = lazy_pattern("token_[0-9a-f]{32}")

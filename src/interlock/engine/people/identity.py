@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.approvals import AccessError, Approver, Outcome
 from interlock.approvals.hold import ANY_GROUP
@@ -22,7 +22,6 @@ from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
 from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError, ConflictError, UsageError
-from interlock.named_tuple import NamedTuple
 from interlock.settings.sections import DEFAULTS, Settings
 
 if TYPE_CHECKING:

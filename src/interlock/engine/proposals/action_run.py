@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,6 @@ from interlock.model.grant import Principal
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
 from interlock.model.tool import Estimate
-from interlock.named_tuple import NamedTuple
 
 
 class Effect(NamedTuple):

@@ -7,9 +7,10 @@ database (`interlock.state.budgets`), so a step costs no transaction here.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from interlock.model.proposal import Budget
 from interlock.model.tool import Estimate
-from interlock.named_tuple import NamedTuple
 from interlock.settings.sections import Amounts
 from interlock.state.budgets import Exhausted, SharedBudget
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interlock.engine.judges.judges import Judges
 from interlock.engine.proposals.budget import Allowance, Use
@@ -23,7 +23,6 @@ from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, LayerResult
 from interlock.model.tool import ClientExecutor, ToolExecutor
 from interlock.model.units import as_duration
-from interlock.named_tuple import NamedTuple
 from interlock.state.buffer import Buffer
 from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph

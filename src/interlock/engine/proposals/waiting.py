@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.model.events import ActionWaiting
 from interlock.model.waiting import Waiting
-from interlock.named_tuple import NamedTuple
 
 
 class Behind(NamedTuple):

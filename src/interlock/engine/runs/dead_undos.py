@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.record.replay import ReplayedProposal, ReplayedRun
@@ -22,7 +22,6 @@ from interlock.model.errors import IntegrityError, InterlockError, StoreError, U
 from interlock.model.events import ActionDeduplicated
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
-from interlock.named_tuple import NamedTuple
 from interlock.workspace.backups import read_entries
 from interlock.workspace.names import Rel
 from interlock.workspace.undo import discard_temporaries, plan_undo

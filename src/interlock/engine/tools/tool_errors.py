@@ -6,7 +6,7 @@ be read back: a message is well-formed text, a code is snake_case, an output is 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,6 @@ from interlock.lazy import lazy_pattern
 from interlock.model.canonical import canonical
 from interlock.model.errors import ToolError
 from interlock.model.exceptions import text_of
-from interlock.named_tuple import NamedTuple
 
 _CODE: Final = lazy_pattern(r"[a-z][a-z0-9_]{0,63}")
 

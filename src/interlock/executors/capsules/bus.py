@@ -12,11 +12,10 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.model.capsule import topic_matches
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 
 DATA_BYTES_MAX: Final = 64 * 1024
 QUEUE_MESSAGES_MAX: Final = 256

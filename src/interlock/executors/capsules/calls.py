@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,6 @@ from interlock.model.capsule import RUN, handlers_of
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 
 _CHAIN: Final[ContextVar[tuple[str, ...]]] = ContextVar("capsules", default=())
 """The chain of capsule calls that led to this one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.executors.capsules.bus import Bus
 from interlock.executors.capsules.calls import Called, Calls
@@ -23,7 +23,6 @@ from interlock.model.errors import ProposalError, ToolError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.tool import Binding, Context, Tool, Writes
 from interlock.model.values import check_value, parse_json
-from interlock.named_tuple import NamedTuple
 
 TAG: Final = "capsule"
 """The tag of all tools of capsules."""

@@ -15,7 +15,7 @@ import hmac
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,6 @@ from interlock.disk import Disk
 from interlock.executors.capsules.component_file import Identity
 from interlock.model import typed
 from interlock.model.errors import StoreError
-from interlock.named_tuple import NamedTuple
 
 _FORMAT: Final = "2"
 """Part of every name. History: 1: first. 2: components may have several memories."""

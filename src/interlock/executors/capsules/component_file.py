@@ -7,11 +7,10 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation.syscalls import open_beneath
 from interlock.model.errors import ConfigurationError
-from interlock.named_tuple import NamedTuple
 
 BYTES_MAX: Final = 128 * 1024 * 1024
 

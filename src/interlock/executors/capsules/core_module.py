@@ -12,13 +12,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import wasmtime
 
 from interlock.executors.capsules import interfaces
 from interlock.executors.capsules.printed import Printed
-from interlock.named_tuple import NamedTuple
 
 EXPORTS: Final = ("memory", "interlock_alloc", "interlock_call")
 TABLES_MAX: Final = 4

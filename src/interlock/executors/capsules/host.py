@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from interlock.executors.capsules import interfaces
 from interlock.executors.capsules.bus import Owner
@@ -22,7 +22,6 @@ from interlock.model.globs import name_matcher
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.tool import Context
 from interlock.model.values import check_value, parse_json
-from interlock.named_tuple import NamedTuple
 
 KEY_CHARS_MAX: Final = 512
 VALUE_BYTES_MAX: Final = 1024 * 1024

@@ -8,7 +8,7 @@ address that is not public needs an explicit exception. Blocks, and runs on a th
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -21,7 +21,6 @@ from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint, endpoint, endpoint_matcher
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 
 REQUESTS_MAX: Final = 100
 """Maximum number of requests per call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,6 @@ from interlock.executors.capsules.uplinks import Uplinks
 from interlock.model import typed
 from interlock.model.capsule import Manifest, topic_matches
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 
 UNHANDLED_MAX: Final = 10_000
 """Maximum number of messages of one call that wait for their handlers."""

@@ -10,9 +10,7 @@ standard library.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Any, Final, NamedTuple
 
 VERSION: Final = "0.1.0"
 PACKAGE: Final = "interlock:capsule"

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,7 +20,6 @@ from interlock.executors.capsules.host import KeyValues
 from interlock.executors.capsules.workers import WorkerLostError, Workers
 from interlock.model.capsule import LockedCapsule, Manifest, Variable
 from interlock.model.errors import ConfigurationError, StoreError, ToolError
-from interlock.named_tuple import NamedTuple
 
 COMPILE_S: Final = 60
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from interlock.isolation.egress.client import Policy
 from interlock.isolation.egress.wire import Record
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Context
-from interlock.named_tuple import NamedTuple
 
 Access = Literal["read", "write"]
 FileTool = Literal["fs.read", "fs.list", "fs.write", "fs.delete"]

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.executors.capsules import frames
 from interlock.executors.network import environment_of
@@ -19,7 +19,6 @@ from interlock.executors.process import ProcessRunner
 from interlock.isolation.background import Background
 from interlock.isolation.wire import Bind
 from interlock.model.errors import ToolError
-from interlock.named_tuple import NamedTuple
 from interlock.server_process import module_command
 
 _STDERR_BYTES: Final = 16 * 1024

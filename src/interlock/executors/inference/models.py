@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from interlock.model.limits import INTEGER_MAX
-from interlock.named_tuple import NamedTuple
 
 LOCAL: Final = "local"
 """The provider of models that run on this machine, without a request."""

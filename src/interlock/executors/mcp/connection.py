@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.detect import find_unseen
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
@@ -27,7 +27,6 @@ from interlock.executors.mcp.peer import (
 from interlock.executors.mcp.session import NotSpokenError, ServerSession, open_session
 from interlock.model.errors import ToolError
 from interlock.model.json_rpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
-from interlock.named_tuple import NamedTuple
 
 _PAUSE_MAX_S: Final = 60.0
 _STEADY_S: Final = 10.0

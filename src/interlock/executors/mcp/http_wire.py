@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
-
-from interlock.named_tuple import NamedTuple
 
 _HEAD_BYTES_MAX: Final = 64 * 1024
 _CHUNK: Final = 256 * 1024

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.prompts import read_prompt
-from interlock.named_tuple import NamedTuple
 
 
 class Mismatch(NamedTuple):

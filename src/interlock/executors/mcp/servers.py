@@ -11,7 +11,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
 from interlock.executors.mcp.data_tools import data_bindings
@@ -30,7 +30,6 @@ from interlock.model.globs import name_matcher
 from interlock.model.json_rpc import INVALID_PARAMS, MISSING_CAPABILITY
 from interlock.model.schema import Schema
 from interlock.model.tool import Binding, Context, Tool, Writes
-from interlock.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from interlock.executors.mcp import http_link

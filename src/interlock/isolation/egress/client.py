@@ -14,7 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from interlock.isolation.egress.rules import transparent_ports
 from interlock.isolation.egress.wire import (
@@ -32,7 +32,6 @@ from interlock.isolation.egress.wire import (
 from interlock.isolation.wire import memory_file, receive_message
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
-from interlock.named_tuple import NamedTuple
 from interlock.server_process import ServerProcess, module_command
 
 CLOSE_S: Final = FINISH_S + 5.0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address
-from typing import Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Final, NamedTuple
 
 A: Final = 1
 NO_ERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR, NOT_IMPLEMENTED = 0, 1, 2, 3, 4

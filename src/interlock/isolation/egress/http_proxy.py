@@ -7,12 +7,11 @@ A head that two programs could read differently is refused.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from interlock.isolation.egress.relay import Flow
 from interlock.model.hosts import Endpoint, endpoint
-from interlock.named_tuple import NamedTuple
 
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _REQUEST: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]{1,16384}) HTTP/1\.([01])")

@@ -11,12 +11,11 @@ import errno
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import inward
 from interlock.isolation.egress.rules import is_loopback
 from interlock.model.hosts import Endpoint
-from interlock.named_tuple import NamedTuple
 
 _PLACES: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 """Where a program may listen, in the order to try. One that listens on all addresses is found at the first."""

@@ -7,10 +7,9 @@ are doubtful, and not forwarded: two hosts, a folded line, a hello with somethin
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from interlock.model.hosts import endpoint
-from interlock.named_tuple import NamedTuple
 
 FLIGHT_BYTES_MAX: Final = 64 * 1024
 _LINE_BYTES_MAX: Final = 8 * 1024

@@ -10,11 +10,10 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring as quote
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation.recorder.memory import read_argv, read_exactly, read_text
 from interlock.isolation.recorder.places import AT_FDCWD, Places
-from interlock.named_tuple import NamedTuple
 
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_SYMLINK_FOLLOW: Final = 0x400

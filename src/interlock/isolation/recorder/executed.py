@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Final, NamedTuple
 
 _KNOWN_MAX: Final = 4096
 _START_STACK: Final = 25

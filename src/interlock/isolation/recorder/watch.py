@@ -24,7 +24,7 @@ import socket
 import struct
 import time
 from json.encoder import encode_basestring as quote
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import syscalls
 from interlock.isolation.recorder.attach import LISTENER
@@ -34,7 +34,6 @@ from interlock.isolation.recorder.filter import CALLS
 from interlock.isolation.recorder.memory import read_text
 from interlock.isolation.recorder.places import AT_FDCWD, OWN_BEGINS, Places
 from interlock.isolation.wire import receive_message
-from interlock.named_tuple import NamedTuple
 
 DONE: Final = b"done"
 """Sent to the supervisor when all records were written and the recorder is about to end.

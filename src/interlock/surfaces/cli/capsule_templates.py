@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from interlock.named_tuple import NamedTuple
+from typing import Final, NamedTuple
 
 _MANIFEST: Final = """\
 # A capsule: https://webassembly.org code behind a manifest. `interlock capsule build` builds the component.

@@ -10,13 +10,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 import msgspec
 
 from interlock.lazy import lazy
 from interlock.model.errors import Fault, InterlockError, StoreError
-from interlock.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     import shutil

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,6 @@ from interlock.engine.inspect.history import History, RunRow
 from interlock.lazy import lazy
 from interlock.model.errors import InterlockError
 from interlock.model.result import ActionResult
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.cli.looking import SHORT_ID, Choice, line_width
 from interlock.surfaces.cli.output import LongObject, Output, aligned, clean
 from interlock.surfaces.cli.results import layer_lines, proposal_lines, when

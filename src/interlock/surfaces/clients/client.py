@@ -7,10 +7,9 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import interlock
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.entries import Entry
 from interlock.surfaces.clients.hooks import Dialect
 from interlock.surfaces.clients.trial import Place, Tried

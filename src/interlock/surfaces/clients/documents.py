@@ -12,14 +12,13 @@ import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.values import parse_json
-from interlock.named_tuple import NamedTuple
 
 _INDENT: Final = "  "
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.documents import unusable
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from interlock.model import json_rpc
 from interlock.model.json_rpc import Response
-from interlock.named_tuple import NamedTuple
 
 _SECONDS: Final = 60
 _PRINTED_CHARS_MAX: Final = 300

@@ -10,12 +10,11 @@ import hashlib
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from interlock.model.values import parse_json
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.plain_inputs import check_command, check_glob, check_path
 
 Kind = Literal["before", "permission", "after", "failed", "start", "end", "settings", "other"]

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,6 @@ from interlock.engine.local.location import locate
 from interlock.model import typed
 from interlock.model.difference import compare
 from interlock.model.errors import UsageError
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.client import Client, Mode, Scope, Setup
 from interlock.surfaces.clients.documents import read_document, rewrite_document, unusable
 from interlock.surfaces.clients.entries import Entry, add, take_out

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
-
-from interlock.named_tuple import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Turn(NamedTuple):

@@ -7,9 +7,8 @@ a path or a pattern that a client changes before it uses it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.hooks import HookEvent, NativeCall, Verdict, deny
 
 Translate = Callable[[Mapping[str, Any], str], "NativeCall | Verdict"]

@@ -11,10 +11,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.model.errors import UsageError
-from interlock.named_tuple import NamedTuple
 
 SECONDS: Final = 120
 _PASSED_ON: Final = ("PATH", "LANG", "TERM", "USER", "LOGNAME", "INTERLOCK_STATE_DIR", "XDG_STATE_HOME")

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
-from interlock.named_tuple import NamedTuple
 from interlock.verification import container
 from interlock.verification.effects import take_effect
 from interlock.verification.facts import host_of

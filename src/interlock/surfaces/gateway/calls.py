@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.connection import CLIENT
 from interlock.executors.mcp.peer import RpcError
 from interlock.model.errors import ConflictError, HeldError, ProposalError
 from interlock.model.result import CallResult
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.gateway.callers import Caller
 
 _PROGRESS_S: Final = 10.0

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.kit.names import safe_names
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.peer import RpcError
 from interlock.model.json_rpc import INTERNAL_ERROR, INVALID_PARAMS, MISSING_CAPABILITY, Fault, Request
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.gateway.callers import AskOlder, Caller, Tell
 from interlock.surfaces.gateway.calls import Agent, MissingCapabilityError, carry_out
 from interlock.surfaces.gateway.protocol import Envelope, not_cached, one_page

@@ -12,7 +12,7 @@ import contextlib
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.headers import decode_value, find_mismatch
@@ -26,7 +26,6 @@ from interlock.model.json_rpc import (
     Request,
     Response,
 )
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.gateway import protocol
 from interlock.surfaces.gateway.asking import OpenCalls
 from interlock.surfaces.gateway.calls import Agent

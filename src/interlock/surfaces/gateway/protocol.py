@@ -8,12 +8,11 @@ on there is no handshake: each request carries its revision and the client's cap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock._version import __version__
 from interlock.lazy import lazy_pattern
 from interlock.model.json_rpc import INVALID_PARAMS, UNSUPPORTED_REVISION, Fault, Request
-from interlock.named_tuple import NamedTuple
 
 HANDSHAKE: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 """Revisions that begin with `initialize`, oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.peer import error_of
@@ -24,7 +24,6 @@ from interlock.model.json_rpc import (
     Request,
     Response,
 )
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.gateway import protocol
 from interlock.surfaces.gateway.asking import OpenCalls
 from interlock.surfaces.gateway.calls import Agent

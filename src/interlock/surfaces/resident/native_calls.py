@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import HeldError, InterlockError, ProposalError
 from interlock.model.result import CallResult
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.hooks import HookEvent, NativeCall, Verdict, deny
 from interlock.surfaces.resident.performer import Performer
 

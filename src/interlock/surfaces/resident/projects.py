@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.disk import Disk
 from interlock.engine.assemble import open_project
 from interlock.engine.local.location import locate
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import UsageError
-from interlock.named_tuple import NamedTuple
 from interlock.surfaces.clients.client import STATE_VARIABLE
 from interlock.surfaces.resident.native_calls import NativeCalls
 
