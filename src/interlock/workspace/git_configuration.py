@@ -106,16 +106,21 @@ def _hooks_of(trees: Sequence[Workspace], root: bytes, directory: bytes) -> set[
     found = reached(trees, root, place)
     for tree in trees:
         for one in list(found):
-            with contextlib.suppress(ToolError, OSError):
-                fd = tree.open_directory(one)
-                try:
-                    with os.scandir(fd) as entries:
-                        links = [os.fsencode(entry.name) for entry in entries if entry.is_symlink()]
-                finally:
-                    os.close(fd)
-                for name in links:
-                    found |= reached(trees, root, os.path.join(root, *one, name))  # noqa: PTH118 - bytes
+            for name in links_in(tree, one):
+                found |= reached(trees, root, os.path.join(root, *one, name))  # noqa: PTH118 - bytes
     return found
+
+
+def links_in(tree: Workspace, directory: Rel) -> list[bytes]:
+    """The names of the links in a directory; none if it is not there, or cannot be listed."""
+    with contextlib.suppress(ToolError, OSError):
+        fd = tree.open_directory(directory)
+        try:
+            with os.scandir(fd) as entries:
+                return [os.fsencode(entry.name) for entry in entries if entry.is_symlink()]
+        finally:
+            os.close(fd)
+    return []
 
 
 def _words(value: bytes) -> list[bytes]:

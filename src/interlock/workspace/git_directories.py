@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from interlock.model.errors import ToolError
-from interlock.workspace.git_configuration import Named, named_by, reached
+from interlock.workspace.git_configuration import Named, links_in, named_by, reached
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel
 from interlock.workspace.protect import fold
@@ -105,16 +105,9 @@ class GitDirectories:
         """The places to which the workspace's uppermost links with certain names lead."""
         if self._targets is None:
             root, found = os.fsencode(self._below.root), set[Rel]()
-            with contextlib.suppress(ToolError, OSError):
-                fd = self._below.open_directory(())
-                try:
-                    with os.scandir(fd) as entries:
-                        links = [os.fsencode(entry.name) for entry in entries if entry.is_symlink()]
-                finally:
-                    os.close(fd)
-                for name in links:
-                    if is_named(fold(name)):
-                        found |= reached((self._below,), root, os.path.join(root, name))  # noqa: PTH118 - bytes
+            for name in links_in(self._below, ()):
+                if is_named(fold(name)):
+                    found |= reached((self._below,), root, os.path.join(root, name))  # noqa: PTH118 - bytes
             self._targets = frozenset(found)
         return self._targets
 
