@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from interlock.model.errors import ConfigurationError
 from interlock.model.events import Event
+from interlock.model.extras import how_to_install
 from interlock.telemetry.metrics import DURATION_BOUNDS_S, UNITS, Attributes, Metrics
 from interlock.telemetry.spans import Key, Span, Spans, SpanStatus
 
@@ -49,7 +50,7 @@ class Export:
                 "`telemetry.otel` is set, but OpenTelemetry is not installed",
                 code="extra_missing",
                 path="telemetry.otel",
-                hint="run `pip install '.[otel]'` in a checkout of Interlock, or remove the setting",
+                hint=f"{how_to_install('otel')}; or remove the setting",
             ) from None
         base, resource = endpoint.rstrip("/"), Resource.create({"service.name": "interlock"})
         tracers = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -27,12 +27,12 @@ from interlock.model.capsule_events import CapsuleLoaded, CapsuleRefused, Capsul
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionHeld, Event, HoldResolved, RunFinished, RunStarted
+from interlock.model.extras import how_to_install
 from interlock.model.tool import Tool
 from interlock.settings import Loaded
 from interlock.settings.named import MANIFEST
 from interlock.state.capsule_values import CapsuleValues
 
-EXTRA: Final = "in a checkout of Interlock: pip install '.[wasm]'"
 _WORKERS_MAX: Final = 4
 _CODE: Final = "capsule-code"
 """Directory of compiled code in the state directory."""
@@ -140,7 +140,7 @@ def _problem(
 ) -> str | None:
     """Why a capsule cannot be loaded; None if it can."""
     if importlib.util.find_spec("wasmtime") is None:
-        return f"the extra `wasm` is not installed ({EXTRA})"
+        return f"the extra `wasm` is not installed ({how_to_install('wasm')})"
     if locked is None:
         return f"its build is not locked; `interlock capsule lock {name}` locks it"
     if locked.manifest != hashlib.sha256(data).hexdigest():

@@ -33,6 +33,7 @@ from interlock.isolation.attack_report import Leg, Row, profile_of, table
 from interlock.isolation.posture import FIXES, choose, posture_of
 from interlock.isolation.probe import probe
 from interlock.model.errors import ConfigurationError, InterlockError, StoreError, UsageError
+from interlock.model.extras import how_to_install
 from interlock.settings import TrustStore, find, gather
 from interlock.settings.load import load
 from interlock.settings.mcp_files import read_servers
@@ -152,7 +153,7 @@ def _machine() -> Iterator[Fact]:
             "OpenTelemetry",
             "absent",
             "spans cannot be exported",
-            "in a checkout of Interlock: pip install '.[otel]', if you want them",
+            f"{how_to_install('otel')}, if you want them",
         )
 
 

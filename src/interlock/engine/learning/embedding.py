@@ -20,6 +20,7 @@ from interlock.lazy import lazy
 from interlock.learning.facts import FactStore
 from interlock.model.canonical import digest
 from interlock.model.errors import ToolError
+from interlock.model.extras import how_to_install
 from interlock.model.tool import Binding, Estimate
 from interlock.settings import Settings
 
@@ -34,7 +35,6 @@ _ENDPOINT_BYTES: Final = 16_384
 _BATCH: Final = 256
 _FACTS_MAX: Final = 20_000
 """Maximum number of facts that get vectors in one search, newest first. The local model needs less than a second for them."""
-_EXTRA: Final = "in a checkout of Interlock: pip install '.[infer]'"
 
 Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 
@@ -122,7 +122,7 @@ def off(wanted: str | None = None) -> str:
     if wanted is not None:
         return f"the search compares only words: there is no model `{wanted}` for the tool `embed` (`learning.embed`)"
     if not is_installed():
-        return f"the search compares only words: vectors need the extra `infer` ({_EXTRA})"
+        return f"the search compares only words: vectors need the extra `infer` ({how_to_install('infer')})"
     return 'the search compares only words: no model returns vectors (`[models.words]` with `provider = "local"` does)'
 
 

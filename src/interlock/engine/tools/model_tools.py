@@ -12,6 +12,7 @@ from interlock.executors.inference.models import LOCAL, Model, Prices
 from interlock.executors.inference.tools import bindings
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
+from interlock.model.extras import how_to_install
 from interlock.model.tool import Binding
 from interlock.settings import Settings
 from interlock.settings.decode import decode
@@ -130,7 +131,7 @@ def _model(name: str, one: ModelSettings, settings: Settings, env: Mapping[str, 
             f"a model of the provider `local` needs the package `{missing[0]}`, which is not installed",
             code="extra_missing",
             path=f"models.{name}.provider",
-            hint="run `pip install '.[infer]'` in a checkout of Interlock, or remove the model",
+            hint=f"{how_to_install('infer')}; or remove the model",
         )
     key = None if one.key_env is None else env.get(one.key_env) or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):

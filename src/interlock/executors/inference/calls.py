@@ -20,6 +20,7 @@ from interlock.executors.inference.prompts import CLASSIFY_TOKENS, classify_ques
 from interlock.lazy import lazy
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
+from interlock.model.extras import how_to_install
 from interlock.model.schema import Schema, SchemaError
 from interlock.model.tool import Context, MeteredContext
 
@@ -115,7 +116,7 @@ class Inference:
             raise ToolError(
                 f"the files of the extra `infer` cannot be read: {type(error).__name__}: {error}",
                 code="model_unavailable", retryable=False,
-                hint="in a checkout of Interlock: `pip install --force-reinstall '.[infer]'`",
+                hint=f"install it again, {how_to_install('infer')} with `--force-reinstall`",
             ) from None  # fmt: skip
         meter.end(Usage(tokens, 0))
         return found

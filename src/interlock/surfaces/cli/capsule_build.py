@@ -19,6 +19,7 @@ from interlock.disk import Disk
 from interlock.engine.inspect.capsule_files import OPTIONAL_EXPORTS, open_manifest, world_of
 from interlock.model.capsule import Manifest
 from interlock.model.errors import UsageError
+from interlock.model.extras import how_to_install
 from interlock.surfaces.cli.capsule_templates import LANGUAGES
 
 _TIMEOUT_S: Final = 600
@@ -59,7 +60,7 @@ def build(directory: Path) -> Path:
 
 
 def _from_wat(source: Path, _manifest: Manifest) -> bytes:
-    _need("wasmtime", "in a checkout of Interlock: pip install '.[wasm]'")
+    _need("wasmtime", how_to_install("wasm"))
     import wasmtime  # noqa: PLC0415 - an optional extra
 
     try:
