@@ -251,9 +251,8 @@ def test_bare_undo_shows_what_it_would_undo_and_asks(cli, answer, code):
     assert (cli.root / "old").exists()
 
 
-def test_bare_undo_after_an_undo_offers_the_run_before(cli):
-    run_id = cli.run(write("old"))["run_id"]
-    undo_id = cli("undo", cli.run(write("a"))["run_id"], "--json").json["run_id"]
+def bare_undo(cli):
+    """Answer yes to what `interlock undo` offers. Returns what is shown before."""
     terminal = Terminal(cli, "undo")
     try:
         seen = terminal.wait_for("Undo this run?")
@@ -261,6 +260,13 @@ def test_bare_undo_after_an_undo_offers_the_run_before(cli):
         assert terminal.end()[0] == 0
     finally:
         terminal.close()
+    return seen
+
+
+def test_bare_undo_after_an_undo_offers_the_run_before(cli):
+    run_id = cli.run(write("old"))["run_id"]
+    undo_id = cli("undo", cli.run(write("a"))["run_id"], "--json").json["run_id"]
+    seen = bare_undo(cli)
     assert run_id in seen
     assert f"interlock undo {undo_id}` redoes" in seen
     assert not (cli.root / "old").exists()
@@ -270,13 +276,7 @@ def test_bare_undo_offers_the_newest_run_that_has_something_to_undo(cli):
     run_id = cli.run(write("old"))["run_id"]
     cli.run(write("a"), call("fs.read", path="missing"))  # rolled back
     cli.run(call("fs.list"))
-    terminal = Terminal(cli, "undo")
-    try:
-        seen = terminal.wait_for("Undo this run?")
-        terminal.type("y\r")
-        assert terminal.end()[0] == 0
-    finally:
-        terminal.close()
+    seen = bare_undo(cli)
     assert run_id in seen
     assert "have nothing that can be undone" in seen
     assert not (cli.root / "old").exists()

@@ -305,7 +305,7 @@ def test_a_program_that_fails_after_its_proxy_was_killed_says_so(project, listen
             sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
             if not killed:
                 killed.append(rt.services.runner.network.egress.pid)
-                time.sleep(0.3)
+                time.sleep(0.3)  # the proxy has passed the first answer on by then, and the program waits for a second
                 os.kill(killed[0], signal.SIGKILL)
 
     port = listen(answer)

@@ -100,8 +100,7 @@ def test_a_conflict_is_explained_in_the_rows_and_in_the_run_as_it_is_shown_later
     assert content(project.root) == UNCHANGED | {"a": "person\n"}
 
 
-CUT = """
-    from interlock.engine.completion.layers import room as layers
+KILLED_AT_THE_THIRD_FILE = """
     from interlock.disk import Disk
     left = 3
 
@@ -111,6 +110,9 @@ CUT = """
         if left == 0:
             os.kill(os.getpid(), 9)
         return real(self, *arguments)
+"""
+CUT = f"""{KILLED_AT_THE_THIRD_FILE}
+    from interlock.engine.completion.layers import room as layers
 
     def commit(*arguments, real=layers.commit_layer, **options):
         Disk.swap_at = swap
@@ -119,7 +121,7 @@ CUT = """
     layers.commit_layer = commit
     rt = project.open()
     command = "for name in a b c d; do echo agent > $name; done"
-    execute(rt, call("shell", "sh", parameters={"command": command}))
+    execute(rt, call("shell", "sh", parameters={{"command": command}}))
 """
 
 
@@ -248,18 +250,7 @@ def test_a_commit_by_a_person_that_fails_is_undone_and_says_why(new_project, mon
     assert content(project.root) == dict.fromkeys("abcd", "agent\n")
 
 
-CUT_OF_KEPT = """
-    import interlock.engine.runs.kept_layers as kept
-    from interlock.disk import Disk
-    left = 3
-
-    def swap(self, *arguments, real=Disk.swap_at):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), 9)
-        return real(self, *arguments)
-
+CUT_OF_KEPT = f"""{KILLED_AT_THE_THIRD_FILE}
     Disk.swap_at = swap
     rt = project.open()
     asyncio.run(rt.runs.commit(project.runs()[0]))

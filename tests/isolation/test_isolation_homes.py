@@ -55,6 +55,13 @@ def wait_gone(path):
         time.sleep(0.02)
 
 
+def wait_childless(server):
+    until = time.monotonic() + 10
+    while server in map(parent_of, filter(str.isdigit, os.listdir("/proc"))):
+        assert time.monotonic() < until, f"{server} still has a child"
+        time.sleep(0.02)
+
+
 def programs_of(bench, running):
     """Maps the marked program to its supervisor, for the one whose home this is."""
     return [
@@ -96,7 +103,7 @@ def test_homes_of_a_killed_fork_server_are_removed_by_the_next_and_those_in_use_
         other = ForkServer(launch=lambda: bench.launch)
         other.warm_up()
         await asyncio.to_thread(wait_gone, left.home)
-        await asyncio.to_thread(time.sleep, 0.3)
+        await asyncio.to_thread(wait_childless, other.pid)  # it has looked at every home
         assert (used.home / "file").exists()
         await used.end()
         other.close()
@@ -113,7 +120,4 @@ def test_homes_of_a_killed_fork_server_are_removed_by_the_next_and_those_in_use_
 @pytest.mark.parametrize("bench", ["nons"], indirect=True)
 def test_the_process_that_looks_for_homes_is_collected(bench):
     assert bench.run("true", home=True).report["exit_code"] == 0
-    until = time.monotonic() + 10
-    while bench.server.pid in map(parent_of, filter(str.isdigit, os.listdir("/proc"))):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_childless(bench.server.pid)
