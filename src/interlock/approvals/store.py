@@ -327,7 +327,7 @@ def _refuse(
 ) -> Outcome | None:
     """Why this approver may not answer or look, which is recorded with the `detail`; None if they may.
 
-    `changed` if the hold is no longer as they saw it.
+    `changed` if the hold was changed since they saw it.
     """
     code = refusal(hold, approver) or ("changed" if changed else None)
     if code is None:

@@ -95,7 +95,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def harmless(self) -> bool:
-        """True if the command only decides what runs next, whatever shell reads it: zsh calculates with the words of `exit`."""
+        """True if the command only decides what runs next, in every shell. zsh evaluates the arguments of `exit` and the like."""
         return self.plain and self.program in _HARMLESS and all(map(_VALUE.fullmatch, self.words[1:]))
 
     @property

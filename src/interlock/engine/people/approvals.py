@@ -85,7 +85,7 @@ class Approvals:
         return found
 
     async def wait(self, approval: str, timeout_s: float) -> bool:
-        """Wait until the hold is no longer pending. False if it still is after `timeout_s` seconds; it then stays open.
+        """Wait until the hold has ended. Returns False if it is still pending after `timeout_s` seconds; it then stays open.
 
         Raises: UsageError `not_found`; StoreError.
         """
