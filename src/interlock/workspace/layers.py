@@ -60,8 +60,7 @@ VERSION: Final = 1
 _CLOCK_SLACK_NS: Final = 100_000_000
 """Tolerance when measuring by how much a clock was set back."""
 _TICK_SECONDS_MAX: Final = 5
-"""How long to wait for a tick of the coarse clock. Without the wait, files changed just before seem to be edited later."""
-_CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it
+"""How long to wait for the timestamps to move on. Without the wait, files changed just before seem to be edited later."""
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -465,7 +464,7 @@ def _check_base(base: Workspace, kept: list[Path]) -> None:
 
 def _moment() -> tuple[int, str, int]:
     """The present moment for a `Manifest`: `began_ns`, `boot`, `ahead_ns`."""
-    began_ns, wall_ns = next_tick_ns(), time.clock_gettime_ns(time.CLOCK_REALTIME)
+    began_ns, wall_ns = fresh_timestamp_ns(), time.clock_gettime_ns(time.CLOCK_REALTIME)
     # Read after the wall clock here and before it in `began_ns`, so that a pause in between never looks like a clock
     # set back.
     return began_ns, _boot(), wall_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -479,17 +478,30 @@ def _boot() -> str:
         return ""
 
 
-def next_tick_ns() -> int:
-    """A time later than every timestamp from before this call, and not later than any from after it.
+def fresh_timestamp_ns() -> int:
+    """A timestamp later than every one from before this call, and not later than any from after it (nanoseconds).
 
-    Timestamps are the coarse time, which changes every few milliseconds; from Linux 6.13 on, some are the exact time
-    ("multigrain timestamps"), which is ahead of it. So the coarse time has to pass the exact time. It stands still
-    while the processor that keeps the time of a virtual machine is not running.
+    Timestamps are the coarse time, which changes every few milliseconds. From Linux 6.13 on ("multigrain timestamps"), a
+    file that was looked at since its last change gets the exact time instead, and no file gets an earlier one after
+    that. So a file in memory is changed and looked at until its timestamp passes the exact time: there with the second
+    change, on older kernels with the next tick. The tick can be late while the processor that keeps the time of a
+    virtual machine is not running.
     """
     before, until = time.clock_gettime_ns(time.CLOCK_REALTIME), time.monotonic() + _TICK_SECONDS_MAX
-    while (now := time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)) <= before and time.monotonic() < until:
-        time.sleep(0.0002)
-    return now
+    fd = os.memfd_create("interlock-tick")
+    try:
+        _stamp_ns(fd)
+        while (stamp := _stamp_ns(fd)) <= before and time.monotonic() < until:
+            time.sleep(0.0002)
+        return stamp
+    finally:
+        os.close(fd)
+
+
+def _stamp_ns(fd: int) -> int:
+    """Change the file and return the timestamp of that."""
+    os.fchmod(fd, 0o600)
+    return os.fstat(fd).st_ctime_ns
 
 
 def _copy(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted | int:

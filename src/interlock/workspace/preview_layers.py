@@ -14,7 +14,7 @@ import msgspec
 from interlock.disk import Disk
 from interlock.model.errors import StoreError
 from interlock.workspace.layer_mounts import LayerMounts, UnmountableError, unmountable
-from interlock.workspace.layers import VERSION, Layer, Manifest, next_tick_ns, read_manifest, remove_layer
+from interlock.workspace.layers import VERSION, Layer, Manifest, fresh_timestamp_ns, read_manifest, remove_layer
 from interlock.workspace.tree import Workspace
 
 _PREFIX: Final = "preview-"
@@ -32,7 +32,7 @@ def open_preview(run: Path, key: str, view: Workspace, mounts: LayerMounts, *, a
     directory.mkdir(mode=0o700)
     for part in ("upper", "work"):
         (directory / part).mkdir(mode=0o700)
-    manifest = Manifest(VERSION, key, "overlay", "", str(view.root), next_tick_ns())
+    manifest = Manifest(VERSION, key, "overlay", "", str(view.root), fresh_timestamp_ns())
     view.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     try:
         return _mount(directory, manifest, view, mounts, attach=attach)
