@@ -11,18 +11,19 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from interlock.disk import Disk
 from interlock.model.errors import UsageError
-from interlock.surfaces.gateway.http_app import PATH, HttpApp
+from interlock.surfaces.gateway.http_app import PATH, SESSIONS_MAX, HttpApp
+from interlock.surfaces.http_connection import Connection
 
 _TOKEN_BYTES_MAX: Final = 4096
 _TOKEN_CHARS_MIN: Final = 32
 _GRACE_S: Final = 5
+CONNECTIONS_MAX: Final = 5 * SESSIONS_MAX
 
 
 def listen(address: str) -> socket.socket:
@@ -91,42 +92,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Together:
-    """A transport that sends what is written in one turn of the loop together: uvicorn writes the head of an answer alone."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._parts:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._parts.append(data)
-
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._parts:
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self._transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class _Protocol(H11Protocol):
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Together(transport))  # type: ignore[arg-type]
-
-
 async def serve(app: HttpApp, listening: socket.socket, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serve until `stop`. `ready` is called once clients can connect."""
     config = uvicorn.Config(
         app, log_level="error", lifespan="off", ws="none", server_header=False, date_header=False, access_log=False,
-        proxy_headers=False, http=_Protocol,
+        proxy_headers=False, http=Connection, limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=60,
     )  # fmt: skip
     server = _Server(config)

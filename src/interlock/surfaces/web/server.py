@@ -17,22 +17,19 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from interlock.engine.background_resume import Continuing
 from interlock.engine.people.answers import Answering
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.model.result import ProposalResult
+from interlock.surfaces.http_connection import Connection
 from interlock.surfaces.web.app import build
 from interlock.surfaces.web.middleware import log
 
 PORT: Final = 7417
 CONNECTIONS_MAX: Final = 256
 SHUTDOWN_S: Final = 5
-HEADER_BYTES_MAX: Final = 16 * 1024
-REQUEST_SECONDS = 10.0
-"""Maximum time for a connection to send the head of a request, or to read a response that does not fit its buffer."""
 
 Say = Callable[[str], None]
 
@@ -76,63 +73,11 @@ def run(
             access_log=False,
             log_config=None,
             limit_concurrency=CONNECTIONS_MAX,
-            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         server = _Server(config, lambda: ready(_url(listening)))
         with _stop_on_signals(server):
             asyncio.run(_serve(server, listening, Continuing(runtime, _log_resumed) if continue_runs else None))
-
-
-class Connection(H11Protocol):
-    """A connection that is closed when idle.
-
-    Uvicorn would wait forever, and a few hundred idle connections would lock others out.
-    """
-
-    _overdue: asyncio.TimerHandle | None = None
-    _stuck: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request."""
-        super().connection_made(transport)
-        if len(self.connections) > 2 * CONNECTIONS_MAX:
-            transport.abort()  # before the process runs out of file descriptors
-        self._expect_request()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        self._expect_request()
-        super().on_response_complete()
-
-    def pause_writing(self) -> None:
-        """The client has stopped reading."""
-        super().pause_writing()
-        self._stuck = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """The client is reading again."""
-        if self._stuck is not None:
-            self._stuck.cancel()
-        super().resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer."""
-        for timer in (self._overdue, self._stuck):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def _expect_request(self) -> None:
-        if self._overdue is not None:
-            self._overdue.cancel()
-        self._overdue = self.loop.call_later(REQUEST_SECONDS, self._give_up)
-
-    def _give_up(self) -> None:
-        # A request in progress has its own limits, so let it finish.
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete:
-            self.transport.close()
 
 
 class _Server(uvicorn.Server):
