@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from interlock.isolation import root
+from interlock.isolation import system_files
 from interlock.isolation.client import ForkServer
 from interlock.isolation.spec import WallSpec
 
@@ -183,10 +183,69 @@ def test_secrets_among_the_systems_files_are_left_out_and_all_else_is_not(tmp_pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
         (tmp_path / name).chmod(mode)
-    secrets = set(root.secret_files(os.fspath(tmp_path / "etc")))
+    secrets = set(system_files.secret_files(os.fspath(tmp_path / "etc")))
     assert secrets == {f"{tmp_path}/etc/open/key"}
-    assert sorted(root.without(os.fspath(tmp_path), secrets)) == [
+    assert sorted(system_files.without(os.fspath(tmp_path), secrets)) == [
         f"{tmp_path}/{name}" for name in ("etc/open/a", "etc/plain", "lib")
     ]
     (tmp_path / "etc").chmod(0o700)
-    assert set(root.secret_files(os.fspath(tmp_path / "etc"))) == {f"{tmp_path}/etc"}
+    assert set(system_files.secret_files(os.fspath(tmp_path / "etc"))) == {f"{tmp_path}/etc"}
+
+
+REPLACED = """
+import os, sys
+from pathlib import Path
+from interlock.isolation import root, syscalls
+
+etc = Path(sys.argv[1]) / "etc"
+etc.mkdir()
+etc.chmod(0o755)
+files = {"passwd": 0o644, "shadow": 0o600, "open/certificate": 0o644, "open/key": 0o600, "closed/file": 0o644}
+for name, mode in files.items():
+    (etc / name).parent.mkdir(mode=0o755, exist_ok=True)
+    (etc / name).write_text(name)
+    (etc / name).chmod(mode)
+(etc / "large").write_bytes(b"x" * 100_000)
+(etc / "link").symlink_to("open/certificate")
+(etc / "closed").chmod(0o700)
+syscalls.mount(None, "/", None, syscalls.MS_REC | 1 << 18)
+syscalls.mount(str(etc), "/etc", None, syscalls.MS_BIND)
+ready, go = os.pipe(), os.pipe()
+if os.fork() == 0:
+    root.prepare([])
+    os.write(ready[1], b"x")
+    os.read(go[0], 1)
+    for path in sorted(Path("/sys/etc").rglob("*")):
+        if path.is_file():
+            text = path.read_text()
+            print(path.relative_to("/sys/etc"), len(text) if len(text) > 100 else text, flush=True)
+    os._exit(0)
+os.read(ready[0], 1)
+for name in ("shadow", "open/key", "large"):
+    (etc / "new").write_text("new secret")
+    (etc / "new").chmod(0o600)
+    (etc / "new").rename(etc / name)
+(etc / "open/other.key").write_text("new secret")
+(etc / "open/other.key").chmod(0o600)
+(etc / "closed").chmod(0o755)
+os.write(go[1], b"x")
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read the passwords of /etc, and replace them")
+def test_a_secret_of_the_system_stays_hidden_when_it_is_replaced_or_made_while_the_launcher_lives(tmp_path):
+    """`passwd` replaces /etc/shadow by a rename, which ends a mount over it; a gateway's launcher lives for days."""
+    shown = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", REPLACED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert shown.splitlines() == [
+        "large 100000",
+        "link open/certificate",
+        "open/certificate open/certificate",
+        "passwd passwd",
+    ]

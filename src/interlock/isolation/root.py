@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from interlock.isolation import syscalls
@@ -30,6 +30,7 @@ from interlock.isolation.syscalls import (
     MS_REC,
     MS_SLAVE,
 )
+from interlock.isolation.system_files import TOPS, copy_public, secret_files, without
 from interlock.isolation.wire import Bind, Request, Walls
 
 SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store")
@@ -54,9 +55,8 @@ RESOLVER: Final = {
 
 The machine's own `/etc/hosts` would resolve a name before the proxy is asked; the proxy reads it instead.
 """
-_SECRETS: Final = ("/etc", "/usr/local/etc")
-"""Shown directories that contain configuration with secrets."""
-_ETC_ENTRIES_MAX: Final = 20_000
+_PREPARED_BYTES: Final = 64 * 1024**2
+"""The most that the shared part of the root may use of memory, with its copy of /etc."""
 _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
 
@@ -66,12 +66,13 @@ def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
     Afterwards the capability bounding set is empty, in everything that the launcher starts. `read` are directories to show
     besides `SYSTEM`: tool chains, and Interlock's own Python. With `machine_network`, names are resolved as on the machine.
     """
-    uid, gid, secrets = os.getuid(), os.getgid(), tuple(path for top in _SECRETS for path in secret_files(top))
+    uid, gid = os.getuid(), os.getgid()
+    secret = [top for top in TOPS if next(secret_files(top), None) is not None]
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     syscalls.map_ids(uid, gid)
     syscalls.drop_bounding_set()
     syscalls.mount(None, "/", None, MS_REC | MS_SLAVE)
-    syscalls.mount("tmpfs", PREPARED, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=16m")
+    syscalls.mount("tmpfs", PREPARED, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=755,size={_PREPARED_BYTES}")
     for directory in ("dev", "dev/pts", "dev/shm", "proc", "tmp", "run", "var", "var/tmp", ".empty"):
         os.mkdir(f"{PREPARED}/{directory}")
     os.symlink("../run", f"{PREPARED}/var/run")
@@ -81,10 +82,10 @@ def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
     for name in DEVICES:
         _show(f"/dev/{name}", MOUNT_ATTR_NOSUID)
     # Show a directory before its contents; otherwise it would seem to be shown already.
-    for path in (*SYSTEM, *sorted(read, key=os.path.realpath)):
+    for path in (*(path for path in SYSTEM if path not in secret), *sorted(read, key=os.path.realpath)):
         _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
-    for path in secrets:
-        _hide(PREPARED + path)
+    for number, top in enumerate(secret):
+        _show_public(top, f"{PREPARED}/.public{number}")
     for number, (path, text) in enumerate(() if machine_network else RESOLVER.items()):
         _replace(path, text, f"{PREPARED}/.resolver{number}")
 
@@ -142,37 +143,6 @@ def write_files(directory: str, files: dict[str, bytes]) -> None:
             file.write(data)
 
 
-def secret_files(top: str) -> Iterator[str]:
-    """Returns files at or beneath `top` that this user can read but not everyone can: passwords, keys.
-
-    A directory stands for its contents.
-    """
-    if os.path.isdir(top) and os.stat(top).st_mode & 0o005 != 0o005:
-        if os.access(top, os.R_OK):
-            yield top
-        return
-    pending, seen = [top], 0
-    while pending:
-        directory = pending.pop()
-        try:
-            entries = list(os.scandir(directory))
-        except OSError:
-            continue
-        for entry in entries:
-            seen += 1
-            if seen > _ETC_ENTRIES_MAX:
-                raise OSError(errno.E2BIG, f"too many files beneath {top}")
-            if entry.is_symlink():
-                continue
-            found = entry.stat(follow_symlinks=False)
-            wanted = 0o005 if stat.S_ISDIR(found.st_mode) else 0o004
-            if found.st_mode & wanted != wanted:
-                if os.access(entry.path, os.R_OK):
-                    yield entry.path
-            elif stat.S_ISDIR(found.st_mode):
-                pending.append(entry.path)
-
-
 def _show(path: str, attributes: int) -> None:
     """Bind a path of the machine at the same place in the prepared root; skips a path that does not exist."""
     path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
@@ -189,6 +159,13 @@ def _show(path: str, attributes: int) -> None:
     if os.path.exists(path):
         _bind(path, target)
         syscalls.set_mount(target, attributes)
+
+
+def _show_public(top: str, copy: str) -> None:
+    """Show a copy of `top` without secrets in its place."""
+    copy_public(top, copy)
+    _bind(copy, PREPARED + top)
+    syscalls.set_mount(PREPARED + top, _PRIVATE | MOUNT_ATTR_RDONLY)
 
 
 def _bind(path: str, target: str) -> None:
@@ -334,15 +311,6 @@ def _replace(path: str, text: str, spare: str) -> None:
 
 def readable(read: Iterable[str]) -> list[str]:
     """Returns what a process without its own root may read: the same directories, /etc entry by entry, all without secrets."""
-    secrets = {path for top in _SECRETS for path in secret_files(top)}
+    secrets = {path for top in TOPS for path in secret_files(top)}
     places = [*(path for path in SYSTEM if path != "/etc"), *(f"/etc/{name}" for name in os.listdir("/etc"))]
     return [*(inner for path in places for inner in without(path, secrets)), *read]
-
-
-def without(path: str, secrets: set[str]) -> list[str]:
-    """Returns a path, or if it contains secrets, its contents except them."""
-    if path in secrets:
-        return []
-    if not any(secret.startswith(f"{path}/") for secret in secrets):
-        return [path]
-    return [inner for name in os.listdir(path) for inner in without(f"{path}/{name}", secrets)]
