@@ -116,6 +116,75 @@ def test_programs_that_git_starts_from_the_workspace_are_held(repository):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "setting", ["pager.log", "diff.x.command", "interactive.diffFilter", "gpg.ssh.defaultKeyCommand", "new.setting"]
+)
+@pytest.mark.parametrize(
+    "value", ["./tools/run", "!cd lib && ./tools/run;", "sh -c 'LANG=C tools/run | cat'", "!(tools/run)"]
+)
+def test_any_setting_of_git_may_start_a_program_of_the_workspace(repository, setting, value):
+    git(repository, "config", setting, value)
+    assert held(repository, "mkdir tools; echo 1 > tools/run; echo 1 > tools/other") == {"tools/run"}
+
+
+def test_what_git_only_names_is_not_held(repository):
+    for setting in ("branch.x.description", "remote.x.url", "user.name", "branch.x.merge", "url.x.insteadOf"):
+        git(repository, "config", setting, "src/run")
+    assert held(repository, "mkdir src; echo 1 > src/run") == set()
+
+
+def test_a_comment_or_the_name_of_a_section_hides_no_setting(repository):
+    text = '# see x = C:\\\n[includeIf "gitdir:a=b#"] x = 1\n; y = \\\n[core] hooksPath = gh\n'
+    (repository.root / ".git" / "config").write_text(text)
+    assert held(repository, "mkdir gh; echo 1 > gh/anything") == {"gh/anything"}
+
+
+@pytest.mark.parametrize("named", [".", "./", "src/.."])
+def test_hooks_in_the_directory_of_the_workspace_itself_are_held(repository, named):
+    """Nothing else there is: git runs only files with the names of hooks."""
+    git(repository, "config", "core.hooksPath", named)
+    script = HOOK.format(".") + "echo 1 > commit-msg; mkdir -p src; cp pre-commit src/pre-commit; cp pre-commit run"
+    assert held(repository, script) == {"pre-commit", "commit-msg"}
+    git(repository, "add", "a")
+    git(repository, "commit", "-qm", "mine")
+    assert not (repository.root.parent / "ran").exists()
+
+
+def test_what_a_link_in_a_directory_of_hooks_leads_to_is_held(repository):
+    git(repository, "config", "core.hooksPath", "gh")
+    (repository.root / "gh").mkdir()
+    (repository.root / "gh" / "pre-commit").symlink_to("../dev/check.sh")
+    assert held(repository, "mkdir dev; echo 1 > dev/check.sh; echo 1 > dev/other") == {"dev/check.sh"}
+
+
+@pytest.mark.parametrize("place", ["sub", "deep/er/sub"])
+def test_programs_that_another_repository_of_the_workspace_runs_are_held(repository, place):
+    """Its configuration, in its own directory, names hooks and programs elsewhere in the workspace."""
+    world, up = repository, "../" * (place.count("/") + 1)
+    (world.root / place).mkdir(parents=True)
+    git(world, "-C", place, "init", "-q")
+    git(world, "-C", place, "config", "core.hooksPath", f"{up}gh")
+    git(world, "-C", place, "config", "core.fsmonitor", f"{up}tools/watch")
+    (world.root / place / ".git" / "hooks" / "post-commit").symlink_to(f"../../{up}dev/check.sh")
+    script = (
+        HOOK.format("gh")
+        + "for f in tools/watch dev/check.sh dev/other tools/data; do mkdir -p ${f%/*}; cp gh/pre-commit $f; done"
+    )
+    assert held(world, f"{script}; chmod -x tools/data") == {"gh/pre-commit", "tools/watch", "dev/check.sh"}
+
+
+def test_programs_that_a_repository_above_the_workspace_runs_are_held(tmp_path, monkeypatch):
+    """The workspace is a directory of a larger repository."""
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with contextlib.closing(LayerMounts()) as mounts, contextlib.closing(World(tmp_path, mounts)) as world:
+        name = world.root.name
+        git(world, "-C", str(world.root.parent), "init", "-q")
+        git(world, "-C", str(world.root.parent), "config", "core.hooksPath", f"{name}/gh")
+        (world.root.parent / ".git" / "hooks" / "pre-push").symlink_to(f"../../{name}/dev/check.sh")
+        script = HOOK.format("gh") + "mkdir dev; echo 1 > dev/check.sh; echo 1 > dev/other"
+        assert held(world, script) == {"gh/pre-commit", "dev/check.sh"}
+
+
 def test_a_link_in_the_place_of_the_directory_of_a_worktree_is_held(repository):
     world = repository
     git(world, "init", "-q", "--bare", "main.git")

@@ -22,13 +22,23 @@ from interlock.disk import open_regular
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import StoreError, ToolError
 from interlock.workspace.names import Rel
+from interlock.workspace.protect import fold
 from interlock.workspace.tree import Workspace
 
 _SETTING: Final = lazy_pattern(
-    rb"(?P<name>hookspath|path|fsmonitor|sshcommand|editor|pager|external|textconv|clean|smudge|process|driver|helper|askpass"
-    rb"|program|packobjectshook)[ \t]*=[ \t]*(?P<value>(?:\"(?:[^\"\\\n]|\\.)*\"|\\.|[^#;\n\"\\])*)",
+    rb"[#;][^\n]*|\"(?:[^\"\\\n]|\\.)*\"|"  # a comment, or the quoted name of a section, with what looks like a setting
+    rb"(?P<name>[a-z][a-z0-9-]*)[ \t]*=[ \t]*(?P<value>(?:\"(?:[^\"\\\n]|\\.)*\"|\\.|[^#;\n\"\\])*)",
     re.IGNORECASE | re.DOTALL,
 )
+_DIRECTORIES: Final = frozenset({b"hookspath", b"templatedir"})
+_DATA: Final = frozenset(
+    {
+        b"description", b"email", b"fetch", b"insteadof", b"merge", b"name", b"push", b"pushinsteadof", b"pushremote", b"pushurl",
+        b"remote", b"signingkey", b"url",
+    }
+)  # fmt: skip
+"""Settings that start no program. All others may: each version of git has more of those (`pager.*`, `diff.*.command` ...)."""
+_WORD: Final = lazy_pattern(rb"[^\s\"'`;|&()<>{}!=]+")
 _ESCAPED: Final = lazy_pattern(rb"\\(.)|\"", re.DOTALL)
 _BYTES_MAX: Final = 1024 * 1024
 _SHORT_BYTES: Final = 8 * 1024
@@ -50,16 +60,33 @@ class Named(NamedTuple):
 
     def covers(self, path: Rel, *, link: bool) -> bool:
         """True if a changed path is named, or if it is a link that is now on the way to a named path."""
-        if not self.complete or path in self.files or any(path[: len(hooks)] == hooks for hooks in self.hooks):
+        if not self.complete or path in self.files or any(path[: len(hooks)] == hooks for hooks in self.hooks if hooks):
+            return True
+        if () in self.hooks and len(path) == 1 and fold(path[0]) in HOOK_NAMES:
             return True
         return link and any(one[: len(path)] == path for one in (*self.hooks, *self.files))
 
 
-def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
-    """The paths named by the configuration of the repository in `top` and of the user. All `trees` have the same root."""
+HOOK_NAMES: Final = frozenset(
+    {
+        "applypatch-msg", "pre-applypatch", "post-applypatch", "pre-commit", "pre-merge-commit", "prepare-commit-msg",
+        "commit-msg", "post-commit", "pre-rebase", "post-checkout", "post-merge", "pre-push", "pre-receive", "update",
+        "proc-receive", "post-receive", "post-update", "reference-transaction", "push-to-checkout", "pre-auto-gc",
+        "post-rewrite", "sendemail-validate", "fsmonitor-watchman", "p4-changelist", "p4-prepare-changelist",
+        "p4-post-changelist", "p4-pre-submit", "post-index-change",
+    }
+)  # fmt: skip
+"""Source: githooks(5)."""
+
+
+def named_by(trees: Sequence[Workspace], top: bytes) -> Named:
+    """The paths named by the configuration of the repository with its files in `top` (absolute), and of the user.
+
+    All `trees` have the same root, in which `top` need not be.
+    """
     root = os.fsencode(trees[0].root)
     directories = _git_directories(trees, root, top)
-    hooks = {one for directory in directories for one in _hooks_of(trees, root, directory)}
+    hooks = {one for directory in directories for one in _hooks_of(trees, root, os.path.join(directory, b"hooks"))}  # noqa: PTH118
     included: set[Rel] = set()
     own = [os.path.join(one, name) for one in directories for name in (b"config", b"config.worktree")]  # noqa: PTH118
     pending = [*own, *_of_user()]
@@ -73,13 +100,15 @@ def named_by(trees: Sequence[Workspace], top: Rel) -> Named:
             included.update(reached(trees, root, path))
         for text in _texts(trees, root, path):
             for name, value in _settings(text):
-                base = os.path.dirname(path) if name == b"path" else os.path.join(root, *top)  # noqa: PTH118, PTH120 - bytes
-                for word in [value] if name in (b"hookspath", b"path") else _words(value):
+                base = os.path.dirname(path) if name == b"path" else top  # noqa: PTH120 - bytes
+                for word in [value] if name == b"path" or name in _DIRECTORIES else _words(value):
                     target = os.path.normpath(os.path.join(base, word))  # noqa: PTH118 - bytes
                     if name == b"path":
                         pending.append(target)
+                    elif name in _DIRECTORIES:
+                        hooks.update(_hooks_of(trees, root, target))
                     else:
-                        (hooks if name == b"hookspath" else included).update(reached(trees, root, target))
+                        included.update(reached(trees, root, target))
     return Named(frozenset(hooks), frozenset(included), complete=seen.issuperset(pending))
 
 
@@ -100,14 +129,17 @@ def reached(trees: Sequence[Workspace], root: bytes, path: bytes) -> set[Rel]:
     return found
 
 
-def _hooks_of(trees: Sequence[Workspace], root: bytes, directory: bytes) -> set[Rel]:
-    """The hook directory of a git directory, and the files to which links in it lead."""
-    place = os.path.join(directory, b"hooks")  # noqa: PTH118 - bytes
+def _hooks_of(trees: Sequence[Workspace], root: bytes, place: bytes) -> set[Rel]:
+    """A directory of hooks, and the files to which links in it lead."""
     found = reached(trees, root, place)
     for tree in trees:
         for one in list(found):
             for name in links_in(tree, one):
                 found |= reached(trees, root, os.path.join(root, *one, name))  # noqa: PTH118 - bytes
+    if not found:
+        with contextlib.suppress(OSError), os.scandir(place) as entries:
+            links = [entry.path for entry in entries if entry.is_symlink()]
+        found.update(*(reached(trees, root, link) for link in links))
     return found
 
 
@@ -125,11 +157,13 @@ def links_in(tree: Workspace, directory: Rel) -> list[bytes]:
 
 def _words(value: bytes) -> list[bytes]:
     """The words of a command that can name a file in the workspace; a name without `/` is looked up in the path of programs."""
-    return [word for word in value.replace(b'"', b" ").replace(b"'", b" ").split() if b"/" in word]
+    return [word for word in _WORD.findall(value) if b"/" in word]
 
 
 def _settings(text: bytes) -> Iterator[tuple[bytes, bytes]]:
     for found in _SETTING.finditer(text):
+        if found["name"] is None or found["name"].lower() in _DATA:
+            continue
         value = _ESCAPED.sub(lambda one: b"" if one[1] in (None, b"\n") else one[1], found["value"].strip(b" \t\r"))
         if value:
             yield found["name"].lower(), os.path.expanduser(value)  # noqa: PTH111 - bytes
@@ -139,7 +173,9 @@ def _inside(root: bytes, path: bytes) -> Iterator[Rel]:
     """The path in the workspace, as written and without links; nothing for other paths."""
     above = _above(root)
     for one in {_one_slash(os.path.abspath(path)), _one_slash(os.path.realpath(path))}:  # noqa: PTH100 - bytes
-        if one.startswith(above) and one != above:
+        if one == above[:-1]:
+            yield ()
+        elif one.startswith(above):
             yield tuple(one[len(above) :].split(b"/"))
 
 
@@ -175,9 +211,9 @@ def _read(file: BinaryIO) -> bytes:
     return start if len(start) < _SHORT_BYTES else start + file.read(_BYTES_MAX - _SHORT_BYTES)
 
 
-def _git_directories(trees: Sequence[Workspace], root: bytes, top: Rel) -> list[bytes]:
+def _git_directories(trees: Sequence[Workspace], root: bytes, top: bytes) -> list[bytes]:
     """The git directories of a repository: more than one in a linked worktree or a submodule, which have a `.git` file."""
-    marker = os.path.join(root, *top, b".git")  # noqa: PTH118 - bytes
+    marker = os.path.join(top, b".git")  # noqa: PTH118 - bytes
     directories = [marker]
     for text in _texts(trees, root, marker):
         if text.startswith(b"gitdir: "):

@@ -9,6 +9,7 @@ starts programs from more files.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
@@ -29,6 +30,8 @@ _DATA: Final = frozenset(
     }
 )  # fmt: skip
 """Data files, folded as `fold` does. `rebase-merge` and `sequencer` are not among them: their step lists may name commands."""
+_SEARCHED_MAX: Final = 256
+"""The number of directories in which other repositories are looked for: a commit does not take longer in a large tree."""
 _DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
 _OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
 """Data files in `objects/info`. `alternates` is not one: it refers to the objects of other directories."""
@@ -73,6 +76,8 @@ class GitDirectories:
         self._seen: dict[Rel, tuple[bool, bool]] = {}
         self._named: dict[Rel, Named] = {}
         self._targets: frozenset[Rel] | None = None
+        self._above: list[Named] | None = None
+        self._nested: list[Named] | None = None
 
     def place(self, path: Rel) -> GitPlace | None:
         """The place of a path in the innermost git directory above it; None if there is none."""
@@ -92,14 +97,18 @@ class GitDirectories:
             return None
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
 
-    def is_configured(self, path: Rel, *, link: bool = False) -> bool:
+    def is_configured(self, path: Rel, *, link: bool = False, program: bool = False) -> bool:
         """True for a path in a hook directory, and for a file that a repository above it or the user includes or runs.
 
-        For a changed `link`, also true if it was a git directory or is above such a path.
+        For a changed `link`, also true if it was a git directory or is above such a path. A `link` or a `program` (an
+        executable file) is also looked for in what other repositories beneath the workspace's uppermost directories run.
         """
         if link and self._look(path)[0]:
             return True
-        return any(self._named_by(path[:depth]).covers(path, link=link) for depth in range(len(path)))
+        above = itertools.chain(self._outside(), (self._named_by(path[:depth]) for depth in range(len(path))))
+        if any(named.covers(path, link=link) for named in above):
+            return True
+        return (link or program) and any(named.covers(path, link=link) for named in self._elsewhere())
 
     def targets(self, is_named: Callable[[str], bool]) -> frozenset[Rel]:
         """The places to which the workspace's uppermost links with certain names lead."""
@@ -118,8 +127,23 @@ class GitDirectories:
             both = dict.fromkeys((self._below, self._merged))  # without a layer they are the same
             # even without a repository, the user's own configuration may name files
             trees = [tree for tree in both if not top or _exists(tree, (*top, b".git"))]
-            known = self._named[top] = named_by(trees, top) if trees else Named(frozenset(), frozenset())
+            place = os.path.join(os.fsencode(self._below.root), *top)  # noqa: PTH118 - bytes
+            known = self._named[top] = named_by(trees, place) if trees else Named(frozenset(), frozenset())
         return known
+
+    def _outside(self) -> list[Named]:
+        """What the configurations of the repositories above the workspace name in it."""
+        if self._above is None:
+            both = list(dict.fromkeys((self._below, self._merged)))
+            places = [os.fsencode(place) for place in self._below.root.parents if os.path.lexists(place / ".git")]
+            self._above = [named_by(both, place) for place in places]
+        return self._above
+
+    def _elsewhere(self) -> list[Named]:
+        """What the configurations of the repositories in the workspace name in it, as far as they are near its root."""
+        if self._nested is None:
+            self._nested = [self._named_by(top) for top in _repositories(self._below)]
+        return self._nested
 
     def _look(self, directory: Rel) -> tuple[bool, bool]:
         """Whether a directory is a git directory, and whether the layer made it one."""
@@ -141,6 +165,25 @@ class GitDirectories:
             return any(_exists(tree, (*directory, mark.encode())) for tree in trees)
 
         return has("HEAD") and (has("commondir") or (has("objects") and has("refs")))
+
+
+def _repositories(tree: Workspace) -> list[Rel]:
+    """The directories with a `.git` among the uppermost directories, level by level; hidden ones are not searched."""
+    pending: list[Rel] = [()]
+    found: list[Rel] = []
+    for here in itertools.islice(pending, _SEARCHED_MAX):  # grows meanwhile
+        names: list[bytes] = []
+        with contextlib.suppress(ToolError, OSError):
+            fd = tree.open_directory(here)
+            try:
+                with os.scandir(fd) as entries:
+                    names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            finally:
+                os.close(fd)
+        if here and _exists(tree, (*here, b".git")):
+            found.append(here)
+        pending += [(*here, name) for name in sorted(names) if not name.startswith(b".") and name != b"node_modules"]
+    return found
 
 
 def is_sample(names: tuple[str, ...]) -> bool:

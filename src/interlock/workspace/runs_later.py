@@ -9,8 +9,10 @@ workspaces lists the files.
 from __future__ import annotations
 
 import itertools
+import stat
 from typing import Final
 
+from interlock.workspace.git_configuration import HOOK_NAMES
 from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel
@@ -70,22 +72,13 @@ _LINKS: Final = frozenset({name for name, _ in _PAIRS} | {".jj", "hooks", "git-h
 _SUFFIXES: Final = (".code-workspace", ".sublime-project")
 _HOOKS: Final = frozenset({"hooks", "git-hooks"})
 """Usual directories of git hooks, if `core.hooksPath` names them. Projects also use these names for other purposes."""
-_HOOK_NAMES: Final = frozenset(
-    {
-        "applypatch-msg", "pre-applypatch", "post-applypatch", "pre-commit", "pre-merge-commit", "prepare-commit-msg",
-        "commit-msg", "post-commit", "pre-rebase", "post-checkout", "post-merge", "pre-push", "pre-receive", "update",
-        "proc-receive", "post-receive", "post-update", "reference-transaction", "push-to-checkout", "pre-auto-gc",
-        "post-rewrite", "sendemail-validate", "fsmonitor-watchman", "p4-changelist", "p4-prepare-changelist",
-        "p4-post-changelist", "p4-pre-submit", "post-index-change",
-    }
-)  # fmt: skip
-"""Source: githooks(5)."""
 
 
 def may_run_later(workspace: Workspace, path: Rel) -> bool:
     """True if a file that is written at this path (free of links) might stay in a layer because of `runs_later`."""
     above = [Difference(path[:depth], ABSENT, Node("dir", mode=0o755)) for depth in range(1, len(path))]
-    one = Difference(path, ABSENT, Node("file", mode=0o644))
+    found = workspace.lstat(path)
+    one = Difference(path, ABSENT, Node("file", mode=0o644 if found is None else stat.S_IMODE(found.st_mode)))
     return runs_later(one, GitDirectories([*above, one], workspace, workspace))
 
 
@@ -104,11 +97,11 @@ def runs_later(one: Difference, git: GitDirectories) -> bool:
     place = git.place(one.path)
     if place is not None:
         return place.made or link or not place.is_harmless
-    if len(names) > 1 and names[-2] in _HOOKS and names[-1] in _HOOK_NAMES:
+    if len(names) > 1 and names[-2] in _HOOKS and names[-1] in HOOK_NAMES:
         return True
     if any(one.path[: len(place)] == place for place in git.targets(_leads_later)):
         return True
-    return git.is_configured(one.path, link=link)
+    return git.is_configured(one.path, link=link, program=bool((one.after.mode or 0) & 0o111))
 
 
 def _leads_later(name: str) -> bool:
