@@ -97,6 +97,27 @@ def test_a_client_may_write_its_own_files_while_a_process_runs(new_project):
     client.join()
 
 
+def test_a_file_of_the_loader_or_a_client_that_is_replaced_while_a_process_runs_fails_the_action(new_project):
+    """An editor saves by a rename, which ends the read-only mount over the file: then the process can write it."""
+    project = new_project(toml=f'{TOML % ""}[workspace]\nmode = "direct"\n')
+    (project.root / ".mcp.json").write_text("{}")
+    script = "touch started; while [ ! -e done ]; do sleep 0.02; done; echo evil >> .mcp.json"
+
+    def save():
+        while not (project.root / "started").exists():
+            time.sleep(0.02)
+        (project.root / "new").write_text("{ }")
+        (project.root / "new").rename(project.root / ".mcp.json")
+        (project.root / "done").touch()
+
+    person = threading.Thread(target=save)
+    person.start()
+    result = execute(project.open(), shell(script))
+    person.join()
+    assert result.results[0].reason == "path_protected"
+    assert "`.mcp.json`" in result.results[0].error
+
+
 def test_a_missing_layer_that_is_required_stops_the_run_before_it_begins(new_project):
     made = new_project(toml=f'{TOML % ""}[isolation]\nprofile = "nons"\nrequire = ["namespaces"]\n')
     with pytest.raises(ConfigurationError) as caught:

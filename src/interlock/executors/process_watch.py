@@ -36,8 +36,8 @@ async def recorded_changes(
 
     With `in_scope`, a process in a layer may change only what the action's grant lets it write. In the workspace itself it may
     change nothing that the loader reads: walls protect existing files, but cannot prevent new ones.
-    If the process has a root of its own (its `posture`), existing files are read-only for it, so only new ones count: clients and
-    people may change theirs meanwhile.
+    If the process has a root of its own (its `posture`), existing files are read-only for it as long as they are not replaced:
+    clients and people may write into theirs meanwhile.
 
     Raises: StoreError, IntegrityError `backup_damaged`; CancelledError before the process starts; ToolError
     `path_denied` or `path_protected` after it has ended. Refused changes in a layer are never committed.
@@ -73,7 +73,10 @@ def _check_loaded(workspace: Workspace, before: dict[Rel, Identity], *, pinned: 
     after = loaded_files.loaded_states(workspace)
     paths = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     if pinned:
-        paths = [path for path in paths if not any(path[:depth] in before for depth in range(1, len(path) + 1))]
+        # A rename to a path ends the read-only mount over it, and with it the wall around what is there now.
+        places = (place for place in loaded_files.protected_places(workspace) if place in before and place in after)
+        walled = {place for place in places if before[place][:2] == after[place][:2]}
+        paths = [path for path in paths if not any(path[:depth] in walled for depth in range(1, len(path) + 1))]
     if paths:
         raise ToolError(
             f"{_named(paths)} changed while the process ran: Interlock or a client reads it, and no agent may change it; "
