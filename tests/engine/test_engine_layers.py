@@ -593,3 +593,37 @@ def test_a_commit_that_is_killed_at_any_operation_is_done_again_by_resume_and_un
         if done:
             return
     raise AssertionError("it never came to an end")
+
+
+@pytest.mark.parametrize("mode", ["layer", "direct"])
+@pytest.mark.parametrize("action", [fs_write(), shell("echo agent > a")], ids=["tool", "process"])
+def test_nothing_is_changed_once_another_directory_is_at_the_workspaces_path(new_project, tmp_path, mode, action):
+    """File tools would work in the directory that was moved, and processes in the new one."""
+    project = new_project(toml=f'{TOML % ""}[workspace]\nmode = "{mode}"\n')
+    (project.root / "a").write_text("original\n")
+    rt = project.open()
+    project.root.rename(tmp_path / "moved")
+    assert reasons(execute(rt, action)) == ["workspace_missing"]
+    project.root.mkdir()
+    (project.root / "a").write_text("new\n")
+    assert reasons(execute(rt, action)) == ["workspace_missing"]
+    assert (tmp_path / "moved" / "a").read_text() == "original\n"
+    assert (project.root / "a").read_text() == "new\n"
+    (project.root / "a").unlink()
+    project.root.rmdir()
+    (tmp_path / "moved").rename(project.root)
+    assert execute(rt, action).ok
+
+
+def test_nothing_is_committed_to_a_workspace_that_was_moved_meanwhile(project, rt, root, tmp_path):
+    async def both():
+        task = asyncio.create_task(rt.execute(plan(shell("echo agent > a; sleep 2"))))
+        await asyncio.sleep(1)
+        root.rename(tmp_path / "moved")
+        root.mkdir()
+        return await task
+
+    result = asyncio.run(both())
+    assert reasons(result) == ["workspace_conflict"]
+    assert (tmp_path / "moved" / "a").read_text() == "original\n"
+    assert not (root / "a").exists()

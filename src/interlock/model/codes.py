@@ -149,6 +149,7 @@ REASONS: Final[dict[str, str]] = {
     # step 10 and the end
     "workspace_conflict": "Another writer changed what the layer would commit; nothing was committed and the layer is kept.",
     "layer_unavailable": "The proposal must work in a layer, but none can be created; the message gives the reason.",
+    "workspace_missing": "The workspace's directory was moved, removed or replaced since the runtime opened it.",
     "preview_outdated": "Content that an approved effect would replace has changed since it was shown; nothing was committed.",
     "path_unchanged": "No layer of the run changes anything at or beneath a path that was to be committed.",
     "layer_missing": "The run has no layer that waits for a commit.",

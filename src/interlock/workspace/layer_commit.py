@@ -166,6 +166,11 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
     if not plan.changes:
         return
     base = layer.base
+    if not base.is_in_place():
+        error = ToolError(
+            "the workspace's directory was moved or replaced meanwhile", code="path_changed", retryable=False
+        )
+        raise CommitStoppedError(error, {})
     earlier = read_entries(run, proposal=layer.manifest.proposal)
     entries: list[Entry] = []
     with base.changing():

@@ -109,6 +109,19 @@ class Workspace:
         """Globs of the files that such a process may read."""
         return ("**",)
 
+    def is_in_place(self) -> bool:
+        """False if another directory, or none, is at `root` since the root was opened. Processes start at `root`.
+
+        The view of a layer is never there itself.
+        """
+        if self.layer is not None:
+            return True
+        try:
+            found, own = os.lstat(self.root), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
     def close(self) -> None:
         """Close the root."""
         os.close(self.fd)

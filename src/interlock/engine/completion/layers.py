@@ -54,6 +54,9 @@ async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
     if run.layer is not None:
         yield None
         return
+    if (refusal := _refuse_moved(run)) is not None:
+        yield refusal
+        return
     layer = None
     run.without_layer = bool(run.attempts_before) and _is_single_change(run)  # resumed; overwritten if it needs a layer
     if run.layer_absent is None and _is_wanted(run):
@@ -121,6 +124,17 @@ def _why_outside(run: ProposalRun) -> str | None:
     if any(tool.name.startswith("git.") for tool in touching) and git_places.outside_places(workspace.root):
         return "git's own directory is outside of the workspace, where a layer does not reach"
     return None
+
+
+def _refuse_moved(run: ProposalRun) -> Refusal | None:
+    """A refusal if tools and processes would work in two different directories. Raises: StoreError on resuming."""
+    workspace = run.services.workspace
+    if workspace is None or workspace.is_in_place():
+        return None
+    detail = f"the directory `{workspace.root}` was moved, removed or replaced since Interlock opened it: start Interlock anew"
+    if run.attempts_before:
+        raise StoreError(detail, code="workspace_missing")
+    return Refusal("workspace_missing", detail)
 
 
 def _refuse_without(run: ProposalRun) -> Refusal | None:
