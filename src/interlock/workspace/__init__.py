@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from interlock.workspace.preview_layers import open_preview, preview_of, remove_previews, reopen_preview
     from interlock.workspace.process_changes import ProcessWatch, end_left_processes
     from interlock.workspace.registry import Registry, check_apart, state_directory
-    from interlock.workspace.tree import Workspace
+    from interlock.workspace.tree import Workspace, is_in_place
     from interlock.workspace.undo import Restored, UndoConflictError, plan_undo, restore
 else:
     __getattr__ = lazy_exports(
@@ -68,6 +68,7 @@ else:
             "clear_interrupted": "layer_commit",
             "commit_layer": "layer_commit",
             "end_left_processes": "process_changes",
+            "is_in_place": "tree",
             "kept_layers": "layer_places",
             "layer_directories": "layer_places",
             "layer_of": "layers",
@@ -119,6 +120,7 @@ __all__ = [
     "clear_interrupted",
     "commit_layer",
     "end_left_processes",
+    "is_in_place",
     "kept_layers",
     "layer_directories",
     "layer_of",

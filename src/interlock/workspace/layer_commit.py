@@ -35,7 +35,7 @@ from interlock.workspace.nodes import ABSENT, Node, Seen
 from interlock.workspace.protect import Guard
 from interlock.workspace.runs_later import runs_later
 from interlock.workspace.steps import Prepared, Step, as_made, perform, with_access
-from interlock.workspace.tree import changed, read_chunks
+from interlock.workspace.tree import changed, is_in_place, read_chunks
 from interlock.workspace.undo import discard_temporaries, undo_entries
 
 _OTHERS: Final = frozenset(
@@ -166,7 +166,7 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
     if not plan.changes:
         return
     base = layer.base
-    if not base.is_in_place():
+    if not is_in_place(base):
         error = ToolError(
             "the workspace's directory was moved or replaced meanwhile", code="path_changed", retryable=False
         )

@@ -109,19 +109,6 @@ class Workspace:
         """Globs of the files that such a process may read."""
         return ("**",)
 
-    def is_in_place(self) -> bool:
-        """False if another directory, or none, is at `root` since the root was opened. Processes start at `root`.
-
-        The view of a layer is never there itself.
-        """
-        if self.layer is not None:
-            return True
-        try:
-            found, own = os.lstat(self.root), os.fstat(self.fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
-
     def close(self) -> None:
         """Close the root."""
         os.close(self.fd)
@@ -328,6 +315,20 @@ class Workspace:
         if names[: len(top)] != top:
             raise _outside(field)
         return names[len(top) :]
+
+
+def is_in_place(workspace: Workspace) -> bool:
+    """False if another directory, or none, is at a workspace's root since it was opened. Processes start there.
+
+    True for the view of a layer, which is never there itself.
+    """
+    if workspace.layer is not None:
+        return True
+    try:
+        found, own = os.lstat(workspace.root), os.fstat(workspace.fd)
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
 
 def _need_file(found: os.stat_result, field: str) -> None:

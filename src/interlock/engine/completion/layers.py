@@ -129,7 +129,7 @@ def _why_outside(run: ProposalRun) -> str | None:
 def _refuse_moved(run: ProposalRun) -> Refusal | None:
     """A refusal if tools and processes would work in two different directories. Raises: StoreError on resuming."""
     workspace = run.services.workspace
-    if workspace is None or workspace.is_in_place():
+    if workspace is None or room.is_in_place(workspace):
         return None
     detail = f"the directory `{workspace.root}` was moved, removed or replaced since Interlock opened it: start Interlock anew"
     if run.attempts_before:
