@@ -121,10 +121,16 @@ def test_each_agent_has_its_own_grants_and_sub_agents_are_asked_about(project):
     assert project.before("Bash", {"command": "ls"}, agent_id="sub-1").decision == "allow"
 
 
+OTHER_SCOPE = {"project": ""}
+"""A hook of the scope `user`, which finds the project by the client's directory."""
+
+
 def test_a_use_is_asked_about_once(project):
+    """By the hooks of each scope."""
     first = project.before("Bash", {"command": "ls"}, "u")
-    again = project.before("Bash", {"command": "ls"}, "u")
+    again = project.before("Bash", {"command": "ls"}, "u", options=OTHER_SCOPE)
     assert json.dumps(first.document) == json.dumps(again.document)
+    assert "in progress" in project.before("Bash", {"command": "ls"}, "u").reason
     assert project.before("Bash", {"command": "rm -r x"}, "u").decision == "deny"
     assert len(project.lines()) == 1
 
@@ -171,11 +177,11 @@ def test_a_tool_call_in_an_event_that_is_not_known_is_refused(project):
     assert (code, "does not know" in error) == (2, True)
 
 
-def gemini(project, name: str, moment: str, **more) -> tuple[int, dict]:
+def gemini(project, name: str, moment: str, *, scope=None, **more) -> tuple[int, dict]:
     """An event as Gemini CLI gives it, which has no id of the call."""
     event = {"session_id": "s", "cwd": str(project.root), "hook_event_name": name, "timestamp": moment, **more}
     call = {"tool_name": "run_shell_command", "tool_input": {"command": "make", "description": moment}}
-    process = project.begin(json.dumps(event | call).encode(), client="gemini")
+    process = project.begin(json.dumps(event | call).encode(), client="gemini", **(scope or {}))
     out, _ = process.communicate(timeout=60)
     return process.returncode, json.loads(out)
 
@@ -184,8 +190,27 @@ def test_equal_calls_of_a_client_without_ids_are_two(project):
     """Hooks of two scopes are given the same event, and ask once; the same call again is another one."""
     first = gemini(project, "BeforeTool", "1")
     assert (first[0], first[1]["decision"]) == (0, "allow")
-    assert gemini(project, "BeforeTool", "1") == first
+    assert gemini(project, "BeforeTool", "1", scope=OTHER_SCOPE) == first
     again = gemini(project, "BeforeTool", "2")
     assert (again[1]["decision"], again[1] != first[1]) == ("allow", True)
     gemini(project, "AfterTool", "3", tool_response={"llmContent": "done"})
     assert [line.status for line in project.lines()] == ["unknown_outcome", "succeeded"]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_equal_calls_at_the_same_moment_are_not_one(project, held):
+    """An agent can make the same call several times at once: one permission is for one of them, and the others have to be repeated."""
+    rules = 'ask = ["shell"]' if held else 'allow = ["shell"]'
+    project.configure(f'[rules]\n{rules}\n[grants.agent]\ntools = ["shell"]\n')
+    event = {"hook_event_name": "PreToolUse", "session_id": "s", "cwd": str(project.root), "timestamp": "2026-11-28T12:00:00.000Z"}
+    call = event | {"tool_name": "Bash", "tool_input": {"command": "make pay", "description": "x"}}
+    hooks = [project.begin(json.dumps(call).encode(), client="copilot", wait="50") for _ in range(4)]
+    if held:
+        with project.runtime() as runtime:
+            while not runtime.approvals.list():
+                pass
+            [hold] = runtime.approvals.list()
+            runtime.approvals.approve(hold)
+    decisions = [json.loads(hook.communicate(timeout=60)[0])["permissionDecision"] for hook in hooks]
+    assert sorted(decisions) == ["allow", "deny", "deny", "deny"]
+    assert len(project.lines()) == 1

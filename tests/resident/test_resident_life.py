@@ -358,7 +358,7 @@ def test_only_processes_of_this_user_are_answered(project, tmp_path, monkeypatch
 
 def test_hooks_of_two_scopes_ask_one_question(project):
     hook, hold = held(project)
-    second = project.begin(project.event("PreToolUse", "Edit", EDIT, "held"), wait="50")
+    second = project.begin(project.event("PreToolUse", "Edit", EDIT, "held"), wait="50", project="")
     approve(project, hold)
     assert [answer_of(hook).decision, answer_of(second).decision] == ["allow", "allow"]
     project.after("Edit", "held")

@@ -36,19 +36,32 @@ class Caller(NamedTuple):
     """None for the configuration's agent."""
     wait_s: float = WAIT_S
     """How long a held call waits for its approval."""
+    hook: tuple[str, ...] = ()
+    """Which of the client's hooks asks: those of several scopes may be asked about one call, each once."""
+
+
+class _Asked(NamedTuple):
+    call: NativeCall
+    moment: str
+    hooks: set[tuple[str, ...]]
+
+    def may_ask(self, call: NativeCall, moment: str, hook: tuple[str, ...]) -> bool:
+        """True if another hook asks about the same call. The same hook asks again only about another call that looks the same."""
+        if (call, moment) != (self.call, self.moment) or hook in self.hooks:
+            return False
+        self.hooks.add(hook)
+        return True
 
 
 class _Open(NamedTuple):
-    call: NativeCall
-    moment: str
+    asked: _Asked
     performer: Performer
     task: asyncio.Task[CallResult]
     run_id: str
 
 
 class _Judged(NamedTuple):
-    call: NativeCall
-    moment: str
+    asked: _Asked
     task: asyncio.Task[Verdict]
 
 
@@ -81,28 +94,30 @@ class NativeCalls:
             return deny("Interlock: the event has no id for the call.")
         while (judged := self._judged.get(use)) is not None or use in self._open:
             if judged is not None:  # hooks of two scopes ask at the same time
-                if judged.call != call or judged.moment != event.moment:
+                if not judged.asked.may_ask(call, event.moment, caller.hook):
                     return deny(_UNDER_WAY)
                 await asyncio.wait([judged.task])
                 if not judged.task.cancelled():
                     return judged.task.result()
                 continue
             known = self._open[use]
-            if known.moment == event.moment:  # one use is held only once, whatever repeats the request
-                return _allowed(known.run_id) if known.call == call else deny(_UNDER_WAY)
+            if known.asked.moment == event.moment:
+                may = known.asked.may_ask(call, event.moment, caller.hook)
+                return _allowed(known.run_id) if may else deny(_UNDER_WAY)
             await self._give_up([use])  # the same call again: the end of the first one was never reported
-        task = asyncio.get_running_loop().create_task(self._judge(use, event, call, caller))
-        self._judged[use] = _Judged(call, event.moment, task)
+        asked = _Asked(call, event.moment, {caller.hook})
+        task = asyncio.get_running_loop().create_task(self._judge(use, asked, event, caller))
+        self._judged[use] = _Judged(asked, task)
         try:
             return await task
         finally:
             del self._judged[use]
 
-    async def _judge(self, use: Use, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
+    async def _judge(self, use: Use, asked: _Asked, event: HookEvent, caller: Caller) -> Verdict:
         deadline = asyncio.get_running_loop().time() + caller.wait_s
         while True:
             try:
-                return await self._try(use, event, call, caller)
+                return await self._try(use, asked, event, caller)
             except HeldError as held:
                 if not await self._answered(held, deadline):
                     return deny(_held(held))
@@ -142,7 +157,7 @@ class NativeCalls:
         This may only narrow: calls that were not allowed here are refused.
         """
         for use, known in self._open.items():
-            if use[:2] == (client, _session_of(event)) and known.call == call:
+            if use[:2] == (client, _session_of(event)) and known.asked.call == call:
                 return Verdict("ask")
         return deny("Interlock: the client asks its user about a call that Interlock has not allowed")
 
@@ -157,8 +172,9 @@ class NativeCalls:
             known.task.add_done_callback(_forget)
         self._open.clear()
 
-    async def _try(self, use: Use, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
+    async def _try(self, use: Use, asked: _Asked, event: HookEvent, caller: Caller) -> Verdict:
         """Raises: HeldError, ProposalError, and as `Runtime.call`."""
+        call = asked.call
         performer = Performer(caller.client, call)
         session = f"{caller.client}-{event.session}" if event.session else None
         work = self._runtime.call(
@@ -183,7 +199,7 @@ class NativeCalls:
             await asyncio.wait([task])
             raise
         performer.release()
-        self._open[use] = _Open(call, event.moment, performer, task, run_id)
+        self._open[use] = _Open(asked, performer, task, run_id)
         task.add_done_callback(lambda done: self._done(use, run_id, done))
         return _allowed(run_id)
 

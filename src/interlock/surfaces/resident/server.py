@@ -30,6 +30,8 @@ READ_SECONDS: Final = 10.0
 """Maximum time for a request to arrive."""
 _NOT_DELIVERED: Final = b"N"
 _BANNER: Final = b"interlock 1 "
+_HOOK: Final = ("client", "project", "agent", "mode")
+"""What distinguishes the hooks that `interlock install` has written in several places."""
 
 
 class _Heard:
@@ -149,7 +151,8 @@ class Server:
         if event.kind == "other" and event.tool:
             return failure(f"the tool call is in an event that Interlock does not know, `{event.name[:80]}`")
         try:
-            caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S))
+            hook = tuple(given.get(name, "") for name in _HOOK)
+            caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S), hook)
             verdict = await self._verdict(client.dialect, event, given, caller, heard)
         except InterlockError as error:
             hint = f" ({error.hint})" if error.hint else ""
