@@ -328,3 +328,50 @@ def test_a_call_is_found_behind_much_that_was_recorded_since(tmp_path):
     dialect = CLIENTS["codex"].dialect
     read = dialect.read(json.dumps({**event, "transcript_path": str(tmp_path / "record")}).encode(), "")
     assert dialect.translate(read).decision == "deny"
+
+
+NAMED = [
+    (client, tool, given, next(name for name in given if name in PATHS))
+    for client, tool, given in INPUTS
+    if isinstance(given, dict) and PATHS & given.keys()
+]
+"""Inputs that name a file or a directory."""
+
+
+@pytest.mark.parametrize(("client", "tool", "given", "name"), NAMED)
+def test_a_path_that_programs_follow_in_two_ways_is_refused(client, tool, given, name, tmp_path):
+    """Some clients take `..` and the name before it off, and others follow the link first; `/proc/self` is each process's own."""
+    root = tmp_path / "project"
+    (root / "src/deep").mkdir(parents=True)
+    (root / "link").symlink_to("src/deep")
+    (root / "by-process").symlink_to("/proc/self/cwd")
+    two_ways = [
+        "link/../a",
+        "link/../../a",
+        f"{root}/link/../a",
+        f"/proc/self/cwd{root}/a",
+        f"by-process{root}/a",
+        "/dev/fd/3/a",
+    ]
+    for path in two_ways:
+        value = [path] if isinstance(given[name], list) else path
+        found = judged(client, tool, {**given, name: value}, root)
+        assert isinstance(found, str) or found.decision == "deny", (path, found)
+    plain = f"{root}/src/deep/../a"  # without a link, all programs agree
+    found = judged(client, tool, {**given, name: [plain] if isinstance(given[name], list) else plain}, root)
+    assert isinstance(found, NativeCall)
+    assert "src/a" in found.parameters.values()
+
+
+@pytest.mark.parametrize("client", ["codex", "copilot", "opencode", "vscode"])
+def test_a_path_in_a_patch_is_followed_in_one_way(client, tmp_path):
+    (tmp_path / "src/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("src/deep")
+    patch = "*** Begin Patch\n*** Add File: link/../../outside\n+x\n*** End Patch\n"
+    tool, given = {
+        "codex": ("apply_patch", {"command": patch}),
+        "copilot": ("Edit", patch),
+        "opencode": ("apply_patch", {"patchText": patch}),
+        "vscode": ("apply_patch", {"input": patch}),
+    }[client]
+    assert "`..`" in judged(client, tool, given, tmp_path)

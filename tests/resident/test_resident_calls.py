@@ -199,10 +199,15 @@ def test_equal_calls_of_a_client_without_ids_are_two(project):
 
 @pytest.mark.parametrize("held", [False, True])
 def test_equal_calls_at_the_same_moment_are_not_one(project, held):
-    """An agent can make the same call several times at once: one permission is for one of them, and the others have to be repeated."""
+    """An agent can make a call several times at once: a permission is for one of them, and the others have to be repeated."""
     rules = 'ask = ["shell"]' if held else 'allow = ["shell"]'
     project.configure(f'[rules]\n{rules}\n[grants.agent]\ntools = ["shell"]\n')
-    event = {"hook_event_name": "PreToolUse", "session_id": "s", "cwd": str(project.root), "timestamp": "2026-11-28T12:00:00.000Z"}
+    event = {
+        "hook_event_name": "PreToolUse",
+        "session_id": "s",
+        "cwd": str(project.root),
+        "timestamp": "2026-11-28T12:00:00.000Z",
+    }
     call = event | {"tool_name": "Bash", "tool_input": {"command": "make pay", "description": "x"}}
     hooks = [project.begin(json.dumps(call).encode(), client="copilot", wait="50") for _ in range(4)]
     if held:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import msgspec
 
 from interlock.model.values import parse_json
-from interlock.surfaces.clients.plain_inputs import check_command, check_glob, check_path
+from interlock.surfaces.clients.plain_inputs import check_command, check_glob, check_path, real_path
 
 Kind = Literal["before", "permission", "after", "failed", "start", "end", "settings", "other"]
 """`before` a tool call; `permission`: the client would ask the person at its own terminal; `after` a completed call, or
@@ -139,7 +139,7 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
             return deny(f"{name}: a path cannot contain a NUL character")
         if given != cwd:
             check_path(given)
-        real = os.path.realpath(f"{cwd or root}/{given}" if given[:1] != "/" else given)
+        real = real_path(f"{cwd or root}/{given}" if given[:1] != "/" else given)
         if real != root and not real.startswith(root.rstrip("/") + "/"):
             return deny(
                 f"path_outside_workspace: `{given[:_SHOWN]}` is outside the workspace `{root}`. Nothing was done."

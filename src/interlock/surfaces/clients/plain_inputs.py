@@ -1,7 +1,8 @@
 """Paths, patterns and commands that clients use as they are given.
 
-Some clients change an input before they use it: they cut off white space, expand `~`, or follow a pattern out of the
-directory that is searched. What is judged would then not be what is done, so such inputs are refused.
+Some clients change an input before they use it: they cut off white space, expand `~`, take `..` and the name before it
+off, or follow a pattern out of the directory that is searched. What is judged would then not be what is done, so such
+inputs are refused.
 """
 
 from __future__ import annotations
@@ -27,6 +28,50 @@ def check_path(path: str) -> None:
         raise ValueError(f"a client may change the path {path[:_SHOWN]!r} before it uses it: {why}. Nothing was done")
 
 
+def real_path(path: str) -> str:
+    """An absolute path without links.
+
+    Raises: ValueError for a path that means one file for some programs and another one for others: `..` after a link,
+    and the links in `/proc` to the process that follows them, to which those in `/dev` lead.
+    """
+    real = _followed(path)
+    if ".." in path.split("/") and _followed(os.path.normpath(path)) != real:
+        raise ValueError(
+            f"the path {path[:_SHOWN]!r} has a `..` after a link, which programs follow in two ways: give the path without"
+            " `..`. Nothing was done"
+        )
+    return real
+
+
+def _followed(path: str) -> str:
+    """The path without links, as the system follows them. What is missing counts as a directory."""
+    at: list[str] = []
+    left, links = path.split("/")[::-1], 0
+    while left:
+        name = left.pop()
+        if name == "..":
+            del at[-1:]
+        if name in ("", ".", ".."):
+            continue
+        at.append(name)
+        if at == ["proc"]:
+            raise ValueError("a path in `/proc` can mean another file for another program. Nothing was done")
+        try:
+            target = os.readlink("/" + "/".join(at))  # noqa: PTH115 - a call that takes microseconds
+        except OSError:
+            continue  # no link, or not there
+        links += 1
+        if links > _LINKS_MAX:
+            raise ValueError(f"the path {path[:_SHOWN]!r} leads through too many links. Nothing was done")
+        at = [] if target[:1] == "/" else at[:-1]
+        left += target.split("/")[::-1]
+    return "/" + "/".join(at)
+
+
+_LINKS_MAX: Final = 40
+"""As in the kernel."""
+
+
 def check_command(command: str) -> None:
     """Refuse a command whose ends some clients cut off, although they belong to it in a shell. Raises: ValueError."""
     core = command.strip(" \t\n")
@@ -50,7 +95,7 @@ def check_glob(pattern: str, directory: str, root: str) -> None:
                 f"the pattern `{pattern[:_SHOWN]}` is not relative: give the directory as a path, and a pattern beneath it"
             )
         plain = next((depth for depth, part in enumerate(parts) if re.search(r"[*?\[\]()\\]", part)), len(parts) - 1)
-        real = os.path.realpath("/".join([directory, *parts[:plain]]))
+        real = real_path("/".join([directory, *parts[:plain]]))
         if real != root and not real.startswith(root.rstrip("/") + "/"):
             raise ValueError(
                 f"path_outside_workspace: the pattern `{pattern[:_SHOWN]}` leads out of the workspace by a link"
