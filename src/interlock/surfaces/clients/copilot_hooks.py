@@ -77,7 +77,9 @@ NATIVE: Final[Mapping[str, OwnTool]] = {
     ),
     "Write": OwnTool(lambda given, _: write_call(text_of(given, "path"), optional_text(given, "file_text") or "")),
     "Edit": OwnTool(
-        lambda given, _: edit_call(text_of(given, "path"), text_of(given, "old_str"), text_of(given, "new_str"))
+        lambda given, cwd: edit_call(
+            text_of(given, "path"), text_of(given, "old_str"), text_of(given, "new_str"), cwd=cwd
+        )
     ),
     _PATCH: OwnTool(lambda given, _: patch_call(text_of(given, _PATCH))),
     "Read": OwnTool(lambda given, _: read_call(text_of(given, "path")), beside("view_range forceReadLargeFiles")),

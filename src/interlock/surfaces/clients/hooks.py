@@ -51,6 +51,15 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The file in which the client records the session, if its events do not have all of a call."""
 
 
+class PatchPart(NamedTuple):
+    """Where a part of a patch belongs."""
+
+    after: str = ""
+    """A line before it; empty if the patch names none."""
+    at_end: bool = False
+    """True if it is at the end of the file."""
+
+
 class NativeCall(NamedTuple):
     """A client's tool call as a call of one of Interlock's tools."""
 
@@ -60,6 +69,8 @@ class NativeCall(NamedTuple):
     """The parameters that are paths: absolute, or relative to the client's directory."""
     writes: str | None = None
     """The parameter that names the file to change, if it is the only one, so that undo can restore it."""
+    parts: tuple[PatchPart, ...] = ()
+    """For an `fs.edit` by a patch: where each of its edits belongs."""
 
 
 class Verdict(NamedTuple):
@@ -154,7 +165,7 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
         check_glob(parameters["glob"], f"{root}/{parameters['path']}", root)
     if call.tool == "shell" and parameters.get("cwd") == ".":
         del parameters["cwd"]  # it would run there anyway
-    return NativeCall(call.tool, parameters, call.paths, call.writes)
+    return call._replace(parameters=parameters)
 
 
 _SHOWN: Final = 200
@@ -200,8 +211,13 @@ def write_call(path: str, content: str) -> NativeCall:
 
 
 def edit_call(path: str, old: str, new: str, *, everywhere: bool = False, cwd: str = "") -> NativeCall:
-    """The call that replaces a text in a file: once, or `everywhere` it occurs. Without an old text it creates the file."""
+    """The call that replaces a text in a file: once, or `everywhere` it occurs. Without an old text it creates the file.
+
+    Raises: ValueError for an edit without an old text of a file that is there: some clients insert the new text.
+    """
     if not old:
+        if os.path.lexists(f"{cwd}/{path}" if path[:1] != "/" else path):
+            raise ValueError("an edit without a text to replace creates a file, and this one is there already")
         return write_call(path, new)
     parameters: dict[str, Any] = {"path": path, "old": old, "new": new}
     if everywhere:

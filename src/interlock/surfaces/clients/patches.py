@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from interlock.surfaces.clients.hooks import NativeCall, Verdict, deny, write_call
+from interlock.surfaces.clients.hooks import NativeCall, PatchPart, Verdict, deny, write_call
 
 _BEGIN: Final = "*** Begin Patch"
 _END: Final = "*** End Patch"
@@ -49,13 +49,16 @@ def patch_call(patch: str) -> NativeCall | Verdict:
 def _update_call(path: str, body: list[str]) -> NativeCall | Verdict:
     """The call for an update: each part of the patch replaces one text by another."""
     parts: list[tuple[list[str], list[str]]] = []
+    places: list[PatchPart] = []
     for line in body:
-        if line.startswith("@@") or not parts:
+        if line.startswith("@@") or not parts or places[-1].at_end:
             parts.append(([], []))
+            places.append(PatchPart(line.removeprefix("@@").removeprefix(" ") if line.startswith("@@") else ""))
             if line.startswith("@@"):
                 continue
         old, new = parts[-1]
         if line == _END_OF_FILE:
+            places[-1] = places[-1]._replace(at_end=True)
             continue
         if line.startswith("***"):
             return _SEVERAL
@@ -69,4 +72,4 @@ def _update_call(path: str, body: list[str]) -> NativeCall | Verdict:
     if not edits or any(not edit["old"] for edit in edits):
         return deny("each part of a patch must show a line of the file that it changes: add the lines around it.")
     parameters = edits[0] if len(edits) == 1 else {"edits": edits}
-    return NativeCall("fs.edit", {"path": path, **parameters}, writes="path")
+    return NativeCall("fs.edit", {"path": path, **parameters}, writes="path", parts=tuple(places))

@@ -53,15 +53,15 @@ GATEWAY_PREFIX: Final = "mcp_interlock_"
 MCP_PREFIX: Final = "mcp_"
 
 
-def _replace(given: Mapping[str, Any]) -> NativeCall:
-    return edit_call(text_of(given, "filePath"), text_of(given, "oldString"), text_of(given, "newString"))
+def _replace(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    return edit_call(text_of(given, "filePath"), text_of(given, "oldString"), text_of(given, "newString"), cwd=cwd)
 
 
-def _replace_several(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
+def _replace_several(given: Mapping[str, Any], cwd: str) -> NativeCall | Verdict:
     replacements = given.get("replacements")
     if not isinstance(replacements, list) or len(replacements) != 1 or not isinstance(replacements[0], dict):
         return deny("several replacements at once are not supported: call `replace_string_in_file` for each.")
-    return own_call(_REPLACE, "multi_replace_string_in_file", replacements[0], "")
+    return own_call(_REPLACE, "multi_replace_string_in_file", replacements[0], cwd)
 
 
 def _fetch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
@@ -76,7 +76,7 @@ def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall:
     return shell_call(text_of(given, "command"), cwd)
 
 
-_REPLACE: Final = OwnTool(lambda given, _: _replace(given), beside("explanation"))
+_REPLACE: Final = OwnTool(_replace, beside("explanation"))
 NATIVE: Final[Mapping[str, OwnTool]] = {
     "run_in_terminal": OwnTool(
         _shell, beside("explanation goal isBackground mode timeout requestUnsandboxedExecutionReason")

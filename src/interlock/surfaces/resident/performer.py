@@ -10,6 +10,7 @@ import msgspec
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.surfaces.clients.hooks import NativeCall
+from interlock.surfaces.resident.exact_edits import check_edit
 from interlock.workspace import Origin
 from interlock.workspace.client_changes import ClientChange
 
@@ -31,7 +32,10 @@ class Performer:
         self._ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     async def execute(self, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
-        """See `ToolExecutor`. Raises: ToolError, also for a protected path, or parameters that a person has edited."""
+        """See `ToolExecutor`.
+
+        Raises: ToolError, also for a protected path, parameters that a person has edited, or an edit that does not fit the file.
+        """
         if any(parameters.get(name) != value for name, value in self._call.parameters.items()):
             shown = msgspec.json.encode(parameters).decode()
             raise ToolError(
@@ -39,6 +43,9 @@ class Performer:
                 code="client_edited",
                 retryable=False,
             )
+        if tool == "fs.edit":
+            path = ctx.workspace.locate(parameters["path"])
+            await asyncio.to_thread(check_edit, ctx.workspace, path, parameters, self._call.parts)
         change = await self._keep(parameters, ctx)
         if tool in _SHELLS:
             ctx.not_exactly_undoable(f"`{self.client}` ran the command itself, so its changes are unknown")
