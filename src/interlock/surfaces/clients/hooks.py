@@ -165,7 +165,7 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
         check_glob(parameters["glob"], f"{root}/{parameters['path']}", root)
     if call.tool == "shell" and parameters.get("cwd") == ".":
         del parameters["cwd"]  # it would run there anyway
-    return call._replace(parameters=parameters)
+    return NativeCall(call.tool, parameters, call.paths, call.writes, call.parts)
 
 
 _SHOWN: Final = 200

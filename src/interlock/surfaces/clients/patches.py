@@ -58,7 +58,7 @@ def _update_call(path: str, body: list[str]) -> NativeCall | Verdict:
                 continue
         old, new = parts[-1]
         if line == _END_OF_FILE:
-            places[-1] = places[-1]._replace(at_end=True)
+            places[-1] = PatchPart(places[-1].after, at_end=True)
             continue
         if line.startswith("***"):
             return _SEVERAL
