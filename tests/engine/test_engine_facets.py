@@ -284,6 +284,52 @@ def test_a_tools_results_are_cached_from_now_on(embedded):
     assert caught.value.code == "not_found"
 
 
+def test_results_of_a_tool_that_changes_something_are_not_cached(embedded):
+    written = []
+
+    async def add(parameters, ctx):
+        written.append(parameters)
+
+    rt = embedded(binding("add", add))
+    with pytest.raises(UsageError) as caught:
+        rt.enable_cache("add", ttl_ms=60_000)
+    assert caught.value.code == "not_cacheable"
+    execute(rt, call("add"))
+    execute(rt, call("add"))
+    assert len(written) == 2
+
+
+# -- what a program passes by mistake
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        (lambda rt: rt.set_budget(5), "budget"),
+        (lambda rt: rt.set_limits(5), "limits"),
+        (lambda rt: rt.set_rate_limit("look", calls=0, per_ms=1), "calls"),
+        (lambda rt: rt.set_rate_limit("look", calls=1, per_ms=True), "per_ms"),
+        (lambda rt: rt.enable_cache("look", ttl_ms=-5), "ttl_ms"),
+        (lambda rt: rt.set_executor(len), "execute"),
+        (lambda rt: rt.grants.set({"agent": "a"}), "grant"),
+        (lambda rt: rt.rules.add("r", "deny"), "predicate"),
+        (lambda rt: rt.rules.add("r", bool, tools="fs.*"), "tools"),
+        (lambda rt: rt.rules.add("r", bool, state_keys=[1]), "state_keys"),
+        (lambda rt: rt.subscribe(events=5), "events"),
+        (lambda rt: rt.call_sync(5), "tool"),
+        (lambda rt: rt.call_sync("look", [1]), "parameters"),
+        (lambda rt: rt.call_sync("look", on_question=5), "on_question"),
+        (lambda rt: rt.execute_sync({"actions": []}, on_question=5), "on_question"),
+        (lambda rt: interlock.Runtime.open(settings={}, on_question=5), "on_question"),
+    ],
+)
+def test_the_call_that_gets_a_wrong_argument_says_so(embedded, mistake, named):
+    rt = embedded(binding("look", noop, read_only=True))
+    with pytest.raises(UsageError, match=named):
+        mistake(rt)
+    assert execute(rt, call("look")).ok
+
+
 # -- runtimes beside each other
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from interlock.engine.assemble import Assembled, adjusted, embedded, open_project
@@ -20,13 +21,14 @@ from interlock.engine.proposals.decoding import ProposalLike
 from interlock.engine.services import Listeners, Services, close_all
 from interlock.engine.sync_runner import SyncRunner
 from interlock.lazy import lazy
+from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.grant import Grant
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget
 from interlock.model.result import CallResult, ProposalResult
-from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
+from interlock.model.tool import Binding, Tool, ToolExecutor
 
 if TYPE_CHECKING:
     from interlock.engine.facets import capsules as capsules_facet
@@ -148,7 +150,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """Set the object that performs calls of tools without a function, or (with an open schema and the most cautious
         traits, under the rules) of unregistered names; None removes it. `execute(..., executor=)` takes precedence.
         """
-        self.services.executors.default = executor
+        self.services.executors.set_default(executor)
 
     def with_inference(self, models: Mapping[str, Mapping[str, Any]]) -> Self:
         """Register `infer`, `classify` and `embed` for these models (by name, with the keys of `[models.NAME]`), before those
@@ -190,20 +192,20 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self._sync.run("prepare", self.prepare)
 
     def set_budget(self, budget: Budget | None) -> None:
-        """Set the maximum budget of each proposal; a proposal's own budget can only be smaller."""
-        self.services.bounds.budget = budget
+        """Set the maximum budget of each proposal; a proposal's own budget can only be smaller. Raises UsageError."""
+        self.services.bounds.budget = typed.require(budget, (Budget, NoneType), "budget")
 
     def set_limits(self, limits: Limits) -> None:
-        """Set the upper bounds on the input of agents and tools, from now on."""
-        self.services.bounds.limits = limits
+        """Set the upper bounds on the input of agents and tools, from now on. Raises UsageError."""
+        self.services.bounds.limits = typed.require(limits, Limits, "limits")
 
     def set_rate_limit(self, tool: str, calls: int, per_ms: int) -> None:
-        """Replace a tool's rate limit. Raises UsageError `not_found`."""
-        self.services.change_tool(tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
+        """Replace a tool's rate limit. Raises UsageError, such as `not_found`."""
+        self.services.limit_rate(tool, calls, per_ms)
 
     def enable_cache(self, tool: str, ttl_ms: int | None) -> None:
-        """Cache a tool's successes for `ttl_ms`, per call and agent; None turns the cache off. Raises UsageError."""
-        self.services.change_tool(tool, cache_ttl_ms=ttl_ms)
+        """Cache a read-only tool's successes for `ttl_ms`, per call and agent; None turns that off. Raises UsageError."""
+        self.services.cache_results(tool, ttl_ms)
 
     def fork(self, agent: str, grant: Grant | None = None) -> Runtime:
         """A runtime for another agent: state, journals and policy are shared; from now on it has its own tools. With a `grant`
@@ -324,6 +326,7 @@ _Opened = TypeVar("_Opened", bound=Runtime)
 def _opened(kind: type[_Opened], assembled: Assembled, on_question: OnQuestion | None = None) -> _Opened:
     """The runtime of these parts; if that fails, they are closed."""
     try:
+        typed.require_function(on_question, "on_question")
         runtime = kind(*assembled, on_question)
     except BaseException:
         close_all(assembled.closing)

@@ -29,12 +29,13 @@ from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress
 from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopAnswer, StopRequest
+from interlock.model import typed
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import ProposalResult
-from interlock.model.tool import Binding
+from interlock.model.tool import Binding, RateLimit
 from interlock.model.waiting import Waiting
 from interlock.settings import Loaded, Settings
 from interlock.settings.sections import DEFAULTS
@@ -332,6 +333,9 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     ) -> None:
         """Add listeners; see `Listeners`."""
         hooks = self.hooks
+        named = {"events": events, "progress": progress, "waits": waits, "notices": notices, "questions": questions}
+        for name, listener in named.items():
+            typed.require_function(listener, name)
         _add(hooks.events, events)
         _add(hooks.progress, progress)
         _add(hooks.waits, waits)
@@ -362,6 +366,25 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         found = self.registry.require(name)
         tool = msgspec.structs.replace(found.tool, **changes)
         self.register(msgspec.structs.replace(found.binding, tool=tool))
+
+    def limit_rate(self, name: str, calls: int, per_ms: int) -> None:
+        """Replace a tool's rate limit. Raises UsageError."""
+        limit = RateLimit(calls=typed.at_least(1, calls, "calls"), per_ms=typed.at_least(1, per_ms, "per_ms"))
+        self.change_tool(name, rate_limit=limit)
+
+    def cache_results(self, name: str, ttl_ms: int | None) -> None:
+        """Set for how long a tool's results are cached. Raises UsageError `not_found`, `not_cacheable`."""
+        if (
+            ttl_ms is not None
+            and typed.at_least(1, ttl_ms, "ttl_ms")
+            and not self.registry.require(name).tool.read_only
+        ):
+            raise UsageError(
+                f"the results of `{name}` cannot be cached: it may change something, and a cached result changes nothing",
+                code="not_cacheable",
+                hint="declare `read_only=True` if it only reads",
+            )
+        self.change_tool(name, cache_ttl_ms=ttl_ms)
 
     def adopt_tools(self, proposal: Proposal) -> None:
         """Register the unknown tools that the proposal names for the default executor, if there is one."""

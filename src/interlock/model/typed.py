@@ -3,16 +3,20 @@
 `msgspec` analyses a type when it is first used. Two threads that do so at once for the same type, or for types that
 share a struct, can crash the process. So the first use of each type is limited to one thread at a time; later uses are
 free. No other module calls `msgspec.convert`, creates a decoder, or decodes into a type; a test enforces that.
+
+The `require` functions check what a program passes, so that the call that makes a mistake reports it, and not a later one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
 import msgspec
+
+from interlock.model.errors import UsageError
 
 T = TypeVar("T")
 
@@ -68,3 +72,37 @@ def _first(kind: Any, use: Callable[[], T]) -> T:
         finally:
             with contextlib.suppress(TypeError):
                 _used.add(kind)  # also after an invalid value, because msgspec has prepared the type by then
+
+
+def require(value: T, kinds: type | tuple[type, ...], name: str, *, hint: str | None = None) -> T:
+    """The value, if it is one of `kinds`. Raises: UsageError, which names the parameter and its type, not the value."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(f"`{_name(kind)}`" for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise UsageError(f"`{name}` is a `{type(value).__name__}`, but must be {wanted}", path=name, hint=hint)
+    return value
+
+
+def at_least(least: int, value: int, name: str) -> int:
+    """The value, if it is an integer of at least `least`. Raises: UsageError."""
+    if isinstance(value, bool) or require(value, int, name) < least:
+        raise UsageError(f"`{name}` must be at least {least}", path=name)
+    return value
+
+
+def require_function(value: T, name: str, *, hint: str | None = None) -> T:
+    """The value, if it can be called or is None. Raises: UsageError."""
+    if value is not None and not callable(value):
+        raise UsageError(f"`{name}` is a `{type(value).__name__}`, which cannot be called", path=name, hint=hint)
+    return value
+
+
+def require_names(value: Sequence[str], name: str) -> tuple[str, ...]:
+    """The texts of a list. A single text is refused: its letters would count as names. Raises: UsageError."""
+    found: tuple[Any, ...] = () if isinstance(value, str | bytes) else tuple(value)
+    if isinstance(value, str | bytes) or not all(isinstance(one, str) for one in found):
+        raise UsageError(f"`{name}` must be a list of texts", path=name, hint=f'such as `{name}=["fs.*"]`')
+    return found
+
+
+def _name(kind: type) -> str:
+    return "None" if kind is type(None) else kind.__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from interlock.engine.people.grant_tokens import TTL_MS, IssuedToken, issue_token
 from interlock.engine.services import Services
+from interlock.model import typed
 from interlock.model.errors import InterlockError, UsageError
 from interlock.model.grant import Grant, Restriction
 
@@ -16,7 +17,8 @@ class Grants:
         self._services = services
 
     def set(self, grant: Grant) -> None:
-        """Replace the configured grant of the grant's agent, for this runtime. Raises ConfigurationError."""
+        """Replace the configured grant of the grant's agent, for this runtime. Raises ConfigurationError, UsageError."""
+        typed.require(grant, Grant, "grant")
         judges = self._services.judges
         before = dict(judges.own_grants)
         judges.own_grants[grant.agent] = grant

@@ -44,9 +44,9 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
     action.step = 6
     run = action.run
     desk = run.services.desk
-    if run.dry_run or not desk.can_ask:
+    if run.dry_run or desk.cannot_ask:
         names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
-        what = "a run would ask" if run.dry_run else "the rules say to ask first, and no one can answer here"
+        what = "a run would ask" if run.dry_run else f"the rules say to ask first, and {desk.cannot_ask}"
         return Refusal("approval_required", f"{what} ({names})")
     await find_effect(action)
     hold = _existing(action)

@@ -108,8 +108,8 @@ def _require_somebody(attempt: AskingContext) -> None:
     desk = run.services.desk
     if run.dry_run:
         problem = "no question can be asked in a dry run"
-    elif not desk.can_ask:
-        problem = "no one can answer a question here"
+    elif desk.cannot_ask:
+        problem = desk.cannot_ask
     elif not desk.waits:
         problem = "a tool's question cannot be left open, because the call would have to be made again"
     else:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.decision import Decision, Request, Requirement
 from interlock.model.errors import UsageError
@@ -96,14 +97,16 @@ class CodeRules:
         effect: Literal["deny", "ask"],
         state_keys: Sequence[str],
     ) -> None:
-        """Add a rule, or replace the rule of that name. Raises UsageError for a name that is empty or not printable."""
+        """Add a rule, or replace the rule of that name. Raises UsageError for a bad name, predicate or list."""
         if not name or not name.isprintable():
             raise UsageError(
                 "a rule in code needs a printable name", hint="it is what refusals and the journal call it"
             )
         if effect not in ("deny", "ask"):
             raise UsageError(f"a rule in code denies or asks: its effect cannot be `{effect}`")
-        self._rules[name] = CodeRule(name, predicate, name_matcher(tools), effect, tuple(state_keys))
+        typed.require_function(predicate, "predicate")
+        globs, keys = typed.require_names(tools, "tools"), typed.require_names(state_keys, "state_keys")
+        self._rules[name] = CodeRule(name, predicate, name_matcher(globs), effect, keys)
 
     def remove(self, name: str) -> None:
         """Remove a rule. Raises UsageError `not_found`."""

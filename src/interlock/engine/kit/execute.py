@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from interlock.engine.kit.shared_runs import SharedRuns
@@ -12,6 +13,7 @@ from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
 from interlock.lazy import lazy
+from interlock.model import typed
 from interlock.model.errors import UsageError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Proposal
@@ -102,6 +104,13 @@ async def call_tool(
     shared: SharedRuns,
 ) -> CallResult:
     """See `Runtime.call`."""
+    typed.require(tool, str, "tool")
+    typed.require(
+        parameters,
+        (Mapping, NoneType),
+        "parameters",
+        hint='a mapping of their names to values, such as {"path": "a.txt"}',
+    )
     async with asks(wait, on_question):
         caller = _caller(services, agent, session, grant_token)
         return await calls.call(

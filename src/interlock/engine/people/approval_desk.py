@@ -117,12 +117,17 @@ class Desk:
         return self._home
 
     @property
-    def can_ask(self) -> bool:
-        """True if a person could answer a question of the current work: in memory, only a listener of this process that waits."""
+    def cannot_ask(self) -> str | None:
+        """Why no person could answer a question of the current work; None if one could.
+
+        In memory, only a listener of this process can answer, while the question waits.
+        """
         if self.outlives:
-            return True
+            return None
+        if not self.waits:
+            return "a runtime in memory cannot leave a question open (`wait=False`)"
         heard = self.expected or self.listeners or ASKING.get().tell is not None or self._notifications is not None
-        return bool(heard) and self.waits
+        return None if heard else "no one can answer here: this runtime has neither `on_question` nor `approvals.ttl`"
 
     @property
     def waits(self) -> bool:

@@ -16,6 +16,7 @@ from interlock.engine.people.answers import Answering, Choice, Hold
 from interlock.engine.people.approval_desk import ASKING, Asking, Desk
 from interlock.engine.people.identity import at_own_terminal, require
 from interlock.engine.tools.threads import DaemonThreads
+from interlock.model import typed
 from interlock.model.errors import StoreError, UsageError
 
 Reply = bool | Mapping[str, Any] | None
@@ -39,6 +40,7 @@ class asking:  # noqa: N801 - used like a function; a class, because every propo
     def __init__(self, desk: Desk, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None) -> None:
         """Has no effect until the block is entered."""
         self._questions: _Questions | None = None
+        typed.require_function(on_question, "on_question")
         if on_question is not None and wait:
             self._questions = _Questions(desk, threads, on_question)
             self._asking = Asking(wait=True, tell=self._questions.tell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from interlock.engine.tools.registry import Registry
-from interlock.model.errors import ToolError
+from interlock.model.errors import ToolError, UsageError
 from interlock.model.proposal import Proposal
 from interlock.model.tool import Binding, Context, Tool, ToolExecutor
 
@@ -20,6 +20,15 @@ class Executors:
         """Start without an executor."""
         self.default: ToolExecutor | None = None
         self._adopted: set[str] = set()
+
+    def set_default(self, executor: ToolExecutor | None) -> None:
+        """Set the executor; None removes it. Raises UsageError if the object has no method `execute`."""
+        if executor is not None and not callable(getattr(executor, "execute", None)):
+            raise UsageError(
+                f"the executor is a `{type(executor).__name__}`, which has no method `execute`",
+                hint="it needs `async def execute(self, tool, parameters, ctx)`",
+            )
+        self.default = executor
 
     def binding(self, tool: Tool) -> Binding:
         """The tool with a function that passes each call to the executor set at that time."""
