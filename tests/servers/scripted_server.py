@@ -47,6 +47,14 @@ def call(request, name, arguments):
             return text("written")
         case "fail":
             return text("it did not work", isError=True)
+        case "late":  # has its effect after a while, whatever the client does meanwhile
+            time.sleep(0.5)
+            with open(arguments["path"], "a") as file:
+                file.write("x")
+            if arguments.get("dies"):
+                os._exit(3)
+            time.sleep(arguments.get("longer", 0))
+            return text("done")
         case "crash":
             print("my last words", file=sys.stderr, flush=True)
             os._exit(3)

@@ -80,7 +80,7 @@ def test_a_server_gets_the_variables_that_are_named_and_no_others(project, monke
 def test_a_server_that_crashes_in_a_call_is_started_again_by_the_next(project):
     runtime = project.ready(ECHO, tool("crash"))
     crashed = runtime.call_sync("s/crash")
-    assert (crashed.status, crashed.reason) == ("failed", "server_lost")
+    assert (crashed.status, crashed.reason) == ("unknown_outcome", "server_lost")
     assert "my last words" in crashed.error
     assert runtime.call_sync("s/echo", {"text": "x"}).ok
     assert runtime.call_sync("s/crash").reason == "server_lost"
@@ -119,7 +119,7 @@ def test_a_server_that_hangs_is_replaced_after_the_time_out(project, monkeypatch
     async def use() -> None:
         before = int(text_of(await runtime.call("s/pid")))
         hung = await runtime.call("s/hang")
-        assert (hung.status, hung.reason) == ("failed", "timeout")
+        assert (hung.status, hung.reason) == ("unknown_outcome", "timeout")
         after = await runtime.call("s/pid")  # waits until the hanging one was found out
         assert after.ok
         assert int(text_of(after)) != before

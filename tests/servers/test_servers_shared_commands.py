@@ -129,13 +129,13 @@ def test_one_that_is_stopped_takes_no_further_call(agent):
     assert agent.add(2) == run
     assert "running      call_2  sdk/wait" in agent.interlock("runs", "show", run)
     assert "`call_2` runs (run_locked)" in agent.interlock("undo", run, code=5)
-    assert "call_2" in agent.interlock("stop", run)
+    assert "call_2" in agent.interlock("stop", run, code=1)
     stopped = json.loads(agent._process.stdout.readline())
-    assert "[CANCELLED]" in stopped["result"]["content"][0]["text"], stopped
+    assert "[UNKNOWN_OUTCOME] stopped" in stopped["result"]["content"][0]["text"], stopped
     assert agent.add(3) != run
     shown = agent.interlock("runs", "show", run)
     assert f"{run}  cancelled" in shown
-    assert "cancelled    call_2  sdk/wait" in shown
+    assert "unknown call_2 sdk/wait" in " ".join(shown.split())
 
 
 def test_after_a_kill_in_a_call_that_call_alone_is_settled_by_a_person(agent):

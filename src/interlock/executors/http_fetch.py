@@ -152,6 +152,7 @@ class Fetcher:
                 f"the exchange with `{target.host}` failed: {describe(error)}{note}",
                 code="connection_failed",
                 retryable=safe,
+                unknown_outcome=not safe,
             ) from None
         finally:
             channel.disconnect()

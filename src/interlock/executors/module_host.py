@@ -178,7 +178,7 @@ class Report(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     result: Any = msgspec.UNSET
     error: dict[str, Any] | None = None
-    """`code, message, output?, retryable?, path?, hint?` of the ToolError."""
+    """`code, message, output?, retryable?, unknown_outcome?, path?, hint?` of the ToolError."""
     log: str | None = None
     progress: tuple[float, float | None] | None = None
     cost: float = 0.0
@@ -238,7 +238,8 @@ class Host:
         try:
             say(Report(result=self._call(call, say)))
         except ToolError as error:
-            say(Report(error={"output": error.output, "retryable": error.retryable, **error.as_dict()}))
+            flags = {"retryable": error.retryable, "unknown_outcome": error.unknown_outcome}
+            say(Report(error={"output": error.output, **flags, **error.as_dict()}))
         except SystemExit as error:
             output = {"exit_code": exit_code(error)}
             say(Report(error={"code": "tool_error", "message": describe_exit(error), "output": output}))

@@ -307,6 +307,7 @@ class _Messages:
                 error["message"],
                 code=error["code"],
                 retryable=error.get("retryable", True),
+                unknown_outcome=error.get("unknown_outcome", False),
                 output=error.get("output"),
                 path=error.get("path"),
                 hint=error.get("hint"),

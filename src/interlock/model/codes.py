@@ -160,7 +160,7 @@ REASONS: Final[dict[str, str]] = {
     "cancelled": "The caller cancelled it, the process was told to stop, or the run was undone before its end.",
     "stopped": "A person stopped the run, for example with `interlock stop`; the row has the name and the reason.",
     "interrupted": "The process exited before the action was finished.",
-    "unknown_outcome": "The process died between intent and outcome; whether the action ran is unknown.",
+    "unknown_outcome": "Whether the action had its effect is unknown: the process died, or a server had received the call.",
     "store_failed": "The journal or the database could not be written; no further action was started.",
     "undo_incomplete": "Undo was partial; `output.not_undone` lists what is left, with the reasons.",
     "nothing_to_undo": "The run has done nothing that could be undone.",

@@ -131,7 +131,8 @@ class ToolError(InterlockError):
     """Raised (or returned) by a tool to report its failure.
 
     `output` is kept and returned with the failed action (for example the exit code and the standard error of a
-    command). `retryable=False` disables `failure_behavior: retry`.
+    command). `retryable=False` disables `failure_behavior: retry`. `unknown_outcome=True`: the call may have had its effect,
+    or may still have it. It is recorded so, and is not retried; a tool that only reads ignores it.
     """
 
     exit_code = 1
@@ -146,6 +147,7 @@ class ToolError(InterlockError):
         *,
         code: str | None = None,
         retryable: bool = True,
+        unknown_outcome: bool = False,
         output: object = None,
         path: str | None = None,
         hint: str | None = None,
@@ -153,4 +155,5 @@ class ToolError(InterlockError):
         """Create a tool failure; `output` is any JSON value worth keeping."""
         super().__init__(message, code=code, path=path, hint=hint)
         self.retryable = retryable
+        self.unknown_outcome = unknown_outcome
         self.output = output

@@ -251,7 +251,9 @@ class ActionFailed(Event, kw_only=True, tag="action_failed"):
 
 
 class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
-    """Recovery found an intent without an outcome, or a thread outlived its time-out."""
+    """Recovery found an intent without an outcome, or a call that was stopped or lost may have had an effect (a thread, an
+    MCP server).
+    """
 
     attempt: int
     reason: str

@@ -57,7 +57,12 @@ async def call_within(outer: ActionContext, name: str, parameters: dict[str, Any
         return result.value
     if result.raises is not None:
         raise result.raises
-    raise ToolError(f"`{name}`: {result.message or result.reason}", code=result.reason, retryable=result.retryable)
+    raise ToolError(
+        f"`{name}`: {result.message or result.reason}",
+        code=result.reason,
+        retryable=result.retryable,
+        unknown_outcome=result.status == "unknown_outcome",
+    )
 
 
 def _require_possible(outer: ActionContext, tool: Registered) -> None:

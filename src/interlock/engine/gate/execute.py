@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from interlock.engine.gate.call_digest import call_digest
 from interlock.engine.gate.effects import commit_effect
-from interlock.engine.gate.output import check_output, copy_parameters, failure_of
+from interlock.engine.gate.output import check_output, copy_parameters, failure_of, is_unknown
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.tool_context import ActionContext
@@ -215,12 +215,12 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
     if isinstance(error, KeyboardInterrupt):
         return _stopped(action, attempt, reason="interrupted", raises=error)
     if slot.expired and not isinstance(error, GeneratorExit):
-        return _timed_out(action, attempt, partial)
+        return _timed_out(action, attempt, partial, error)
     stopped = slot.stopped is not None or slot.task.cancelling() > slot.before + slot.expired
     if isinstance(error, asyncio.CancelledError) and not stopped:
         return Failure(attempt, "tool_error", "CancelledError: something that the tool waited for was cancelled")
     if stopped and isinstance(error, asyncio.CancelledError | ToolError):  # a process reports its output so far
-        return _stopped(action, attempt, output=partial)
+        return _stopped(action, attempt, output=partial, error=error)
     if isinstance(error, ToolError):
         return failure_of(action, attempt, error)
     if isinstance(error, GeneratorExit):
@@ -228,12 +228,14 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
     return Failure(attempt, "tool_error", describe(error))  # includes a panic in Rust code, which is not an `Exception`
 
 
-def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failure:
-    """The failure after a time-out. A thread cannot be stopped, so its effect is unknown; a process or a coroutine has ended."""
+def _timed_out(action: ActionRun, attempt: ActionContext, output: Any, error: BaseException) -> Failure:
+    """The failure after a time-out. A thread cannot be stopped, so its effect is unknown; a process or a coroutine has ended,
+    unless its `error` says that its effect may remain.
+    """
     attempt.cancelled = True
     message = f"stopped after its time-out of {_timeout_text(action)}"
-    if _runs_on(action):
-        detail = f"{message}; {_why_it_runs_on(action)}"
+    if why := _why_it_runs_on(action, error):
+        detail = f"{message}; {why}"
         return Failure(attempt, "timeout", detail, retryable=False, output=output, status="unknown_outcome")
     return Failure(attempt, "timeout", message, output=output)
 
@@ -259,38 +261,34 @@ def _stopped(
     output: Any = None,
     reason: str | None = None,
     raises: BaseException | None = None,
+    error: BaseException | None = None,
 ) -> Failure:
-    """The failure of an action that the engine stopped. A cancellation by the caller is re-raised."""
+    """The failure of an action that the engine stopped; it ended with `error`. A cancellation by the caller is re-raised."""
     by_us = action.slot.stopped
     if raises is None and by_us is None:
         raises = asyncio.CancelledError()
-    unknown = started and _runs_on(action)
+    remains = _why_it_runs_on(action, error) if started else ""
     why = action.run.why_stopped(by_us)
     return Failure(
         attempt,
         reason or by_us or "cancelled",
-        "; ".join(filter(None, (why, _why_it_runs_on(action)))) if unknown else "",
+        "; ".join(filter(None, (why, remains))) if remains else "",
         retryable=False,
         output=output,
-        status="unknown_outcome" if unknown else "cancelled",
+        status="unknown_outcome" if remains else "cancelled",
         stopped=True,
         started=started,
         raises=raises,
     )
 
 
-def _runs_on(action: ActionRun) -> bool:
-    """True if the call continues although it was stopped, and can still have an effect."""
+def _why_it_runs_on(action: ActionRun, error: BaseException | None) -> str:
+    """Why the call can still have an effect although it was stopped; empty if it cannot."""
+    client = action.run.client
     if action.tool is None or action.tool.read_only:
-        return False
-    client = action.run.client
-    return action.tool.mode == "thread" if client is None else client.released
-
-
-def _why_it_runs_on(action: ActionRun) -> str:
-    client = action.run.client
-    return (
-        "its thread cannot be stopped"
-        if client is None
-        else f"`{client.client}` carries it out, and said nothing of its end"
-    )
+        return ""
+    if client is not None:
+        return f"`{client.client}` carries it out, and said nothing of its end" if client.released else ""
+    if error is not None and is_unknown(action, error):
+        return str(error)
+    return "its thread cannot be stopped" if action.tool.mode == "thread" else ""

@@ -117,10 +117,10 @@ def _record_unknown(action: ActionRun, failure: Failure) -> int | None:
     attempt = failure.attempt
     return action.record(
         10,
-        lambda _: ActionUnknown(
+        lambda recorder: ActionUnknown(
             attempt=attempt.attempt,
             reason=failure.reason,
-            detail=failure.message,
+            detail=recorder.text(failure.message),
             cost=attempt.cost,
             tokens=attempt.tokens,
             cost_unknown=attempt.cost_unknown,

@@ -47,7 +47,15 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
 def failure_of(action: ActionRun, attempt: ActionContext, error: ToolError) -> Failure:
     """The failure that a tool describes by its error."""
     code, message, output = read_tool_error(error, action.run.services.bounds.limits.output_bytes)
+    if is_unknown(action, error):
+        return Failure(attempt, code, message, retryable=False, output=output, status="unknown_outcome")
     return Failure(attempt, code, message, retryable=bool(error.retryable), output=output)
+
+
+def is_unknown(action: ActionRun, error: BaseException) -> bool:
+    """True if the tool says that its call may have had an effect nevertheless, and it does not only read."""
+    reads = action.tool is not None and action.tool.read_only
+    return isinstance(error, ToolError) and bool(error.unknown_outcome) and not reads
 
 
 def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:

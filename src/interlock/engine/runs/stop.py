@@ -161,7 +161,7 @@ def report_stopped(run_id: str, answer: StopAnswer, holder: Holder | None) -> St
 def _describe(answer: StopAnswer) -> str:
     parts = [
         f"`{one.action}`" + (f" ({one.tool})" if one.tool else "")
-        + (" could not be stopped: its thread may still have an effect" if one.status == "unknown_outcome" else " was cancelled")
+        + (" could not be stopped, and may still have an effect" if one.status == "unknown_outcome" else " was cancelled")
         for one in answer.actions
     ]  # fmt: skip
     for number, what in ((answer.not_begun, "action"), (answer.programs, "background program")):

@@ -125,7 +125,7 @@ def _changed(server: str, tool: str, why: str) -> ToolError:
     )
 
 
-def _lost(server: str, error: LostError, last_words: str) -> ToolError:
+def _lost(server: str, method: str, error: LostError, last_words: str) -> ToolError:
     if isinstance(error, NotTakenError):
         return ToolError(
             f"the MCP server `{server}` did not take the call: {error}",
@@ -133,12 +133,67 @@ def _lost(server: str, error: LostError, last_words: str) -> ToolError:
             retryable=False,
             hint=f"nothing was called; {error.hint}",
         )
+    unknown = method == "tools/call" and not isinstance(error, SessionGoneError)
     return ToolError(
-        f"the MCP server `{server}` was lost during the call: {error}{last_words}",
+        f"the MCP server `{server}` was lost during the call"
+        f"{', so whether it had any effect is unknown' if unknown else ''}: {error}{last_words}",
         code="server_lost",
         retryable=False,
-        hint="whether the call had any effect is unknown; the next call restarts the server",
+        unknown_outcome=unknown,
+        hint="the next call restarts the server",
     )
+
+
+def _left(server: str) -> ToolError:
+    return ToolError(
+        f"the MCP server `{server}` had received the call, and may carry it out",
+        code="cancelled",
+        retryable=False,
+        unknown_outcome=True,
+    )
+
+
+class _Failures:
+    """Failed starts of one server in a row, and the pause before the next one, which grows with them."""
+
+    def __init__(self, spec: ServerSpec) -> None:
+        """None yet."""
+        self._spec = spec
+        self._count = 0
+        self._not_before = 0.0
+        self._why = ""
+        self.hint = ""
+        """What to do about the last one; empty for the usual advice."""
+
+    def add(self, why: str) -> ToolError:
+        """Count a failure. Returns the error for the calls that wait for the start."""
+        self._count += 1
+        self._why = why
+        self._not_before = asyncio.get_running_loop().time() + min(_PAUSE_MAX_S, 0.5 * 2**self._count)
+        return self._unavailable(why)
+
+    def add_end(self, why: str, lived_s: float) -> None:
+        """Count the end of a server that had started."""
+        self._why = f"{why}, {lived_s:.1f} s after its start"
+        if lived_s >= _STEADY_S:
+            self._count = 0
+        elif not self._count:  # after the first failure, restart immediately
+            self._count = 1
+        else:
+            self.add(self._why)
+
+    def check_pause(self) -> None:
+        """Raises: ToolError during the pause."""
+        pause = self._not_before - asyncio.get_running_loop().time()
+        if pause > 0:
+            raise self._unavailable(f"{self._why}; the next attempt is possible in {pause:.0f} s")
+
+    def _unavailable(self, why: str) -> ToolError:
+        return ToolError(
+            f"the MCP server `{self._spec.name}` cannot be reached: {why}",
+            code="server_unavailable",
+            hint=f"nothing was called; {self.hint or (_WALLED if self._spec.url is None else 'is its `url` right?')}",
+        )
 
 
 class _Live(NamedTuple):
@@ -174,10 +229,7 @@ class Connection:
         self._starting: asyncio.Task[_Live] | None = None
         self._capabilities = capabilities
         self._newest_first = newest_first
-        self._failures = 0
-        self._not_before = 0.0
-        self._why = ""
-        self._hint = ""
+        self._failures = _Failures(spec)
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: Offers | None = None
@@ -209,28 +261,35 @@ class Connection:
     ) -> dict[str, Any]:
         """Make a request, and return its result. The tool or prompt that it names must match the lock.
 
-        Raises: RpcError; ToolError `tool_changed`, `server_unavailable`, or `server_lost` if the connection ended
-        before the answer.
+        Raises: RpcError; ToolError `tool_changed`, `server_unavailable`, `server_lost` if the connection ended before
+        the answer, or `cancelled` instead of CancelledError if the server has the call of a tool, which it may not stop.
         """
+        sent = asyncio.Event()
         try:
             with contextlib.suppress(SessionGoneError):
-                return await self._request(method, params, on_progress)
+                return await self._request(method, params, on_progress, sent)
             # The request was refused unprocessed: repeat it once in a new session, whose tools may differ.
-            return await self._request(method, params, on_progress)
+            return await self._request(method, params, on_progress, sent)
         except LostError as error:
-            raise _lost(self._spec.name, error, await self._last_words()) from None
+            raise _lost(self._spec.name, method, error, await self._last_words()) from None
         except asyncio.CancelledError:
             if self._checking is None:  # cancelled or timed out: replace the server if it hangs
                 self._checking = self._spawn(self._check_alive())
+            if sent.is_set() and method == "tools/call":
+                raise _left(self._spec.name) from None
             raise
 
-    async def _request(self, method: str, params: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+    async def _request(
+        self, method: str, params: dict[str, Any], on_progress: OnProgress | None, sent: asyncio.Event
+    ) -> dict[str, Any]:
+        sent.clear()
         session = await self.session()
         if method in _LOCKED:
             differing = self._prompts if method == "prompts/get" else self._differing
             changed = "it is no longer locked" if differing is None else differing.get(params["name"])
             if changed is not None:
                 raise _changed(self._spec.name, params["name"], changed)
+        sent.set()
         return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
 
     def disconnect(self) -> None:
@@ -257,11 +316,8 @@ class Connection:
             task.exception()  # mark the exception as retrieved; the waiting calls get it
 
     async def _open(self) -> _Live:
-        loop = asyncio.get_running_loop()
         await self._retire()
-        pause = self._not_before - loop.time()
-        if pause > 0:
-            raise self._unavailable(f"{self._why}; the next attempt is possible in {pause:.0f} s")
+        self._failures.check_pause()
         peer = Peer(self._ask, self._notice)
         link: Link | None = None
         try:
@@ -271,47 +327,28 @@ class Connection:
             session = await open_session(
                 peer, self._ask, self._capabilities, CLIENT.get(), newest_first=self._newest_first
             )
-            live = _Live(peer, link, session, loop.time())
+            live = _Live(peer, link, session, asyncio.get_running_loop().time())
             await self._list(session, CLIENT.get())
         except (LostError, TimeoutError, NotSpokenError, RpcError) as error:
             words = await link.describe_end() if link is not None else ""
             reason = str(error) or "it did not answer in time"
-            self._hint = error.hint if isinstance(error, NotTakenError) else ""
-            raise self._failed(f"{reason}{f' (it declared: {words})' if words else ''}") from None
+            self._failures.hint = error.hint if isinstance(error, NotTakenError) else ""
+            raise self._failures.add(f"{reason}{f' (it declared: {words})' if words else ''}") from None
         except ToolError as error:
-            self._failed(error.message)
+            self._failures.add(error.message)
             raise
         except asyncio.CancelledError:
-            self._failed("its start was stopped")
+            self._failures.add("its start was stopped")
             raise
         self._live = live
         return live
-
-    def _failed(self, why: str) -> ToolError:
-        self._failures += 1
-        self._why = why
-        self._not_before = asyncio.get_running_loop().time() + min(_PAUSE_MAX_S, 0.5 * 2**self._failures)
-        return self._unavailable(why)
-
-    def _unavailable(self, why: str) -> ToolError:
-        return ToolError(
-            f"the MCP server `{self._spec.name}` cannot be reached: {why}",
-            code="server_unavailable",
-            hint=f"nothing was called; {self._hint or (_WALLED if self._spec.url is None else 'is its `url` right?')}",
-        )
 
     async def _retire(self) -> None:
         """End what is left of the previous session."""
         live, self._live = self._live, None
         if live is not None:
-            lived = asyncio.get_running_loop().time() - live.began
-            self._why = f"{live.peer.lost or 'it ended'}, {lived:.1f} s after its start"
-            if lived >= _STEADY_S:
-                self._failures = 0
-            elif not self._failures:  # after the first failure, restart immediately
-                self._failures = 1
-            else:
-                self._failed(self._why)
+            lived_s = asyncio.get_running_loop().time() - live.began
+            self._failures.add_end(live.peer.lost or "it ended", lived_s)
         await self._end_links()
 
     async def _end_links(self) -> None:
