@@ -2,11 +2,13 @@
 
 import contextlib
 import subprocess
+from random import Random
 
 import pytest
 from layer_world import World, inside
 
 from interlock.workspace.git_directories import GitDirectories
+from interlock.workspace.git_objects import Objects, UnreadableError, index_entries
 from interlock.workspace.layer_commit import plan_commit
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layer_mounts import LayerMounts
@@ -268,6 +270,105 @@ def test_a_commit_of_an_agent_is_taken_without_a_question(repository):
     assert git(repository, "status", "--porcelain") == ""
 
 
+GITHUB = "mkdir -p .github/workflows; echo evil > .github/workflows/ci.yml; "
+ONLY_IN_GIT = {
+    "commit": GITHUB + "g add .; g commit -qm evil",
+    "index": GITHUB + "g add .",
+    "index without a file": GITHUB + "g add .; rm -r .github",
+    "old index": GITHUB + "g add .; g commit -qm evil; g reset -q --soft main~; g update-ref refs/heads/main main",
+    "another branch": GITHUB + "g checkout -qb topic; g add .; g commit -qm evil; g checkout -q main",
+    "a tag": GITHUB + "g add .; g commit -qm evil; g tag -a -m x v1; g reset -q --hard main~",
+    "a tree": GITHUB + "g add .; g tag v1 $(g commit-tree -m x $(g write-tree)); g rm -rq --cached .github; rm -r .github",
+    "a stash": GITHUB + "g stash -qu",
+    "packed": GITHUB + "g checkout -qb topic; g add .; g commit -qm evil; g checkout -q main; g gc -q",
+    "a detached head": GITHUB + "g checkout -q --detach; g add .; g commit -qm evil",
+    "a worktree": "g worktree add -q ../tree -b topic; cd ../tree; " + GITHUB + "g add .; g commit -qm x; cd -; rm -r ../tree",
+    "deep": "mkdir -p x/y/.vscode; echo evil > x/y/.vscode/tasks.json; g add .; g commit -qm evil; rm -r x",
+    "a link": "ln -s evil .envrc; g add .; g commit -qm evil; rm .envrc",
+    "a name with bytes": "mkdir 'x\303\244\377'; echo evil > 'x\303\244\377/.envrc'; g add .; g commit -qm evil",
+    "version 4": GITHUB + "g update-index --index-version 4; g add .",
+    "a replaced object": "g replace $(g rev-parse main:a) $(echo evil | g hash-object -w --stdin)",
+    "reftable": "g refs migrate --ref-format=reftable || echo x > .git/sharedindex.x",
+    "a damaged index": "echo x > .git/index",
+    "a damaged reference": "echo x > .git/refs/heads/x",
+    "a reference to nothing": "echo 0123456789012345678901234567890123456789 > .git/refs/heads/x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ONLY_IN_GIT.values(), ids=ONLY_IN_GIT)
+def test_a_file_that_runs_later_does_not_come_by_way_of_git(repository, script):
+    """A push would give it to a CI service, and a checkout would write it, without a question to the person."""
+    world = repository
+    (world.root / "b").write_text("other\n")
+    git(world, "add", "b")
+    git(world, "commit", "-qm", "mine")
+
+    def stored():
+        paths = [path for path in (world.root / ".git").rglob("*") if path.is_file() and path.parent.name != "info"]
+        return {path: path.read_bytes() for path in paths}
+
+    before = stored()
+    with world.layer() as layer:
+        inside(layer, AGENT + f"echo two > a; {script}")
+        plan = world.commit(layer)
+        assert stored() == before
+        assert any(one.path[:5] == ".git/" and one.why == "runs_later" for one in plan.blocked)
+        world.commit(layer, only=[rel(".git")])
+    assert stored() != before
+
+
+def test_damaged_git_data_is_unreadable_and_nothing_else(repository):
+    """A commit fails for no other reason, whatever bytes an agent leaves there."""
+    world, random = repository, Random(1)
+    for name in ("b", "c"):
+        (world.root / name).write_text(name * 5000)
+    git(world, "add", ".")
+    git(world, "commit", "-qm", "more")
+    git(world, "gc", "-q")
+    git(world, "update-index", "--index-version", "4")
+    (world.root / ".git" / "objects" / "pack").chmod(0o755)
+    stored = [
+        path for path in (world.root / ".git").rglob("*") if path.suffix in (".idx", ".pack") or path.name == "index"
+    ]
+    tip = bytes.fromhex(git(world, "rev-parse", "main").strip())
+    for number in range(300):
+        path = stored[number % len(stored)]
+        path.chmod(0o644)
+        good = path.read_bytes()
+        at = random.randrange(min(len(good), 1400))
+        path.write_bytes(good[:at] + random.randbytes(random.randrange(3)) + good[at + random.randrange(3) :])
+        with contextlib.suppress(UnreadableError):
+            objects = Objects(world.base, (b".git",))
+            index_entries(objects.file((b"index",)), 20)
+            for entry in objects.entries(objects.tree_of(tip) or b"").values():
+                objects.read(entry.id)
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "g add .envrc; g commit -qm mine",
+        "g checkout -qb topic; g rm -q --cached a; g commit -qm less; g gc -q; g tag -a -m x v1; g stash -q",
+        "g branch old main; g pack-refs --all; g repack -qad; g commit -q --allow-empty -m none; g notes add -m x",
+        "g update-ref refs/remotes/origin/main main; g clone -q . ../clone; g fetch -q ../clone main",
+        "cp -r .github ci; g add ci; g commit -qm copied; g rm -rq --cached .github; g commit -qm less; g reset -q main~",
+    ],
+)
+def test_git_data_with_nothing_new_that_runs_later_is_committed(repository, script):
+    """What the person has in the working tree or in git already is not the agent's."""
+    world = repository
+    (world.root / ".github").mkdir()
+    (world.root / ".github" / "ci.yml").write_text("mine\n")
+    git(world, "add", ".github")
+    git(world, "commit", "-qm", "mine")
+    (world.root / ".envrc").write_text("mine\n")
+    with world.layer() as layer:
+        inside(layer, AGENT + script)
+        assert world.commit(layer).blocked == []
+    git(world, "fsck", "--strict")
+
+
 PERSON = "echo mine > b; git add b"
 
 
@@ -329,4 +430,5 @@ def test_it_is_known_without_a_layer_what_a_layer_with_one_written_file_would_ho
     with repository.layer() as layer:
         inside(layer, f"mkdir -p $(dirname {path}); echo agent > {path}")
         plan = plan_commit(layer, repository.run)
-    assert alone == (path in blocked(plan, "runs_later")), plan.blocked
+    held = path in blocked(plan, "runs_later")
+    assert alone == (held or path == "bare/objects/x"), plan.blocked  # what git stores always needs a layer

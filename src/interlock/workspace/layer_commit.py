@@ -25,7 +25,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from interlock.model.errors import ToolError
-from interlock.workspace import effects
+from interlock.workspace import effects, git_contents
 from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries
 from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.layer_diff import Difference, Uncommittable
@@ -127,6 +127,8 @@ def plan_commit(
             blocked[one.path] = Blocked(to_json(one.path), *why)
     stays = {git.repository(path): (path, one.why) for path, one in (unable | blocked).items()}
     _keep_repositories_whole(git, differences, chosen, blocked, stays, reason)
+    if only is None:
+        _keep_contents(layer, git, chosen, blocked)
     _spread(chosen, blocked)
     changes = [one for path, one in chosen.items() if path not in blocked]
     stay = [blocked[path] for path in sorted(blocked)]
@@ -259,6 +261,20 @@ def _keep_repositories_whole(
             first, because = stays[repository]
             detail = f"what git stores is committed as a whole, and `{show(first)}` stays"
             blocked[one.path] = Blocked(to_json(one.path), because, detail)
+
+
+def _keep_contents(
+    layer: Layer, git: GitDirectories, chosen: dict[Rel, Difference], blocked: dict[Rel, Blocked]
+) -> None:
+    """Commit no git data with a file that runs later: a push, or git itself, would bring the file there."""
+    data = [one for path, one in chosen.items() if path not in blocked and git.repository(path) is not None]
+    if not data:
+        return
+    held = git_contents.held_contents(git, data, layer.base, layer.workspace, lambda one: runs_later(one, git))
+    for one in data:
+        repository = git.repository(one.path)
+        if repository is not None and (why := held.get(repository)) is not None:
+            blocked[one.path] = Blocked(to_json(one.path), "runs_later", f"{why}; a person can commit it by name")
 
 
 def _edited(

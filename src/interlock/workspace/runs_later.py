@@ -79,7 +79,8 @@ def may_run_later(workspace: Workspace, path: Rel) -> bool:
     above = [Difference(path[:depth], ABSENT, Node("dir", mode=0o755)) for depth in range(1, len(path))]
     found = workspace.lstat(path)
     one = Difference(path, ABSENT, Node("file", mode=0o644 if found is None else stat.S_IMODE(found.st_mode)))
-    return runs_later(one, GitDirectories([*above, one], workspace, workspace))
+    git = GitDirectories([*above, one], workspace, workspace)
+    return runs_later(one, git) or git.repository(path) is not None  # what git stores may have such a file in it
 
 
 def runs_later(one: Difference, git: GitDirectories) -> bool:

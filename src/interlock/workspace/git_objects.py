@@ -1,0 +1,334 @@
+"""Reads git's objects and index in a tree, without running git: just enough to list the files of a commit.
+
+Source: gitformat-index(5), gitformat-pack(5), git-repository-layout(5). Everything that cannot be read raises
+UnreadableError, because a layer's repository may have been made to look harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import struct
+import zlib
+from typing import Final, NamedTuple
+
+from interlock.model.errors import ToolError
+from interlock.workspace.names import Rel
+from interlock.workspace.tree import Workspace
+
+_OBJECT_BYTES_MAX: Final = 64 * 1024 * 1024
+_CHUNK_BYTES: Final = 16 * 1024
+_CHAIN_MAX: Final = 100  # deltas on deltas; git makes at most 50 by default
+_KINDS: Final = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
+_OFFSET_DELTA, _REFERENCE_DELTA = 6, 7
+_INDEX_VERSIONS: Final = (2, 3, 4)
+_WITH_PREFIXES: Final = 4
+"""The version of the index in which a path omits what it shares with the one before it."""
+_HEADER_BYTES, _MODE_AT, _ID_AT = 12, 24, 40
+_EXTENDED: Final = 0x40
+_HASHES: Final = {20: "sha1", 32: "sha256"}
+_SHA256: Final = re.compile(rb"objectformat[ \t]*=[ \t]*sha256", re.IGNORECASE)
+DIRECTORY, LINK, REPOSITORY = 0o040000, 0o120000, 0o160000
+"""Modes of entries that are no regular files."""
+
+
+class UnreadableError(Exception):
+    """The repository is damaged, or has a form that is not known here."""
+
+
+class Entry(NamedTuple):
+    """What a tree or the index has at a path."""
+
+    mode: int
+    id: bytes
+
+
+class Objects:
+    """The objects of one repository, as a tree shows them."""
+
+    def __init__(self, tree: Workspace, directory: Rel) -> None:
+        """`directory` is the git directory with `objects`."""
+        self._tree = tree
+        self._directory = directory
+        self._packs: list[tuple[mmap.mmap, mmap.mmap]] | None = None
+        self.hash_bytes = 20 if _SHA256.search(self.file((b"config",)) or b"") is None else 32
+
+    def file(self, path: Rel) -> bytes | None:
+        """The content of a file beneath the git directory; None if there is none. Raises: UnreadableError."""
+        fd = self._open(path)
+        if fd is None:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def _open(self, path: Rel) -> int | None:
+        try:
+            if self._tree.lstat((*self._directory, *path)) is None:
+                return None
+            return self._tree.open_file((*self._directory, *path))
+        except ToolError as error:
+            if error.code in ("not_found", "not_a_directory"):
+                return None
+            raise UnreadableError from error
+
+    def read(self, object_id: bytes) -> tuple[bytes, bytes]:
+        """The kind and the content of an object. Raises: UnreadableError."""
+        name = object_id.hex().encode()
+        stored = self.file((b"objects", name[:2], name[2:]))
+        if stored is None:
+            kind, data = self._read_packed(object_id)
+        else:
+            head, _, data = _inflate(stored).partition(b"\0")
+            kind = head.split(b" ")[0]
+        digest = hashlib.new(_HASHES[self.hash_bytes], usedforsecurity=False)
+        digest.update(b"%b %d\0" % (kind, len(data)))
+        digest.update(data)
+        if digest.digest() != object_id:
+            raise UnreadableError
+        return kind, data
+
+    def tree_of(self, object_id: bytes) -> bytes | None:
+        """The tree of a commit, or of the commit of a tag; None for a tag of something else. Raises: UnreadableError."""
+        for _ in range(_CHAIN_MAX):
+            kind, data = self.read(object_id)
+            if kind == b"tree":
+                return object_id
+            key = {b"commit": b"tree ", b"tag": b"object "}.get(kind)
+            if key is None:
+                return None
+            if not data.startswith(key):
+                raise UnreadableError
+            object_id = object_name(data[len(key) :].split(b"\n")[0])
+        raise UnreadableError
+
+    def parents(self, object_id: bytes) -> list[bytes]:
+        """The parents of a commit. Raises: UnreadableError."""
+        kind, data = self.read(object_id)
+        head = data.partition(b"\n\n")[0].split(b"\n")
+        return [object_name(line[7:]) for line in head if line.startswith(b"parent ")] if kind == b"commit" else []
+
+    def entries(self, tree_id: bytes) -> dict[bytes, Entry]:
+        """The entries of a tree by name. Raises: UnreadableError."""
+        kind, data = self.read(tree_id)
+        if kind != b"tree":
+            raise UnreadableError
+        found, at = {}, 0
+        while at < len(data):
+            space, end = data.find(b" ", at), data.find(b"\0", at)
+            next_at = end + 1 + self.hash_bytes
+            if not at < space < end or next_at > len(data) or not data[at:space].isdigit():
+                raise UnreadableError
+            found[data[space + 1 : end]] = Entry(int(data[at:space], 8), data[end + 1 : next_at])
+            at = next_at
+        return found
+
+    def _read_packed(self, object_id: bytes) -> tuple[bytes, bytes]:
+        if self._packs is None:
+            place = (*self._directory, b"objects", b"pack")
+            try:
+                names = self._tree.names(place) if self._tree.lstat(place) is not None else []
+            except ToolError as error:
+                raise UnreadableError from error
+            stems = [name[:-4] for name in names if name.endswith(b".idx")]
+            self._packs = [(self._mapped(stem + b".idx"), self._mapped(stem + b".pack")) for stem in stems]
+        for index, pack in self._packs:
+            offset = _offset_in(index, object_id)
+            if offset is not None:
+                try:
+                    return self._unpack(index, pack, offset)
+                except IndexError as error:
+                    raise UnreadableError from error
+        raise UnreadableError
+
+    def _mapped(self, name: bytes) -> mmap.mmap:
+        fd = self._open((b"objects", b"pack", name))
+        if fd is None:
+            raise UnreadableError
+        try:
+            return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            raise UnreadableError from error
+        finally:
+            os.close(fd)
+
+    def _unpack(self, index: mmap.mmap, pack: mmap.mmap, offset: int) -> tuple[bytes, bytes]:
+        deltas: list[bytes] = []
+        while len(deltas) < _CHAIN_MAX:
+            start, at = offset, offset
+            number = (pack[at] >> 4) & 7
+            while pack[at] & 0x80:
+                at += 1
+            at += 1
+            if number in _KINDS:
+                data = _inflate(pack, at)
+                for delta in reversed(deltas):
+                    data = _apply(data, delta)
+                return _KINDS[number], data
+            if number == _OFFSET_DELTA:
+                distance, at = _varint(pack, at)
+                offset = start - distance
+            elif number == _REFERENCE_DELTA:
+                base = _offset_in(index, pack[at : at + self.hash_bytes])
+                at += self.hash_bytes
+                offset = -1 if base is None else base
+            else:
+                break
+            if offset < 0 or offset == start:
+                break
+            deltas.append(_inflate(pack, at))
+        raise UnreadableError
+
+
+def blob_name(content: bytes, hash_bytes: int) -> bytes:
+    """The name of the object with this content of a file."""
+    digest = hashlib.new(_HASHES[hash_bytes], b"blob %d\0" % len(content), usedforsecurity=False)
+    digest.update(content)
+    return digest.digest()
+
+
+def index_entries(data: bytes | None, hash_bytes: int) -> set[tuple[bytes, bytes]]:
+    """The entries of an index file: the path, and what `entry_of` reads. Raises: UnreadableError."""
+    if data is None:
+        return set()
+    if len(data) < _HEADER_BYTES or data[:4] != b"DIRC":
+        raise UnreadableError
+    version, count = struct.unpack_from(">II", data, 4)
+    if version not in _INDEX_VERSIONS:
+        raise UnreadableError
+    found, at, path = set(), _HEADER_BYTES, b""
+    for _ in range(count):
+        start, id_at = at, at + _ID_AT
+        at = id_at + hash_bytes + 2
+        if at > len(data):
+            raise UnreadableError
+        if data[at - 2] & _EXTENDED:
+            at += 2
+        if version == _WITH_PREFIXES:
+            cut, at = _varint(data, at)
+            if cut > len(path):
+                raise UnreadableError
+            end = data.find(b"\0", at)
+            path = path[: len(path) - cut] + data[at:end]
+            at = end + 1
+        else:
+            end = data.find(b"\0", at)
+            path = data[at:end]
+            at = start + ((end - start) // 8 + 1) * 8
+        if end < 0:
+            raise UnreadableError
+        found.add((path, data[start + _MODE_AT : start + _MODE_AT + 4] + data[id_at : id_at + hash_bytes]))
+    _check_extensions(data, at, hash_bytes)
+    return found
+
+
+def _check_extensions(data: bytes, at: int, hash_bytes: int) -> None:
+    """Raises: UnreadableError if there are entries elsewhere: in a shared index, or in directories that have one entry."""
+    while at + 8 <= len(data) - hash_bytes:
+        if data[at : at + 4] in (b"link", b"sdir"):
+            raise UnreadableError
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "big")
+
+
+def entry_of(stored: bytes) -> Entry:
+    """The mode and object of an entry of `index_entries`."""
+    return Entry(int.from_bytes(stored[:4], "big"), stored[4:])
+
+
+def _varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
+    """A number in the encoding of offsets in packs, and the position after it."""
+    try:
+        value = data[at] & 0x7F
+        while data[at] & 0x80:
+            at += 1
+            value = ((value + 1) << 7) | (data[at] & 0x7F)
+    except IndexError as error:
+        raise UnreadableError from error
+    return value, at + 1
+
+
+def _offset_in(index: mmap.mmap, object_id: bytes) -> int | None:
+    """The offset of an object in the pack with this index (version 2); None if it is not there. Raises: UnreadableError."""
+    size = len(object_id)
+    if index[:8] != b"\xfftOc\0\0\0\2" or len(index) < 8 + 1024:
+        raise UnreadableError
+    total = int.from_bytes(index[8 + 1020 : 8 + 1024], "big")
+    first = object_id[0]
+    low = int.from_bytes(index[8 + 4 * first - 4 : 8 + 4 * first], "big") if first else 0
+    high = int.from_bytes(index[8 + 4 * first : 12 + 4 * first], "big")
+    names = 8 + 1024
+    while low < high:
+        middle = (low + high) // 2
+        found = index[names + size * middle : names + size * (middle + 1)]
+        if found == object_id:
+            at = names + total * (size + 4) + 4 * middle
+            offset = int.from_bytes(index[at : at + 4], "big")
+            if offset & 0x80000000:
+                at = names + total * (size + 8) + 8 * (offset & 0x7FFFFFFF)
+                offset = int.from_bytes(index[at : at + 8], "big")
+            return offset
+        low, high = (middle + 1, high) if found < object_id else (low, middle)
+    return None
+
+
+def _inflate(data: bytes | mmap.mmap, at: int = 0) -> bytes:
+    """Decompress what begins at a position. Raises: UnreadableError."""
+    unpacking, found = zlib.decompressobj(), bytearray()
+    try:
+        while not unpacking.eof and at < len(data):
+            found += unpacking.decompress(data[at : at + _CHUNK_BYTES])
+            at += _CHUNK_BYTES
+            if len(found) > _OBJECT_BYTES_MAX:
+                raise UnreadableError
+    except zlib.error as error:
+        raise UnreadableError from error
+    if not unpacking.eof:
+        raise UnreadableError
+    return bytes(found)
+
+
+def _apply(base: bytes, delta: bytes) -> bytes:
+    """The result of a delta. Raises: UnreadableError."""
+    try:
+        at = _skip_size(delta, _skip_size(delta, 0))
+        made = bytearray()
+        while at < len(delta):
+            code = delta[at]
+            at += 1
+            if not code & 0x80:
+                made += delta[at : at + code]
+                at += code
+                continue
+            offset = size = 0
+            for bit in range(4):
+                if code & (1 << bit):
+                    offset |= delta[at] << (8 * bit)
+                    at += 1
+            for bit in range(3):
+                if code & (0x10 << bit):
+                    size |= delta[at] << (8 * bit)
+                    at += 1
+            made += base[offset : offset + (size or 0x10000)]
+            if len(made) > _OBJECT_BYTES_MAX:
+                raise UnreadableError
+    except IndexError as error:
+        raise UnreadableError from error
+    return bytes(made)
+
+
+def _skip_size(delta: bytes, at: int) -> int:
+    while delta[at] & 0x80:
+        at += 1
+    return at + 1
+
+
+def object_name(text: bytes) -> bytes:
+    """The name of an object, written in hexadecimal. Raises: UnreadableError."""
+    try:
+        name = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError as error:  # includes UnicodeDecodeError
+        raise UnreadableError from error
+    if len(name) not in _HASHES:
+        raise UnreadableError
+    return name
