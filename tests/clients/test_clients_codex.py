@@ -200,6 +200,31 @@ def test_its_calls_are_judged_by_what_it_does(world):
     assert not (world.root / "unseen").exists(), "it keeps no record"
 
 
+def test_the_scope_user_covers_each_project_by_its_own_rules(world):
+    """In a home that is a link, too. The session tells the project, and not the directory that the model chooses."""
+    world.install("codex", "guard", "user")
+    other = type(world)(world.root.parent / "other", world.root.parent / "state")
+    other.configure(CONFIGURATION.replace('deny = ["shell(rm *)"]', ""))
+    for place in (world, other):
+        (place.root / "a.txt").touch()
+    model = ScriptedModel(
+        [
+            shell("rm a.txt"),
+            shell("rm a.txt", workdir=str(other.root)),
+            shell("rm ../project/a.txt", workdir=str(other.root)),
+            shell("touch made"),
+        ]
+    )
+    run(world, model)
+    assert "denied" in model.results[0], model.results
+    assert all("path_outside_workspace" in model.results[call] for call in (1, 2)), model.results
+    assert (world.root / "made").exists()
+    assert all((place.root / "a.txt").exists() for place in (world, other))
+    assert world.doors("codex") == {"shell": "closed", "editor": "closed"}
+    world.remove("codex", "user")
+    assert settings_of(world) == USER.encode()
+
+
 def test_held_commands_are_answered_while_it_waits(world):
     world.configure_held_commands()
     world.install("codex", "guard")

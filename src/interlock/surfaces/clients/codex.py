@@ -69,10 +69,13 @@ def trust(setup: Setup, planned: Mapping[Path, bytes | None]) -> dict[str, tuple
         return {}
     path = _hook_file(setup)
     hashes = hook_hashes(planned[path] or b"", hook_command("codex", setup), setup.env)
-    place = path.parent.resolve() / path.name
+    # It names the file as it has found it: in the user's home by the name of the home, even if that is a link.
+    places = dict.fromkeys((path.parent.resolve() / path.name, path))
     return {
         str(_home(setup) / "config.toml"): tuple(
-            Entry(("hooks", "state", f"{place}{suffix}", "trusted_hash"), value) for suffix, value in hashes.items()
+            Entry(("hooks", "state", f"{place}{suffix}", "trusted_hash"), value)
+            for place in places
+            for suffix, value in hashes.items()
         )
     }
 

@@ -1,6 +1,7 @@
 """The hooks of Codex 0.171: Claude Code's events and answers, with its own tools. Sources: its documentation, trials.
 
-An event's directory is the one in which the command will run. Failures are not reported: a patch that does not apply
+An event's directory is the one in which the command will run, which the model chooses. So the project is found by the
+directory of the hook, which is that of the session. Failures are not reported: a patch that does not apply
 has no event at all, and a command's event has no exit code. The event of a command does not name the shell either:
 that is in Codex's record of the session.
 """
@@ -77,7 +78,7 @@ class CodexHooks(ClaudeHooks):
     def read(self, data: bytes, named: str = "") -> HookEvent:
         """See `Dialect`."""
         record = optional_text(event_fields(data), "transcript_path")
-        return msgspec.structs.replace(super().read(data, named), record=record or "")
+        return msgspec.structs.replace(super().read(data, named), record=record or "", cwd_is_chosen=True)
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""

@@ -46,6 +46,8 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The result of the call in the client's format."""
     cwd: str = ""
     """The client's present directory; absolute."""
+    cwd_is_chosen: bool = False
+    """True if the model chooses that directory with the call, so that it does not tell the project."""
     sub_agent: str | None = None
     record: str = ""
     """The file in which the client records the session, if its events do not have all of a call."""

@@ -169,7 +169,8 @@ class Server:
     ) -> Verdict:
         """Raises: ValueError for an input that does not fit its tool; ConfigurationError, StoreError, UsageError."""
         env = {name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")}
-        start = given.get("project") or env.get(dialect.project_variable or "") or event.cwd or given.get("cwd", "")
+        told = "" if event.cwd_is_chosen else event.cwd
+        start = given.get("project") or env.get(dialect.project_variable or "") or told or given.get("cwd", "")
         if event.kind == "settings":
             return deny("Interlock: settings cannot change in the middle of a session: start a new one")
         if event.kind == "other":
