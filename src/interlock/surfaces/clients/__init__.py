@@ -17,7 +17,7 @@
 | `hook_program.py` | the program that a client starts as a hook; `surfaces/resident` answers it |
 | `entries.py` | entries in a file that belongs to someone else: adds them, and removes exactly what was added |
 | `documents.py` | such files as text: JSON, JSON with comments, TOML |
-| `installation.py` | writes the files, and records their previous content |
+| `installation.py`, `setup_records.py` | writes the files, and undoes that; records their previous content |
 | `trial.py`, `scripted_model.py`, `model_replies.py` | tries a real client with a model that makes scripted calls |
 | `doors.py`, `versions.py` | what `interlock doctor` reports about clients |
 | `command.py` | `interlock install` |

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,8 @@ def rewrite_document(data: bytes | None, wanted: dict[str, Any], path: Path, *, 
     if path.suffix == ".toml":
         text = _rewrite_toml("" if data is None else data.decode(), wanted, path)
     elif comments and data is not None and data.strip():
-        text = _rewrite_json(data.decode(), wanted)
+        mark = "\ufeff" if data.startswith(b"\xef\xbb\xbf") else ""
+        text = mark + _rewrite_json(data.decode().removeprefix(mark), wanted)
     else:
         text = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
     written = text.encode()
@@ -70,7 +72,9 @@ def _rewrite_toml(text: str, wanted: dict[str, Any], path: Path) -> str:
     try:
         document = tomlkit.parse(text)
         _fill(document, wanted)
-        return tomlkit.dumps(document)
+        written = tomlkit.dumps(document)
+        # The empty line before a table that is gone.
+        return written if text.endswith("\n\n") else re.sub(r"\n\n+\Z", "\n", written)
     except TOMLKitError as error:
         raise unusable(path, str(error)) from None
 

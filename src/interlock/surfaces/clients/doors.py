@@ -20,8 +20,9 @@ from interlock.surfaces.clients.entries import Entry, has
 from interlock.surfaces.clients.gateway_trial import find_starts, try_gateway
 from interlock.surfaces.clients.hook_program import Failure, Gate
 from interlock.surfaces.clients.hook_program import __name__ as hook_module
-from interlock.surfaces.clients.installation import Installation, Record
+from interlock.surfaces.clients.installation import Installation
 from interlock.surfaces.clients.known import CLIENTS
+from interlock.surfaces.clients.setup_records import Record
 from interlock.surfaces.clients.trial import try_client
 from interlock.surfaces.clients.versions import found_version, untested
 from interlock.workspace.registry import state_directory

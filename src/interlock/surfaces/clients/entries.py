@@ -62,18 +62,18 @@ def take_out(document: dict[str, Any], entries: tuple[Entry, ...], before: dict[
                 and not (isinstance(old, list) and entry.value in old)
             ):
                 values.remove(entry.value)
-            if values == [] and old is None:
+            if values == [] and old != []:
                 del place[last]
         elif place.get(last) == entry.value:
             if old is None:
                 del place[last]
             else:
                 place[last] = old
-        for depth in range(len(above), 0, -1):  # created for the entry, and empty now
+        for depth in range(len(above), 0, -1):  # created for the entry or for one of others, and empty now
             if (
                 not places[depth]
                 and places[depth - 1].get(above[depth - 1]) == {}
-                and _at(before, entry.keys[:depth]) is None
+                and _at(before, entry.keys[:depth]) != {}
             ):
                 del places[depth - 1][above[depth - 1]]
     return found

@@ -1,6 +1,7 @@
-"""Writes a client's files, with a record of their previous content, and undoes the changes from the record.
+"""Writes a client's files, with a record of their previous content (`setup_records.py`), and undoes the changes from it.
 
-The record is in the state directory, where no agent can write, and is on disk before any file is changed.
+Two set-ups can share a file and an entry in it, such as those of two projects in the settings of their user. What another
+one still needs stays.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ import msgspec
 
 from interlock.disk import Disk, store_error
 from interlock.engine.local.location import locate
-from interlock.model import typed
 from interlock.model.difference import compare
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.client import Client, Mode, Scope, Setup
 from interlock.surfaces.clients.documents import read_document, rewrite_document, unusable
 from interlock.surfaces.clients.entries import Entry, add, take_out
 from interlock.surfaces.clients.known import find_client
+from interlock.surfaces.clients.setup_records import (
+    VERSION,
+    Record,
+    SavedFile,
+    other_records,
+    read_record,
+    whole_text,
+    write_record,
+)
 from interlock.workspace.registry import state_directory
 
 Outcome = Literal["changed", "unchanged", "restored", "edited"]
@@ -46,35 +55,6 @@ class FileChange(NamedTuple):
         return compare(old, new).lines
 
 
-class _Saved(msgspec.Struct, frozen=True):
-    path: str
-    before: bytes | None
-    after_sha256: str
-    entries: tuple[Entry, ...] = ()
-    directories: int = 0
-    """How many of the directories above the file did not exist before."""
-
-    @property
-    def text(self) -> str | None:
-        """The whole file, if it belongs to Interlock alone."""
-        return _whole(self.entries)
-
-
-class Record(msgspec.Struct, frozen=True):
-    """What was set up.
-
-    Version history: 1: first; 2: absolute paths, entries, mode, version of the client; 3: counts directories, whole
-    files.
-    """
-
-    version: int
-    files: tuple[_Saved, ...]
-    mode: Mode = "replace"
-    agent: str | None = None
-    client_version: str | None = None
-    """The client's version at set-up; None if it was not found."""
-
-
 class Installation:
     """One client in one scope; for the scope `project`, that of the directory `start`."""
 
@@ -94,28 +74,16 @@ class Installation:
 
     @property
     def record(self) -> Record | None:
-        """The record of the set-up; None if there is none. Raises: StoreError."""
-        try:
-            data = self._record_path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise store_error(error, f"read {self._record_path}") from error
-        try:
-            return typed.decode(data, Record)
-        except msgspec.DecodeError:
-            raise UsageError(
-                f"the set-up record `{self._record_path}` is damaged",
-                code="client_file",
-                hint="remove Interlock's entries from the client's files by hand, and delete the record",
-            ) from None
+        """The record of the set-up; None if there is none. Raises: UsageError `client_file`; StoreError."""
+        record = read_record(self._record_path)
+        return None if record is None else record.at(self._root)
 
     def plan_install(self, mode: Mode | None, agent: str | None) -> list[FileChange]:
         """The changes for `apply`. Raises: UsageError `client_file`, `client_mode`."""
         setup = self._setup(mode or self._client.modes[0], agent)
         base = self._client.scopes[setup.mode, self._scope](setup)
         wanted = {base / name: entries for name, entries in self._client.files(setup).items()}
-        saved = {self._path(each): each for each in (() if self.record is None else self.record.files)}
+        saved = self._known()
         if self._client.more is not None:
             planned = {path: self._adding(path, entries, saved.get(path)).data for path, entries in wanted.items()}
             for name, entries in self._client.more(setup, planned).items():
@@ -129,24 +97,60 @@ class Installation:
         record = self.record
         if record is None:
             raise UsageError(f"`{self._client.name}` is not set up here", code="not_found")
-        return [self._removing(self._path(saved), saved) for saved in record.files]
+        return [self._removing(Path(saved.path), saved) for saved in record.files]
 
     def apply(self, changes: list[FileChange], mode: Mode | None, agent: str | None, version: str | None) -> None:
         """Write the record, then the files. `version` is the client's. Raises: StoreError."""
-        self._save(changes, mode or self._client.modes[0], agent, version)
-        for change in changes:
-            self._write(change)
+        known, root = self._known(), str(self._root) if self._scope == "project" else ""
+        after = {change.path: self._saved(change, known.get(change.path)) for change in changes if change.entries}
+        # Until all files are written, the record also has what they may hold from before.
+        meanwhile = {path: _either(known.get(path), saved) for path, saved in {**known, **after}.items()}
+        for files in (meanwhile, after):
+            record = Record(VERSION, tuple(files.values()), mode or self._client.modes[0], agent, version, root)
+            write_record(self._disk, self._record_path, record)
+            if files is meanwhile:
+                for change in changes:
+                    self._write(change)
 
     def apply_removal(self, changes: list[FileChange]) -> None:
         """Write the files, then delete the record. Raises: StoreError."""
-        record = self.record
+        known = self._known()
         for change in changes:
             self._write(change)
-        for saved in () if record is None else record.files:
-            for directory in list(self._path(saved).parents)[: saved.directories]:
+        for path, other in self._others():
+            files = tuple(self._handed_over(each, known, changes) for each in other.files)
+            if files != other.files:
+                write_record(self._disk, path, msgspec.structs.replace(other, files=files))
+        for saved in known.values():
+            for directory in list(Path(saved.path).parents)[: saved.directories]:
                 with contextlib.suppress(OSError):  # others have put something there, or it is gone
                     directory.rmdir()
         self._record_path.unlink(missing_ok=True)
+
+    def _known(self) -> dict[Path, SavedFile]:
+        """The files of the record."""
+        record = self.record
+        return {} if record is None else {Path(each.path): each for each in record.files}
+
+    def _others(self) -> list[tuple[Path, Record]]:
+        return list(other_records(state_directory(self._env, self._disk), self._client.name, self._record_path))
+
+    def _handed_over(self, other: SavedFile, known: Mapping[Path, SavedFile], changes: list[FileChange]) -> SavedFile:
+        """Another set-up's file after this one is removed: what it found before no longer has the entries of this one."""
+        mine = known.get(Path(other.path))
+        change = next((each for each in changes if str(each.path) == other.path), None)
+        if mine is None or change is None or mine.text is not None:
+            return other
+        before = other.before
+        if before is not None and _sha256(before) == mine.after_sha256:
+            before = mine.before
+        elif before is not None:
+            with contextlib.suppress(UsageError):  # it is not to be read any more: then it stays as it is
+                left = take_out(self._values(before, change.path), mine.entries, self._values(mine.before, change.path))
+                before = self._rewritten(before, left, change.path) if left or mine.before is not None else None
+        same = change.old is not None and _sha256(change.old) == other.after_sha256
+        after = _sha256(change.data or b"") if same else other.after_sha256
+        return msgspec.structs.replace(other, before=before, after_sha256=after)
 
     def _setup(self, mode: Mode, agent: str | None) -> Setup:
         if (mode, self._scope) not in self._client.scopes:
@@ -158,12 +162,9 @@ class Installation:
             )
         return Setup(mode, self._scope, agent, self._root, self._env)
 
-    def _path(self, saved: _Saved) -> Path:
-        return self._root / saved.path  # version 1 has relative paths
-
-    def _adding(self, path: Path, entries: tuple[Entry, ...], saved: _Saved | None) -> FileChange:
+    def _adding(self, path: Path, entries: tuple[Entry, ...], saved: SavedFile | None) -> FileChange:
         old = _read(path)
-        text = _whole(entries)
+        text = whole_text(entries)
         if text is not None:
             _check_own(path, old, text, saved)
             data = text.encode()
@@ -174,15 +175,23 @@ class Installation:
             return FileChange(path, old, old, "unchanged", entries)
         return FileChange(path, old, self._rewritten(base, after, path), "changed", entries)
 
-    def _removing(self, path: Path, saved: _Saved) -> FileChange:
+    def _removing(self, path: Path, saved: SavedFile) -> FileChange:
         current = _read(path)
         if current is None or current == saved.before:
             return FileChange(path, current, current, "unchanged")
-        if _sha256(current) == saved.after_sha256:
+        shared = [
+            entry
+            for _, other in self._others()
+            for each in other.files
+            if each.path == str(path)
+            for entry in each.entries
+        ]
+        entries = tuple(entry for entry in saved.entries if entry not in shared)
+        if _sha256(current) == saved.after_sha256 and entries == saved.entries:
             return FileChange(path, current, saved.before, "restored")
         if saved.text is not None:
             _check_own(path, current, saved.text, saved)
-        left = take_out(self._values(current, path), saved.entries, self._values(saved.before, path))
+        left = take_out(self._values(current, path), entries, self._values(saved.before, path))
         emptied = not left and saved.before is None
         return FileChange(path, current, None if emptied else self._rewritten(current, left, path), "edited")
 
@@ -192,22 +201,14 @@ class Installation:
     def _rewritten(self, data: bytes | None, wanted: dict[str, Any], path: Path) -> bytes:
         return rewrite_document(data, wanted, path, comments=self._client.comments)
 
-    def _save(self, changes: list[FileChange], mode: Mode, agent: str | None, version: str | None) -> None:
-        known = {} if (record := self.record) is None else {self._path(saved): saved for saved in record.files}
-        files = []
-        for change in changes:
-            if not change.entries:
-                continue  # removed
-            saved = known.get(change.path)
-            # Content that we wrote ourselves is not the previous content.
-            before = change.old if saved is None else self._removing(change.path, saved).data
-            if _whole(change.entries) is not None:
-                before = None
-            made = sum(not each.is_dir() for each in change.path.parents) if saved is None else saved.directories
-            files.append(_Saved(str(change.path), before, _sha256(change.data or b""), change.entries, made))
-        self._disk.make_directory(self._record_path.parent)
-        written = Record(3, tuple(files), mode, agent, version)
-        self._disk.write_atomic(self._record_path, msgspec.json.encode(written))
+    def _saved(self, change: FileChange, known: SavedFile | None) -> SavedFile:
+        """What the record has of a file that is written."""
+        # Content that we wrote ourselves is not the previous content.
+        before = change.old if known is None else self._removing(change.path, known).data
+        if whole_text(change.entries) is not None:
+            before = None
+        made = sum(not each.is_dir() for each in change.path.parents) if known is None else known.directories
+        return SavedFile(str(change.path), before, _sha256(change.data or b""), change.entries, made)
 
     def _write(self, change: FileChange) -> None:
         if change.data == change.old:
@@ -249,12 +250,15 @@ def _read(path: Path) -> bytes | None:
     return path.read_bytes()
 
 
-def _whole(entries: tuple[Entry, ...]) -> str | None:
-    """The text of a file that belongs to Interlock alone; None for entries in someone else's file."""
-    return str(entries[0].value) if entries and not entries[0].keys else None
+def _either(known: SavedFile | None, saved: SavedFile) -> SavedFile:
+    """What the record has of a file that is being rewritten: it may still be as it was."""
+    if known is None or saved is known:
+        return saved
+    old = () if saved.text is not None else tuple(entry for entry in known.entries if entry not in saved.entries)
+    return msgspec.structs.replace(saved, after_sha256=known.after_sha256, entries=(*saved.entries, *old))
 
 
-def _check_own(path: Path, data: bytes | None, text: str, saved: _Saved | None) -> None:
+def _check_own(path: Path, data: bytes | None, text: str, saved: SavedFile | None) -> None:
     """Raises: UsageError `client_file` if a person wrote the file, or edited what Interlock had written."""
     written = data is None or data == text.encode() or (saved is not None and _sha256(data) == saved.after_sha256)
     if not written:
