@@ -166,10 +166,32 @@ def test_what_cannot_be_set_up_is_reported(place, scope):
     assert (caught.value.code, "--mode guard --scope managed" in caught.value.hint) == ("client_mode", True)
 
 
+@pytest.mark.parametrize(
+    ("env", "state"),
+    [
+        ({"HOME": "/h"}, "/h/.local/state/interlock"),
+        ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, "/x/interlock"),
+        ({"HOME": "/h", "INTERLOCK_STATE_DIR": "/s"}, "/s"),
+    ],
+)
+def test_a_hook_names_the_state_directory(env, state, tmp_path):
+    """A client can set variables from a project's settings: they must not lead to a gate that trusts other rules."""
+    for scope in ("project", "user"):
+        assert f"state={state}" in shlex.split(hook_command("claude-code", Setup("guard", scope, None, tmp_path, env)))
+    managed = hook_command("claude-code", Setup("guard", "managed", None, tmp_path, {"HOME": "/root"}))
+    assert "state=" not in managed, "each user of the machine has an own one"
+
+
 def test_names_with_spaces_and_quotes_in_the_hook(tmp_path):
-    setup = Setup("guard", "project", "it's me", tmp_path / "a 'b' $c", {})
+    setup = Setup("guard", "project", "it's me", tmp_path / "a 'b' $c", {"HOME": str(tmp_path)})
     command = hook_command("claude-code", setup).rpartition(" || ")[0]
-    assert shlex.split(command)[5:] == ["claude-code", f"project={tmp_path}/a 'b' $c", "agent=it's me", "seconds=100"]
+    assert shlex.split(command)[5:] == [
+        "claude-code",
+        f"project={tmp_path}/a 'b' $c",
+        "agent=it's me",
+        f"state={tmp_path}/.local/state/interlock",
+        "seconds=100",
+    ]
 
 
 def test_versions_outside_the_tested_table_are_named(place):

@@ -99,6 +99,17 @@ def gateway_entry(setup: Setup) -> dict[str, Any]:
     return server
 
 
+def _state(setup: Setup) -> str:
+    """The state directory to name in a hook, so that variables of the client (its settings can set some) do not choose it.
+
+    For all users of a machine there is none: each has an own one.
+    """
+    named = setup.env.get(STATE_VARIABLE, "")
+    if named or setup.scope == "managed":
+        return named
+    return str(Path(setup.env.get("XDG_STATE_HOME") or home_of(setup) / ".local" / "state") / "interlock")
+
+
 def program() -> str:
     """The absolute path of the command that this process runs as, because the client may have another PATH."""
     beside = Path(sys.executable).with_name("interlock")
@@ -117,7 +128,7 @@ def hook_command(client: str, setup: Setup, *, event: str = "") -> str:
         "project": "" if setup.project is None else str(setup.project),
         "agent": setup.agent or "",
         "mode": "replace" if setup.mode == "replace" else "",
-        "state": setup.env.get(STATE_VARIABLE, ""),
+        "state": _state(setup),
         "seconds": str(HOOK_SECONDS),
     }
     given = [f"{name}={value}" for name, value in named.items() if value]
