@@ -9,7 +9,7 @@ import pytest
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.client import HOOK_SECONDS, Setup, program
 from interlock.surfaces.clients.doors import examine_clients
-from interlock.surfaces.clients.hooks import NativeCall, Verdict
+from interlock.surfaces.clients.hooks import GatewayCall, NativeCall, Verdict
 from interlock.surfaces.clients.installation import Installation
 from interlock.surfaces.clients.known import CLIENTS, find_speaker
 from interlock.surfaces.resident.native_calls import WAIT_S
@@ -35,6 +35,8 @@ def judged(client: str, data: bytes):
     """What an event comes to: a call as (tool, parameters), or a decision."""
     dialect = CLIENTS[client].dialect
     found = dialect.translate(dialect.read(data, ""))
+    if isinstance(found, GatewayCall):
+        return f"gateway: {found.tool}"
     return (found.tool, found.parameters) if isinstance(found, NativeCall) else found.decision
 
 
@@ -78,7 +80,7 @@ VSCODE_CALLS = [
     ("read_file", {"filePath": "/w/a", "startLine": 1}, ("fs.read", {"path": "/w/a"})),
     ("fetch_webpage", {"urls": ["https://example.org"]}, ("http.fetch", {"url": "https://example.org"})),
     ("fetch_webpage", {"urls": ["https://a.example", "https://b.example"]}, "deny"),
-    ("mcp_interlock_fs_read", {"path": "a"}, "allow"),
+    ("mcp_interlock_fs_read", {"path": "a"}, "gateway: fs_read"),
     ("mcp_other_tool", {}, "deny"),
     ("manage_todo_list", {}, "allow"),
     ("insert_edit_into_file", {"filePath": "/w/a", "code": "..."}, "deny"),
@@ -100,8 +102,11 @@ def test_what_a_call_of_vscode_comes_to(tool, given, expected):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (program(), "allow"),
-        (f"{program()} gateway --agent coder", "allow"),
+        (program(), "gateway: fs_read"),
+        (f"{program()} gateway --agent coder", "gateway: fs_read"),
+        ("/elsewhere/bin/interlock gateway", "gateway: fs_read"),
+        ("/srv/project/bin/interlock gateway", "deny"),  # a program that the project has brought
+        ("bin/interlock gateway", "deny"),
         (f"{program()} shell", "deny"),
         ("npx other", "deny"),
         ("'", "deny"),

@@ -12,6 +12,7 @@
 | `gemini.py`, `gemini_hooks.py`, `gemini_trial.py` | the same for Gemini CLI |
 | `opencode.py`, `opencode_hooks.py`, `opencode_trial.py` | the same for opencode, whose hooks are a plug-in |
 | `codex_trust.py` | gets the hashes of hooks from Codex |
+| `gateway_name.py` | finds other programs under the gateway's name |
 | `patches.py` | the patches of `apply_patch` |
 | `hooks.py` | shared by the hooks of all clients: event, call, verdict, reply |
 | `hook_program.py` | the program that a client starts as a hook; `surfaces/resident` answers it |

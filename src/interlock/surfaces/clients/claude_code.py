@@ -100,4 +100,5 @@ CLIENT: Final = Client(
     trial=claude_trial.trial,
     trial_files=claude_trial.FILES,
     trial_home_files=claude_trial.HOME_FILES,
+    server_files=(".mcp.json",),
 )

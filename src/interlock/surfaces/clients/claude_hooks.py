@@ -12,6 +12,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -115,13 +116,14 @@ class ClaudeHooks:
             "input": given.get("tool_input", {}),
             "cwd": given.get("cwd", ""),
             "sub_agent": given.get("agent_id"),
+            "server": (given.get("mcp_server") or {}).get("name"),
             "output": given.get("tool_response", given.get("error")),
         }
         if name == "PreSkillShellCommand" and not fields["tool"]:
             fields |= {"tool": "Bash", "input": {"command": given.get("command")}}
         return typed.convert({"name": name, "kind": self._kinds.get(name, "other"), **fields}, HookEvent)
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
         if event.tool == "Monitor" and event.input.get("ws") is not None:
             return deny("`Monitor` of a web socket is not supported: use a command.")
@@ -133,7 +135,7 @@ class ClaudeHooks:
             return found
         if event.tool in self._for_its_user:
             return Verdict("ask")
-        return judge_untranslated(event.tool, self._harmless, GATEWAY_PREFIX, "mcp__")
+        return judge_untranslated(event, self._harmless, GATEWAY_PREFIX, "mcp__")
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import interlock
 from interlock.surfaces.clients.entries import Entry
-from interlock.surfaces.clients.hooks import Dialect
+from interlock.surfaces.clients.hooks import GATEWAY, Dialect
 from interlock.surfaces.clients.trial import Place, Tried
 
 Mode = Literal["guard", "replace"]
@@ -19,7 +19,7 @@ Mode = Literal["guard", "replace"]
 Scope = Literal["project", "user", "managed"]
 """Whose settings to change: the project's, the user's for all projects, or the machine's, which cannot be overridden."""
 
-SERVER: Final = "interlock"
+SERVER: Final = GATEWAY
 STATE_VARIABLE: Final = "INTERLOCK_STATE_DIR"
 _HERE: Final = str(Path(interlock.__file__).parent / "surfaces" / "clients")
 HOOK_PROGRAM: Final = (
@@ -77,6 +77,8 @@ class Client(NamedTuple):
     """The files of a project that a trial needs."""
     trial_home_files: tuple[str, ...] = ()
     """The files of the user's home that a trial needs."""
+    server_files: tuple[str, ...] = ()
+    """The files of a project in which it finds MCP servers."""
 
     def left_open(self, mode: Mode, scope: Scope) -> tuple[str, ...]:
         """What stays open in this mode and scope."""
@@ -114,6 +116,16 @@ def program() -> str:
     """The absolute path of the command that this process runs as, because the client may have another PATH."""
     beside = Path(sys.executable).with_name("interlock")
     return str(beside) if os.access(beside, os.X_OK) else str(Path(sys.argv[0]).resolve())
+
+
+def starts_gateway(command: str, arguments: Sequence[str], root: str) -> bool:
+    """True if an MCP server is started as Interlock's gateway, by a program that the project at `root` did not bring."""
+    if list(arguments[:1]) != ["gateway"]:
+        return False
+    real = os.path.realpath(command)
+    if real == os.path.realpath(program()) or command == GATEWAY:
+        return True
+    return Path(command).is_absolute() and Path(real).name == GATEWAY and not Path(real).is_relative_to(root or "/")
 
 
 def hook_command(client: str, setup: Setup, *, event: str = "") -> str:

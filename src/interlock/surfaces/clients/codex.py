@@ -131,4 +131,5 @@ CLIENT: Final = Client(
     trial=codex_trial.trial,
     trial_files=codex_trial.FILES,
     trial_home_files=codex_trial.HOME_FILES,
+    server_files=(".codex/config.toml",),
 )

@@ -16,6 +16,7 @@ import msgspec
 from interlock.surfaces.clients.claude_hooks import ClaudeHooks
 from interlock.surfaces.clients.codex_record import recorded_inputs
 from interlock.surfaces.clients.hooks import (
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -80,7 +81,7 @@ class CodexHooks(ClaudeHooks):
         record = optional_text(event_fields(data), "transcript_path")
         return msgspec.structs.replace(super().read(data, named), record=record or "", cwd_is_chosen=True)
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
         found = super().translate(event)
         if event.tool != "Bash" or event.kind != "before" or isinstance(found, Verdict):

@@ -91,4 +91,5 @@ CLIENT: Final = Client(
     trial=copilot_trial.trial,
     trial_files=copilot_trial.FILES,
     trial_home_files=copilot_trial.HOME_FILES,
+    server_files=(".github/mcp.json", ".mcp.json", ".vscode/mcp.json"),
 )

@@ -17,6 +17,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -122,11 +123,11 @@ class CopilotHooks:
         event = typed.convert(fields, HookEvent)
         return msgspec.structs.replace(event, call_id=made_id(event.tool, event.input))
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
         if (found := event_call(NATIVE, event)) is not None:
             return found
-        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, None)
+        return judge_untranslated(event, HARMLESS, GATEWAY_PREFIX, None)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never returns `ask`, because a person would then decide at the client's terminal, unrecorded."""

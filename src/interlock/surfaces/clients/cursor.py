@@ -81,4 +81,5 @@ CLIENT: Final = Client(
         "tool_use_id": "probe",
         "cwd": "/",
     },
+    server_files=(".cursor/mcp.json",),
 )

@@ -18,8 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.surfaces.clients.client import program
+from interlock.surfaces.clients.client import starts_gateway
 from interlock.surfaces.clients.hooks import (
+    GATEWAY,
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -120,20 +122,21 @@ class CursorHooks:
         if name == "beforeShellExecution":
             fields |= {"tool": "Shell", "input": {"command": given.get("command")}}
         elif name == "beforeMCPExecution":  # its input is text; only the server matters
-            fields["tool"] = _MCP_PREFIX + ("interlock" if _starts_gateway(given.get("command")) else "other")
+            fields["server"] = GATEWAY if _is_gateway(given.get("command"), fields["cwd"]) else ""
+            fields["tool"] = text_of(given, "tool_name").removeprefix(_MCP_PREFIX)
             fields["input"] = {}
         elif fields["kind"] == "after" and _exit_code(fields["output"]) not in (None, 0):
             fields["kind"] = "failed"
         return typed.convert(fields, HookEvent)
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
-        if (found := event_call(NATIVE, event)) is not None:
-            return found
-        if event.name == "beforeMCPExecution" and event.tool == f"{_MCP_PREFIX}interlock":
-            return Verdict("allow", "Interlock: the gateway checks it")
+        if event.name == "beforeMCPExecution" and event.server == GATEWAY:
+            return GatewayCall(event.tool)
         if event.name == "beforeMCPExecution":
             return deny("the tool belongs to an MCP server that is not behind `interlock gateway`.")
+        if (found := event_call(NATIVE, event)) is not None:
+            return found
         if event.tool.startswith(_MCP_PREFIX):
             return Verdict("allow", "Interlock: judged by its server, in the event that names it")
         if event.tool in HARMLESS:
@@ -154,13 +157,13 @@ class CursorHooks:
         return Reply(0, msgspec.json.encode(document))
 
 
-def _starts_gateway(command: Any) -> bool:
+def _is_gateway(command: Any, root: str) -> bool:
     """True if a server's command is this Interlock's gateway. The arguments may be missing."""
     if not isinstance(command, str):
         return False
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, IndexError):
         words = shlex.split(command)
-        return words[:1] == [program()] and words[1:2] in ([], ["gateway"])
+        return starts_gateway(words[0], words[1:] or ["gateway"], root)
     return False
 
 

@@ -92,4 +92,5 @@ CLIENT: Final = Client(
     trial=gemini_trial.trial,
     trial_files=gemini_trial.FILES,
     trial_home_files=gemini_trial.HOME_FILES,
+    server_files=(".gemini/settings.json",),
 )

@@ -15,7 +15,10 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
+from interlock.surfaces.clients.client import starts_gateway
 from interlock.surfaces.clients.hooks import (
+    GATEWAY,
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -146,6 +149,15 @@ NATIVE: Final[Mapping[str, tuple[OwnTool, tuple[str, ...]]]] = {
 _TOOLS: Final = {name: tool for name, (tool, _) in NATIVE.items()}
 
 
+def _server(context: Any, root: str) -> str | None:
+    """The name of a tool's server; "" if it has the gateway's name and is another program."""
+    if not isinstance(context, dict):
+        return None
+    name, command, arguments = (context.get(key) for key in ("server_name", "command", "args"))
+    is_gateway = isinstance(command, str) and isinstance(arguments, list) and starts_gateway(command, arguments, root)
+    return "" if name == GATEWAY and not is_gateway else str(name)
+
+
 class GeminiHooks:
     """The dialect."""
 
@@ -159,9 +171,6 @@ class GeminiHooks:
         kind = KINDS.get(name, "other")
         if kind == "after" and isinstance(response, dict) and response.get("error") is not None:
             kind, response = "failed", response["error"]
-        server = (given.get("mcp_context") or {}).get("server_name", "interlock")
-        if isinstance(tool, str) and tool.startswith(GATEWAY_PREFIX) and server != "interlock":
-            tool = f"{MCP_PREFIX}{server}"  # a server whose name has the same prefix, but not the gateway
         fields = {
             "name": name,
             "kind": kind,
@@ -171,16 +180,17 @@ class GeminiHooks:
             "input": tool_input or {},
             "output": response,
             "cwd": given.get("cwd", ""),
+            "server": _server(given.get("mcp_context"), text_of(given, "cwd")),
         }
         event = typed.convert(fields, HookEvent)
         _, inputs = NATIVE.get(event.tool, (None, ()))
         return msgspec.structs.replace(event, call_id=made_id(event.tool, event.input, inputs))
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
         if (found := event_call(_TOOLS, event)) is not None:
             return found
-        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
+        return judge_untranslated(event, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never returns `ask`: without a person, Gemini CLI would let the call pass, or hang."""

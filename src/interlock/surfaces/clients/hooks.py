@@ -48,6 +48,8 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The client's present directory; absolute."""
     cwd_is_chosen: bool = False
     """True if the model chooses that directory with the call, so that it does not tell the project."""
+    server: str | None = None
+    """The MCP server of the tool, if the event names it; one that is not the gateway has another name than `GATEWAY`."""
     sub_agent: str | None = None
     record: str = ""
     """The file in which the client records the session, if its events do not have all of a call."""
@@ -73,6 +75,13 @@ class NativeCall(NamedTuple):
     """The parameter that names the file to change, if it is the only one, so that undo can restore it."""
     parts: tuple[PatchPart, ...] = ()
     """For an `fs.edit` by a patch: where each of its edits belongs."""
+
+
+class GatewayCall(NamedTuple):
+    """A client's call of one of the gateway's tools. The gateway itself checks it."""
+
+    tool: str
+    """The gateway's name for it."""
 
 
 class Verdict(NamedTuple):
@@ -104,7 +113,7 @@ class Dialect(Protocol):
         """
         ...
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """Translate a tool call; a `Verdict` if there is nothing to decide. Unknown tools are denied."""
         ...
 
@@ -118,13 +127,16 @@ def deny(reason: str) -> Verdict:
     return Verdict("deny", reason)
 
 
-def judge_untranslated(tool: str, harmless: Container[str], gateway_prefix: str, mcp_prefix: str | None) -> Verdict:
+def judge_untranslated(
+    event: HookEvent, harmless: Container[str], gateway_prefix: str, mcp_prefix: str | None
+) -> GatewayCall | Verdict:
     """The verdict about a tool that is not translated into one of ours: only the gateway's, and harmless ones, are allowed.
 
-    The gateway itself checks the calls of its tools. `mcp_prefix` is the one of all MCP servers' tools, if they have one.
+    `mcp_prefix` is the one of all MCP servers' tools, if they have one.
     """
-    if tool.startswith(gateway_prefix):
-        return Verdict("allow", "Interlock: the gateway checks it")
+    tool = event.tool
+    if tool.startswith(gateway_prefix) and event.server in (None, GATEWAY):
+        return GatewayCall(tool.removeprefix(gateway_prefix))
     if tool in harmless:
         return Verdict("allow", "Interlock: not a call that it has to check")
     if mcp_prefix is not None and tool.startswith(mcp_prefix):
@@ -171,6 +183,8 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
 
 
 _SHOWN: Final = 200
+GATEWAY: Final = "interlock"
+"""The name under which clients know the gateway."""
 
 
 def event_fields(data: bytes) -> dict[str, Any]:

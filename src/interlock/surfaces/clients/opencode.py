@@ -143,4 +143,5 @@ CLIENT: Final = Client(
     trial=opencode_trial.trial,
     trial_files=opencode_trial.FILES,
     trial_home_files=opencode_trial.HOME_FILES,
+    server_files=("opencode.json", "opencode.jsonc", ".opencode/opencode.json", ".opencode/opencode.jsonc"),
 )

@@ -9,6 +9,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -84,13 +85,13 @@ class OpencodeHooks:
         }
         return typed.convert(fields, HookEvent)
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
         if (found := event_call(NATIVE, event)) is not None:
             return found
         if event.tool == PROBE:
             return deny("`interlock doctor` tests this hook by it.")
-        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, None)
+        return judge_untranslated(event, HARMLESS, GATEWAY_PREFIX, None)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:  # noqa: ARG002 - one form for all events
         """See `Dialect`."""

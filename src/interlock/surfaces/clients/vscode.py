@@ -75,4 +75,5 @@ CLIENT: Final = Client(
         "tool_use_id": "probe",
         "cwd": "/",
     },
+    server_files=(".vscode/mcp.json",),
 )

@@ -15,6 +15,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    GatewayCall,
     HookEvent,
     Kind,
     NativeCall,
@@ -120,11 +121,11 @@ class VsCodeHooks:
         }
         return typed.convert(fields, HookEvent)
 
-    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+    def translate(self, event: HookEvent) -> NativeCall | GatewayCall | Verdict:
         """See `Dialect`."""
         if (found := event_call(NATIVE, event)) is not None:
             return found
-        return judge_untranslated(event.tool, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
+        return judge_untranslated(event, HARMLESS, GATEWAY_PREFIX, MCP_PREFIX)
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never returns `ask`, because a person would then decide at the client's terminal, unrecorded."""

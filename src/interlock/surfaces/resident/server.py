@@ -19,7 +19,9 @@ import msgspec
 
 from interlock._version import __version__
 from interlock.model.errors import InterlockError, ProposalError
-from interlock.surfaces.clients.hooks import Dialect, HookEvent, Reply, Verdict, deny, failure, placed
+from interlock.surfaces.clients.client import Client
+from interlock.surfaces.clients.gateway_name import find_impostor
+from interlock.surfaces.clients.hooks import Dialect, GatewayCall, HookEvent, Reply, Verdict, deny, failure, placed
 from interlock.surfaces.clients.known import find_speaker
 from interlock.surfaces.resident.native_calls import WAIT_S, Caller, NativeCalls
 from interlock.surfaces.resident.projects import Project, Projects
@@ -153,7 +155,7 @@ class Server:
         try:
             hook = tuple(given.get(name, "") for name in _HOOK)
             caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S), hook)
-            verdict = await self._verdict(client.dialect, event, given, caller, heard)
+            verdict = await self._verdict(client, client.dialect, event, given, caller, heard)
         except InterlockError as error:
             hint = f" ({error.hint})" if error.hint else ""
             verdict = deny(f"Interlock: {error.code}: {error.message}{hint}")
@@ -165,7 +167,13 @@ class Server:
         return client.dialect.reply(event, verdict)
 
     async def _verdict(
-        self, dialect: Dialect, event: HookEvent, given: Mapping[str, str], caller: Caller, heard: _Heard
+        self,
+        client: Client,
+        dialect: Dialect,
+        event: HookEvent,
+        given: Mapping[str, str],
+        caller: Caller,
+        heard: _Heard,
     ) -> Verdict:
         """Raises: ValueError for an input that does not fit its tool; ConfigurationError, StoreError, UsageError."""
         env = {name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")}
@@ -190,11 +198,12 @@ class Server:
                 await project.calls.after(event, caller)
                 return Verdict("allow")
             case _:
-                return await self._call_verdict(project, dialect, event, given, caller, heard)
+                return await self._call_verdict(project, client, dialect, event, given, caller, heard)
 
     async def _call_verdict(
         self,
         project: Project,
+        client: Client,
         dialect: Dialect,
         event: HookEvent,
         given: Mapping[str, str],
@@ -203,6 +212,8 @@ class Server:
     ) -> Verdict:
         """The verdict on an event before a tool call. Raises: as `_verdict`."""
         found = dialect.translate(event)
+        if isinstance(found, GatewayCall):
+            return _judge_gateway_call(project, client, found)
         if isinstance(found, Verdict):
             return found
         if given.get("mode") == "replace":
@@ -226,6 +237,15 @@ class Server:
                 for one in self._projects.all()
             ],
         }
+
+
+def _judge_gateway_call(project: Project, client: Client, call: GatewayCall) -> Verdict:
+    """Leave a call to the gateway, unless another server has its name, or one that begins with it."""
+    if project.runtime.tool_named(call.tool, "mcp") is None:
+        return deny(f"`{call.tool[:80]}` is not a tool of `interlock gateway`; tools of other servers are not allowed.")
+    if (name := find_impostor(client, project.root)) is not None:
+        return deny(f"`{name}` cannot be read, or gives the name of Interlock's gateway to another server.")
+    return Verdict("allow", "Interlock: the gateway checks it")
 
 
 def _pairs(head: bytes) -> dict[str, str]:
