@@ -1,6 +1,7 @@
 """Approving the effect: a held process runs in a throw-away layer, the question shows what it did, approval makes that so."""
 
 import asyncio
+import os
 
 import pytest
 from engine_world import TOML, call, plan, reasons, statuses
@@ -83,6 +84,28 @@ def test_what_has_changed_meanwhile_is_not_overwritten_and_the_call_is_asked_abo
     assert result.ok, result.results
     assert (project.root / "a").read_text() == "person\n"
     assert (project.root / "size").read_text().strip() == "7"
+
+
+def test_attributes_and_access_control_lists_are_part_of_what_is_shown_and_approved(new_project):
+    """A list can let another user write a file whose mode and content look harmless."""
+    project = new_project(toml=BASE + NS + '[workspace]\nmode = "direct"\n', files=[("a", "one\n"), ("tool", "1\n")])
+    attribute = "python3 -c \"import os; [os.setxattr(name, 'user.x', b'1') for name in ('a', 'new', 'tool')]\""
+
+    def edit(hold):
+        if "not what was approved" not in hold.reason:
+            os.setxattr(project.root / "a", "user.mine", b"1")
+        return True
+
+    result, questions = asked(
+        project.open(), shell(f"echo 3 >> a; echo 1 > new; chmod 755 tool; {attribute}"), answer=edit
+    )
+    assert result.ok, result.results
+    assert len(questions) == 2
+    for hold in questions:
+        shown = {change.path: f"{change.note}; {change.permissions}" for change in hold.changes}
+        assert all("access control lists change" in text for text in shown.values()), shown
+        assert "permissions 644 become 755" in shown["tool"]
+    assert sorted(os.listxattr(project.root / "a")) == ["user.mine", "user.x"]
 
 
 def test_it_names_the_hosts_that_were_tried(project):

@@ -86,6 +86,22 @@ time.sleep(60)
     assert cell.python(code, limits={"memory_bytes": 128 * MIB})["exceeded"] == "memory"
 
 
+def test_shared_memory_that_no_process_is_attached_to_counts_too(inside):
+    """Without namespaces a program can make none."""
+    code = """
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+for _ in range(4):
+    segment = libc.shmget(0, ctypes.c_size_t(50 << 20), 0o1600)
+    place = libc.shmat(segment, None, 0)
+    ctypes.memset(place, 1, 50 << 20)
+    libc.shmdt(ctypes.c_void_p(place))
+time.sleep(60)
+"""
+    assert inside.python(code, limits={"memory_bytes": 128 * MIB})["exceeded"] == "memory"
+
+
 def test_memory_that_processes_share_counts_once(cell):
     code = """
 import os, time

@@ -125,7 +125,8 @@ class Meter:
             private, common = _memory_of(pid)
             own += private
             mapped += common
-        return own + max(mapped, _memory_files(tree) if files else 0) > allowed
+        segments = _segments() if self._temporary is not None else 0  # else they may be of others
+        return own + max(mapped, _memory_files(tree) + segments if files else 0) > allowed
 
     def _cpu_ms(self, tree: dict[int, Task]) -> float:
         """CPU time of the tree: the larger of two sums that each leave something out, so it is never too high.
@@ -191,6 +192,17 @@ def _memory_files(tree: Iterable[int]) -> int:
         except OSError:
             continue
     return sum(sizes.values())
+
+
+def _segments() -> int:
+    """Bytes of the System V shared memory of this process's namespace, attached or not. Source: proc_sysvipc(5)."""
+    try:
+        with open("/proc/sysvipc/shm", "rb") as file:
+            names = file.readline().split()
+            columns = names.index(b"rss"), names.index(b"swap")
+            return sum(int(fields[at]) for fields in map(bytes.split, file) for at in columns)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _open_files(pid: int) -> int:

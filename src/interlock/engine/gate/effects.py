@@ -152,6 +152,7 @@ def _state(node: Node) -> list[Any]:
         node.size,
         node.sha256,
         None if node.target is None else msgspec.to_builtins(node.target),
+        node.attributes or {},
     ]
 
 

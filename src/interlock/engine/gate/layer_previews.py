@@ -19,7 +19,7 @@ def preview_difference(one: Difference, layer: Layer) -> FilePreview:
     path = show(one.path)
     note = _note(one)
     if note:
-        return FilePreview(path, note=note)
+        return FilePreview(path, note=note, permissions="" if one.kind == "attributes" else _attributes(one))
     texts = []
     for node, tree in ((one.before, layer.base), (one.after, layer.workspace)):
         text = None if node.kind == "absent" else _text(tree, one)
@@ -31,13 +31,21 @@ def preview_difference(one: Difference, layer: Layer) -> FilePreview:
 
 
 def _permissions(one: Difference) -> str:
-    """A note on permissions: that they change, or that a new file is executable."""
+    """A note on permissions: that they change, or that a new file is executable or has more than its mode shows."""
     before, after = one.before.mode, one.after.mode
     if one.after.kind == "absent":
         return ""
     if one.before.kind == "absent":
-        return f"permissions {after:o}: it can be run" if after is not None and after & 0o111 else ""
-    return f"permissions {before or 0:o} become {after or 0:o}" if before != after else ""
+        mode = f"permissions {after:o}: it can be run" if after is not None and after & 0o111 else ""
+    else:
+        mode = f"permissions {before or 0:o} become {after or 0:o}" if before != after else ""
+    return "; ".join(filter(None, (mode, _attributes(one))))
+
+
+def _attributes(one: Difference) -> str:
+    """A note on extended attributes and access control lists, if a path that stays or is new gets other ones."""
+    same = one.after.kind == "absent" or (one.before.attributes or {}) == (one.after.attributes or {})
+    return "" if same else "its extended attributes or access control lists change"
 
 
 def _note(one: Difference) -> str:
