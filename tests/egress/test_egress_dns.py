@@ -139,6 +139,15 @@ def test_the_names_in_first_bytes():
     assert read_flight(b"get / HTTP/1.1\r\nHost: a.test\r\n\r\n").name == "a.test"
     assert read_flight(b"GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n").names == ("a.test", "b.test")
     assert read_flight(b"CONNECT b.test:443 HTTP/1.1\r\n\r\n").name == "b.test"
+    for line in (
+        b"GET /a b HTTP/1.1",
+        b"GE(T / HTTP/1.1",
+        b"GET /\x0bHTTP/1.1",
+        b"GET / http/1.1",
+        b"GET / HTTP/1.1 x",
+    ):
+        assert read_flight(line + b"\r\nHost: b.test\r\n\r\n").doubtful
+    assert read_flight(b"SSH-2.0-x HTTP/\r\n").protocol == "other"
     assert read_flight(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") == ("http", (), False)
     assert read_flight(b"GET / HTTP/1.0\r\n\r\n") == ("http", (), False)
     assert read_flight(b"GET / HT") is None

@@ -498,6 +498,19 @@ def test_a_socket_of_another_program_in_the_workspace_is_hidden(clock, context, 
     assert "Connection refused" in output["stderr"]
 
 
+@pytest.mark.parametrize("entry", ["{}", "{}/", "{}/.", "{}/bin/..", "{}/../{name}", "{}/bin", "{}/..", "/", "link"])
+def test_a_home_directory_is_never_shown_by_way_of_the_path(tmp_path, entry):
+    """Also where it is a virtual environment itself."""
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    (home / "pyvenv.cfg").touch()
+    (tmp_path / "link").symlink_to("home")
+    path = os.fspath(tmp_path / entry.format(home, name=home.name))
+    shown = enclosure("ns", {}, environment={"HOME": os.fspath(home), "PATH": path}).shown
+    assert not [place for place in shown if home.is_relative_to(os.path.realpath(place))]
+    assert (os.fspath(home / "bin") in shown) == (entry == "{}/bin")
+
+
 def test_tool_chains_are_shown_without_the_credentials_beside_them(tmp_path):
     for name in (".local/share/uv/python/3.13", ".local/share/uv/credentials", ".cargo/bin"):
         (tmp_path / name).mkdir(parents=True)

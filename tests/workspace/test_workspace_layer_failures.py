@@ -336,3 +336,19 @@ def killed_at_rename_aside(world, layer):
     world.main.close()
     world.main = Backups(world.run, Disk(), world.clock)
     return killed
+
+
+def test_the_name_of_a_layer_is_durable_before_anything_happens_in_it(world):
+    """After a power failure, a layer that is gone would mean that the rest of its proposal works without what it began."""
+
+    class Naming(Disk):
+        def sync_directory(self, path):
+            synced.append((path, sorted(one.name for one in path.iterdir())))
+            super().sync_directory(path)
+
+    synced = []
+    world.base.disk = Naming()
+    for proposal in ("p1", "p2"):
+        world.layer(proposal).close()
+    assert synced[-1] == (world.run / "workspace", ["1", "2"])
+    assert (world.run / "workspace", ["1"]) in synced

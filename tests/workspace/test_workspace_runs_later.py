@@ -72,6 +72,8 @@ def blocked(plan, why):
         ".git/modules/objects/config", ".git/modules/refs/hooks/x", ".git/index.lock", ".vscode/tasks.json", "x.code-workspace",
         ".cargo/config.toml", ".yarn/releases/yarn.cjs", ".direnv/flake.rc", ".hg/hgrc", ".jj/repo", "sub/.ghci",
         "packages/a/.claude/skills/a/SKILL.md", "sub/.agents/skills/a/SKILL.md", "sub/.cursor/agents/a.md", "sub/.copilot/x",
+        ".lefthook/pre-commit/x.sh", ".builds/ci.yml", ".clinerules/hooks/PreToolUse", "sub/hie.yaml", ".repo/repo/main.py",
+        ".sl/config", ".emacs.desktop",
         ".github/hooks/x.sample", "hooks/pre-commit", "git-hooks/post-checkout", "templates/Hooks/Pre-Push",
     ],
 )  # fmt: skip
@@ -88,6 +90,7 @@ def test_a_file_that_runs_later_is_known_by_any_spelling(world, path):
         ".agents/notes.md", "AGENTS.md",
         "hooks.py", "HEAD", "commondir", ".cargo/registry/x", "Makefile", "package.json", ".venv/bin/activate",
         "node_modules/.bin/tsc", "conftest.py", ".gitattributes", "src/hooks/useState.ts", "hooks/use-cart.js", "hooks/x.sample",
+        ".clinerules/style.md", ".repo/manifest.xml",
     ],
 )  # fmt: skip
 def test_other_files_do_not(world, path):

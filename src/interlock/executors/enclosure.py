@@ -265,15 +265,22 @@ def _is_temporary(path: str) -> bool:
 
 
 def _tree_of(directory: str, home: str) -> str | None:
-    """Returns the directory to show for the programs of a PATH entry: their virtual environment, or the entry itself."""
+    """Returns the directory to show for the programs of a PATH entry: their virtual environment, or the entry itself.
+
+    Never the home directory or one above it, by whatever name.
+    """
     if not directory.startswith("/") or not os.path.isdir(directory):  # noqa: PTH112 - as above
         return None
     parent = Path(directory).parent
-    if os.path.isfile(parent / "pyvenv.cfg") or os.path.isdir(parent / "conda-meta"):  # noqa: PTH112, PTH113
-        return os.fspath(parent)
-    if parent.is_relative_to("/opt") and parent != Path("/opt"):
-        return os.fspath(parent)
-    return None if os.fspath(directory) in ("/", home) else directory
+    environment = os.path.isfile(parent / "pyvenv.cfg") or os.path.isdir(parent / "conda-meta")  # noqa: PTH112, PTH113
+    own = environment or (parent.is_relative_to("/opt") and parent != Path("/opt"))
+    places = [os.fspath(parent), directory] if own else [directory]
+    return next((place for place in places if not _is_above(place, home or "/")), None)
+
+
+def _is_above(directory: str, home: str) -> bool:
+    """Returns True for a directory that is, or contains, the home directory."""
+    return f"{os.path.realpath(home)}/".startswith(f"{os.path.realpath(directory).rstrip('/')}/")
 
 
 def _places(root: Path, globs: Sequence[str]) -> tuple[str, ...]:

@@ -340,6 +340,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
         )
     try:
         base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
+        base.disk.sync_directory(directory.parent)
     except BaseException:
         _let_go(mounted)
         raise

@@ -31,11 +31,13 @@ _NAMES: Final = frozenset(
         ".renviron", ".ghci", ".ocamlinit", ".iex.exs", ".octaverc", "startup.m",
         # editors
         ".vimrc", ".lvimrc", ".nvimrc", ".nvim.lua", ".exrc", ".gvimrc", ".ideavimrc", ".dir-locals.el", ".dir-locals-2.el",
-        ".projectile", ".devcontainer.json", ".gitpod.yml", ".replit",
+        ".projectile", ".devcontainer.json", ".gitpod.yml", ".replit", ".emacs.desktop", "hie.yaml", ".hie-bios", ".merlin",
+        "rust-analyzer.toml", ".rust-analyzer.toml",
         # git, and programs that run when it commits
         ".gitconfig", ".gitmodules", ".lfsconfig", ".pre-commit-config.yaml", ".pre-commit-config.yml", "lefthook.yml",
         "lefthook.yaml", "lefthook.toml", "lefthook.json", ".lefthook.yml", ".lefthook.yaml", ".lefthook.toml", ".lefthook.json",
         "lefthook-local.yml", "lefthook-local.yaml", ".huskyrc", ".overcommit.yml", ".simple-git-hooks.json",
+        "prek.toml", "hk.pkl",
         # package and version managers
         ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.js", "bunfig.toml", ".mise.toml",
         "mise.toml", ".tool-versions", "rust-toolchain", "rust-toolchain.toml",
@@ -43,6 +45,7 @@ _NAMES: Final = frozenset(
         ".gitlab-ci.yml", ".travis.yml", "azure-pipelines.yml", "azure-pipelines.yaml", "jenkinsfile", "bitbucket-pipelines.yml",
         ".drone.yml", ".drone.yaml", ".woodpecker.yml", ".woodpecker.yaml", "appveyor.yml", ".appveyor.yml", ".cirrus.yml",
         "cloudbuild.yaml", "cloudbuild.yml", "buildspec.yml", "buildspec.yaml", "codemagic.yaml", "netlify.toml", ".zuul.yaml",
+        ".build.yml", ".readthedocs.yaml", ".readthedocs.yml",
         # agents
         "opencode.json", "opencode.jsonc", ".aider.conf.yml",
     }
@@ -54,7 +57,8 @@ _DIRECTORIES: Final = frozenset(
         ".azuredevops", ".azure-pipelines", ".tekton", ".husky", ".githooks", ".git-hooks", ".vscode", ".idea", ".vs", ".fleet",
         ".devcontainer", ".zed", ".nvim", ".vim", ".helix", ".emacs.d", ".direnv", ".mise", ".ipython", ".jupyter", ".claude",
         ".cursor", ".codex", ".gemini", ".qwen", ".windsurf", ".opencode", ".kiro", ".roo", ".continue", ".config", ".ssh",
-        ".gnupg", ".copilot",
+        ".gnupg", ".copilot", ".lefthook", ".lefthook-local", ".builds", ".theia", ".idx", ".kilocode", ".amazonq", ".trae",
+        ".junie", ".factory", ".openhands",
     }
 )  # fmt: skip
 """Directory names; everything in such a directory counts."""
@@ -62,6 +66,7 @@ _PAIRS: Final = frozenset(
     {
         (".cargo", "config"), (".cargo", "config.toml"), (".yarn", "releases"), (".yarn", "plugins"), (".hg", "hgrc"),
         (".hg", "hgrc-not-shared"), (".hg", "sharedpath"), (".hg", "shared"), (".agents", "skills"), (".agents", "plugins"),
+        (".clinerules", "hooks"), (".sl", "config"), (".pijul", "config"), ("_darcs", "prefs"), (".repo", "repo"),
     }
 )  # fmt: skip
 """Pairs of a directory name and a name in it, with everything below."""

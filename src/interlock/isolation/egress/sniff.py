@@ -17,6 +17,8 @@ _HANDSHAKE, _CLIENT_HELLO = 0x16, 0x01
 _SERVER_NAME: Final = 0
 _HOST_NAME: Final = 0
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+(\S+)[ \t]+HTTP/[0-9][0-9.]*[ \t]*\r?")
+_LIKE_REQUEST: Final = re.compile(rb"[\s\x00]HTTP/[0-9]", re.IGNORECASE)
+"""A line that some servers accept as a request, such as one with a space in its target."""
 _METHOD_START: Final = re.compile(rb"[A-Z]{1,16}(?: [!-~]*(?: [!-~]*\r?)?)?")
 _TEXT: Final = re.compile(rb"[\t\r\n -~]*")
 _EMPTY_LINES: Final = re.compile(rb"(?:\r?\n)*\r?")
@@ -58,7 +60,9 @@ def read_flight(data: bytes) -> Flight | None:
     line, newline, _ = text.partition(b"\n")
     if newline:
         request = _REQUEST_LINE.fullmatch(line)
-        return OTHER if request is None else _http(text, request)
+        if request is None:
+            return Flight("http", doubtful=True) if _LIKE_REQUEST.search(line) else OTHER
+        return _http(text, request)
     if len(line) > _LINE_BYTES_MAX or not _TEXT.fullmatch(line):
         return OTHER
     return None if _METHOD_START.fullmatch(line) else UNKNOWN
