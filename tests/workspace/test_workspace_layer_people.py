@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -293,7 +294,7 @@ def test_a_path_that_a_person_has_edited_since_does_not_count_as_committed(world
 
 
 @pytest.mark.parametrize("new_on", ["the same disk", "a file system in memory"])
-def test_a_layer_begins_after_every_timestamp_before_it_and_before_every_one_after_it(tmp_path, new_on):
+def test_a_layer_begins_after_every_timestamp_before_it_and_before_every_one_after_it(world, tmp_path, new_on):
     """Also where a file that was looked at gets an exact timestamp, and another one that of the last tick."""
     with tempfile.TemporaryDirectory(dir=tmp_path if new_on == "the same disk" else "/dev/shm") as other:
         for number in range(200):
@@ -302,17 +303,42 @@ def test_a_layer_begins_after_every_timestamp_before_it_and_before_every_one_aft
             for text in ("1", "2", "3"):
                 old.write_text(text)
                 stamps.append(old.stat().st_ctime_ns)
-            began = layers.fresh_timestamp_ns()
+            began = layers.fresh_timestamp_ns(world.base)
             new.write_text("")
             assert max(stamps) < began <= new.stat().st_ctime_ns
 
 
-def test_a_layer_waits_for_a_tick_that_is_late(monkeypatch):
+def test_a_layer_waits_for_a_tick_that_is_late(world, monkeypatch):
     """As before Linux 6.13. The processor that keeps the time of a virtual machine may be stopped for some time by its host."""
     start, stale = time.monotonic(), time.time_ns()
     later = stale + 10**12
     monkeypatch.setattr(layers, "_stamp_ns", lambda _fd: later if time.monotonic() > start + 0.2 else stale)
-    assert layers.fresh_timestamp_ns() == later
+    assert layers.fresh_timestamp_ns(world.base) == later
     start += 60
     monkeypatch.setattr(layers, "_TICK_SECONDS_MAX", 0.05)
-    assert layers.fresh_timestamp_ns() == stale, "and not for ever: then too much counts as edited"
+    assert layers.fresh_timestamp_ns(world.base) == stale, "and not for ever: then too much counts as edited"
+
+
+@pytest.mark.parametrize("step", [500_000_000, 10_000_000])
+def test_a_layer_waits_for_the_next_timestamp_of_a_file_system_that_stores_few(world, monkeypatch, step):
+    """With one timestamp a second, an edit within the second in which the layer begins would look older than it."""
+    monkeypatch.setattr(layers, "_step_ns", lambda _base: step)
+    before = time.time_ns()
+    began = layers.fresh_timestamp_ns(world.base)
+    assert before // step * step < began == began // step * step <= time.time_ns()
+    start, stale = time.monotonic(), began + 1
+    monkeypatch.setattr(layers, "_stamp_ns", lambda _fd: stale)
+    monkeypatch.setattr(layers, "_TICK_SECONDS_MAX", 0.05)
+    assert layers.fresh_timestamp_ns(world.base) == began
+    assert time.monotonic() < start + 10
+
+
+@pytest.mark.parametrize(
+    ("stored", "step"),
+    [(1_700_000_000_123_456_789, 1), (1_700_000_001_000_000_000, 10**9), (1_700_000_000_000_000_000, 2 * 10**9)],
+)
+def test_the_steps_of_timestamps_are_known_by_that_of_the_directory(world, monkeypatch, stored, step):
+    with monkeypatch.context() as patch:
+        patch.setattr(layers.os, "fstat", lambda _fd: SimpleNamespace(st_ctime_ns=stored))
+        found = layers._step_ns(world.base)
+    assert found == step

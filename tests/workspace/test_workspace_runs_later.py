@@ -2,11 +2,13 @@
 
 import contextlib
 import subprocess
+import threading
 from random import Random
 
 import pytest
 from layer_world import World, inside
 
+from interlock.workspace import layer_commit
 from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.git_objects import Objects, UnreadableError, index_entries
 from interlock.workspace.layer_commit import plan_commit
@@ -399,6 +401,26 @@ def test_what_git_stores_is_committed_as_a_whole_or_not_at_all(repository, named
     git(world, "commit", "-qm", "mine")
     assert git(world, "log", "--format=%s", "main").split() == ["mine", "first"]
     git(world, "fsck", "--strict")
+
+
+@pytest.mark.parametrize("lock", ["index.lock", "HEAD.lock", "packed-refs.lock"])
+def test_no_git_data_is_committed_while_a_persons_git_holds_a_lock(repository, lock, monkeypatch):
+    """Git has read the index, and will replace it: the person's next commit would take the agent's back."""
+    monkeypatch.setattr(layer_commit, "_GIT_SECONDS_MAX", 0.3)
+    world = repository
+    with world.layer() as layer:
+        inside(layer, AGENT + "echo two > a; g commit -qam second")
+        (world.root / ".git" / lock).touch()
+        before = git(world, "rev-parse", "main")
+        plan = world.commit(layer)
+        assert f".git/{lock}" in plan.blocked[0].detail
+        assert ".git/index" in blocked(plan, "conflict")
+        assert git(world, "rev-parse", "main") == before
+        end = threading.Timer(0.1, (world.root / ".git" / lock).unlink)
+        end.start()
+        assert not world.commit(layer).blocked, "it is waited for"
+        end.join()
+    assert git(world, "log", "--format=%s", "main").split() == ["second", "first"]
 
 
 def test_another_repository_is_committed_all_the_same(repository):

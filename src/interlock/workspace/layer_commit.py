@@ -16,8 +16,10 @@ the person's next commit would revert the agent's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -35,7 +37,7 @@ from interlock.workspace.nodes import ABSENT, Node, Seen
 from interlock.workspace.protect import Guard
 from interlock.workspace.runs_later import runs_later
 from interlock.workspace.steps import Prepared, Step, as_made, perform, with_access
-from interlock.workspace.tree import changed, is_in_place, read_chunks
+from interlock.workspace.tree import Workspace, changed, is_in_place, read_chunks
 from interlock.workspace.undo import discard_temporaries, undo_entries
 
 _OTHERS: Final = frozenset(
@@ -51,6 +53,9 @@ _OTHERS: Final = frozenset(
 )
 """Error codes that mean that someone else changed a path between plan and commit."""
 
+_GIT_LOCKS: Final = (b"index.lock", b"HEAD.lock", b"packed-refs.lock")
+_GIT_SECONDS_MAX: Final = 2.0
+_GIT_PAUSE_SECONDS: Final = 0.02
 Why = Literal["conflict", "protected", "runs_later", "denied", "unsupported"]
 
 
@@ -127,6 +132,7 @@ def plan_commit(
             blocked[one.path] = Blocked(to_json(one.path), *why)
     stays = {git.repository(path): (path, one.why) for path, one in (unable | blocked).items()}
     _keep_repositories_whole(git, differences, chosen, blocked, stays, reason)
+    _keep_from_running_git(layer.base, git, chosen, blocked)
     if only is None:
         _keep_contents(layer, git, chosen, blocked)
     _spread(chosen, blocked)
@@ -261,6 +267,34 @@ def _keep_repositories_whole(
             first, because = stays[repository]
             detail = f"what git stores is committed as a whole, and `{show(first)}` stays"
             blocked[one.path] = Blocked(to_json(one.path), because, detail)
+
+
+def _keep_from_running_git(
+    base: Workspace, git: GitDirectories, chosen: dict[Rel, Difference], blocked: dict[Rel, Blocked]
+) -> None:
+    """Commit no git data while git itself is about to replace some of it, which it has read before."""
+    data = [(one, git.repository(one.path)) for path, one in chosen.items() if path not in blocked]
+    locks = {repository: _git_lock(base, repository) for _, repository in data if repository is not None}
+    for one, repository in data:
+        if repository is not None and (lock := locks[repository]) is not None:
+            detail = f"git is at work in the repository, or was interrupted: `{show(lock)}`"
+            blocked[one.path] = Blocked(to_json(one.path), "conflict", detail)
+
+
+def _git_lock(base: Workspace, repository: Rel) -> Rel | None:
+    """A lock that git holds in a repository, if it does not end soon: an editor asks for the status every few seconds."""
+    until = time.monotonic() + _GIT_SECONDS_MAX
+    while True:
+        lock = next((one for name in _GIT_LOCKS if _lstat(base, one := (*repository, name)) is not None), None)
+        if lock is None or time.monotonic() > until:
+            return lock
+        time.sleep(_GIT_PAUSE_SECONDS)
+
+
+def _lstat(base: Workspace, path: Rel) -> os.stat_result | None:
+    with contextlib.suppress(ToolError):
+        return base.lstat(path)
+    return None
 
 
 def _keep_contents(

@@ -59,6 +59,8 @@ else:
 VERSION: Final = 1
 _CLOCK_SLACK_NS: Final = 100_000_000
 """Tolerance when measuring by how much a clock was set back."""
+_STEPS_NS: Final = (2_000_000_000, 1_000_000_000, 10_000_000, 1_000_000, 1)
+"""Steps in which file systems store timestamps. A time that is a multiple of one by chance only costs the wait for it."""
 _TICK_SECONDS_MAX: Final = 5
 """How long to wait for the timestamps to move on. Without the wait, files changed just before seem to be edited later."""
 
@@ -323,12 +325,12 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             (directory / part).mkdir(mode=0o700)
         _take_mode(base, directory / "upper")
         mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept, attach=attach)
-        moment, listed = _moment(), list_directories(base)
+        moment, listed = _moment(base), list_directories(base)
         manifest = Manifest(
             VERSION, proposal, "overlay", "", str(base.root), *moment, names, proposals, listed, recorded
         )
     except UnmountableError as error:
-        moment = _moment()
+        moment = _moment(base)
         try:
             mounted = _copy(directory, base, mounts, kept)
         except BaseException:
@@ -463,9 +465,9 @@ def _check_base(base: Workspace, kept: list[Path]) -> None:
         )
 
 
-def _moment() -> tuple[int, str, int]:
+def _moment(base: Workspace) -> tuple[int, str, int]:
     """The present moment for a `Manifest`: `began_ns`, `boot`, `ahead_ns`."""
-    began_ns, wall_ns = fresh_timestamp_ns(), time.clock_gettime_ns(time.CLOCK_REALTIME)
+    began_ns, wall_ns = fresh_timestamp_ns(base), time.clock_gettime_ns(time.CLOCK_REALTIME)
     # Read after the wall clock here and before it in `began_ns`, so that a pause in between never looks like a clock
     # set back.
     return began_ns, _boot(), wall_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -479,8 +481,10 @@ def _boot() -> str:
         return ""
 
 
-def fresh_timestamp_ns() -> int:
+def fresh_timestamp_ns(base: Workspace) -> int:
     """A timestamp later than every one from before this call, and not later than any from after it (nanoseconds).
+
+    Where the file system of `base` stores less of them (ext4 with small inodes, FAT), the next one that it can store.
 
     Timestamps are the coarse time, which changes every few milliseconds. From Linux 6.13 on ("multigrain timestamps"), a
     file that was looked at since its last change gets the exact time instead, and no file gets an earlier one after
@@ -489,14 +493,22 @@ def fresh_timestamp_ns() -> int:
     virtual machine is not running.
     """
     before, until = time.clock_gettime_ns(time.CLOCK_REALTIME), time.monotonic() + _TICK_SECONDS_MAX
+    step_ns = _step_ns(base)
+    wanted = (before // step_ns + 1) * step_ns
     fd = os.memfd_create("interlock-tick")
     try:
         _stamp_ns(fd)
-        while (stamp := _stamp_ns(fd)) <= before and time.monotonic() < until:
-            time.sleep(0.0002)
-        return stamp
+        while (stamp := _stamp_ns(fd)) < wanted and time.monotonic() < until:
+            time.sleep(max(0.0002, min((wanted - stamp) / 1e9, _TICK_SECONDS_MAX)))
+        return stamp - stamp % step_ns
     finally:
         os.close(fd)
+
+
+def _step_ns(base: Workspace) -> int:
+    """In which steps the file system stores timestamps, as far as that of the workspace's directory shows it."""
+    changed_ns = os.fstat(base.fd).st_ctime_ns
+    return next(step for step in _STEPS_NS if changed_ns % step == 0)
 
 
 def _stamp_ns(fd: int) -> int:

@@ -32,7 +32,7 @@ def open_preview(run: Path, key: str, view: Workspace, mounts: LayerMounts, *, a
     directory.mkdir(mode=0o700)
     for part in ("upper", "work"):
         (directory / part).mkdir(mode=0o700)
-    manifest = Manifest(VERSION, key, "overlay", "", str(view.root), fresh_timestamp_ns())
+    manifest = Manifest(VERSION, key, "overlay", "", str(view.root), fresh_timestamp_ns(view))
     view.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     try:
         return _mount(directory, manifest, view, mounts, attach=attach)
