@@ -41,17 +41,18 @@ def past(project):
 
 
 def outputs(shown):
-    return [one.row(row).output for one in shown for row in one.result.results]
+    return [one.with_output(row.result).output for one in shown for row in one.rows]
 
 
 def test_each_proposal_with_its_rows_and_what_they_were_about(past):
     history, _, run_id = past(plan(call("fs.list", "l"), id="p1"), plan(write("k", 1, "w"), id="p2"))
     first, second = history.proposals(run_id)
     assert (first.result.proposal_id, second.result.proposal_id) == ("p1", "p2")
-    assert first.lines["l"].tool == "fs.list"
-    assert second.lines["w"].about == "k"
-    assert [row.status for row in second.result.results] == ["succeeded"]
-    assert set(first.row(first.result.results[0]).output) >= {"entries"}
+    (listed,), (written,) = first.rows, second.rows
+    assert listed.line.tool == "fs.list"
+    assert written.line.about == "k"
+    assert written.result.status == "succeeded"
+    assert set(first.with_output(listed.result).output) >= {"entries"}
 
 
 def test_a_proposal_is_given_before_the_rest_of_the_journal_is_read(past, project):
@@ -70,10 +71,9 @@ def test_a_proposal_is_given_before_the_rest_of_the_journal_is_read(past, projec
 def test_outputs_are_not_in_memory_together(past):
     actions = [call("big", f"a{n}") for n in range(40)]
     history, _, run_id = past(plan(*actions, id="p"), tools=[binding("big", big, read_only=True)])
-    (shown,) = history.proposals(run_id)
     tracemalloc.start()
-    (again,) = history.proposals(run_id)
-    sizes = [len(shown.row(row).output["text"]) for row in again.result.results]
+    (shown,) = history.proposals(run_id)
+    sizes = [len(shown.with_output(row.result).output["text"]) for row in shown.rows]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sizes == [BIG] * 40
@@ -92,8 +92,9 @@ def test_a_compensation_that_came_later_is_in_the_rows(past):
     history, rt, run_id = past(plan(call("book", "b"), id="p1"), plan(write("k", 1, "w"), id="p2"), tools=tools)
     asyncio.run(rt.runs.undo(run_id))
     first, second = history.proposals(run_id)
-    assert [row.status for row in first.result.results] == ["compensated"]
-    assert (first.lines["b"].undone, second.lines["w"].undone) == ("compensated", "rolled_back")
+    (booked,), (written,) = first.rows, second.rows
+    assert booked.result.status == "compensated"
+    assert (booked.line.undone, written.line.undone) == ("compensated", "rolled_back")
 
 
 def test_a_proposal_whose_original_was_deleted_is_shown_redacted(past, project):
@@ -101,12 +102,13 @@ def test_a_proposal_whose_original_was_deleted_is_shown_redacted(past, project):
     history, _, run_id = past(plan(write("k", secret, "w"), call("fs.list", "l"), id="p"))
     delete_private(project.run_directory(run_id), Disk())
     (shown,) = history.proposals(run_id)
-    assert [row.action_id for row in shown.result.results] == ["w", "l"]
-    assert secret not in json.dumps(outputs([shown]))
+    found = [(row.result.action_id, shown.with_output(row.result).output) for row in shown.rows]
+    assert [action_id for action_id, _ in found] == ["w", "l"]
+    assert secret not in json.dumps(found)
 
 
 def rows(shown):
-    return [(one.result.proposal_id, row.action_id, row.status) for one in shown for row in one.result.results]
+    return [(one.result.proposal_id, row.result.action_id, row.result.status) for one in shown for row in one.rows]
 
 
 def test_the_first_rows_are_those_of_all_of_them_and_the_total_is_known(past):
@@ -135,9 +137,9 @@ def test_a_limit_counts_rows_of_a_proposal_that_has_not_ended(past, project):
 
 def test_one_action_of_all_proposals(past):
     history, _, run_id = past(*(plan(write("k", m, "w"), call("fs.list", "l"), id=f"p{m}") for m in range(2)))
+    assert rows(history.proposals(run_id, action="l")) == [("p0", "l", "succeeded"), ("p1", "l", "succeeded")]
     found = list(history.proposals(run_id, action="l"))
-    assert rows(found) == [("p0", "l", "succeeded"), ("p1", "l", "succeeded")]
-    assert [one.lines["l"].tool for one in found] == ["fs.list"] * 2
+    assert [row.line.tool for one in found for row in one.rows] == ["fs.list"] * 2
     whole = [one.result for one in history.proposals(run_id)]
     assert [one.result.cost for one in found] == [one.cost for one in whole]
 

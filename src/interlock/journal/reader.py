@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import msgspec
 
@@ -79,25 +79,35 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.unknown_kinds) or self.corruption is not None
 
 
+class Place(NamedTuple):
+    """A position between two batches of a journal, whose beginning was verified up to there."""
+
+    head: Head
+    seals: int
+    offset: int
+    """Bytes before it."""
+    line: int
+    """Lines before it."""
+
+
 class Batch(msgspec.Struct, frozen=True):
     """A batch whose seal is valid."""
 
     seal: Seal
     lines: list[bytes]
+    place: Place
+    """Where it begins."""
 
 
 class Chain:
     """Walks the batches of a journal and checks each seal. Afterwards, its fields say where and why the walk stopped."""
 
-    def __init__(self, run_id: str) -> None:
-        """Start before the first batch."""
-        self.head = Head(run=run_id, seq=-1, seal=genesis(run_id), epoch=0)
+    def __init__(self, run_id: str, place: Place | None = None) -> None:
+        """Start before the first batch, or at `place`."""
+        if place is None:
+            place = Place(Head(run=run_id, seq=-1, seal=genesis(run_id), epoch=0), 0, 0, 0)
+        self.head, self.seals, self.offset, self.line = place
         self._older = [genesis(run_id, version) for version in READABLE_VERSIONS if version != FORMAT_VERSION]
-        self.seals = 0
-        self.offset = 0
-        """Bytes up to the end of the last valid seal."""
-        self.line = 0
-        """Lines up to the end of the last valid seal."""
         self.problem: str | None = None
         """Why the next bytes are not a valid batch; None at the end of the file."""
 
@@ -109,25 +119,27 @@ class Chain:
         lines: list[bytes] = []
         size = 0
         self.problem = None
-        while line := file.readline(BATCH_BYTES_MAX + 1):
-            if not line.endswith(b"\n"):
+        read_line, seal_prefix, most = file.readline, SEAL_PREFIX, BATCH_BYTES_MAX
+        while line := read_line(most + 1):
+            if line[-1:] != b"\n":
                 self.problem = "the journal ends inside a line"
                 return
-            if not line.startswith(SEAL_PREFIX):
+            if not line.startswith(seal_prefix):
                 lines.append(line)
                 size += len(line)
-                if size > BATCH_BYTES_MAX:
+                if size > most:
                     self.problem = "a seal is missing"
                     return
                 continue
             seal = self._check(line, lines, size)
             if seal is None:
                 return
+            place = Place(self.head, self.seals, self.offset, self.line)
             self.head = Head(run=self.head.run, seq=seal.last, seal=seal.digest, epoch=seal.epoch)
             self.seals += 1
             self.offset += size + len(line)
             self.line += len(lines) + 1
-            yield Batch(seal, lines)
+            yield Batch(seal, lines, place)
             lines, size = [], 0
         if lines:
             self.problem = "the journal ends inside a batch"
@@ -159,24 +171,21 @@ def read(run_dir: Path, *, start: int = 0, wants: Callable[[str], bool] | None =
     Ends without an error at a torn tail (`scan` reports it). Raises: UsageError `not_found` if there is no such run;
     IntegrityError `journal_corrupt` after the last trustworthy event if the journal is damaged; StoreError.
     """
-    chain = Chain(run_dir.name)
-    with _open(run_dir) as file:
-        line_number = 1
-        for batch in chain.batches(file):
-            if batch.seal.last >= start:
-                for number, line in enumerate(batch.lines):
-                    seq = batch.seal.first + number
-                    if seq >= start and (wants is None or wants(_kind(line))):
-                        yield _decode_event(line, seq, line_number + number, run_dir)
-            line_number = chain.line + 1
-        if chain.problem is not None and _whole_batch_after(file, chain.offset):
-            raise corrupt(run_dir, Corruption(chain.offset, chain.line + 1, chain.problem))
+    for batch in read_batches(run_dir):
+        if batch.seal.last >= start:
+            for number, line in enumerate(batch.lines):
+                if batch.seal.first + number >= start and (wants is None or wants(kind_of(line))):
+                    yield decode_event(batch, number, run_dir)
 
 
-def read_batches(run_dir: Path) -> Iterator[Batch]:
-    """Yield the sealed lines of a journal as they are on disk, batch by batch, without decoding them. Raises as `read`."""
-    chain = Chain(run_dir.name)
+def read_batches(run_dir: Path, start: Place | None = None) -> Iterator[Batch]:
+    """Yield the sealed lines of a journal as they are on disk, batch by batch, without decoding them; from a batch's `place` on.
+
+    Raises as `read`.
+    """
+    chain = Chain(run_dir.name, start)
     with _open(run_dir) as file:
+        file.seek(chain.offset)
         yield from chain.batches(file)
         if chain.problem is not None and _whole_batch_after(file, chain.offset):
             raise corrupt(run_dir, Corruption(chain.offset, chain.line + 1, chain.problem))
@@ -199,11 +208,9 @@ class Tail:
             if size == self._size:
                 return
             file.seek(chain.offset)
-            line_number = chain.line + 1
             for batch in chain.batches(file):
-                for number, line in enumerate(batch.lines):
-                    yield _decode_event(line, batch.seal.first + number, line_number + number, self._run_dir)
-                line_number = chain.line + 1
+                for number in range(len(batch.lines)):
+                    yield decode_event(batch, number, self._run_dir)
             if chain.problem is not None and _whole_batch_after(file, chain.offset):
                 raise corrupt(self._run_dir, Corruption(chain.offset, chain.line + 1, chain.problem))
             self._size = size
@@ -219,7 +226,7 @@ def scan(run_dir: Path, *, at: int | None = None) -> JournalStatus:
     seal_at: str | None = chain.head.seal if at == -1 else None
     with _open(run_dir) as file:
         for batch in chain.batches(file):
-            unknown.update(kind for kind in map(_kind, batch.lines) if kind not in KINDS)
+            unknown.update(kind for kind in map(kind_of, batch.lines) if kind not in KINDS)
             if batch.seal.last == at:
                 seal_at = batch.seal.digest
         size = file.seek(0, 2)
@@ -262,9 +269,11 @@ def decode_line(line: bytes) -> Event | Unknown:
         return Unknown(kind=kind, seq=seq, fields=fields)
 
 
-def _decode_event(line: bytes, seq: int, line_number: int, run_dir: Path) -> Event | Unknown:
+def decode_event(batch: Batch, number: int, run_dir: Path) -> Event | Unknown:
+    """Decode the event of a batch with this number, counted from 0. Raises: IntegrityError `journal_corrupt`."""
+    seq = batch.seal.first + number
     try:
-        event = decode_line(line)
+        event = decode_line(batch.lines[number])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         reason = "a sealed line is not an event"
     else:
@@ -274,7 +283,7 @@ def _decode_event(line: bytes, seq: int, line_number: int, run_dir: Path) -> Eve
     raise IntegrityError(
         f"the journal of run `{run_dir.name}` was not written by Interlock: {reason}",
         code="journal_corrupt",
-        path=f"{run_dir / JOURNAL_NAME}:{line_number}",
+        path=f"{run_dir / JOURNAL_NAME}:{batch.place.line + 1 + number}",
     )
 
 
@@ -303,7 +312,7 @@ def _decode_seal(line: bytes) -> Seal | None:
         return None
 
 
-def _kind(line: bytes) -> str:
+def kind_of(line: bytes) -> str:
     """The kind of a sealed event line. The writer puts this field first."""
     return _text(line[9 : line.find(b'"', 9)])
 

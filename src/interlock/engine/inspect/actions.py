@@ -1,7 +1,7 @@
 """The actions of past runs, in order, for people: the tool, its main parameter, and the outcome.
 
 Reads the redacted views in journals. If a proposal was too large for the journal, only the names of tools, paths, addresses and
-keys are read from its original. Only the actions of proposals that have not ended are in memory, so a run may be of any length.
+keys are read from its original. A run may be of any length: long proposals are read some actions at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from interlock.engine.inspect.long_proposals import LongProposal, read_run
 from interlock.journal import read
 from interlock.journal.index import RunRow
 from interlock.journal.private import Originals
@@ -87,7 +88,7 @@ class ActionLine(msgspec.Struct, kw_only=True):
         return self.undone or self.status
 
 
-class _Named(msgspec.Struct):
+class _Named(msgspec.Struct, gc=False):
     """The names in an action of a proposal, and its parameters, of which a path or an address is shown."""
 
     id: str = ""
@@ -96,8 +97,57 @@ class _Named(msgspec.Struct):
     parameters: Any = None
 
 
-class _Names(msgspec.Struct):
-    actions: list[_Named] = []
+class _Actions(msgspec.Struct):
+    actions: list[msgspec.Raw] = []
+
+
+class _Id(msgspec.Struct, gc=False):
+    id: str = ""
+
+
+class PlannedAction(NamedTuple):
+    """An action as it was proposed."""
+
+    tool: str = ""
+    parameters: Any = None
+    """Redacted; None if they were too large for the journal."""
+    about: str = ""
+
+
+class Plan:
+    """The actions of a proposal as they were proposed. Each is decoded when it is asked for, because there may be many."""
+
+    def __init__(self, document: e.Kept, originals: Originals) -> None:
+        """If the proposal was too large for the journal, its original is read, while it is there."""
+        self._views: dict[str, Any] = {}
+        self._originals: dict[str, msgspec.Raw] = {}
+        if document.view is not None or not document.private:
+            actions = document.view.get("actions") if isinstance(document.view, dict) else None
+            for action in actions if isinstance(actions, list) else ():
+                if isinstance(action, dict) and isinstance(action.get("id"), str):
+                    self._views[action["id"]] = action
+            return
+        try:
+            data = originals.get(document.digest)
+            raw = () if data is None else typed.decode(data, _Actions).actions
+            self._originals = {typed.decode(one, _Id).id: one for one in raw}
+        except (msgspec.MsgspecError, InterlockError):
+            pass  # the intents name the tools of the actions that ran
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids, in the order of the proposal."""
+        return iter(self._views or self._originals)
+
+    def __getitem__(self, action_id: str) -> PlannedAction:
+        """The action; an empty one if the proposal does not have it."""
+        if action_id in self._originals:
+            one = typed.decode(self._originals[action_id], _Named)
+            return PlannedAction(one.tool or one.type, None, _about_large(one.parameters))
+        action = self._views.get(action_id)
+        if action is None:
+            return PlannedAction()
+        parameters = action.get("parameters")
+        return PlannedAction(str(action.get("tool") or action.get("type") or ""), parameters, about(parameters))
 
 
 class RunLines:
@@ -106,32 +156,51 @@ class RunLines:
     def __init__(self, run: RunRow, directory: Path, *, live: bool = False) -> None:
         """`directory` is the run's."""
         self._run = run
+        self._directory = directory
         self._originals = Originals(directory)
         self._live = live
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _Open | LongProposal] = {}
 
-    def take(self, event: e.Event | e.Unknown) -> list[ActionLine]:
+    def begin(self, received: e.ProposalReceived, plan: Plan) -> None:
+        """Begin a proposal."""
+        self._open[received.proposal or ""] = _Open(self._run, received, plan)
+
+    def take(self, event: e.Event | e.Unknown | LongProposal) -> Iterable[ActionLine]:
         """The lines that an event completes. In `live` mode, an action gets another line when its proposal is undone."""
         match event:
+            case LongProposal():
+                self._open[event.received.proposal or ""] = event
             case e.ProposalReceived():
-                self._open[event.proposal or ""] = _Open(self._run, event, _planned(event.document, self._originals))
+                self.begin(event, Plan(event.document, self._originals))
             case e.ProposalRejected():
                 return [self._refused(event)]
             case e.ProposalFinished():
                 done = self._open.pop(event.proposal or "", None)
+                if isinstance(done, LongProposal):
+                    return self._of_long(done)
                 if done is not None:
                     changed = done.finish(event)
                     return changed if self._live else done.ended()
             case e.Unknown():
                 pass
-            case _ if event.proposal in self._open:
-                line = self._open[event.proposal].take(event)
+            case _ if isinstance(going := self._open.get(event.proposal or ""), _Open):
+                line = going.take(event)
                 return [msgspec.structs.replace(line)] if line is not None and self._live else []
         return []
 
-    def rest(self) -> list[ActionLine]:
+    def rest(self) -> Iterator[ActionLine]:
         """The lines of proposals that have not ended: the outcomes so far, and the actions that still wait or run."""
-        return [line for proposal in self._open.values() for line in proposal.unfinished()]
+        for proposal in self._open.values():
+            yield from self._of_long(proposal) if isinstance(proposal, LongProposal) else proposal.unfinished()
+
+    def _of_long(self, proposal: LongProposal) -> Iterator[ActionLine]:
+        plan = Plan(proposal.received.document, self._originals)
+        for window in proposal.windows(proposal.by_time()):
+            lines = RunLines(self._run, self._directory)
+            lines.begin(proposal.received, plan)
+            for event in window.events:
+                yield from lines.take(event)
+            yield from lines.rest()
 
     def _refused(self, event: e.ProposalRejected) -> ActionLine:
         return ActionLine(
@@ -143,7 +212,7 @@ class RunLines:
 class _Open:
     """A proposal that has not ended."""
 
-    def __init__(self, run: RunRow, received: e.ProposalReceived, planned: dict[str, _Planned]) -> None:
+    def __init__(self, run: RunRow, received: e.ProposalReceived, plan: Plan) -> None:
         self._run = run
         self._received = received
         self._lines: dict[str, ActionLine] = {}
@@ -151,7 +220,7 @@ class _Open:
         self._running: set[str] = set()
         self._wrote: set[str] = set()
         self._rolled_back = False
-        self._planned = planned
+        self._plan = plan
 
     def take(self, event: e.Event) -> ActionLine | None:
         """The action's line if the event ends the action, or says that it waits."""
@@ -244,7 +313,7 @@ class _Open:
     def _line(self, action_id: str) -> ActionLine:
         line = self._lines.get(action_id)
         if line is None:
-            planned = self._planned.get(action_id, _Planned("", None, ""))
+            planned = self._plan[action_id]
             line = self._lines[action_id] = ActionLine(
                 run_id=self._run.run_id, agent=self._received.agent, session=self._run.session,
                 proposal_id=self._received.proposal or "", action_id=action_id, tool=planned.tool, about=planned.about,
@@ -269,7 +338,7 @@ def about(parameters: Any) -> str:
 def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:
     """The lines of one run. Raises: UsageError `not_found` without a journal; IntegrityError after its intact part."""
     lines = RunLines(run, directory)
-    for event in read(directory):
+    for event in read_run(directory):
         yield from lines.take(event)
     yield from lines.rest()
 
@@ -284,19 +353,15 @@ def first_action(directory: Path, run: RunRow) -> ActionLine | None:
         if isinstance(event, e.CommandStarted):
             return ActionLine(run_id=run.run_id, agent=run.agent, tool="exec", about=shlex.join(event.command))
         if isinstance(event, e.ProposalReceived):
-            for action_id, planned in _planned(event.document, Originals(directory)).items():
-                return ActionLine(
-                    run_id=run.run_id,
-                    agent=event.agent,
-                    action_id=action_id,
-                    tool=planned.tool,
-                    about=planned.about,
-                )
-        found = lines.take(event)
-        if found:
-            return found[0]
+            plan = Plan(event.document, Originals(directory))
+            for action_id in plan:
+                tool, _, subject = plan[action_id]
+                return ActionLine(run_id=run.run_id, agent=event.agent, action_id=action_id, tool=tool, about=subject)
+        found = next(iter(lines.take(event)), None)
+        if found is not None:
+            return found
         if isinstance(event, e.ActionIntent):
-            return next((line for line in lines.rest()), None)
+            return next(lines.rest(), None)
     return None
 
 
@@ -320,34 +385,6 @@ def _push(active: list[Any], number: int, lines: Iterator[ActionLine]) -> None:
     line = next(lines, None)
     if line is not None:
         heapq.heappush(active, (line.at_us, number, line, lines))
-
-
-class _Planned(NamedTuple):
-    """An action as it was proposed."""
-
-    tool: str
-    parameters: Any
-    """Redacted; None if they were too large for the journal."""
-    about: str
-
-
-def _planned(kept: e.Kept, originals: Originals) -> dict[str, _Planned]:
-    """Each proposed action. If the proposal was too large for the journal, they are read from its original, while it is there."""
-    if kept.view is None and kept.private:
-        try:
-            data = originals.get(kept.digest)
-            names = _Names() if data is None else typed.decode(data, _Names)
-        except (msgspec.MsgspecError, InterlockError):
-            return {}  # the intents name the tools of the actions that ran
-        return {one.id: _Planned(one.tool or one.type, None, _about_large(one.parameters)) for one in names.actions}
-    actions = kept.view.get("actions") if isinstance(kept.view, dict) else None
-    found: dict[str, _Planned] = {}
-    for action in actions if isinstance(actions, list) else []:
-        if isinstance(action, dict) and isinstance(action.get("id"), str):
-            parameters = action.get("parameters")
-            tool = str(action.get("tool") or action.get("type") or "")
-            found[action["id"]] = _Planned(tool, parameters, about(parameters))
-    return found
 
 
 def _about_large(parameters: Any) -> str:

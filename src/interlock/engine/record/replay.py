@@ -5,7 +5,7 @@ The order of actions is not computed again here: the outcomes are passed to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -224,17 +224,15 @@ class ReplayedRun:
         data = self._originals.get(kept.digest)
         return None if data is None else typed.decode(data, _Actions).actions
 
-    def result(self, proposal_id: str, only: Container[str] | None = None) -> ProposalResult:
-        """The result as far as the journal has it, as `runs show` prints it. With `only`, it has rows only for these actions; the
+    def result(self, proposal_id: str, only: Sequence[str] | None = None) -> ProposalResult:
+        """The result as far as the journal has it, as `runs show` prints it. With `only`, it has the rows of these actions; the
         proposal must have ended.
         """
         replayed = self.proposals[proposal_id]
-        actions = self.actions(replayed.received)
+        actions = self.actions(replayed.received) if only is None else [NamedAction(name, "") for name in only]
         if actions is None:  # without the proposal: those that the journal mentions
             mentioned = replayed.actions.items()
             actions = [NamedAction(name, "tool_call" if known.tool else "assertion") for name, known in mentioned]
-        if only is not None:
-            actions = [action for action in actions if action.id in only]
         found = [_shown_row(action.id, replayed.actions.get(action.id)) for action in actions]
         done = replayed.finished
         if done is None and self.finished is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from interlock.model.result import ActionResult, HostUse, ProposalResult, advice
@@ -42,21 +42,20 @@ EXIT_CODES = {"succeeded": 0, "held": 3}
 def proposal_lines(
     out: Output,
     result: ProposalResult,
-    described: Mapping[str, ActionLine] | None = None,
     *,
     calls: Calls | None = None,
+    rows: Iterable[tuple[ActionResult, ActionLine | None]] | None = None,
+    running: bool = False,
     outputs: bool = True,
-    rows: Iterable[ActionResult] | None = None,
     more: Callable[[str], Iterable[str]] | None = None,
 ) -> Iterator[str]:
     """The lines of a proposal: its actions, what could not be undone, and the status.
 
-    `described` has, by action id, what each action was about and what happened to it since; `calls` has the calls.
-    Without `outputs`, outputs are left out; `rows` are those to show (default: all); `more` returns further lines for
-    an action id.
+    `calls` has the calls. `rows` are those to show (default: all of the result), each with what it was about and what
+    happened to it since; `running` is True if an action still runs. Without `outputs`, outputs are left out; `more` returns
+    further lines for an action id.
     """
-    for row in result.results if rows is None else rows:
-        line = (described or {}).get(row.action_id)
+    for row, line in ((row, None) for row in result.results) if rows is None else rows:
         call = None if calls is None else calls.of(result.proposal_id, row.action_id)
         if line is not None:
             call = call_of(line.tool, line.parameters)
@@ -65,7 +64,7 @@ def proposal_lines(
             yield from more(row.action_id)
     for left in result.not_undone:
         yield _left(out, left.action_id, left.reason, left.detail)
-    yield _summary(out, result, running=any(line.status == "running" for line in (described or {}).values()))
+    yield _summary(out, result, running=running)
 
 
 def layer_lines(result: ProposalResult) -> Iterator[str]:

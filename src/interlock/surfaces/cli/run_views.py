@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ else:
 
 if TYPE_CHECKING:
     from interlock.engine.inspect.actions import ActionLine
-    from interlock.engine.inspect.shown_run import ShownProposal
+    from interlock.engine.inspect.shown_run import ShownProposal, ShownRow
     from interlock.engine.inspect.touched import Touched
 
 _COMMAND: Final = ("", "command")
@@ -141,41 +142,48 @@ class ShownRun:
         """What the limit left out, known once everything was shown."""
         self.problem: InterlockError | None = None
         """What prevented reading the journal, or the kernel layer, to the end."""
+        self._count = 0
         self._touched: dict[tuple[str, str], Touched] = {}
 
     def proposals(self) -> Iterator[Chosen]:
-        """The proposals with a selected action (without a selection: all). Sets `problem` at the end."""
+        """The proposals with a selected action (without a selection: all). The rows of one are read before the next one."""
         filtered = self._action is not None or self._chosen.needs_actions
-        damage: InterlockError | None = None
         try:
             self._touched = self._past.touched(self._run.run_id, self._action)
         except InterlockError as error:
-            damage = error
+            self.problem = error
         # If actions are selected by content, they must be read before they can be counted.
         within = None if self._chosen.needs_actions else self._limit
         found = self._past.proposals(self._run.run_id, action=self._action, limit=within)
-        count = 0
         try:
             for one in found:
-                rows = [row for row in one.result.results if self._wants(row, one.lines.get(row.action_id))]
-                if self._limit is not None and count + len(rows) > self._limit:
-                    rows = rows[: self._limit - count]
+                rows = filter(self._wants, one.rows)
+                first = tuple(islice(rows, 1))
+                if first and self._count == self._limit:
                     self.left_out = "there are more"
-                count += len(rows)
-                if rows or not filtered:
-                    yield Chosen(one, rows, self._touched)
+                elif first or not filtered:
+                    yield Chosen(one, self._within_limit(chain(first, rows)), self._touched)
                 if self.left_out is not None:
                     break
         except InterlockError as error:
-            damage = error
-        if not filtered and count < found.total:
+            self.problem = error
+        if not filtered and self._count < found.total:
             self.left_out = f"the run has {found.total}"
-        self.problem = damage
 
-    def _wants(self, row: ActionResult, line: ActionLine | None) -> bool:
-        if self._action not in (None, row.action_id):
-            return False
-        return self._chosen.wants(line) if line is not None else not self._chosen.needs_actions
+    def _within_limit(self, rows: Iterator[ShownRow]) -> Iterator[ShownRow]:
+        """The rows up to the limit. Damage is added as the problem, like damage between proposals."""
+        try:
+            for row in rows:
+                if self._count == self._limit:
+                    self.left_out = "there are more"
+                    return
+                self._count += 1
+                yield row
+        except InterlockError as error:
+            self.problem = error
+
+    def _wants(self, row: ShownRow) -> bool:
+        return self._chosen.wants(row.line) if row.line is not None else not self._chosen.needs_actions
 
     def as_object(self, proposals: Iterator[Chosen]) -> LongObject:
         """The run as one JSON object, its own fields first."""
@@ -227,20 +235,21 @@ class ShownRun:
 
     def _lines(self, out: Output, chosen: Chosen) -> Iterator[str]:
         """The lines of a proposal."""
-        one, lines = chosen.proposal, chosen.proposal.lines
+        one, rows = chosen.proposal, chosen.with_outputs()
         yield ""
         yield clean(one.result.proposal_id)
-        rows = map(one.row, chosen.rows)
-        touched = None if self._action is not None else self._overview(out, one)
-        yield from proposal_lines(out, one.result, lines, outputs=self._action is None, rows=rows, more=touched)
         if self._action is None:
+            more = self._overview(out, one)
+            yield from proposal_lines(out, one.result, rows=rows, running=one.running, more=more)
             yield from layer_lines(one.result)
-        if self._action is not None:
-            for row in chosen.rows:
-                yield from _full(out, one.row(row), lines.get(row.action_id))
-                found = self._touched.get((one.result.proposal_id, row.action_id))
-                if found is not None:
-                    yield from touched_lines.full_lists(out, found, self._past.place.root)
+            return
+        whole = list(rows)  # at most the one action
+        yield from proposal_lines(out, one.result, rows=whole, running=one.running, outputs=False)
+        for row in whole:
+            yield from _full(out, row.result, row.line)
+            found = self._touched.get((one.result.proposal_id, row.result.action_id))
+            if found is not None:
+                yield from touched_lines.full_lists(out, found, self._past.place.root)
 
     def _overview(self, out: Output, one: ShownProposal) -> Callable[[str], Iterator[str]]:
         def lines(action: str) -> Iterator[str]:
@@ -257,23 +266,28 @@ class ShownRun:
 
 
 class Chosen(NamedTuple):
-    """A proposal, with the rows that are shown."""
+    """A proposal, with the rows that are shown. They can be read once."""
 
     proposal: ShownProposal
-    rows: list[ActionResult]
+    rows: Iterator[ShownRow]
     touched: dict[tuple[str, str], Touched]
+
+    def with_outputs(self) -> Iterator[ShownRow]:
+        """The rows with their outputs."""
+        from interlock.engine.inspect.shown_run import ShownRow  # noqa: PLC0415 - start-up
+
+        return (ShownRow(self.proposal.with_output(row.result), row.line) for row in self.rows)
 
     def as_object(self) -> LongObject:
         """The proposal as one JSON object: each row with `tool`, `about`, `parameters`, `undone`, `undone_by`, `touched`."""
         head = msgspec.structs.asdict(self.proposal.result)
         del head["results"]
-        return LongObject(head, "results", map(self._row, self.rows))
+        return LongObject(head, "results", map(self._row, self.with_outputs()))
 
-    def _row(self, row: ActionResult) -> dict[str, Any]:
-        line = self.proposal.lines.get(row.action_id)
-        more = {name: getattr(line, name, None) for name in ("tool", "about", "parameters", "undone", "undone_by")}
-        touched = self.touched.get((self.proposal.result.proposal_id, row.action_id))
-        return {**msgspec.structs.asdict(self.proposal.row(row)), **more, "touched": touched}
+    def _row(self, row: ShownRow) -> dict[str, Any]:
+        more = {name: getattr(row.line, name, None) for name in ("tool", "about", "parameters", "undone", "undone_by")}
+        touched = self.touched.get((self.proposal.result.proposal_id, row.result.action_id))
+        return {**msgspec.structs.asdict(row.result), **more, "touched": touched}
 
 
 def _full(out: Output, row: ActionResult, line: ActionLine | None) -> Iterator[str]:
