@@ -21,7 +21,7 @@ from interlock import Runtime
 from interlock.disk import Disk
 from interlock.engine.trust import review, trust
 from interlock.model.errors import UsageError
-from interlock.surfaces.gateway import http
+from interlock.surfaces.gateway import http, http_sessions
 from interlock.surfaces.gateway.calls import Agent
 from interlock.surfaces.gateway.http_app import HttpApp
 from interlock.surfaces.gateway.streams import Stream
@@ -158,6 +158,49 @@ def test_sessions(served):
                 names = {name.replace("_", "-"): value for name, value in headers.items()}
                 assert (await it.raw.delete(it.url, headers={**it.headers, **names})).status_code == 204
                 assert (await it.post(request("ping"), **headers)).status_code == 404
+
+    run(use)
+
+
+def test_sessions_that_clients_left_behind_make_room_for_others(served, monkeypatch):
+    monkeypatch.setattr(http_sessions, "SESSIONS_MAX", 3)
+
+    async def use() -> None:
+        async with served(wait_s=60) as it:
+            listening, waiting, unused = [await it.begin() for _ in range(3)]
+            names = {name.replace("_", "-"): value for name, value in listening.items()}
+            held = request("tools/call", name="fs_write", arguments={"path": "b", "content": ""})
+            call = asyncio.create_task(it.post(held, **waiting))
+            async with it.raw.stream("GET", it.url, headers={**it.headers, **names}):
+                while not it.runtime.approvals.list():
+                    await asyncio.sleep(0.02)
+                assert (await it.post(request("ping"), **unused)).status_code == 200  # the last one that was used
+                another = await it.begin()
+                status = [(await it.post(request("ping"), **each)).status_code for each in (unused, another)]
+                assert status == [404, 200]
+                slow = {"name": "shell", "arguments": {"command": "sleep 2"}}
+                last = asyncio.create_task(it.post(request("tools/call", **slow), **another))
+                await asyncio.sleep(0.3)
+                full = await it.post(request("initialize", protocolVersion="2025-11-25"))
+                assert (full.status_code, full.headers["retry-after"]) == (503, "10")
+                assert answer_of(await last)["result"]["isError"] is False
+            call.cancel()
+
+    run(use)
+
+
+@pytest.mark.parametrize("name", ["Mcp-Name", "Mcp-Method", "MCP-Protocol-Version", "Content-Type", "Mcp-Session-Id"])
+def test_a_header_that_occurs_twice_is_refused(served, name):
+    """Something in between may have judged the request by the one, and the gateway would use the other."""
+
+    async def use() -> None:
+        async with served() as it:
+            body = request("tools/call", name="fs_read", arguments={"path": "a.txt"}, _meta=ENVELOPE)
+            own = {"Mcp-Name": "fs_read", "Mcp-Method": "tools/call", "MCP-Protocol-Version": "2026-07-28"}
+            given = {**it.headers, "Content-Type": "application/json", "Mcp-Session-Id": "x", **own}
+            assert (await it.raw.post(it.url, json=body, headers=given)).status_code == 200
+            both = [(name, "other"), *given.items()]
+            assert (await it.raw.post(it.url, json=body, headers=both)).status_code == 400
 
     run(use)
 

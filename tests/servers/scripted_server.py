@@ -79,6 +79,12 @@ def call(request, name, arguments):
                 params = {"progressToken": token, "progress": step, "total": 2, "message": f"step {step}"}
                 send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
             return text("done")
+        case "reports":  # progress as the caller wants it
+            token = request["params"]["_meta"]["progressToken"]
+            for report in arguments.get("reports") or [{"progress": n} for n in range(arguments["count"])]:
+                params = {"progressToken": token, **report}
+                send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+            return text("reported")
         case "meta":  # what came with the call
             return text(json.dumps(request["params"].get("_meta", {})))
         case "several" if "inputResponses" in request["params"]:

@@ -10,8 +10,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
-from interlock.detect import find_unseen
+from interlock.executors.mcp.definitions import UnusableDefinition, check_shown
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.offers import Mismatch, Offers
@@ -81,6 +82,9 @@ CLIENT: Final[ContextVar[Client | None]] = ContextVar("mcp_client", default=None
 
 _ASKABLE: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 _MESSAGE_CHARS_MAX: Final = 8_192
+_ELICITED: Final[tuple[str, ...]] = ("mode", "message", "requestedSchema", "url", "elicitationId")
+"""The fields of a question that are passed on."""
+_LIST_PAUSE_S: Final = 0.1
 _WALLED: Final = "behind walls it sees the system, the project, and what its `reads` names"
 Start = Callable[[ServerSpec, Peer, Receive, Lost], Awaitable[Link]]
 
@@ -109,11 +113,36 @@ def _one_client(owners: Owners) -> Client | None:
     return client if client is not None and all(each.origin is client.origin for each in owners) else None
 
 
-def _attributed(server: str, message: Any) -> str:
-    """Returns the question with the name of the asking server, because the client sees only Interlock."""
-    if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX or find_unseen(message):
-        raise RpcError(INVALID_PARAMS, "the question is too long, or contains invisible characters")
-    return f"The MCP server `{server}` asks: {message}"
+def _for_people(server: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Returns a question that a person sees as it is, with the name of the asking server, because the client sees only Interlock.
+
+    Raises: RpcError for one that cannot be shown, or has a link that leads elsewhere than it looks.
+    """
+    kept = {key: params[key] for key in _ELICITED if key in params}
+    message, url = kept.get("message"), kept.get("url")
+    if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX:
+        raise RpcError(
+            INVALID_PARAMS, f"the question has no message, or one of more than {_MESSAGE_CHARS_MAX} characters"
+        )
+    try:
+        check_shown("", kept)
+    except UnusableDefinition as problem:
+        raise RpcError(INVALID_PARAMS, f"the question cannot be shown: {problem.why}") from None
+    if not isinstance(kept.get("requestedSchema", {}), dict) or (url is not None and not _is_plain_link(url)):
+        raise RpcError(
+            INVALID_PARAMS, "the question's form is not an object, or its link is not a plain http or https URL"
+        )
+    lines = message.splitlines()
+    quoted = message if len(lines) < 2 else "".join(f"\n| {line}" for line in lines)
+    return {**kept, "message": f"The MCP server `{server}` asks: {quoted}"}
+
+
+def _is_plain_link(url: Any) -> bool:
+    try:
+        parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
+    except ValueError:
+        return False
+    return parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
 
 
 def _changed(server: str, tool: str, why: str) -> ToolError:
@@ -238,6 +267,9 @@ class Connection:
         self._prompts: Mapping[str, str] | None = None
         """As `_differing`, for prompts."""
         self._checking: asyncio.Task[None] | None = None
+        self._listing: asyncio.Task[None] | None = None
+        self._list_due = False
+        """True if the server has reported a change since its tools were last read."""
         self._closed = False
 
     async def session(self) -> ServerSession:
@@ -394,13 +426,17 @@ class Connection:
             self._compared(self._spec.name, found)
 
     async def _list_again(self) -> None:
-        """Read the tools again after the server reported a change. Does not raise for failures of the server."""
-        live = self._live
-        if live is not None and live.peer.lost is None:
-            try:
-                await self._list(live.session)
-            except (LostError, TimeoutError, RpcError):
-                live.peer.lose("it did not list its tools")
+        """Read the tools again until the server reports no further change. Does not raise for failures of the server."""
+        try:
+            while self._list_due and (live := self._live) is not None and live.peer.lost is None:
+                self._list_due = False
+                try:
+                    await self._list(live.session)
+                except (LostError, TimeoutError, RpcError):
+                    live.peer.lose("it did not list its tools")
+                await asyncio.sleep(_LIST_PAUSE_S)  # a server may report changes as fast as it can
+        finally:
+            self._listing = None
 
     # -- requests and notifications of the server
 
@@ -415,12 +451,14 @@ class Connection:
         if needed not in self._spec.asks:
             raise RpcError(METHOD_NOT_FOUND, "this server is not allowed to ask for that")
         if needed == "elicitation":
-            params = {**params, "message": _attributed(self._spec.name, params.get("message"))}
+            params = _for_people(self._spec.name, params)
         return await client.ask(method, params, key)
 
     def _notice(self, method: str, params: dict[str, Any], owners: Owners) -> None:
         if method in _LISTS_CHANGED:
-            self._spawn(self._list_again())
+            self._list_due = True
+            if self._listing is None:
+                self._listing = self._spawn(self._list_again())
         elif (client := _one_client(owners)) is not None:
             client.notify(method, params)
 

@@ -16,7 +16,8 @@ from interlock.executors.mcp.headers import Path, encode_value, headers_of
 from interlock.executors.mcp.http_wire import Address, Answer, EventSplitter, HttpClient, HttpError, UnreachableError
 from interlock.executors.mcp.launch import Lost, Receive, ServerSpec
 from interlock.executors.mcp.peer import LostError, NotTakenError, Peer, SessionGoneError
-from interlock.model.json_rpc import FRAME_BYTES_MAX
+from interlock.model import json_rpc
+from interlock.model.json_rpc import FRAME_BYTES_MAX, Response
 
 _REVISION: Final = "io.modelcontextprotocol/protocolVersion"
 _RESUMES_MAX: Final = 5
@@ -151,11 +152,14 @@ class HttpLink:
             await self._events(answer, number)
         else:
             self._take(await answer.body(FRAME_BYTES_MAX), message)
+            if self._peer.waits_for(number):
+                raise LostError("its answer cannot be read, or belongs to another request")
 
     def _take(self, data: bytes, message: dict[str, Any], about: Any = None) -> None:
         if message.get("method") == "initialize":
-            with contextlib.suppress(msgspec.DecodeError, AttributeError):
-                self._revision = msgspec.json.decode(data).get("result", {}).get("protocolVersion")
+            found = json_rpc.read_frame(data)
+            revision = found.result.get("protocolVersion") if isinstance(found, Response) and found.result else None
+            self._revision = revision if isinstance(revision, str) and revision.isascii() else None
         self._receive(data, about)
 
     async def _events(self, answer: Answer, number: Any) -> None:
@@ -221,11 +225,8 @@ class HttpLink:
     @staticmethod
     def _is_error_of(text: bytes, number: Any) -> bool:
         """Returns True if the body of a refusal is the JSON-RPC error of this request."""
-        try:
-            value = msgspec.json.decode(text)
-        except msgspec.DecodeError:
-            return False
-        return isinstance(value, dict) and "error" in value and value.get("id") == number and number is not None
+        found = json_rpc.read_frame(text)
+        return isinstance(found, Response) and found.error is not None and found.id == number
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(work)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
+from interlock.executors.mcp.definitions import read_definition, read_list
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.prompts import read_prompt
 
@@ -26,20 +25,10 @@ class Offers:
 
     def __init__(self, listed: Iterable[Any], prompts: Iterable[Any] = ()) -> None:
         """`listed` are the entries of `tools/list`, `prompts` those of `prompts/list`."""
-        self._prompts: dict[str, str] = {}
-        for item in prompts:
-            with contextlib.suppress(UnusableDefinition):  # counts as missing
-                prompt = read_prompt(item)
-                self._prompts[prompt.name] = prompt.digest
-        self._digests: dict[str, str] = {}
-        self._unusable: dict[str, str] = {}
-        for item in listed:
-            try:
-                found = read_definition(item)
-            except UnusableDefinition as problem:
-                self._unusable[problem.name] = problem.why
-            else:
-                self._digests[found.name] = found.digest
+        tools, self._unusable = read_list(listed, read_definition)
+        self._digests = {tool.name: tool.digest for tool in tools}
+        usable, _ = read_list(prompts, read_prompt)  # the others count as missing
+        self._prompts = {prompt.name: prompt.digest for prompt in usable}
 
     def against(self, locked: LockedServer) -> Mismatch:
         """Returns the differences between the locked and the listed tools."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
+from interlock.detect import find_unseen
 from interlock.executors.mcp.peer import RpcError
 from interlock.model import json_rpc
 from interlock.model.json_rpc import METHOD_NOT_FOUND
@@ -14,6 +16,9 @@ _NEEDS: Final = {"elicitation/create": "elicitation", "sampling/createMessage": 
 _LINK_DONE: Final = "notifications/elicitation/complete"
 _LINK_REVISION: Final = "2025-11-25"
 """The only revision that has it."""
+REPORTS_MAX: Final = 20
+"""Reports of progress that are passed on in a second; the others are dropped."""
+_MESSAGE_CHARS_MAX: Final = 1_000
 Tell = Callable[[bytes], None]
 """Sends a message that belongs to a call, separate from its answer."""
 Ask = Callable[[str, dict[str, Any], str], Awaitable[dict[str, Any]]]
@@ -45,6 +50,9 @@ class Caller:
         self._tell = tell
         self._ask = ask
         self._progressed = -1.0
+        self._second = -1
+        self._reports = 0
+        """Reports of progress in this second of the loop's clock."""
 
     def rebind(self, envelope: Envelope, tell: Tell) -> None:
         """The client has repeated the call: messages belong to the new request from now on."""
@@ -81,10 +89,26 @@ class Caller:
             self._tell(json_rpc.notification(method, {"elicitationId": link}))
 
     def progress(self, params: Mapping[str, Any]) -> None:
-        """Report progress to the client, if it asked for that. The value only increases, whatever a server sends."""
-        token, value = self._envelope.progress_token, params.get("progress")
-        if token is None or not isinstance(value, int | float) or not value > self._progressed:
+        """Report progress to the client, if it asked for that.
+
+        Whatever a server sends, the value only increases, the message can be shown, and there are not too many reports.
+        """
+        token, value, total = self._envelope.progress_token, params.get("progress"), params.get("total")
+        if token is None or not _is_number(value) or not value > self._progressed or not self._may_report():
             return
         self._progressed = float(value)
-        kept = {key: params[key] for key in ("progress", "total", "message") if key in params}
-        self._tell(json_rpc.notification("notifications/progress", {"progressToken": token, **kept}))
+        message = params.get("message")
+        shown = isinstance(message, str) and len(message) <= _MESSAGE_CHARS_MAX and not find_unseen(message)
+        more = ({"total": total} if _is_number(total) else {}) | ({"message": message} if shown else {})
+        self._tell(json_rpc.notification("notifications/progress", {"progressToken": token, "progress": value, **more}))
+
+    def _may_report(self) -> bool:
+        second = int(asyncio.get_running_loop().time())
+        if second != self._second:
+            self._second, self._reports = second, 0
+        self._reports += 1
+        return self._reports <= REPORTS_MAX
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,7 +17,8 @@ import uvicorn
 
 from interlock.disk import Disk
 from interlock.model.errors import UsageError
-from interlock.surfaces.gateway.http_app import PATH, SESSIONS_MAX, HttpApp
+from interlock.surfaces.gateway.http_app import PATH, HttpApp
+from interlock.surfaces.gateway.http_sessions import SESSIONS_MAX
 from interlock.surfaces.http_connection import Connection
 
 _TOKEN_BYTES_MAX: Final = 4096

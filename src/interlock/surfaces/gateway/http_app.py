@@ -12,7 +12,7 @@ import contextlib
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.headers import decode_value, find_mismatch
@@ -29,15 +29,13 @@ from interlock.model.json_rpc import (
 from interlock.surfaces.gateway import protocol
 from interlock.surfaces.gateway.asking import OpenCalls
 from interlock.surfaces.gateway.calls import Agent
+from interlock.surfaces.gateway.http_sessions import Held, Sessions
 from interlock.surfaces.gateway.session import Reply, Session
 from interlock.surfaces.gateway.streams import Stream, Streams, event, opening
 
 PATH: Final = "/mcp"
-SESSIONS_MAX: Final = 100
 QUICK_S: Final = 0.1
 """An answer that comes within this time is sent as JSON, by itself; a later one on an event stream, with what comes before it."""
-IDLE_S: Final = 3600.0
-"""A session ends after this time without use."""
 HEADER_MISMATCH: Final = -32020
 _STATUS: Final = {
     json_rpc.METHOD_NOT_FOUND: 404,
@@ -47,6 +45,7 @@ _STATUS: Final = {
     json_rpc.UNSUPPORTED_REVISION: 400,
 }
 """The HTTP statuses of errors; others are 200."""
+_READ_ONCE: Final = frozenset((b"host", b"authorization", b"origin", b"content-type", b"last-event-id"))
 _KEEP_ALIVE_S: Final = 15.0
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (
@@ -73,14 +72,6 @@ class Refused(Exception):  # noqa: N818 - a response, not an internal error
         self.headers = headers
 
 
-class _Held(NamedTuple):
-    """One session of an older client."""
-
-    session: Session
-    streams: Streams
-    agent: Agent
-
-
 class HttpApp:
     """The application. Use it on one event loop; close it."""
 
@@ -93,9 +84,7 @@ class HttpApp:
         names = [f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")]
         self._hosts = {name.encode() for name in names}
         self._origins = {f"http://{name}".encode() for name in names}
-        self._sessions: dict[str, _Held] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._sessions = Sessions(runtime)
         self._open_calls: OpenCalls | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,23 +111,20 @@ class HttpApp:
 
     def tell_tools_changed(self) -> None:
         """Notify clients that the list of tools has changed."""
-        for held in self._sessions.values():
+        for held in self._sessions.all():
             held.session.tell_tools_changed()
 
     async def close(self) -> None:
         """End all sessions, and wait until their work has ended."""
-        for name in list(self._sessions):
-            self._end(name)
-        if self._ending:
-            await asyncio.wait(list(self._ending))
+        await self._sessions.close()
         if self._open_calls is not None:
             await self._open_calls.close()
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises: Refused."""
-        if sum(name in (b"host", b"authorization", b"origin") for name, _ in scope["headers"]) > len(
-            {name for name, _ in scope["headers"]} & {b"host", b"authorization", b"origin"}
-        ):
+        # Something in between may have used the first of two, and here the last one counts.
+        read = [name for name, _ in scope["headers"] if name in _READ_ONCE or name.startswith(b"mcp-")]
+        if len(read) != len(set(read)):
             raise Refused(400, "a header occurs twice")
         if headers.get(b"host", b"").lower() not in self._hosts:
             raise Refused(421, "the Host header does not name this server")
@@ -202,20 +188,19 @@ class HttpApp:
             await session.close()
 
     async def _initialize(self, request: Request, send: Send) -> None:
-        if len(self._sessions) >= SESSIONS_MAX:
+        if not self._sessions.make_room():
             raise Refused(503, "too many sessions are open", message_id=request.id, Retry_After="10")
         name = secrets.token_urlsafe(24)
         agent = Agent(self._agent.name, f"{self._agent.session}-{secrets.token_hex(4)}")
         streams = Streams()
-        held = _Held(Session(self._runtime, agent, streams.own.put, wait_s=self._wait_s), streams, agent)
+        held = Held(Session(self._runtime, agent, streams.own.put, wait_s=self._wait_s), streams, agent)
         stream = Stream("0")
         held.session.take(request, Reply(lambda frame: stream.put(frame, last=True), stream.put))
         await stream.first.wait()
         frame = stream.after(0)[-1][1]
         more = []
         if held.session.revision is not None:
-            self._sessions[name] = held
-            self._touch(name)
+            self._sessions.add(name, held)
             more = [(b"mcp-session-id", name.encode())]
         await _answer(send, 200, frame, [_JSON, *more])
 
@@ -262,14 +247,16 @@ class HttpApp:
                 raise Refused(404, "the stream is no longer stored")
             stream, after = found
         gone = asyncio.ensure_future(_disconnected(receive))
+        held.streams.readers += 1
         try:
             await self._stream(stream, after, gone, send, resumable=True)
         finally:
+            held.streams.readers -= 1
             gone.cancel()
 
     async def _delete(self, headers: dict[bytes, bytes], send: Send) -> None:
         self._held(headers)
-        self._end(headers[b"mcp-session-id"].decode())
+        self._sessions.end(headers[b"mcp-session-id"].decode())
         await _answer(send, 204, b"", [])
 
     async def _stream(
@@ -297,40 +284,19 @@ class HttpApp:
 
     # -- sessions
 
-    def _held(self, headers: dict[bytes, bytes], message_id: json_rpc.Id | None = None) -> _Held:
+    def _held(self, headers: dict[bytes, bytes], message_id: json_rpc.Id | None = None) -> Held:
         """The session of an older client. Raises: Refused."""
         if b"mcp-session-id" not in headers:
             raise Refused(400, "`Mcp-Session-Id` is missing: start a session with `initialize`", message_id=message_id)
         name = headers[b"mcp-session-id"].decode("latin-1")
-        held = self._sessions.get(name)
+        held = self._sessions.find(name)
         if held is None:
             raise Refused(404, "there is no such session: start another one", message_id=message_id)
         revision = headers.get(b"mcp-protocol-version")
         if revision is not None and revision.decode("latin-1") not in protocol.HANDSHAKE:
             raise Refused(400, "`MCP-Protocol-Version` names a revision that is not supported", message_id=message_id)
-        self._touch(name)
+        self._sessions.touch(name)
         return held
-
-    def _touch(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-        self._timers[name] = asyncio.get_running_loop().call_later(IDLE_S, self._end, name)
-
-    def _end(self, name: str) -> None:
-        held = self._sessions.pop(name, None)
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-        if held is not None:
-            task = asyncio.get_running_loop().create_task(self._close(held))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-
-    async def _close(self, held: _Held) -> None:
-        await held.session.close()
-        held.streams.end()
-        await self._runtime.servers.end_session(held.agent.session)
 
 
 def _is_modern(message: Request | Notification, headers: dict[bytes, bytes]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from interlock.engine.runtime import Runtime
 from interlock.executors.mcp.peer import error_of
 from interlock.model import json_rpc as frames
-from interlock.model.errors import InterlockError
+from interlock.model.errors import InterlockError, StoreError
 from interlock.model.json_rpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -85,6 +85,11 @@ class Session:
     def revision(self) -> str | None:
         """The revision for the whole connection, if one was agreed on."""
         return self._revision
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a request is in flight."""
+        return bool(self._in_flight)
 
     async def close(self) -> None:
         """Cancel all requests in flight, and wait until they have ended."""
@@ -201,7 +206,7 @@ class Session:
             if reply.answer == reply.tell:
                 return
         except InterlockError as error:
-            frame = frames.error(Fault(request.id, INTERNAL_ERROR, error.message, _error_data(error)))
+            frame = frames.error(Fault(request.id, INTERNAL_ERROR, _message(request, error), _error_data(error)))
         except Exception as error:  # noqa: BLE001 - an internal error ends this call, not the connection
             sys.excepthook(type(error), error, error.__traceback__)
             frame = frames.error(Fault(request.id, INTERNAL_ERROR, "an internal error; see the gateway's log"))
@@ -240,6 +245,11 @@ class Session:
                 )  # fmt: skip
             case _:
                 return Fault(request.id, METHOD_NOT_FOUND, protocol.explain_missing(request.method, envelope))
+
+
+def _message(request: Request, error: InterlockError) -> str:
+    doubt = isinstance(error, StoreError) and request.method == "tools/call"
+    return error.message + ("; the call may have been carried out all the same" if doubt else "")
 
 
 def _error_data(error: InterlockError) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class Streams:
 
     def __init__(self) -> None:
         """Create only the stream that belongs to no request."""
+        self.readers = 0
+        """How many connections of the client read events and wait for more."""
         self.own = Stream("0")
         self._by_name: OrderedDict[str, Stream] = OrderedDict({"0": self.own})
         self._last = 0
