@@ -163,7 +163,7 @@ def test_guard_mode_asks_about_its_own_calls(world):
     assert "path_" in model.results[4]
     assert "old" in model.results[5]
     assert "approval_expired" in model.results[6]
-    assert "capability_denied" in model.results[7]
+    assert "redirect" in model.results[7]
     assert (world.root / "old.txt").read_text() == "old\n"
     assert not (world.root.parent / "outside").exists()
     assert [row for row in world.actions() if row[2] == "succeeded"][::-1] == [

@@ -68,7 +68,6 @@ INPUTS = [
     ("opencode", "read", {"filePath": "a", "offset": 1, "limit": 2}),
     ("opencode", "glob", {"pattern": "*", "path": "a"}),
     ("opencode", "grep", {"pattern": "x", "path": "a", "include": "*"}),
-    ("opencode", "webfetch", {"url": "https://example.org", "format": "text", "timeout": 1}),
     ("cursor", "Shell", {"command": "x", "working_directory": "a", "timeout": 1, "required_permissions": []}),
     ("cursor", "Write", {"path": "a", "contents": "x"}),
     ("cursor", "StrReplace", {"path": "a", "old_string": "x", "new_string": "y", "replace_all": True}),
@@ -375,3 +374,21 @@ def test_a_path_in_a_patch_is_followed_in_one_way(client, tmp_path):
         "vscode": ("apply_patch", {"input": patch}),
     }[client]
     assert "`..`" in judged(client, tool, given, tmp_path)
+
+
+FETCHES = [
+    ("claude-code", "WebFetch", {"url": "http://example.org", "prompt": "x"}),
+    ("copilot", "WebFetch", {"url": "https://example.org"}),
+    ("cursor", "WebFetch", {"url": "https://example.org"}),
+    ("opencode", "webfetch", {"url": "https://example.org", "format": "text"}),
+    ("vscode", "fetch_webpage", {"urls": ["https://example.org"], "query": "x"}),
+]
+
+
+@pytest.mark.parametrize(("client", "tool", "given"), FETCHES)
+def test_a_page_is_fetched_only_from_the_host_that_is_judged(client, tool, given, tmp_path):
+    """Claude Code asks for each host, and fetches by https. Others follow redirects, or it is not known whether they do."""
+    found = judged(client, tool, given, tmp_path)
+    assert (
+        "https" in found if client == "claude-code" else (found.decision, "redirect" in found.reason) == ("deny", True)
+    )

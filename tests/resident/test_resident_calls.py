@@ -96,6 +96,18 @@ def test_secrets_are_not_in_the_record(project):
             assert secret.encode() not in path.read_bytes(), path
 
 
+def test_a_secret_at_which_a_message_is_cut_off_is_not_in_the_record(project):
+    secret = "ghp_" + "kNthN0aB3cD4eF5gH6iJ7kL8mN9oP0qRsTuV"
+    for at in (1950, 1970, 1990):
+        project.before("Bash", {"command": "make"})
+        project.after("Bash", failed=f"{'x' * at} {secret} and more {'y' * 100}")
+    written = [
+        path.read_bytes() for path in project.world.state.rglob("*") if path.is_file() and "private" not in path.parts
+    ]
+    assert not [data for data in written if secret[:12].encode() in data]
+    assert [line.status for line in project.lines()] == ["failed"] * 3
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"{", b"[]", b"\xff", b'{"a": 1, "a": 2}', b"{}", b'{"hook_event_name": "PreToolUse", "tool_input": 3}'],

@@ -69,6 +69,13 @@ def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
     return edit_call(text_of(given, "file_path"), old, new, everywhere=everywhere, cwd=cwd)
 
 
+def _fetch(given: Mapping[str, Any], _: str) -> NativeCall:
+    url = text_of(given, "url")
+    if not url.startswith("https://"):
+        raise ValueError("Claude Code fetches pages by https only, so write `https://`")
+    return fetch_call(url)
+
+
 NATIVE: Final[Mapping[str, OwnTool]] = {
     "Bash": OwnTool(_shell, beside("description timeout run_in_background")),
     "Monitor": OwnTool(_shell, beside("description timeout_ms persistent")),
@@ -82,7 +89,7 @@ NATIVE: Final[Mapping[str, OwnTool]] = {
         ),
         beside("output_mode -A -B -C context -n -i -o type head_limit offset multiline"),
     ),
-    "WebFetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url")), beside("prompt offset")),
+    "WebFetch": OwnTool(_fetch, beside("prompt offset")),
 }
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    FETCH_REFUSED,
     GatewayCall,
     HookEvent,
     Kind,
@@ -25,7 +26,6 @@ from interlock.surfaces.clients.hooks import (
     Verdict,
     edit_call,
     event_fields,
-    fetch_call,
     judge_untranslated,
     list_call,
     made_id,
@@ -89,7 +89,7 @@ NATIVE: Final[Mapping[str, OwnTool]] = {
         lambda given, _: search_call(text_of(given, "pattern"), _where(given), optional_text(given, "glob")),
         beside("output_mode type -i -A -B -C -n head_limit multiline"),
     ),
-    "WebFetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url")), beside("max_length start_index raw")),
+    "WebFetch": OwnTool(lambda *_: FETCH_REFUSED),
 }
 
 

@@ -20,6 +20,7 @@ import msgspec
 from interlock.model import typed
 from interlock.surfaces.clients.client import starts_gateway
 from interlock.surfaces.clients.hooks import (
+    FETCH_REFUSED,
     GATEWAY,
     GatewayCall,
     HookEvent,
@@ -30,7 +31,6 @@ from interlock.surfaces.clients.hooks import (
     deny,
     edit_call,
     event_fields,
-    fetch_call,
     list_call,
     optional_text,
     read_call,
@@ -94,7 +94,7 @@ NATIVE: Final[Mapping[str, OwnTool]] = {
         lambda given, _: search_call(text_of(given, "pattern"), _where(given), optional_text(given, "glob")),
         beside("output_mode type -i -A -B -C -n head_limit offset multiline case_insensitive"),
     ),
-    "WebFetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url"))),
+    "WebFetch": OwnTool(lambda *_: FETCH_REFUSED),
 }
 
 

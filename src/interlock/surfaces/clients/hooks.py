@@ -269,5 +269,11 @@ def search_call(pattern: str, path: str, glob: str | None = None) -> NativeCall:
 
 
 def fetch_call(url: str) -> NativeCall:
-    """The call that fetches a page."""
+    """The call that fetches a page, by a client that does not follow a redirect to another host."""
     return NativeCall("http.fetch", {"url": url}, ())
+
+
+FETCH_REFUSED: Final = deny(
+    "it may follow a redirect to a host that was not judged: use `http_fetch` of Interlock's gateway, if it is offered. Nothing"
+    " was done."
+)

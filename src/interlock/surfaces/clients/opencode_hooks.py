@@ -9,6 +9,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    FETCH_REFUSED,
     GatewayCall,
     HookEvent,
     Kind,
@@ -18,7 +19,6 @@ from interlock.surfaces.clients.hooks import (
     deny,
     edit_call,
     event_fields,
-    fetch_call,
     judge_untranslated,
     list_call,
     optional_text,
@@ -60,7 +60,7 @@ NATIVE: Final[Mapping[str, OwnTool]] = {
             text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "include")
         )
     ),
-    "webfetch": OwnTool(lambda given, _: fetch_call(text_of(given, "url")), beside("format timeout")),
+    "webfetch": OwnTool(lambda *_: FETCH_REFUSED),
 }
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.surfaces.clients.hooks import (
+    FETCH_REFUSED,
     GatewayCall,
     HookEvent,
     Kind,
@@ -24,7 +25,6 @@ from interlock.surfaces.clients.hooks import (
     deny,
     edit_call,
     event_fields,
-    fetch_call,
     judge_untranslated,
     list_call,
     optional_text,
@@ -65,13 +65,6 @@ def _replace_several(given: Mapping[str, Any], cwd: str) -> NativeCall | Verdict
     return own_call(_REPLACE, "multi_replace_string_in_file", replacements[0], cwd)
 
 
-def _fetch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
-    urls = given.get("urls")
-    if not isinstance(urls, list) or len(urls) != 1 or not isinstance(urls[0], str):
-        return deny("several pages at once are not supported: call `fetch_webpage` for each.")
-    return fetch_call(urls[0])
-
-
 def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall:
     unless(given, "requestUnsandboxedExecution", "Interlock's answer is about a command in the client's own sandbox")
     return shell_call(text_of(given, "command"), cwd)
@@ -95,7 +88,7 @@ NATIVE: Final[Mapping[str, OwnTool]] = {
         lambda given, _: search_call(text_of(given, "query"), "", optional_text(given, "includePattern") or None),
         beside("isRegexp maxResults includeIgnoredFiles"),
     ),
-    "fetch_webpage": OwnTool(_fetch, beside("query")),
+    "fetch_webpage": OwnTool(lambda *_: FETCH_REFUSED),
 }
 
 

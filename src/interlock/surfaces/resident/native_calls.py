@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from interlock.surfaces.resident.performer import Performer
 WAIT_S: Final = 45.0
 """How long a held call waits for its approval inside the hook."""
 _LOOK_S: Final = 10.0
+_MESSAGE_CHARS_MAX: Final = 2000
 _UNFINISHED: Final = "run_finished"
 _UNDER_WAY: Final = "another call with this id is in progress: repeat this one when it has ended."
 
@@ -133,7 +135,7 @@ class NativeCalls:
             await self._settle_late(use, succeeded=event.kind == "after")
             return
         if event.kind == "failed":
-            known.performer.fail(str(event.output)[:2000])
+            known.performer.fail(_cut(str(event.output)))
         else:
             known.performer.end(event.output)
         await asyncio.wait([known.task])
@@ -259,6 +261,13 @@ def _use_of(event: HookEvent, caller: Caller) -> Use:
 
 def _allowed(run_id: str) -> Verdict:
     return Verdict("allow", f"Interlock: allowed ({run_id})")
+
+
+def _cut(message: str) -> str:
+    """The beginning of a message, without the word in which it is cut off: half a secret would not be recognised."""
+    if len(message) <= _MESSAGE_CHARS_MAX:
+        return message
+    return re.sub(r"\S+\Z", "", message[:_MESSAGE_CHARS_MAX]) + "..."
 
 
 def _held(held: HeldError) -> str:
