@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from interlock.surfaces.clients.hooks import NativeCall, Verdict, placed
+from interlock.model.errors import ProposalError
+from interlock.surfaces.clients.hooks import GatewayCall, NativeCall, Verdict, placed
 from interlock.surfaces.clients.known import CLIENTS
 
 PATCH = "*** Begin Patch\n*** Update File: a\n-x\n+y\n*** End Patch\n"
@@ -392,3 +394,36 @@ def test_a_page_is_fetched_only_from_the_host_that_is_judged(client, tool, given
     assert (
         "https" in found if client == "claude-code" else (found.decision, "redirect" in found.reason) == ("deny", True)
     )
+
+
+MEMBERS = {
+    "claude-code": "session_id cwd hook_event_name tool_name tool_input tool_use_id agent_id mcp_server tool_response command",
+    "codex": "session_id cwd hook_event_name tool_name tool_input tool_use_id agent_id transcript_path tool_response",
+    "copilot": "session_id cwd hook_event_name tool_name tool_input timestamp tool_result error hookName",
+    "cursor": "conversation_id cwd hook_event_name tool_name tool_input tool_use_id tool_output command workspace_roots",
+    "gemini": "session_id cwd hook_event_name tool_name tool_input timestamp tool_response mcp_context",
+    "opencode": "sessionID directory name tool args callID output",
+    "vscode": "sessionId cwd hookEventName tool_name tool_input tool_use_id timestamp tool_response",
+}
+VALUES = (None, 1, 1.5, True, "x", [], {}, [1], {"name": 1}, {"a": []})
+
+
+@pytest.mark.parametrize("client", MEMBERS)
+def test_an_event_of_another_form_is_a_refusal_and_no_bug(client):
+    """Whatever type a member has, in each event: a later version of a client may change it."""
+    dialect = CLIENTS[client].dialect
+    kinds = sys.modules[type(dialect).__module__].KINDS
+    named = {"opencode": "name", "vscode": "hookEventName"}.get(client, "hook_event_name")
+    for name in (*kinds, "Later"):
+        whole = dict.fromkeys(MEMBERS[client].split(), "/w") | {named: name, "tool_input": {}, "args": {}}
+        whole.pop("hookName", None)
+        for member in MEMBERS[client].split():
+            for value in VALUES:
+                event = whole | {member: value}
+                if member in ("mcp_server", "mcp_context"):
+                    event["tool_name"] = "mcp__interlock__fs_read"
+                try:
+                    found = dialect.translate(dialect.read(json.dumps(event).encode(), ""))
+                except (ValueError, ProposalError):
+                    continue
+                assert isinstance(found, NativeCall | GatewayCall | Verdict)

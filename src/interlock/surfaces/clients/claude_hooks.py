@@ -123,7 +123,7 @@ class ClaudeHooks:
             "input": given.get("tool_input", {}),
             "cwd": given.get("cwd", ""),
             "sub_agent": given.get("agent_id"),
-            "server": (given.get("mcp_server") or {}).get("name"),
+            "server": None if (server := given.get("mcp_server")) is None else text_of(server, "name"),
             "output": given.get("tool_response", given.get("error")),
         }
         if name == "PreSkillShellCommand" and not fields["tool"]:

@@ -151,8 +151,10 @@ _TOOLS: Final = {name: tool for name, (tool, _) in NATIVE.items()}
 
 def _server(context: Any, root: str) -> str | None:
     """The name of a tool's server; "" if it has the gateway's name and is another program."""
-    if not isinstance(context, dict):
+    if context is None:
         return None
+    if not isinstance(context, dict):
+        raise ValueError("`mcp_context` is not an object")  # noqa: TRY004 - the client's input
     name, command, arguments = (context.get(key) for key in ("server_name", "command", "args"))
     is_gateway = isinstance(command, str) and isinstance(arguments, list) and starts_gateway(command, arguments, root)
     return "" if name == GATEWAY and not is_gateway else str(name)

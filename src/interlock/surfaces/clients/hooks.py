@@ -195,9 +195,9 @@ def event_fields(data: bytes) -> dict[str, Any]:
     return given
 
 
-def text_of(given: Mapping[str, Any], name: str) -> str:
-    """A required string. Raises: ValueError."""
-    value = given.get(name)
+def text_of(given: Any, name: str) -> str:
+    """A required string in an object. Raises: ValueError."""
+    value = given.get(name) if isinstance(given, Mapping) else None
     if not isinstance(value, str):
         raise ValueError(f"`{name}` is not a string")  # noqa: TRY004 - the client's input
     return value

@@ -143,39 +143,41 @@ class Server:
 
     async def _hook(self, given: Mapping[str, str], data: bytes, heard: _Heard) -> Reply:
         """The answer to an event. Any failure is a refusal, with a reason that the model and the person can read."""
-        client = find_speaker(given.get("client", ""), data)
-        if client is None or client.dialect is None:
-            return failure(f"`{given.get('client', '')[:80]}` is not a client with hooks")
         try:
+            client = find_speaker(given.get("client", ""), data)
+            if client is None or client.dialect is None:
+                return failure(f"`{given.get('client', '')[:80]}` is not a client with hooks")
             event = client.dialect.read(data, given.get("event", ""))
+            if event.kind == "other" and event.tool:
+                return failure(f"the tool call is in an event that Interlock does not know, `{event.name[:80]}`")
+            return client.dialect.reply(event, await self._decide(client, event, given, heard))
         except (ValueError, ProposalError) as error:
             return failure(f"Interlock does not understand the event: {error}")
-        if event.kind == "other" and event.tool:
-            return failure(f"the tool call is in an event that Interlock does not know, `{event.name[:80]}`")
+        except Exception as error:  # noqa: BLE001 - a bug refuses the call, and ends nothing else
+            self._warn(f"a bug in Interlock: {type(error).__name__}: {error!r}")
+            return failure("an internal error; see the gate's log")
+
+    async def _decide(self, client: Client, event: HookEvent, given: Mapping[str, str], heard: _Heard) -> Verdict:
+        """The verdict on an event. Any failure is a refusal."""
         try:
             hook = tuple(given.get(name, "") for name in _HOOK)
             caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S), hook)
-            verdict = await self._verdict(client, client.dialect, event, given, caller, heard)
+            return await self._verdict(client, event, given, caller, heard)
         except InterlockError as error:
             hint = f" ({error.hint})" if error.hint else ""
-            verdict = deny(f"Interlock: {error.code}: {error.message}{hint}")
+            return deny(f"Interlock: {error.code}: {error.message}{hint}")
         except ValueError as error:  # an invalid input of a tool
-            verdict = deny(f"Interlock: the input does not fit `{event.tool}`: {error}")
-        except Exception as error:  # noqa: BLE001 - a bug refuses the call, and ends nothing else
+            return deny(f"Interlock: the input does not fit `{event.tool}`: {error}")
+        except Exception as error:  # noqa: BLE001 - as above, in the client's own form
             self._warn(f"a bug in Interlock: {type(error).__name__}: {error!r}")
-            verdict = deny("Interlock: an internal error; see the gate's log")
-        return client.dialect.reply(event, verdict)
+            return deny("Interlock: an internal error; see the gate's log")
 
     async def _verdict(
-        self,
-        client: Client,
-        dialect: Dialect,
-        event: HookEvent,
-        given: Mapping[str, str],
-        caller: Caller,
-        heard: _Heard,
+        self, client: Client, event: HookEvent, given: Mapping[str, str], caller: Caller, heard: _Heard
     ) -> Verdict:
         """Raises: ValueError for an input that does not fit its tool; ConfigurationError, StoreError, UsageError."""
+        dialect = client.dialect
+        assert dialect is not None
         env = {name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")}
         told = "" if event.cwd_is_chosen else event.cwd
         start = given.get("project") or env.get(dialect.project_variable or "") or told or given.get("cwd", "")
