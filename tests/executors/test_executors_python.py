@@ -191,6 +191,7 @@ def test_a_changed_signature_is_another_version():
         ({"compensation": {"tol": "x"}}, "tol"),
         ({"parameters": {}}, "parameters"),
         ({"colour": 1}, "colour"),
+        ({"readonly": True}, "readonly"),
         ({"name": "two words"}, "name"),
         ({"name": "a\nb"}, "name"),
         ({"name": "x" * 257}, "name"),
@@ -202,6 +203,14 @@ def test_an_option_that_cannot_be_is_an_error_at_once(options, word):
         tool(**options)(lambda: None) if "name" in options else tool(**options)(greet_copy())
     assert caught.value.code == "invalid_tool"
     assert "invalid_tool" in ERROR_CODES
+
+
+def test_an_unknown_option_suggests_the_nearest_one():
+    with pytest.raises(InvalidToolError) as caught:
+        tool(readonly=True)(greet_copy())
+    assert "`read_only`" in caught.value.hint
+    with pytest.raises(InvalidToolError, match="one of reversible, compensable, irreversible"):
+        tool(reversibility="maybe")(greet_copy())
 
 
 def greet_copy():
@@ -285,7 +294,8 @@ class Custom(Generic[T]):
 def test_an_unsupported_annotation_is_an_error_that_names_the_parameter(annotation):
     with pytest.raises(InvalidToolError) as caught:
         define(takes(annotation), name="t")
-    assert caught.value.path == "value" or "Undefined" in caught.value.message
+    assert caught.value.path.endswith(": value") or "Undefined" in caught.value.message
+    assert f"{__file__}:" in caught.value.path
     assert caught.value.hint
 
 
@@ -303,8 +313,10 @@ def test_things_that_cannot_be_tools():
     for function in (stars, context_twice, bare_ctx, context_rest, generator, async_generator, Point, 5, "x"):
         with pytest.raises(InvalidToolError):
             define(function, name="t")
-    with pytest.raises(InvalidToolError, match="name"):
+    with pytest.raises(InvalidToolError, match="`<lambda>` cannot be a tool's name") as caught:
         tool(lambda: None)
+    assert caught.value.path.endswith("<lambda>: name")
+    assert f"{__file__}:" in caught.value.path
     with pytest.raises(InvalidToolError):
         tool(len)
 

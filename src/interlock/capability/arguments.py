@@ -40,8 +40,13 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
                 else:  # `path.write`, and any mark that is added later
                     found.append((where, "write", workspace_path(value, root)))
             except ValueError as error:
-                return Refusal(reason, f"the argument {error}", where)
+                return Refusal(reason, f"{named(where)} {error}", where)
     return found
+
+
+def named(where: str) -> str:
+    """The parameter at a place, for people: `$.parameters.path` is `path`."""
+    return f"`{where.removeprefix('$.parameters.')}`"
 
 
 def normalize(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Defaults) -> dict[str, Any]:

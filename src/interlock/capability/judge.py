@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from interlock.capability.arguments import NOT_REACHED, Access, Defaults, Marks, Reach, normalize, reaches
+from interlock.capability.arguments import NOT_REACHED, Access, Defaults, Marks, Reach, named, normalize, reaches
 from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
@@ -292,7 +292,7 @@ def _needs_naming(tool: Tool) -> bool:
 def _missing(agent: str, what: str) -> Refusal:
     return Refusal(
         "grant_missing",
-        f"`{agent}` has no grant at all, so {what} is not allowed; `[grants.NAME]` in interlock.toml makes one",
+        f"`{agent}` has no grant at all, so {what} is not allowed; `[grants.{agent}]` in interlock.toml makes one",
     )
 
 
@@ -320,12 +320,12 @@ def _denied(grants: Sequence[Compiled], found: Sequence[Reach]) -> Refusal:
     for where, access, subject in found:
         if not any(g.reach((where, access, subject)) for g in grants):  # type: ignore[arg-type]
             what = {
-                "host": "connecting to this host and port",
-                "read": "reading this path",
-                "write": "writing this path",
+                "host": "connecting to the host and port",
+                "read": "reading the path",
+                "write": "writing the path",
             }
             reason = "host_denied" if access == "host" else "path_denied"
-            return Refusal(reason, f"no grant of the agent allows {what[access]}", where)
+            return Refusal(reason, f"no grant of the agent allows {what[access]} in {named(where)}", where)
     return Refusal(
         "path_denied", "no single grant of the agent allows all of these together", found[0][0] if found else None
     )

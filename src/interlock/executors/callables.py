@@ -16,6 +16,7 @@ Everything else raises InvalidToolError.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dis
 import functools
 import inspect
@@ -66,7 +67,10 @@ def resolve(function: Any) -> Target:
     if isinstance(function, _CACHED):
         return resolve(function.__wrapped__)
     if inspect.isclass(function) or not callable(function):
-        raise InvalidToolError(f"a `{type(function).__name__}` is not a function", hint="write `@tool` or `@tool(...)`")
+        what = "a class" if inspect.isclass(function) else f"a value of type `{type(function).__name__}`"
+        raise InvalidToolError(
+            f"{what} cannot be a tool", hint="write a function; options have names: `@tool(name=...)`"
+        )
     if hasattr(function, "__signature__"):
         raise _opaque(function, "`__signature__` differs from the parameters in its code")
     if inspect.isfunction(function):
@@ -74,6 +78,29 @@ def resolve(function: Any) -> Target:
     if inspect.isroutine(function):
         return _builtin(function)
     return _object(function)
+
+
+@contextlib.contextmanager
+def naming(function: Any) -> Iterator[None]:
+    """Add the function and its line to the place of each InvalidToolError of the block."""
+    try:
+        yield
+    except InvalidToolError as error:
+        place = _place(function)
+        if place is None or (error.path or "").startswith(place):
+            raise
+        path = f"{place}: {error.path}" if error.path else place
+        raise InvalidToolError(error.message, code=error.code, path=path, hint=error.hint) from error.__cause__
+
+
+def _place(function: Any) -> str | None:
+    """`file:line: name` of a callable's own code; None if it has none."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return None
+    return f"{code.co_filename}:{code.co_firstlineno}: {title(function)}"
 
 
 def title(function: Any) -> str:

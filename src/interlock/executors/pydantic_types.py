@@ -62,7 +62,7 @@ def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[An
             why = "a validator refused it" if first["type"] in _OF_THE_AUTHOR else first["msg"]
             path = "".join(step(part) if isinstance(part, str) else f"[{part}]" for part in first["loc"])
             raise ToolError(
-                f"the parameter does not match its type: {why}",
+                f"`{name}{path}` does not match its type: {why}",
                 code="invalid_parameters",
                 retryable=False,
                 path=f"$.{name}{path}",

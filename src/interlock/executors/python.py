@@ -6,17 +6,18 @@ parameters, converts those that need it, and checks that the output is JSON.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
 import types
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, get_args, overload
 
 import msgspec
 
 from interlock.executors import docstring
-from interlock.executors.callables import InvalidToolError, resolve, title
+from interlock.executors.callables import InvalidToolError, naming, resolve, title
 from interlock.executors.output import to_json
 from interlock.executors.signature import (
     Converter,
@@ -41,6 +42,10 @@ __all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_OPTIONS: Final = (
+    *(field for field in Tool.__struct_fields__ if field not in ("parameters", "timeout_ms", "cache_ttl_ms", "invocation_modes")),
+    "timeout", "cache_ttl",
+)  # fmt: skip
 ATTRIBUTE: Final = "__interlock_tool__"
 """The attribute that holds a declared function's `Tool`."""
 
@@ -89,7 +94,8 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
 def define(function: Callable[..., Any], **options: Any) -> Tool:
     """Returns the definition that `tool(**options)` would give the function, which is not changed. Raises: InvalidToolError."""
-    return _definition(function, options)
+    with naming(function):
+        return _definition(function, options)
 
 
 def bind(
@@ -108,6 +114,13 @@ def bind(
     Raises: InvalidToolError, also if the callable's use of its arguments cannot be determined, or the definition lacks
     a path, host or secret mark of the function.
     """
+    with naming(function):
+        return _binding(function, definition, observe)
+
+
+def _binding(
+    function: Callable[..., Any], definition: Tool | None, observe: Callable[[Any, Context], None] | None
+) -> Binding:
     target = resolve(function)
     if _wants_self(function):
         raise InvalidToolError(
@@ -146,7 +159,8 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
     if isinstance(function, types.MethodType) and inspect.isfunction(function.__func__):
         holder = _copy(function.__func__)
         function = target = types.MethodType(holder, function.__self__)
-    definition = _definition(target, options, skip_first=isinstance(function, classmethod) or _wants_self(target))
+    with naming(target):
+        definition = _definition(target, options, skip_first=isinstance(function, classmethod) or _wants_self(target))
     try:
         setattr(holder, ATTRIBUTE, definition)
     except (AttributeError, TypeError):
@@ -176,7 +190,10 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
     name = fields["name"] = fields.get("name") or getattr(target.function, "__name__", None)
     if not isinstance(name, str) or not _is_name(name):
         raise InvalidToolError(
-            "a tool's name must be 1 to 256 visible characters without spaces", path="name", hint="set one with `name=`"
+            f"{f'`{name}`' if name else 'the function'} cannot be a tool's name: it must be 1 to 256 visible characters without "
+            "spaces",
+            path="name",
+            hint='give it one: `interlock.tool(name="...")(FUNCTION)`',
         )
     if fields.get("description") is None:
         fields["description"] = docstring.summary(target.function.__doc__)
@@ -194,12 +211,21 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
     try:
         definition = typed.convert({key: value for key, value in fields.items() if value is not None}, Tool)
     except msgspec.ValidationError as error:
-        raise InvalidToolError(f"`{name}` is not declared correctly: {error}") from None
+        raise _misdeclared(name, error) from None
     Schema.compile(definition.parameters)
     marks(definition.parameters)
     if definition.returns is not None:
         Schema.compile(definition.returns)
     return definition
+
+
+def _misdeclared(name: str, error: msgspec.ValidationError) -> InvalidToolError:
+    """The error for an option with a wrong value. If the option takes only certain texts, it lists them."""
+    text, _, at = str(error).partition(" - at `$.")
+    option = at.rstrip("`")
+    if text.startswith("Invalid enum value") and option == "reversibility":
+        text = f"expected one of {', '.join(get_args(Reversibility))}"
+    return InvalidToolError(f"`{name}` is not declared correctly: {text}", path=option or None)
 
 
 def _fields(options: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +250,12 @@ def _fields(options: dict[str, Any]) -> dict[str, Any]:
         fields["returns"] = schema_of(returns)
     unknown = fields.keys() - set(Tool.__struct_fields__)
     if unknown or "parameters" in fields:
-        raise InvalidToolError(f"`tool` has no option `{min(unknown or {'parameters'})}`")
+        option = min(unknown or {"parameters"})
+        near = difflib.get_close_matches(option, _OPTIONS, n=1)
+        raise InvalidToolError(
+            f"`tool` has no option `{option}`",
+            hint=f"did you mean `{near[0]}`?" if near else f"its options: {', '.join(_OPTIONS)}",
+        )
     return fields
 
 

@@ -220,7 +220,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
         except (msgspec.ValidationError, ValueError, TypeError) as error:
             where = str(error).rpartition(" - at `$")[2].rstrip("`") if " - at `$" in str(error) else ""
             raise ToolError(
-                "the parameter does not match its type",
+                f"`{name}{where}` does not match its type",
                 code="invalid_parameters",
                 retryable=False,
                 path=f"$.{name}{where}",
