@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
@@ -41,6 +42,39 @@ def test_a_line_of_the_log_is_at_most_100_columns(cli):
     assert len(lines) == 2
     assert max(map(len, lines)) <= 100
     assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_at_a_terminal_no_id_or_time_is_broken_and_no_line_is_too_long(cli, terminal, columns):
+    command = "echo " + " ".join(str(number) for number in range(80))
+    cli.run(call("shell", command=command), call("shell", command="exit 3"))
+    held = cli.run(call("fs.move", source="a" * 60, destination="b"), flags=("--no-wait",))
+    (hold,) = cli("approvals", "list", "--json").json
+    for argv in (("log",), ("runs", "list"), ("approvals", "list"), ("tools", "list")):
+        shell = terminal(*argv, columns=columns, NO_COLOR="1")
+        code, text = shell.end()
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip("\r") for line in text.split("\n")]
+        assert code == 0
+        assert max(map(len, lines)) <= columns, argv
+        if argv[0] != "tools":
+            one = [line for line in lines if held["run_id"][:12] in line or hold["id"][:13] in line]
+            assert len(one) == 1, lines
+            assert re.search(r"\d\d-\d\d \d\d:\d\d:\d\d", one[0]), one
+            assert len(lines) <= 5
+
+
+def test_a_log_without_matches_says_so(cli):
+    cli.run(write("a"))
+    said = cli("log", "--tool", "nothing.*")
+    assert (said.out, said.err) == ("", "no actions\n")
+    assert cli("log", "--tool", "nothing.*", "--json").json == []
+
+
+def test_a_held_action_of_a_stopped_run_does_not_wait_any_more(cli):
+    run = cli.run(call("fs.move", source="a", destination="b"), flags=("--no-wait",))["run_id"]
+    assert cli("log").out.split()[4:6] == ["held", "fs.move"]
+    cli("stop", run)
+    assert [line["status"] for line in cli("log", "--json").json] == ["cancelled"]
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,8 @@ class _Open:
             line = self._lines[action_id]
             live = self._run.status == "running"
             line.status, line.reason = ("running", None) if live else ("unknown_outcome", "interrupted")
+        for action_id in self._waiting if self._run.status == "cancelled" else ():  # the run was stopped, or undone
+            self._lines[action_id].status = self._lines[action_id].reason = "cancelled"
         for action_id, line in self._lines.items():
             line.changed = line.changed or action_id in self._wrote
             line.undone = None

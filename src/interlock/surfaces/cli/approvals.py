@@ -26,6 +26,8 @@ from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 
+_SHORT_ID = 13
+"""Characters of a hold's id that suffice to identify it."""
 _STATUSES = ("pending", "approved", "denied", "expired", "cancelled", "all")
 
 
@@ -297,7 +299,21 @@ def _note_outcome(out: Output, outcome: Outcome) -> None:
 def _table(out: Output, found: list[Hold]) -> Iterable[str]:
     if not found:
         return ["no holds"]
+    drawn = out.drawing() is not None  # a terminal may be narrow: its reader types a prefix, and knows the year
     return out.table(
         ("APPROVAL", "ASKED", "UNTIL", "STATUS", "AGENT", "WHAT"),
-        ((h.id, when(h.created_at_us), when(h.expires_at_us), h.status, h.agent, brief(h.summary, 60)) for h in found),
+        (
+            (
+                *(
+                    h.id[:_SHORT_ID] if drawn else h.id,
+                    when(h.created_at_us, short=drawn),
+                    when(h.expires_at_us, short=drawn),
+                    h.status,
+                    h.agent,
+                ),
+                brief(h.summary, 200 if drawn else 60),
+            )
+            for h in found
+        ),
+        cut_last=True,
     )

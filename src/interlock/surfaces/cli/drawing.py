@@ -11,13 +11,20 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 WIDTH_MIN: Final = 20
 _STYLES: Final = {"+": "green", "-": "red", "@": "cyan", "\\": "dim"}
+_GAP: Final = 2
+"""Columns between the columns of a table."""
+_LAST_MIN: Final = 12
+"""Least columns for the last column of a table."""
+_LAST_MIN_FOLDED: Final = 8
+"""The same where other columns fold."""
+_CUT: Final = "..."
 _CHANGED: Final = "reverse"
 _TRAILING: Final = "on red"
 """White space at the end of an added line, which is invisible otherwise."""
@@ -57,14 +64,36 @@ class Drawing:
                 text.stylize(_TRAILING, len(line.rstrip()))
             yield from self._folded(text, " " * indent, " " * (indent + 2))
 
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-        """Rows under a header. Cells fold if the terminal is too narrow, so that nothing is lost."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for name in head:
-            table.add_column(Text(name), overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]], *, cut_last: bool = False) -> Iterator[str]:
+        """Rows under a header, without empty columns. Only the last column folds; with `cut_last` it is cut to its room.
+
+        If the terminal is too narrow for that, other columns fold between words, and in a very narrow one anywhere.
+        """
+        cells = [[*head], *([*row] for row in rows)]
+        shown = [n for n in range(len(head)) if any(row[n] for row in cells[1:])] or [0]
+        cells = [[row[n] for n in shown] for row in cells]
+        widths, lines = self._widths(cells)
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+        for name, width in zip(cells[0], widths, strict=True):
+            table.add_column(Text(name), overflow="fold", min_width=width, max_width=width)
+        room = None if widths[-1] is None or not cut_last else widths[-1] * lines
+        for *row, last in cells[1:]:
+            cut = last if room is None or cell_len(last) <= room else set_cell_size(last, room - len(_CUT)) + _CUT
+            table.add_row(*map(Text, (*row, cut)))
         yield from (line.rstrip() for line in self._render(table).splitlines())
+
+    def _widths(self, cells: Sequence[Sequence[str]]) -> tuple[list[int | None], int]:
+        """The width of each column (None: as it comes), and the number of lines of a row."""
+        whole = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        words = [
+            max(cell_len(word) for cell in column for word in (cell.split() or [""]))
+            for column in zip(*cells, strict=True)
+        ]
+        for lines, least, widths in ((1, _LAST_MIN, whole), (2, _LAST_MIN_FOLDED, words)):
+            room = self.width - sum(width + _GAP for width in widths[:-1])
+            if room >= min(whole[-1], least):
+                return [*widths[:-1], min(room, whole[-1])], lines
+        return [None] * len(whole), 1
 
     def _folded(self, text: Text, first: str, others: str) -> Iterator[str]:
         room = max(WIDTH_MIN, self.width - len(others))

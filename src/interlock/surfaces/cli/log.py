@@ -44,6 +44,7 @@ def log(
     chosen = choice(since, agent, tool, grep)
     width = line_width()
     problems: list[InterlockError] = []
+    wanted = 0
     with history() as past:
         # not filtered by agent, because an action has its own
         rows = past.runs(session=session, since_us=chosen.since_us)
@@ -51,15 +52,25 @@ def log(
         lines = past_lines(past, over[::-1], problems)
         if follow:
             lines = _and_new(past, lines, rows, session, problems)
+
+        def chosen_lines() -> Iterator[ActionLine]:
+            nonlocal wanted
+            for line in lines:
+                if chosen.wants(line):
+                    wanted += 1
+                    yield line
+
         try:
             out.emit_list(
-                (line for line in lines if chosen.wants(line)),
+                chosen_lines(),
                 lambda line: action_line(out, line, width=width),
                 lines=follow,
             )
         except KeyboardInterrupt:
             if not follow:
                 raise
+    if not (wanted or out.json or follow):
+        out.note("no actions")
     for problem in problems:
         out.warn(problem.message)
     return problems[0].exit_code if problems else 0

@@ -30,6 +30,8 @@ LINE_WIDTH: Final = 100
 """Columns of a line if the output is not a terminal."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _AGENT_WIDTH: Final = 8
+_SUBJECT_MIN: Final = 10
+"""Least columns for the tool and its subject on a narrow terminal."""
 SHORT_ID: Final = 12
 """Characters of a run's id that suffice to identify it."""
 
@@ -89,7 +91,8 @@ def choice(since: str | None, agent: str | None, tool: str | None, grep: str | N
     try:
         pattern = None if grep is None else re.compile(grep, re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"`--grep` is not a regular expression: {error}", hint=r"write `\.` for a dot") from None
+        hint = r"a backslash makes a special character ordinary: `\(`"
+        raise UsageError(f"`--grep` is not a regular expression: {error}", hint=hint) from None
     return Choice(None if since is None else _moment(since), agent, tool, pattern)
 
 
@@ -127,8 +130,8 @@ def action_line(out: Output, line: ActionLine, *, width: int, run: bool = True, 
     moment = dt.datetime.fromtimestamp(line.at_us / 1e6, tz=dt.UTC).astimezone()
     head = f"{moment:%m-%d %H:%M:%S} " if date else f"{moment:%H:%M:%S} "
     head += f"{clean(line.run_id)[:SHORT_ID]} {clean(line.agent)[:_AGENT_WIDTH]:{_AGENT_WIDTH}} " if run else ""
-    why = f"  ({line.reason})" if line.reason and line.shown_status != "succeeded" else ""
+    why = f"  ({line.reason})" if line.reason and line.shown_status not in ("succeeded", line.reason) else ""
     shown = clean(f"{line.tool} {line.about or line.action_id}".strip())
-    room = max(20, width - len(head) - 12 - len(why))
+    room = max(_SUBJECT_MIN, width - len(head) - 12 - len(why))
     shown = shown if len(shown) <= room else shown[: room - 3] + "..."
     return f"{out.paint(head, 'dim')}{out.paint(f'{word:11}', color)} {shown}{clean(why)}"

@@ -160,11 +160,14 @@ class Output:
 
         return Drawing(color=not self.no_color)
 
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-        """Rows under a header for standard output: fitted to a terminal's width, else aligned. Cells are cleaned."""
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]], *, cut_last: bool = False) -> Iterable[str]:
+        """Rows under a header for standard output: fitted to a terminal's width, else aligned. Cells are cleaned.
+
+        With `cut_last` a terminal shows as much of the last cell as fits on one line.
+        """
         cells = [[clean("" if cell is None else str(cell)) for cell in row] for row in rows]
         drawing = self.drawing()
-        return aligned(head, cells) if drawing is None else drawing.table(head, cells)
+        return aligned(head, cells) if drawing is None else drawing.table(head, cells, cut_last=cut_last)
 
     def folded(self, text: str, indent: int, hanging: int = 0) -> list[str]:
         """Prose wrapped beside `indent` columns, later lines `hanging` further in; one line if not at a terminal."""

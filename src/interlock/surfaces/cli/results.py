@@ -248,9 +248,9 @@ def _mark(status: str) -> tuple[str, str]:
     return MARKS.get(status, (status, "dim"))
 
 
-def when(us: int | None) -> str:
-    """A time in this machine's time zone."""
+def when(us: int | None, *, short: bool = False) -> str:
+    """A time in this machine's time zone; if `short`, without the year."""
     if us is None:
         return ""
     moment = dt.datetime.fromtimestamp(us / 1e6, tz=dt.UTC).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+    return moment.strftime("%m-%d %H:%M:%S" if short else "%Y-%m-%d %H:%M:%S")

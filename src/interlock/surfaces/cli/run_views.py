@@ -34,7 +34,7 @@ _EXEC: Final = "exec"
 _FIRST_WIDTH: Final = 24
 """Minimum columns for the first action of a run."""
 _FIRST_CHARS: Final = 200
-"""Maximum characters of it at a terminal, where it can take several lines."""
+"""Maximum characters of it at a terminal, which cuts it to its width."""
 
 
 class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,17 +82,19 @@ def run_table(out: Output, rows: list[ListedRun]) -> Iterable[str]:
     """Runs, one per line."""
     if not rows:
         return ["no runs"]
+    drawn = out.drawing() is not None
     head = ("RUN", "STARTED", "STATUS", "AGENT", "SESSION", "ACTIONS")
     cells = [
-        (r.run_id[:SHORT_ID], when(r.started_us), _status(one), r.agent, r.session, _counted(r))
+        (r.run_id[:SHORT_ID], when(r.started_us, short=drawn), _status(one), r.agent, r.session, _counted(r))
         for one in rows
         for r in (one.run,)
     ]
-    if out.drawing() is not None:
+    if drawn:
         whole = (_first(one.first, _FIRST_CHARS) for one in rows)
-        return out.table((*head, "FIRST"), ((*row, first) for row, first in zip(cells, whole, strict=True)))
-    shown = [[*("" if cell is None else clean(cell) for cell in row), ""] for row in cells]
-    lines = list(aligned((*head, ""), shown))
+        shown = ((*row, first) for row, first in zip(cells, whole, strict=True))
+        return out.table((*head, "FIRST"), shown, cut_last=True)
+    padded = [[*("" if cell is None else clean(cell) for cell in row), ""] for row in cells]
+    lines = list(aligned((*head, ""), padded))
     widest = max(len(line) for line in lines) + 2
     room = max(_FIRST_WIDTH, line_width() - widest)
     firsts = ["FIRST", *(_first(one.first, room) for one in rows)]

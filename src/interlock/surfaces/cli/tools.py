@@ -93,6 +93,7 @@ def _lines(out: Output, found: Sequence[Difference]) -> Iterable[str]:
 
 
 def _table(out: Output, found: list[Tool]) -> Iterable[str]:
+    width = 70 if out.drawing() is None else 200
     return out.table(
         ("TOOL", "EFFECT", "UNDO", "WORLD", "DESCRIPTION"),
         (
@@ -101,8 +102,9 @@ def _table(out: Output, found: list[Tool]) -> Iterable[str]:
                 "reads" if tool.read_only else "destroys" if tool.destructive else "writes",
                 "-" if tool.read_only else tool.reversibility,
                 "open" if tool.open_world else "",
-                brief(tool.description.split("\n")[0], 70),
+                brief(tool.description.split("\n")[0], width),
             )
             for tool in found
         ),
+        cut_last=True,
     )
