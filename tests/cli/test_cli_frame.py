@@ -115,6 +115,14 @@ def test_without_a_command_the_help_is_shown(bare):
     assert "Usage: interlock" in said.err
 
 
+def test_bad_usage_quotes_as_every_message_and_names_the_command(cli):
+    said = cli("log", "--since")
+    assert "Option `--since` requires an argument" in said.err
+    assert "`interlock log --help`" in said.err
+    assert "`--status`: `foo` is not one of" in cli("runs", "list", "--status", "foo").err
+    assert "`interlock exec -- ls -la`" in cli("exec", "ls", "-la").err
+
+
 def test_an_error_says_what_where_and_what_to_do(bare):
     said = bare("runs", "list")
     assert (said.code, said.out) == (2, "")
@@ -258,7 +266,7 @@ def test_the_name_of_a_plan_need_not_be_text(cli):
 def test_a_missing_choice_is_one_line(bare):
     said = bare("completion", "--json")
     assert said.code == 2
-    assert said.error["message"] == "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"
+    assert said.error["message"] == "Missing argument `{bash|zsh|fish}`. Choose from: bash, zsh, fish"
 
 
 def test_a_full_device_is_no_bug_of_interlock(cli):

@@ -284,6 +284,12 @@ def test_a_pattern_that_no_policy_file_fits_is_reported(cedar):
     assert "no file matches the pattern `./policy/*.ceder`" in cedar("policy", "check").err
 
 
+def test_explaining_a_tool_that_does_not_exist_suggests_one(cli):
+    said = cli("policy", "explain", "fs.rea")
+    assert "there is no tool `fs.rea` (did you mean `fs.read`?)" in said.err
+    assert "warning" not in cli("policy", "explain", "fs.read", "--parameters", '{"path": "a"}').err
+
+
 def test_a_table_of_cases(cedar):
     (cedar.root / "cases.yaml").write_text(
         "cases:\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_driving import Terminal, call
 
-from interlock.surfaces.cli.ids import _description
+from interlock.surfaces.cli.ids import described
 
 READ = call("fs.list")
 BIN = Path(sys.executable).parent
@@ -104,6 +104,25 @@ def test_bash_completes_commands_runs_questions_and_tools(cli):
     assert completed(cli, ["install"], "c") == ["claude-code", "codex", "copilot", "cursor"]
 
 
+def test_bash_completes_names(cli):
+    run_id = cli.run(call("fs.read", path="nothing"), flags=("--session", "nightly"))["run_id"]
+    cli("keys", "make", "second")
+    assert run_id in completed(cli, ["evidence", "export"], "run_")
+    assert (
+        completed(cli, ["runs", "show", "last", "--action"], "")
+        == completed(cli, ["undo", run_id, "--action"], "a")
+        == ["a1"]
+    )
+    assert completed(cli, ["log", "--session"], "n") == completed(cli, ["sessions", "show"], "") == ["nightly"]
+    assert completed(cli, ["run", "--agent"], "c") == completed(cli, ["gateway", "--agent"], "") == ["coder"]
+    assert completed(cli, ["keys", "export"], "s") == ["second"]
+    (cli.root / "interlock.toml").write_text("[mcp.servers.files]\n[capsules.hello]\n")
+    assert completed(cli, ["tools", "lock"], "") == ["files"]
+    assert completed(cli, ["capsule", "run"], "") == completed(cli, ["capsule", "config", "list"], "h") == ["hello"]
+    (cli.root / "interlock.toml").write_text("[mcp")
+    assert completed(cli, ["tools", "lock"], "") == []
+
+
 def in_fish(cli, line: str) -> dict[str, str]:
     """What fish offers for a line, with descriptions, through the script that we print."""
     script = cli("completion", "fish").out
@@ -168,7 +187,7 @@ def test_a_line_that_makes_no_sense_is_completed_without_a_word(cli, words):
 
 def test_what_an_agent_wrote_is_one_line_of_a_completion():
     """A shell reads one line per item: a second line would be an item of the agent's choice."""
-    shown = _description("move a file\nplain,rm -rf /\t\x1b[31m" + "x" * 200)
+    shown = described("x", "move a file\nplain,rm -rf /\t\x1b[31m" + "x" * 200).help
     assert shown.isprintable()
     assert len(shown) <= 72
 

@@ -112,3 +112,21 @@ def test_a_misspelt_tool_is_guessed_wherever_it_is_refused(cli):
     plan = cli.plan(call("fs.lst"))
     for command in ("verify", "run", "explain"):
         assert "did you mean `fs.list`?" in cli(command, plan, "--json").out
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (b"\xff\xfe bad", "p.yaml"),
+        (b"actions:\n - {a: b\n", "p.yaml: line 3, column 1"),
+        (b"actions:\n - tool: fs.list\n", "p.yaml: $.actions[0].type"),
+    ],
+)
+def test_a_malformed_plan_is_named(cli, text, where):
+    (cli.root / "p.yaml").write_bytes(text)
+    for command in ("run", "verify", "explain"):
+        assert cli(command, "p.yaml", "--json").error["path"] == where
+
+
+def test_a_simulation_without_state_says_so(cli):
+    assert "no keys" in cli("simulate", cli.plan(call("fs.list"))).out

@@ -113,7 +113,7 @@ def test_questions_about_several_parts_are_asked_together() -> None:
     policies = judge(Rules(allow=("shell(a)",), ask=("shell(b)", "shell(c)")))
     answer = shell(policies, "a; b; c; b")
     assert [each.policy for each in answer.requirements] == ["ask:shell(b)", "ask:shell(c)"]
-    assert "command 2 of 4" in answer.detail
+    assert "command 2 of 4 (`b`): " in answer.detail
     discharged = frozenset(each.content for each in answer.requirements)
     request = Request(
         agent="coder", action="shell", resource="shell", parameters={"command": "a; b; c; b"}, discharged=discharged

@@ -287,6 +287,23 @@ def test_a_secret_given_as_an_argument_of_its_own_is_found():
 
 
 @pytest.mark.parametrize(
+    ("data", "message", "hint"),
+    [
+        (b"agent = agent\n", "Invalid value", '`agent = "agent"`'),
+        (b"[rules]\nallow = fs.*  # all\n", "Invalid value", '`allow = "fs.*"`'),
+        (b"x = [1, }\n", "Invalid value", None),
+        (b'a = "1"\na = "2"\n', "a key is set twice", None),
+    ],
+)
+def test_a_frequent_mistake_in_toml_is_explained(data, message, hint):
+    with pytest.raises(ConfigurationError) as caught:
+        parse_toml(data, "interlock.toml")
+    assert message in caught.value.message
+    assert (hint is None) == (caught.value.hint is None)
+    assert hint is None or hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("data", "path"),
     [
         (b"a = \nb", "interlock.toml:1"),

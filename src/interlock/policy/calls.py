@@ -86,6 +86,13 @@ def contexts(context: Context, request: Request, action: ActionType | None, path
         yield out
 
 
+def command_programs(request: Request, action: ActionType | None) -> list[str]:
+    """The program of each command that `contexts` judges by itself, for people."""
+    if action is None or action.command is None:
+        return []
+    return [command.name for command in _parse(request.parameters.get(action.command)).parts]
+
+
 def _of_model(wanted: dict[str, Converter], parameters: dict[str, Any], action: ActionType) -> dict[str, Any]:
     """The context attributes of a model call that policies use. Raises: values.RefusedError if the model is not configured."""
     parts = [name for name in MODEL_PARTS if name in wanted]

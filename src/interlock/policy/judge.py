@@ -14,7 +14,7 @@ import msgspec
 from interlock.detect.environment import unknown_variables
 from interlock.lazy import lazy
 from interlock.model.decision import Decision, Request, Requirement
-from interlock.policy.calls import Paths, contexts
+from interlock.policy.calls import Paths, command_programs, contexts
 from interlock.policy.contexts import Context
 from interlock.policy.index import Index, Residue
 from interlock.policy.narrow import Match, narrowed, no_match, one_by_one
@@ -118,7 +118,8 @@ class PolicyJudge:
             return Decision(decision="deny", reason="policy_error", detail=str(refused))
         if len(found) == 1:
             return _answer(bucket, found[0], request.discharged)
-        return strictest([_answer(bucket, each, request.discharged) for each in found])
+        programs = command_programs(request, self._actions.get(request.action))
+        return strictest([_answer(bucket, each, request.discharged) for each in found], programs)
 
     def reads(self, request: Request, keys: Iterable[str]) -> Decision | None:
         """The objection to an action's reading of these state keys: a denial, a hold, or None.

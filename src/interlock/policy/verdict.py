@@ -15,6 +15,8 @@ from interlock.policy.operators import Closure, Situation
 from interlock.policy.policies import Policy
 from interlock.policy.terms import EvaluationError, mistyped
 
+_PROGRAM_CHARS: Final = 60
+"""Maximum characters of a program's name in a decision."""
 VARIABLES: Final = "isolation.env_allow"
 """The setting that permanently allows variables. Holds for environment variables name it in place of a policy id."""
 
@@ -141,16 +143,17 @@ def asked_about_variables(names: Sequence[str], discharged: frozenset[str]) -> D
     )
 
 
-def strictest(answers: Sequence[Decision]) -> Decision:
+def strictest(answers: Sequence[Decision], programs: Sequence[str]) -> Decision:
     """Combine the decisions on each command of a call: all commands must be allowed.
 
-    `answers` is not empty. The first denial applies; holds are combined.
+    `answers` is not empty. `programs` are those of the commands, for people. The first denial applies; holds are combined.
     """
-    count = len(answers)
     denied = next((at for at, answer in enumerate(answers) if answer.decision == "deny"), None)
     if denied is not None:
-        return _numbered(answers[denied], denied, count)
-    asked = [_numbered(answer, at, count) for at, answer in enumerate(answers) if answer.decision == "hold"]
+        return _numbered(answers[denied], denied, len(answers), programs)
+    asked = [
+        _numbered(answer, at, len(answers), programs) for at, answer in enumerate(answers) if answer.decision == "hold"
+    ]
     if asked:
         return functools.reduce(together, asked)
     return Decision(
@@ -160,8 +163,10 @@ def strictest(answers: Sequence[Decision]) -> Decision:
     )
 
 
-def _numbered(answer: Decision, at: int, count: int) -> Decision:
-    return msgspec.structs.replace(answer, detail=f"command {at + 1} of {count}: {answer.detail}")
+def _numbered(answer: Decision, at: int, count: int, programs: Sequence[str]) -> Decision:
+    program = programs[at][:_PROGRAM_CHARS] if at < len(programs) else ""
+    which = f"command {at + 1} of {count}" + (f" (`{program}`)" if program else "")
+    return msgspec.structs.replace(answer, detail=f"{which}: {answer.detail}")
 
 
 def is_discharged(policy: Policy, discharged: frozenset[str]) -> bool:

@@ -11,6 +11,10 @@ from interlock.model.text import decode_utf8, why_not_utf8, without_bom
 from interlock.settings.decode import Locate, Place, dotted
 
 _LINE: Final = lazy_pattern(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_BARE: Final = lazy_pattern(r"\s*([A-Za-z0-9_.-]{1,60})\s*=\s*([A-Za-z_*./~-][\w*./~-]{0,60})\s*(?:#.*)?")
+_PLAINER: Final = {
+    "Cannot overwrite a value": "a key is set twice",
+}
 _HEADER: Final = lazy_pattern(r"\s*(\[\[?)(.+?)\]\]?\s*(?:#.*)?$")
 _ASSIGNMENT: Final = lazy_pattern(r"""\s*((?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+|\s*\.\s*)+?)\s*=""")
 _KEY: Final = lazy_pattern(r""""((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
@@ -32,11 +36,21 @@ def parse_toml(data: bytes, name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         found = _LINE.search(str(error))
         line = int(found[1]) if found and found[1] else data.count(b"\n") + 1
-        raise ConfigurationError(f"not TOML: {_LINE.sub('', str(error))}", path=f"{name}:{line}") from None
+        text = _LINE.sub("", str(error))
+        raise ConfigurationError(
+            f"not TOML: {_PLAINER.get(text, text)}", path=f"{name}:{line}", hint=_toml_hint(text, data, line)
+        ) from None
     except RecursionError:
         raise ConfigurationError("the file is not valid TOML: it is nested too deeply", path=name) from None
     except ValueError:  # an integer of thousands of digits, or a date that does not exist
         raise ConfigurationError("the file is not valid TOML: a number or date is out of range", path=name) from None
+
+
+def _toml_hint(text: str, data: bytes, line: int) -> str | None:
+    """What to do about the commonest mistake: a text without quotes."""
+    source = data.decode("utf-8", "replace").splitlines()[line - 1 : line]
+    bare = _BARE.fullmatch(source[0]) if text == "Invalid value" and source else None
+    return None if bare is None else f'a text needs quotes: `{bare[1]} = "{bare[2]}"`'
 
 
 def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:

@@ -108,6 +108,12 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
             ),
         )
 
+    def unknown_action(self, action: str) -> str | None:
+        """The sentence that there is no such tool, with the closest name; None if there is one."""
+        if action in BUILT_IN or self.registry.find(action) is not None:
+            return None
+        return f"{self.registry.missing(action)}; a tool that a Python program registers is not known here"
+
     def explain(
         self,
         action: str,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from interlock._version import __version__
-from interlock.lazy import lazy
+from interlock.lazy import lazy, lazy_pattern
 from interlock.model.errors import InterlockError, UsageError
 from interlock.model.values import quoted
 from interlock.surfaces.cli.output import Output
@@ -30,6 +30,8 @@ else:
 
 FAILED: Final = 1
 INTERNAL: Final = 5
+_QUOTED: Final = lazy_pattern(r"(?<![\w`])'([^'`]+)'(?![\w`])")
+"""A value as click quotes it. Interlock's own messages have backticks."""
 COMPLETE: Final = "_INTERLOCK_COMPLETE"
 """If this variable is set, `interlock` only answers the shell's completion request."""
 
@@ -139,7 +141,11 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does, but refuse arguments that are not UTF-8, except file names: the rest is stored or sent as text."""
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # for an option without its value, click does not name the command
+            raise
         for parameter in self.params:
             given = ctx.params.get(parameter.name or "")
             if parameter.type is click.STRING and given is not None and not _is_text(given):
@@ -190,7 +196,10 @@ class _Root(Group):
         module = import_module(found[0] if foreign else f"interlock.surfaces.cli.{found[0]}")
         command = getattr(module, name)
         assert isinstance(command, click.Command)
-        return _with_common(command) if foreign else command
+        command = _with_common(command) if foreign else command
+        if COMPLETE in os.environ:
+            import_module("interlock.surfaces.cli.names").complete_names(command)
+        return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -289,7 +298,7 @@ def _usage(error: click.ClickException) -> UsageError:
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "interlock"
     message = " ".join(error.format_message().split()).rstrip(".")  # click puts each choice on its own line
-    return UsageError(message, hint=f"`{path} --help` shows the usage")
+    return UsageError(_QUOTED.sub(r"`\1`", message), hint=f"`{path} --help` shows the usage")
 
 
 def _help(out: Output, error: click.exceptions.NoArgsIsHelpError) -> int:

@@ -18,7 +18,7 @@ from interlock.model.decode import decode_value
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.units import duration_ms
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.dialogue import standing_terms
+from interlock.surfaces.cli.dialogue import how_it_continues, standing_terms
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.ids import HOLD
 from interlock.surfaces.cli.open_project import at_terminal
@@ -294,6 +294,8 @@ def _note_outcome(out: Output, outcome: Outcome) -> None:
     document = {"code": outcome.code, "approval": hold}
     word = hold.status if outcome.code == "resolved" else "counted; more approvals are needed"
     out.emit(document, lambda: [f"{clean(hold.id)}: {word}"])
+    if outcome.code == "resolved" and not out.json and (note := how_it_continues(hold.run)):
+        out.note(note)
 
 
 def _table(out: Output, found: list[Hold]) -> Iterable[str]:

@@ -117,7 +117,7 @@ def list_command(out: Output) -> int:
 
     with runtime(out) as opened:
         found = asyncio.run(load())
-    out.emit({"capsules": found}, lambda: _lines(found))
+    out.emit({"capsules": found}, lambda: _lines(found) if found else ["no capsules"])
     return int(any(one.problem for one in found))
 
 
@@ -128,7 +128,9 @@ def connectors(out: Output) -> None:
     with runtime(out) as opened:
         found = opened.capsules.connectors
     rows = [(f"{one.capsule}/{one.name}", clean(one.platform), clean(one.profile)) for one in found]
-    out.emit({"connectors": found}, lambda: out.table(("UPLINK", "PLATFORM", "PROFILE"), rows))
+    out.emit(
+        {"connectors": found}, lambda: out.table(("UPLINK", "PLATFORM", "PROFILE"), rows) if rows else ["no uplinks"]
+    )
 
 
 @capsule.command("run")

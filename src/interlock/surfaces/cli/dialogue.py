@@ -17,10 +17,13 @@ from interlock.engine.people.identity import require
 from interlock.lazy import lazy
 from interlock.model.decode import decode_value
 from interlock.model.errors import InterlockError
+from interlock.model.proposal import CLIENT_SOURCE
 from interlock.model.units import as_duration
 from interlock.surfaces.cli.holds import hidden, hold_lines, is_cut
 from interlock.surfaces.cli.key_input import ENDED, NOTHING, PASTED, KeyInput
+from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.results import when
 
 if TYPE_CHECKING:
     import shutil
@@ -243,8 +246,23 @@ def standing_terms(hold: Hold, terms: Standing) -> str:
 
 
 def how_to_answer(hold: Hold) -> str:
-    """The commands that answer a hold from elsewhere."""
-    return f"answer with `interlock approvals approve {hold.id}` (or deny, edit, show)"
+    """The commands that answer a hold from elsewhere, and until when."""
+    until = when(hold.expires_at_us, short=True)
+    return f"answer with `interlock approvals approve {hold.id}` (or deny, edit, show) by {until}"
+
+
+def how_it_continues(run_id: str) -> str | None:
+    """What continues a run after the answer to its hold; None if a process waits for the answer."""
+    try:
+        with history() as past:
+            row = past.run(run_id)
+    except InterlockError:
+        return None
+    if row.status not in ("held", "interrupted"):
+        return None
+    if row.source.startswith(CLIENT_SOURCE):
+        return "the call continues when its coding agent makes it again"
+    return f"its run has no process: `interlock resume {clean(run_id)}` continues it, unless `interlock serve` does"
 
 
 def _columns() -> int:

@@ -42,8 +42,12 @@ class Drawing:
         )  # fmt: skip
 
     def line(self, line: str, hanging: int) -> Iterator[str]:
-        """One line, which may have colours; what does not fit goes on `hanging` columns further in."""
-        yield from self._folded(Text.from_ansi(line), "", " " * hanging)
+        """One line, which may have colours; what does not fit goes on `hanging` columns further in, after a space if possible."""
+        text = Text.from_ansi(line)
+        text.expand_tabs(4)
+        cuts = list(_after_words(text.plain, self.width, max(WIDTH_MIN, self.width - hanging)))
+        for number, part in enumerate(text.divide(cuts)):
+            yield " " * (hanging * bool(number)) + self._render(part)
 
     def marked(self, spans: Iterable[tuple[str, str]], indent: int) -> Iterator[str]:
         """Styled text (rich's style names; text may have several lines), each line folded and indented."""
@@ -106,6 +110,17 @@ class Drawing:
         with self._console.capture() as capture:
             self._console.print(what, end="", soft_wrap=isinstance(what, Text))
         return capture.get()
+
+
+def _after_words(text: str, first: int, others: int) -> Iterator[int]:
+    """Where to cut a text into lines of so many columns: after a space in the second half of the line, else anywhere."""
+    start, room = 0, first
+    while cell_len(text[start : start + room + 1]) > room:
+        size = len(chop_cells(text[start : start + room + 1], room)[0])
+        space = text.rfind(" ", start + size // 2, start + size)
+        start = space + 1 if space >= 0 else start + size
+        yield start
+        room = others
 
 
 def _changed_parts(lines: Sequence[str]) -> Iterator[tuple[int, tuple[int, int]]]:

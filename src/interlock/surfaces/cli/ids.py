@@ -53,10 +53,7 @@ class RunId(click.ParamType[str]):
             return []
         wanted = [row for row in rows if not self._statuses or row.status in self._statuses]
         found = [row for row in wanted if row.run_id.startswith(incomplete)][:_OFFERED]
-        shown = [
-            shell_completion.CompletionItem(row.run_id, help=_description(f"{row.status}, {row.agent}"))
-            for row in found
-        ]
+        shown = [described(row.run_id, f"{row.status}, {row.agent}") for row in found]
         return [*_newest(incomplete, "run", any_there=bool(rows)), *shown]
 
 
@@ -87,7 +84,7 @@ class HoldId(click.ParamType[str]):
         except InterlockError:
             return []
         found = [hold for hold in holds if hold.id.startswith(incomplete)][-_OFFERED:]
-        shown = [shell_completion.CompletionItem(hold.id, help=_description(hold.summary)) for hold in found]
+        shown = [described(hold.id, hold.summary) for hold in found]
         return [*_newest(incomplete, "hold", any_there=bool(holds)), *shown]
 
 
@@ -116,10 +113,11 @@ def _newest(incomplete: str, what: str, *, any_there: bool) -> list[shell_comple
     return [shell_completion.CompletionItem(_LAST, help=f"the newest {what}")] if begun else []
 
 
-def _description(text: str) -> str:
-    """A text that an agent may have written, as one line, because shells read one item per line and print it unchanged."""
+def described(value: str, text: str) -> shell_completion.CompletionItem:
+    """A completion with a description, which an agent may have written: one line, as shells print it unchanged."""
     line = clean(text)
-    return line if len(line) <= _DESCRIPTION else line[: _DESCRIPTION - 3] + "..."
+    shown = line if len(line) <= _DESCRIPTION else line[: _DESCRIPTION - 3] + "..."
+    return shell_completion.CompletionItem(value, help=shown or None)
 
 
 def _require_text(kind: click.ParamType[str], value: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,10 +29,14 @@ class _ExecCommand(Command):
     """A command whose errors before the start have exit code 125."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = [*args]  # click empties the list
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            raise _own(UsageError(" ".join(error.format_message().split()).rstrip("."), hint=_HELP)) from None
+            hint = _HELP
+            if isinstance(error, click.NoSuchOption) and not given[0].startswith("-"):
+                hint = f"options of the command itself come after `--`: `interlock exec -- {clean(shlex.join(given))}`"
+            raise _own(UsageError(" ".join(error.format_message().split()).rstrip("."), hint=hint)) from None
 
 
 _HELP: Final = "`interlock exec --help` shows the usage"

@@ -29,12 +29,20 @@ def read_plan(name: str, *, agent: str | None = None, session: str | None = None
         raise ProposalError(
             "the plan is empty", path=where, hint="give a proposal with at least `actions`, in JSON or YAML"
         )
-    proposal = decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _detect_format(data))
+    proposal = _decoded(name, data)
     changes = {key: value for key, value in (("agent", agent), ("session", session)) if value is not None}
     for key, value in changes.items():
         if not value or not value.isprintable() or len(value) > DEFAULT_LIMITS.name_chars:
             raise UsageError(f"`--{key}` must be a printable name of at most {DEFAULT_LIMITS.name_chars} characters")
     return msgspec.structs.replace(proposal, **changes) if changes else proposal
+
+
+def _decoded(name: str, data: bytes) -> Proposal:
+    try:
+        return decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _detect_format(data))
+    except ProposalError as error:
+        place = error.path or "standard input" if name == "-" else ": ".join(filter(None, (name, error.path)))
+        raise ProposalError(error.message, code=error.code, path=place, hint=error.hint) from None
 
 
 def _read(name: str) -> bytes:

@@ -89,6 +89,8 @@ def _report(out: Output, report: engine.Report) -> Iterable[str]:
 
 
 def _simulation(out: Output, found: engine.Simulation) -> Iterable[str]:
+    if not (found.state or found.unknown):
+        yield "the state will have no keys"
     for key, value in found.state.items():
         yield f"{clean(key)} = {brief(value)}"
     for key in found.unknown:

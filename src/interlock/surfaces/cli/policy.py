@@ -103,7 +103,10 @@ def explain(
 ) -> None:
     """Show how the policies decide a call of ACTION (a tool, or state_read, state_write, assert), and why."""
     values = [_object(name, text) for name, text in (("parameters", parameters), ("state", state))]
-    found = _policies(out).explain(
+    policies = _policies(out)
+    if problem := policies.unknown_action(action):
+        out.warn(problem)
+    found = policies.explain(
         action, agent=agent, parameters=values[0], resource=resource, session=session, state=values[1]
     )
     out.emit(found, lambda: _explanation(out, found))

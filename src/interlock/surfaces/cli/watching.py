@@ -14,7 +14,7 @@ from typing import Any, Final
 from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.identity import Proof, identify, open_desk, watch_holds
-from interlock.surfaces.cli.dialogue import Dialogue
+from interlock.surfaces.cli.dialogue import Dialogue, how_it_continues
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.key_input import KeyInput
 from interlock.surfaces.cli.output import Output
@@ -47,6 +47,8 @@ def answer_questions(out: Output, count: int | None, prove: Callable[[bool], Pro
         for hold in _questions(count):
             if dialogue.ask(hold.id) == "ended":
                 return
+            if note := how_it_continues(hold.run):
+                out.note(note)
     except KeyboardInterrupt:
         out.note("")
     finally:
