@@ -51,6 +51,26 @@ def test_it_says_what_of_the_project_is_not_as_expected(project):
     assert project._run("install", "claude-code", "--dry-run").stderr.count("warning: the gateway") == 0
 
 
+def test_it_says_that_the_agent_has_no_grant(project):
+    assert "grant" not in project._run("install", "claude-code", "--agent", "coder", "--dry-run").stderr
+    for mode in ("replace", "guard"):
+        said = project._run("install", "claude-code", "--agent", "stranger", "--mode", mode, "--dry-run").stderr
+        assert "`stranger` has no grant" in said
+        assert "`[grants.stranger]`" in said
+
+
+def test_it_names_the_servers_that_the_client_still_starts(project):
+    (project.root / ".mcp.json").write_text(
+        '{"mcpServers": {"memory": {"command": "x"}, "files": {"url": "http://x"}}}'
+    )
+    said = project._run("install", "claude-code", "--dry-run").stderr
+    assert ".mcp.json also starts `memory`, `files`" in said
+    assert "`[mcp] files`" in said
+    (project.root / ".mcp.json").unlink()
+    project.interlock("install", "claude-code")
+    assert "also starts" not in project._run("install", "claude-code", "--dry-run").stderr
+
+
 def test_removal_restores_the_bytes(project):
     (project.root / ".claude").mkdir()
     (project.root / ".mcp.json").write_bytes(b'{"mcpServers":\t{"other": {"command": "x"}}}')

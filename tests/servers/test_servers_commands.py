@@ -70,7 +70,7 @@ def test_a_server_that_cannot_be_asked_does_not_keep_others_from_being_locked(pr
     assert code == 1
     assert "gone: the MCP server `gone` cannot be reached" in said
     assert "my last words" in said
-    assert "hint: nothing was called" in said
+    assert "do:   nothing was called" in said
     assert "Traceback" not in said
     locked = json.loads((project.root / "interlock.lock").read_text())["servers"]
     assert [one["name"] for one in locked["s"]["tools"]] == ["echo"]
@@ -97,3 +97,21 @@ def test_a_server_that_wants_a_token_is_one_line_of_configuration_away(project, 
     assert why in said
     assert hint in said
     assert "Bearer old" not in said
+
+
+def test_without_servers_there_is_nothing_to_lock(project, command):
+    project.configure("")
+    for verb in ("lock", "diff"):
+        code, said = command("tools", verb)
+        assert (code, said.startswith("no MCP servers are configured")) == (0, True), said
+
+
+def test_a_server_that_does_not_start_is_announced_and_not_called_unchanged(project, command, capsys):
+    project.configure(CONFIGURATION + '[mcp.servers.s]\ncommand = ["/nowhere/server"]\n')
+    capsys.readouterr()
+    assert app.run(["tools", "lock"]) == 1
+    said = capsys.readouterr()
+    assert "starting `s` ...\n" in said.err
+    assert said.err.count("are not locked") == 1
+    assert said.out.endswith("nothing was locked\n")
+    assert "  do:   " in said.out

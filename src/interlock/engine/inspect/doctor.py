@@ -334,6 +334,15 @@ def _doors(place: Place | None) -> Iterator[Fact]:
         for name in (".mcp.json", ".claude", ".cursor", ".vscode"):
             if (place.root / name).exists() and not _is_ours(place.root / name):
                 yield _fact(
-                    section, name, "warning", "configures a client that may start tools of its own",
+                    section, name, "warning", f"configures a client that may start {_started(place.root / name)}",
                     "`interlock doctor --clients` tries which of its tools Interlock does not see",
                 )  # fmt: skip
+
+
+def _started(path: Path) -> str:
+    """What the client of this file may start: the servers of a `.mcp.json` by name."""
+    try:
+        servers = ", ".join(f"`{name}`" for name in read_servers(path.read_bytes(), path.name))
+    except (OSError, ConfigurationError):
+        servers = ""
+    return f"{servers} without Interlock" if servers else "tools of its own"

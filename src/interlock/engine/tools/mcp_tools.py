@@ -85,10 +85,9 @@ def open_servers(loaded: Loaded, env: Mapping[str, str], hands: Hands, hooks: To
     """The configured servers, none of them started yet. Raises: ConfigurationError `lock_invalid`."""
     settings, lock, warn = loaded.settings, lock_of(loaded), hooks.warnings.append
     specs = {name: _spec(name, one, settings, env, warn) for name, one in settings.mcp.servers.items()}
-    for name in sorted(specs.keys() - lock.servers.keys()):
-        warn(
-            f"mcp.servers.{name}: its tools are not locked, so none is offered; `interlock tools lock {name}` locks them"
-        )
+    if unlocked := sorted(specs.keys() - lock.servers.keys()):
+        names = ", ".join(f"`{name}`" for name in unlocked)
+        warn(f"mcp.servers: the tools of {names} are not locked, so none is offered; `interlock tools lock` locks them")
     return Servers(specs, lock, Launcher(hands.runner, hands.network, hands.workspace), tell=hooks.notify)
 
 

@@ -10,11 +10,13 @@ import click
 import msgspec
 
 from interlock.engine.inspect.server_tools import Difference
+from interlock.engine.runtime import Runtime
 from interlock.model.tool import Tool
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.open_project import runtime
 from interlock.surfaces.cli.output import Output, brief, clean
 
+_NONE = "no MCP servers are configured: see `[mcp.servers.NAME]` and `[mcp] files`"
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -39,8 +41,8 @@ def list_tools(out: Output) -> None:
 def diff_tools(out: Output, servers: Sequence[str]) -> int:
     """Start MCP servers, and show how their tools differ from interlock.lock. Exit code 1 if they differ."""
     with runtime(out) as opened:
-        found = asyncio.run(opened.servers.compare(servers))
-    out.emit(_document(found), lambda: _lines(out, found))
+        found = _compared(out, opened, servers)
+    out.emit(_document(found), lambda: _lines(out, found) if found else [_NONE])
     return int(any(one.differs for one in found))
 
 
@@ -54,7 +56,7 @@ def lock_tools(out: Output, servers: Sequence[str]) -> int:
     the configuration, so it takes effect once trusted.
     """
     with runtime(out) as opened:
-        found = asyncio.run(opened.servers.compare(servers))
+        found = _compared(out, opened, servers)
         reached = [one for one in found if one.unreachable is None]
         path = opened.servers.write_lock(reached) if any(one.differs for one in reached) else None
     document = {
@@ -62,9 +64,19 @@ def lock_tools(out: Output, servers: Sequence[str]) -> int:
         "written": None if path is None else str(path),
         "next": ["interlock trust"] if path else [],
     }
-    last = ["nothing has changed"] if path is None else [f"wrote {clean(str(path))}", "next: interlock trust"]
+    last = [f"wrote {clean(str(path))}", "next: interlock trust"]
+    if path is None:
+        last = [_NONE if not found else "nothing has changed" if reached else "nothing was locked"]
     out.emit(document, lambda: [*_lines(out, found), *last])
     return int(any(one.unreachable is not None or one.problems for one in found))
+
+
+def _compared(out: Output, opened: Runtime, servers: Sequence[str]) -> list[Difference]:
+    """The differences of these servers. They are started for it, which can take long, so a note says so."""
+    names = [*servers] or opened.servers.names
+    if names:
+        out.note("starting " + ", ".join(f"`{clean(name)}`" for name in names) + " ...")
+    return asyncio.run(opened.servers.compare(servers))
 
 
 def _document(found: Sequence[Difference]) -> dict[str, object]:
@@ -80,7 +92,7 @@ def _lines(out: Output, found: Sequence[Difference]) -> Iterable[str]:
         if one.unreachable is not None:
             yield f"{one.server}: {clean(one.unreachable)}"
             if one.hint:
-                yield f"  hint: {clean(one.hint)}"
+                yield f"  do:   {clean(one.hint)}"
             continue
         yield f"{one.server}: " + ("matches the lock" if not one.differs else "differs from the lock")
         for tool, why in one.problems.items():

@@ -10,10 +10,11 @@ from typing import Any, Protocol, cast
 import click
 
 from interlock.disk import Disk
-from interlock.model.errors import ConfigurationError
+from interlock.model.errors import ConfigurationError, ProposalError
+from interlock.model.values import parse_json
 from interlock.settings.load import load
 from interlock.settings.trust import TrustStore
-from interlock.surfaces.clients.client import Client, Mode, Scope
+from interlock.surfaces.clients.client import SERVER, Client, Mode, Scope
 from interlock.surfaces.clients.installation import FileChange, Installation
 from interlock.surfaces.clients.known import CLIENTS, find_client
 from interlock.surfaces.clients.versions import found_version, untested
@@ -72,7 +73,7 @@ def install(
     elif not dry_run:
         installation.apply(changes, chosen, agent, version)
     if not remove and scope == "project":
-        for warning in _project_warnings(chosen or known.modes[0]):
+        for warning in _project_warnings(chosen or known.modes[0], agent, changes):
             out.warn(warning)
     if version is not None and (untried := untested(known, version)) is not None:
         out.warn(untried)
@@ -86,7 +87,7 @@ def install(
     out.emit(document, lambda: _text(changes, known, chosen, cast("Scope", scope), dry_run=dry_run, remove=remove))
 
 
-def _project_warnings(mode: Mode) -> Iterator[str]:
+def _project_warnings(mode: Mode, agent: str | None, changes: list[FileChange]) -> Iterator[str]:
     """Properties of this project's configuration that may surprise a user of the client."""
     trust = TrustStore(state_directory(os.environ, disk := Disk()), disk)
     try:
@@ -95,11 +96,34 @@ def _project_warnings(mode: Mode) -> Iterator[str]:
         todo = f"; {error.hint}" if error.hint else ""
         yield f"Interlock refuses the client's calls until this is fixed: {error.message}{todo}"
         return
+    name = agent or loaded.settings.agent
+    groups = (f"group:{group}" for group in loaded.settings.groups_by_agent().get(name, ()))
+    if not {name, *groups} & loaded.settings.grants.keys():
+        yield f"`{name}` has no grant, so no call is allowed: add `[grants.{name}]` to interlock.toml"
+    if mode == "replace":
+        for path, servers in _started_by_client(changes):
+            yield (
+                f"{path.name} also starts {', '.join(f'`{server}`' for server in servers)}, whose calls do not go through"
+                " Interlock: move them to a file that `[mcp] files` names, and the gateway starts them"
+            )
     if mode == "replace" and loaded.settings.workspace.mode == "direct":
         yield (
             "the gateway works on the files themselves, and undo does not cover what commands do; `[workspace]"
             ' mode = "layer"` in interlock.toml covers them'
         )
+
+
+def _started_by_client(changes: list[FileChange]) -> Iterator[tuple[Path, list[str]]]:
+    """The MCP servers besides the gateway in the files of the client."""
+    for change in changes:
+        try:
+            document = parse_json(change.data or b"{}")
+        except ProposalError:  # not JSON: this client keeps its servers in another form
+            continue
+        tables = [document.get(key) for key in ("mcpServers", "servers", "mcp")] if isinstance(document, dict) else []
+        servers = [name for table in tables if isinstance(table, dict) for name in table if name != SERVER]
+        if servers:
+            yield change.path, servers
 
 
 def _text(
