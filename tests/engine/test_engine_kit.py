@@ -197,7 +197,7 @@ def test_a_call_gives_its_row_and_its_run(project):
 def test_a_refusal_names_every_problem_at_once(embedded):
     result = embedded(echo([])).call_sync("say.it", {"txt": "a", "times": 0, "more": 1})
     assert (result.status, result.reason) == ("rejected", "invalid_parameters")
-    for part in ('"text" is a required property', "`txt` (did you mean `text`?)", "`more`", "$.times: "):
+    for part in ("`text` is a required property", "`txt` (did you mean `text`?)", "`more`", "$.times: "):
         assert part in result.error
 
 
@@ -436,7 +436,7 @@ def test_what_is_not_a_models_message_is_refused(embedded, message):
         ("say_it", '{"text": ', "the arguments are not JSON"),
         ("say_it", '{"text": "a", "text": "b"}', "the arguments are not JSON"),
         ("say_it", "[1]", "the arguments must be a JSON object"),
-        ("say_it", "", '"text" is a required property'),
+        ("say_it", "", "`text` is a required property"),
         ("sayit", "{}", "there is no tool `sayit` (did you mean `say_it`?). The tools are: `say_it`."),
         ("", "{}", "there is no tool ``"),
         ("n" * 1000, "{}", "there is no tool `nnn"),

@@ -167,3 +167,11 @@ def test_a_name_that_is_a_secret_is_refused_because_names_cannot_be_redacted(run
         asyncio.run(run.execute(proposal))
     assert (refused.value.code, refused.value.path) == ("secret_in_name", path)
     assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["plan.yaml", "actions: []", b"plan.json"])
+def test_a_file_name_in_place_of_a_proposal_is_explained(embedded, given):
+    rt = embedded()
+    with pytest.raises(ProposalError) as caught:
+        rt.execute_sync(given)
+    assert "not the name of a file" in caught.value.hint

@@ -249,7 +249,7 @@ def test_errors_name_the_place_and_the_nearest_known_property():
     )
     found = schema.errors({"files": [{}, {"mode": "x"}], "fils": 1})
     assert ("$.files[1].mode", 'the value is not of type "integer"') in found
-    assert ("$", '"path" is a required property') in found
+    assert ("$", "`path` is a required property") in found
     assert ("$", "unknown property `fils` (did you mean `files`?)") in found
 
 

@@ -162,6 +162,8 @@ def _message(error: jsonschema_rs.ValidationError, known: frozenset[str]) -> str
         ) if forms:
             each = dict.fromkeys(_message(form[0], known) for form in forms[:5] if form)
             return "fits none of its forms: " + ", or ".join(each)
+        case jsonschema_rs.ValidationErrorKind.Required(property=name):
+            return f"`{name}` is a required property"
         case jsonschema_rs.ValidationErrorKind.PropertyNames():
             return "a property name is not allowed"
         case jsonschema_rs.ValidationErrorKind.BacktrackLimitExceeded():

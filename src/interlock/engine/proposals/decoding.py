@@ -20,12 +20,23 @@ def decode(proposal: ProposalLike, limits: Limits) -> Proposal:
     """The decoded proposal; a `Proposal` that was made by hand is checked like any other. Raises ProposalError."""
     if isinstance(proposal, str):
         proposal = proposal.encode("utf-8", "surrogatepass")  # the decoder then reports the mistake
-    if isinstance(proposal, bytes):
-        found = decode_proposal(proposal, limits=limits)
-    else:
-        found = proposal_from_builtins(proposal, limits=limits)
+    found = (
+        _decoded(proposal, limits) if isinstance(proposal, bytes) else proposal_from_builtins(proposal, limits=limits)
+    )
     _refuse_secret_names(found)
     return found
+
+
+def _decoded(data: bytes, limits: Limits) -> Proposal:
+    try:
+        return decode_proposal(data, limits=limits)
+    except ProposalError as error:
+        if error.hint is not None or data.lstrip()[:1] in (b"{", b"[", b""):
+            raise
+        hint = (
+            "pass the proposal itself, as a dictionary or JSON, not the name of a file; `interlock run` also reads YAML"
+        )
+        raise ProposalError(error.message, code=error.code, path=error.path, hint=hint) from None
 
 
 def _refuse_secret_names(proposal: Proposal) -> None:

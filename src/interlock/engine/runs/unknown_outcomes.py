@@ -29,8 +29,8 @@ _SCHEMA: Final[dict[str, Any]] = {
 }
 _AGAIN: Final = {"outcome": "again"}
 _WHY: Final = (
-    "its process ended between intent and outcome. Look what it did; approve: it runs again; deny: it is taken as failed;"
-    ' edit {"outcome": "succeeded"} (or "failed", "undo"): it is taken so'
+    "its process ended while it ran. Look at what it did, then approve to run it again, deny to record it as failed, or edit to"
+    ' {"outcome": "succeeded"} (or "failed", "undo") to record that'
 )
 
 

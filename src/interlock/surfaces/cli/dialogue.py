@@ -33,7 +33,7 @@ else:
 End = Literal["answered", "ended"]
 """`ended`: standard input has ended, so no answer can be given here."""
 _SCOPES: Final[dict[str, Any]] = {"a": "once", "t": "session", "w": "always"}
-_PATCH: Final = 'the changes as JSON, such as {"path": "b.txt"} (null removes; an empty line goes back): '
+_PATCH: Final = "the changes as JSON, such as {{{}: ...}} (null removes; an empty line goes back): "
 
 
 class Answerer(Protocol):
@@ -167,7 +167,9 @@ class Dialogue:
     def _edit(self, hold: Hold) -> bool:
         if not self._seen():
             return False
-        text = self._line(hold, "\n" + _PATCH)
+        names = hold.parameters if isinstance(hold.parameters, dict) else {}
+        example = "command" if "command" in names else next(iter(names), "path")
+        text = self._line(hold, "\n" + _PATCH.format(clean(msgspec.json.encode(example).decode())))
         if not text:
             return False
         try:

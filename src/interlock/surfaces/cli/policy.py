@@ -183,7 +183,7 @@ def _explanation(out: Output, found: Explanation) -> Iterable[str]:
         )  # such a rule is one line
         why = f": {clean(each.why)}" if each.conditions or each.result != "matched" else ""
         yield f"  {each.effect} {clean(each.id)} ({clean(place)}): {each.result}{why}"
-        for condition in each.conditions:
+        for condition in each.conditions if len(each.conditions) > 1 or each.result != "no match" else ():
             word = "unless" if condition.unless else "when"
             yield f"    {word} {{ {clean(condition.text)} }}: {condition.result}"
 
