@@ -39,7 +39,7 @@ _INDENT = 11
 @click.option(
     "--clients",
     is_flag=True,
-    help="Start the installed coding agents with a scripted model, and try their doors.",
+    help="Start the installed coding agents with a scripted model and the project's settings, and try their doors.",
 )
 @click.pass_obj
 def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
