@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -130,6 +132,23 @@ def test_what_was_found_is_remembered_for_this_boot_and_user(project):
     execute(project.open(), shell("true"))
     (kept,) = project.state.glob("walls.json")
     assert f"{os.geteuid()}," in kept.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a mount namespace by itself")
+def test_what_was_found_is_not_believed_in_another_container(project):
+    """A container may refuse Landlock or namespaces that another one with the same state directory, and boot, allows."""
+    execute(project.open(), shell("true"))
+    (kept,) = project.state.glob("walls.json")
+    before = json.loads(kept.read_text())
+    kept.write_text(json.dumps(before | {"layers": dict.fromkeys(before["layers"], "absent(another container)")}))
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom interlock.disk import Disk\n"
+        "from interlock.engine.local.walls import offered_walls\n"
+        "print(offered_walls(Path(sys.argv[1]), Disk())['syscalls'])"
+    )
+    for around, found in (([], "absent(another container)"), (["unshare", "--mount"], "active")):
+        command = [*around, sys.executable, "-c", script, str(project.state)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == found
 
 
 @pytest.fixture

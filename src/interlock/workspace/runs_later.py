@@ -32,7 +32,7 @@ _NAMES: Final = frozenset(
         # editors
         ".vimrc", ".lvimrc", ".nvimrc", ".nvim.lua", ".exrc", ".gvimrc", ".ideavimrc", ".dir-locals.el", ".dir-locals-2.el",
         ".projectile", ".devcontainer.json", ".gitpod.yml", ".replit", ".emacs.desktop", "hie.yaml", ".hie-bios", ".merlin",
-        "rust-analyzer.toml", ".rust-analyzer.toml",
+        "rust-analyzer.toml", ".rust-analyzer.toml", ".emacs", ".xprofile", ".xinitrc", ".xsession", ".xsessionrc",
         # git, and programs that run when it commits
         ".gitconfig", ".gitmodules", ".lfsconfig", ".pre-commit-config.yaml", ".pre-commit-config.yml", "lefthook.yml",
         "lefthook.yaml", "lefthook.toml", "lefthook.json", ".lefthook.yml", ".lefthook.yaml", ".lefthook.toml", ".lefthook.json",
@@ -40,7 +40,7 @@ _NAMES: Final = frozenset(
         "prek.toml", "hk.pkl",
         # package and version managers
         ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.js", "bunfig.toml", ".mise.toml",
-        "mise.toml", ".tool-versions", "rust-toolchain", "rust-toolchain.toml",
+        "mise.toml", ".mise.local.toml", "mise.local.toml", "uv.toml", ".tool-versions", "rust-toolchain", "rust-toolchain.toml",
         # CI
         ".gitlab-ci.yml", ".travis.yml", "azure-pipelines.yml", "azure-pipelines.yaml", "jenkinsfile", "bitbucket-pipelines.yml",
         ".drone.yml", ".drone.yaml", ".woodpecker.yml", ".woodpecker.yaml", "appveyor.yml", ".appveyor.yml", ".cirrus.yml",
@@ -58,7 +58,7 @@ _DIRECTORIES: Final = frozenset(
         ".devcontainer", ".zed", ".nvim", ".vim", ".helix", ".emacs.d", ".direnv", ".mise", ".ipython", ".jupyter", ".claude",
         ".cursor", ".codex", ".gemini", ".qwen", ".windsurf", ".opencode", ".kiro", ".roo", ".continue", ".config", ".ssh",
         ".gnupg", ".copilot", ".lefthook", ".lefthook-local", ".builds", ".theia", ".idx", ".kilocode", ".amazonq", ".trae",
-        ".junie", ".factory", ".openhands",
+        ".junie", ".factory", ".openhands", ".externaltoolbuilders",
     }
 )  # fmt: skip
 """Directory names; everything in such a directory counts."""
@@ -67,6 +67,7 @@ _PAIRS: Final = frozenset(
         (".cargo", "config"), (".cargo", "config.toml"), (".yarn", "releases"), (".yarn", "plugins"), (".hg", "hgrc"),
         (".hg", "hgrc-not-shared"), (".hg", "sharedpath"), (".hg", "shared"), (".agents", "skills"), (".agents", "plugins"),
         (".clinerules", "hooks"), (".sl", "config"), (".pijul", "config"), ("_darcs", "prefs"), (".repo", "repo"),
+        ("mise", "config.toml"), (".bundle", "config"), (".mvn", "extensions.xml"), (".mvn", "jvm.config"),
     }
 )  # fmt: skip
 """Pairs of a directory name and a name in it, with everything below."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -34,13 +35,13 @@ _BYTES_MAX: Final = 64 * 1024
 
 
 def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict[str, str]:
-    """Each layer with `active` or `absent(reason)`. Probed once per boot, user, kernel and Python; `anew` probes again.
+    """Each layer with `active` or `absent(reason)`. Probed once per boot, user, container, kernel, Python; `anew` probes again.
 
     Without a state directory only this process remembers the results. Raises: StoreError.
     """
     if state is None:
         return dict(_probe_once())
-    key = [boot_id(), os.geteuid(), platform.release(), sys.executable, __version__]
+    key = [boot_id(), os.geteuid(), *_around(), platform.release(), sys.executable, __version__]
     path = state / _FILE
     if not anew:
         try:
@@ -52,6 +53,19 @@ def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict
     layers = machine.probe() if anew else dict(_probe_once())
     disk.write_atomic(path, json.dumps({"key": key, "layers": layers}).encode() + b"\n")
     return layers
+
+
+def _around() -> list[str]:
+    """What is around this process, as far as /proc shows it: containers with one state directory may allow different walls."""
+    found = []
+    with contextlib.suppress(OSError):
+        found += [os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt")]  # noqa: PTH115 - not a path
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        found += [line for line in status if line.startswith(("NoNewPrivs", "Seccomp", "CapEff", "CapBnd"))]
+    with contextlib.suppress(OSError):
+        found.append(Path("/proc/self/attr/current").read_text(encoding="utf-8", errors="replace"))
+    return found
 
 
 @functools.lru_cache(maxsize=1)
