@@ -172,6 +172,25 @@ def test_what_speaks_to_the_model_is_pointed_out(text):
     assert remarks(read_definition(ECHO)) == []
 
 
+@pytest.mark.parametrize("word", ["S\u0430ys", "\u03bfpen", "re\uff41d", "\U0001d42cend"])
+def test_letters_that_look_like_others_are_pointed_out(word):
+    (said,) = remarks(read_definition({**ECHO, "description": f"It {word} a word."}))
+    assert said.startswith(f"{word} (has U+")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u043f\u0440\u0438\u0432\u0435\u0442",
+        "5 k\u03a9, \u03bcs, \u0394x",
+        "na\u00efve caf\u00e9",
+        "\u65e5\u672c\u8a9eAPI",
+    ],
+)
+def test_letters_of_other_languages_and_units_are_not(text):
+    assert remarks(read_definition({**ECHO, "description": text})) == []
+
+
 def test_a_tool_that_cannot_be_locked_is_named_and_the_others_are_locked(project):
     runtime = project.ready(ECHO, tool("bad\u200b"), tool("pid", description="a\u200bb"), tool("fail"), tool("fail"))
     assert names(runtime) == ["s_echo"]

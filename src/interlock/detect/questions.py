@@ -58,7 +58,7 @@ class _Walk:
 
     def text(self, text: str) -> str:
         found: list[Finding] = []
-        for finding in all_findings(text):
+        for finding in [*all_findings(text), *self._redactor.find_known(text)]:
             if finding.kind == "private-key":
                 found += private_keys(text, finding)
                 continue

@@ -30,6 +30,7 @@ from interlock.engine.proposals.kernel_records import kernel_recording
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
+from interlock.engine.record.known_secrets import redactor_for
 from interlock.engine.runs import undo_binding
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import close_programs
@@ -139,7 +140,7 @@ def embedded(
     closing: list[Callable[[], None]] = [db.close]
     hooks = Hooks(warnings=warnings)
     try:
-        desk = _desk(loaded, db, clock, None, Redactor(redaction := os.urandom(32)))
+        desk = _desk(loaded, db, clock, None, redactor := redactor_for(os.urandom(32), loaded.settings, env))
         desk.expected = any(place[:1] == ("approvals",) for place in loaded.sources)
         measured = _measure(loaded, clock, hooks, desk, closing)
         hands = None
@@ -148,7 +149,7 @@ def embedded(
             hands = _equip(loaded, disk, clock, closing, walls)
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id="embedded",
-            durability="memory" if memory else "off", redaction=redaction,
+            durability="memory" if memory else "off", redactor=redactor,
             kept=KeptRuns(os.urandom(32), clock) if memory else None,
         )  # fmt: skip
         announce(services, loaded, env, closing)
@@ -232,7 +233,7 @@ def open_project(
     db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
     try:
-        desk = _desk(loaded, db, clock, home, Redactor(redaction := redaction_key(state, disk)))
+        desk = _desk(loaded, db, clock, home, redactor := redactor_for(redaction_key(state, disk), settings, env))
         reload, checked = None, PolicyCache(home / "policies", disk)
         if unusable is None:
             reload = Reloader(
@@ -249,7 +250,7 @@ def open_project(
         hands = _equip(loaded, disk, clock, closing, open_walls(settings, env, state, disk, hooks, undo=bool(unusable)))
         hands = hands if unusable else _with_more(hands, loaded, env, hooks, closing, state, db, workspace_id)
         services = _services(
-            loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
+            loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redactor=redactor,
             durability=settings.journal.durability, home=home, reload=reload, stops=stops, checked=checked,
             signer=Signer.open(state / "keys", disk),
         )  # fmt: skip
@@ -428,7 +429,7 @@ def _bounds(settings: Settings) -> Bounds:
 
 def _services(
     loaded: Loaded, db: Database, disk: Disk, clock: Clock, hooks: Hooks, desk: Desk, measured: Measured,
-    hands: Hands | None, *, workspace_id: str, durability: Durability, redaction: bytes, home: Path | None = None,
+    hands: Hands | None, *, workspace_id: str, durability: Durability, redactor: Redactor, home: Path | None = None,
     kept: KeptRuns | None = None, reload: Reloader | None = None, stops: StopListener | None = None,
     signer: Signer | None = None, checked: Checked | None = None,
 ) -> Services:  # fmt: skip
@@ -447,7 +448,7 @@ def _services(
         disk=disk,
         db=db,
         threads=DaemonThreads(),
-        redactor=Redactor(redaction),
+        redactor=redactor,
         registry=registry,
         judges=judges,
         hooks=hooks,

@@ -29,7 +29,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     problems: dict[str, str] = {}
     """Tools that cannot be locked, with the reason."""
     remarks: dict[str, list[str]] = {}
-    """Parts of changed definitions that address the model instead of describing the tool."""
+    """Parts of changed definitions that address the model instead of describing the tool, or look like other text."""
     found: LockedServer = LockedServer()
     """Its current tools, as far as they can be locked."""
 

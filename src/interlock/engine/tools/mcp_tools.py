@@ -5,21 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+from interlock.engine.record.known_secrets import VARIABLE
 from interlock.engine.tools.registry import Registry
 from interlock.executors.mcp.launch import Launcher, ServerSpec
 from interlock.executors.mcp.lock import FILE, Lock, decode_lock
 from interlock.executors.mcp.servers import SEPARATOR, Servers, tool_of
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
-from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Binding, Tool
 from interlock.settings import Loaded, SourceFile
 from interlock.settings.sections import McpServer, Settings
-
-_VARIABLE: Final = lazy_pattern(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 Adjust = Callable[[Binding], Binding]
 """Applies the settings in `[tools."NAME"]` to a tool."""
@@ -192,4 +190,4 @@ def _expanded(text: str, path: str, allowed: Sequence[str], env: Mapping[str, st
             raise ConfigurationError(f"the environment variable `{name}` is not set", path=path)
         return found
 
-    return _VARIABLE.sub(value, text)
+    return VARIABLE.sub(value, text)

@@ -43,6 +43,15 @@ _STEERING: Final = lazy_pattern(
 )
 
 
+_WORD: Final = lazy_pattern(r"\w+")
+_LATIN: Final = lazy_pattern(r"[A-Za-z]")
+_ALIKE: Final = lazy_pattern(  # letters that look like Latin ones: Greek, Cyrillic, Armenian, fullwidth, mathematical
+    "[\u0391\u0392\u0395-\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03b1\u03b9\u03ba\u03bd\u03bf\u03c1\u03c5\u03c7"
+    "\u0405\u0406\u0408\u0410\u0412\u0415\u041a\u041c-\u041e\u0420-\u0423\u0425\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458"
+    "\u0501\u051b\u051d\u0570\u0578\u057d\u0585\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7ff]"
+)
+
+
 class Definition(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename="camel"
 ):
@@ -181,15 +190,26 @@ def read_instructions(text: Any) -> str:
 
 
 def remarks(found: Described) -> list[str]:
-    """Up to three excerpts that address the model instead of describing the tool, for the person who locks it."""
+    """Up to three excerpts for the person who locks the tool: they address the model instead of describing the tool, or look
+    like other text.
+    """
     quoted: list[str] = []
     for text in texts(found.as_dict()):
+        quoted += [] if text.isascii() else _look_alikes(text)
         for match in _STEERING.finditer(text):
             start, end = max(0, match.start() - 30), min(len(text), match.end() + 30)
             quoted.append(" ".join(text[start:end].split()))
         if any(True for _ in find_secrets(text)):
             quoted.append("(something that looks like a secret)")
     return quoted[:3]
+
+
+def _look_alikes(text: str) -> Iterator[str]:
+    """Yields the words that mix Latin letters with others that look like them."""
+    for word in _WORD.findall(text):
+        found = _ALIKE.search(word)
+        if found is not None and _LATIN.search(word) is not None:
+            yield f"{word[:60]} (has U+{ord(found[0]):04X}, which looks like another letter)"
 
 
 def text_field(name: str, item: dict[str, Any], key: str) -> str:
