@@ -12,14 +12,14 @@ import sys
 
 import msgspec
 import pytest
-from layer_world import Dying, NoMounts, Stop, World, fill, inside, tree
+from layer_world import Dying, NoMounts, NoOverlay, Stop, World, fill, inside, tree
 
 from interlock.disk import Disk
 from interlock.model.errors import ToolError
 from interlock.workspace import Origin, effects
 from interlock.workspace.backups import Change
 from interlock.workspace.layer_commit import commit_layer, plan_commit
-from interlock.workspace.layer_mounts import LayerMounts
+from interlock.workspace.layer_mounts import LayerMounts, UnmountableError
 from interlock.workspace.layer_places import kept_layers, layer_directories
 from interlock.workspace.layers import remove_layer, reopen_layer
 from interlock.workspace.nodes import ABSENT, identity
@@ -185,6 +185,40 @@ def test_kept_layers_lie_over_each_other_and_are_committed_in_order(world):
             assert world.commit(layer).blocked == []
     assert (world.root / "a").read_text() == "first\nsecond\n"
     assert (world.root / "gone" / "z").read_text() == "again\n"
+
+
+class NoSecondOverlay(LayerMounts):
+    """A machine on which a layer can be an overlay, and the next one over it cannot, such as one that processes must see."""
+
+    def mount_overlay(self, at, lower, upper, work, *, attach=False):
+        if len(lower) > 1:
+            raise UnmountableError("overlayfs refuses this workspace")
+        return super().mount_overlay(at, lower, upper, work, attach=attach)
+
+
+@pytest.mark.parametrize("order", ["one", "both", "two"])
+@pytest.mark.parametrize("kind", [LayerMounts, NoOverlay, NoSecondOverlay])
+def test_a_layer_over_a_kept_one_is_compared_with_the_workspace_whatever_both_are(tmp_path, kind, order):
+    """A copy of a kept layer has other files than the workspace, which are no sign of an edit by a person."""
+    with contextlib.closing(kind()) as mounts, contextlib.closing(World(tmp_path, mounts)) as world:
+        fill(world.root)
+        with world.layer("p1") as one:
+            inside(one, "echo first > a; echo first > new; rm -r gone")
+            one.keep("never")
+        with world.layer("p2") as two:
+            assert two.manifest.kind == ("overlay" if kind is LayerMounts else "copy")
+            inside(two, "echo second >> a; echo second >> new; echo second > same; rm d/x; echo second > d/y")
+            two.keep("never")
+            (world.root / "person").write_text("person\n")
+            (world.root / "d" / "y").write_text("person\n")
+        for number in (1, 2):
+            if order in ("both", {1: "one", 2: "two"}[number]):
+                with reopen_layer(world.run / "workspace" / str(number), world.base, mounts) as layer:
+                    plan = world.commit(layer)
+                    assert {one.path for one in plan.blocked} == ({"d/y"} if number == 2 else set())
+        texts = {name: (world.root / name).read_text() for name in ("a", "d/y", "person")}
+        assert texts == {"a": "first\n" + "second\n" * (order != "one"), "d/y": "person\n", "person": "person\n"}
+        assert (world.root / "d" / "x").exists() == (order == "one")
 
 
 def test_an_undo_of_one_action_restores_what_that_action_left(world):

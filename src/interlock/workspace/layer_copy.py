@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -45,11 +45,16 @@ class Copied(msgspec.Struct, frozen=True, array_like=True):
     original: tuple[int, ...]
 
 
-def copy_workspace(source: Workspace, layer: Path) -> None:
-    """Copy a workspace into the directory `tree` of a layer, with its list. Raises: StoreError `layer_unavailable`."""
+def copy_workspace(
+    source: Workspace, layer: Path, original: Callable[[Rel, Identity], Identity] = lambda _path, found: found
+) -> None:
+    """Copy a workspace into the directory `tree` of a layer, with its list. Raises: StoreError `layer_unavailable`.
+
+    If the source is the view of another layer, `original` returns the identity of the lower file instead of the view's.
+    """
     tree = layer / "tree"
     tree.mkdir(mode=0o700)
-    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in _Copying(source, os.fsencode(tree)).rows())
+    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in _Copying(source, os.fsencode(tree)).rows(original))
     source.disk.write_atomic(layer / LIST, lines)
 
 
@@ -80,7 +85,7 @@ class _Copying:
         self._count = 0
         self._bytes = 0
 
-    def rows(self) -> Iterator[Copied]:
+    def rows(self, original: Callable[[Rel, Identity], Identity]) -> Iterator[Copied]:
         """Copy everything with permissions and times, then yield the list of copied paths. Raises: StoreError."""
         try:
             files = self._copy_all()
@@ -90,8 +95,8 @@ class _Copying:
                 code="layer_unavailable",
                 hint="free some space, or use mode `direct`",
             ) from error
-        for path, original in files:
-            yield Copied(to_json(path), tuple(identity(os.lstat(self._at(path)))), tuple(original))
+        for path, found in files:
+            yield Copied(to_json(path), tuple(identity(os.lstat(self._at(path)))), tuple(original(path, found)))
 
     def _copy_all(self) -> list[tuple[Rel, Identity]]:
         source = self._source

@@ -48,7 +48,7 @@ from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableEr
 from interlock.workspace.layer_places import LAYERS, kept_layers, layer_directories
 from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import Rel
-from interlock.workspace.nodes import Identity, Node, identity
+from interlock.workspace.nodes import NOTHING, Identity, Node, identity
 from interlock.workspace.tree import Workspace
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Layer:
         overlay = manifest.kind == "overlay"
         self.size = LayerSize(
             directory / ("upper" if overlay else "tree"),
-            lambda: () if overlay else (original.size for _, original in self.known().values()),
+            lambda: () if overlay else (copy.size for copy, _ in self.known().values()),
         )
         self._looked: dict[Rel, Identity] = {}
         self._moved: set[bytes | None] | None = None
@@ -179,7 +179,7 @@ class Layer:
             found = None
             with contextlib.suppress(ToolError):
                 found = self.workspace.lstat(path)
-            now[path] = Identity(0, 0, 0, 0, 0) if found is None else identity(found)
+            now[path] = NOTHING if found is None else identity(found)
         before, self._looked = self._looked, now
         changed = [path for path, seen in now.items() if before.get(path) != seen]
         return sorted({*changed, *(path for path in before if path not in now)})
@@ -196,16 +196,25 @@ class Layer:
         """
         path, found = one.path, self.base.lstat(one.path) if one.before.kind != "absent" else None
         if self.manifest.kind == "copy":
-            known = self.known().get(path)
-            if found is None or known is None:
-                return found is not None or known is not None
-            return identity(found)[:2] != known[1][:2] if path in own else identity(found) != known[1]
+            original = self.known().get(path, (NOTHING, NOTHING))[1]
+            if found is None or original == NOTHING:
+                return found is not None or original != NOTHING
+            return identity(found)[:2] != original[:2] if path in own else identity(found) != original
         if found is None:
             origin = self.upper.origin(path)
             return origin is not None and self._is_gone(path, origin)
         if found.st_ctime_ns >= self.began_ns and not (stat.S_ISDIR(found.st_mode) and path in own):
             return True
         return any(self._is_replaced(path[:depth], own) for depth in range(1, len(path)))
+
+    def original(self, path: Rel, _found: Identity) -> Identity:
+        """The lower file when the layer was opened, for a copy of this view; no file's if others changed it since."""
+        if self.manifest.kind == "copy":
+            return self.known().get(path, (NOTHING, NOTHING))[1]
+        found = self.base.lstat(path)
+        if found is None:
+            return NOTHING
+        return identity(found)._replace(inode=0) if found.st_ctime_ns >= self.began_ns else identity(found)
 
     def _is_replaced(self, directory: Rel, own: Collection[Rel]) -> bool:
         """True if others have replaced a directory; then the times of its contents prove nothing."""
@@ -523,7 +532,7 @@ def _copy(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path
         shutil.rmtree(directory / name, ignore_errors=True)
     if kept:
         with reopen_layer(kept[-1], base, mounts) as below:
-            copy_workspace(below.workspace, directory)
+            copy_workspace(below.workspace, directory, below.original)
     else:
         copy_workspace(base, directory)
     return _show(directory / "tree", base, mounts)

@@ -81,6 +81,10 @@ class Identity(NamedTuple):
     ctime_ns: int
 
 
+NOTHING: Final = Identity(0, 0, 0, 0, 0)
+"""In place of the identity of a file that does not exist."""
+
+
 class Seen(NamedTuple):
     """The state found at a path, and its identity (None for nothing)."""
 
