@@ -189,6 +189,31 @@ def test_sessions_that_clients_left_behind_make_room_for_others(served, monkeypa
     run(use)
 
 
+def test_connections_without_the_token_keep_no_client_out(served, monkeypatch):
+    monkeypatch.setattr(http, "CONNECTIONS_MAX", 10)
+    wrong = b"GET /mcp HTTP/1.1\r\nHost: %b\r\nAuthorization: Bearer x\r\n\r\n"
+
+    async def use() -> None:
+        async with served() as it:
+            headers = await it.begin()
+            place = it.url.removeprefix("http://").removesuffix("/mcp")
+            strangers = []
+            for number in range(40):
+                reader, writer = await asyncio.open_connection(*place.split(":"))
+                strangers.append(writer)
+                if number % 2:
+                    writer.write(wrong % place.encode())
+                    answer = await asyncio.wait_for(reader.read(), 10)  # until it is closed
+                    assert b"connection: close" in answer
+            assert (await it.post(request("ping"), **headers)).status_code == 200  # on its connection
+            async with httpx.AsyncClient() as another:
+                assert (await another.post(it.url, headers=it.headers, json={})).status_code == 400  # it is read
+            for writer in strangers:
+                writer.close()
+
+    run(use)
+
+
 @pytest.mark.parametrize("name", ["Mcp-Name", "Mcp-Method", "MCP-Protocol-Version", "Content-Type", "Mcp-Session-Id"])
 def test_a_header_that_occurs_twice_is_refused(served, name):
     """Something in between may have judged the request by the one, and the gateway would use the other."""

@@ -137,15 +137,42 @@ def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch):
     asyncio.run(main())
 
 
-def test_too_many_connections_are_not_taken():
+def test_connections_without_a_request_make_room_for_others():
+    async def main():
+        async with listening(most=10) as (state, connect):
+            kept = await connect()
+            kept[1].write(HEAD % b"/" + b"\r\n")
+            await asyncio.wait_for(kept[0].readuntil(b"small"), 10)
+            silent = []
+            for _ in range(50):
+                silent.append(await connect())
+                silent[-1][1].write(b"GET / HTTP/1.1\r\nHo")  # not even a whole head
+                await asyncio.sleep(0)
+            for reader, writer in (await connect(), kept):
+                writer.write(HEAD % b"/" + b"\r\n")
+                assert (await asyncio.wait_for(reader.readuntil(b"small"), 10)).startswith(b"HTTP/1.1 200")
+                writer.close()
+            with contextlib.suppress(ConnectionResetError):  # the first of them is the first to go
+                assert await asyncio.wait_for(silent[0][0].read(), 10) == b""
+            assert len(state.connections) < 12
+            for _, writer in silent:
+                writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_request_beyond_the_limit_is_refused_until_others_have_ended():
     async def main():
         async with listening(most=2) as (state, connect):
-            pairs = [await connect() for _ in range(5)]
-            with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(pairs[4][0].read(), 10) == b""
-            pairs[0][1].write(HEAD % b"/" + b"\r\n")
-            assert (await asyncio.wait_for(pairs[0][0].readline(), 10)).startswith(b"HTTP/1.1 503")
-            for _, writer in pairs:
+            one = await connect()
+            one[1].write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+            await asyncio.sleep(0.1)
+            two = await connect()
+            two[1].write(HEAD % b"/" + b"\r\n")
+            assert (await asyncio.wait_for(two[0].readline(), 10)).startswith(b"HTTP/1.1 503")
+            one[1].write(b"abc")
+            assert (await asyncio.wait_for(one[0].readuntil(b"small"), 10)).startswith(b"HTTP/1.1 200")
+            for _, writer in (one, two):
                 writer.close()
             async with asyncio.timeout(10):
                 while state.connections:

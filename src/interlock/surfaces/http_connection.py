@@ -9,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 """Maximum size of a request's head that is not complete. Complete ones are limited by one read of asyncio, 256 KiB."""
+ACCEPTED_MAX: Final = 100
+"""Connections that asyncio accepts in one turn of the loop (the `backlog`), and so before `Connection` can count them."""
 REQUEST_SECONDS = 10.0
 """Maximum time for a connection to send the head of a request, or to read a response that does not fit its buffer."""
 
@@ -16,9 +18,14 @@ REQUEST_SECONDS = 10.0
 class Connection(HttpToolsProtocol):
     """A connection that is closed when its client sends no complete head, or does not read.
 
-    Uvicorn would wait forever, and a few hundred such connections would lock others out.
+    Uvicorn would wait forever, and a few hundred such connections would lock others out. Where there are too many, the
+    oldest without a request makes room, because clients send theirs at once.
     """
 
+    silent = True
+    """True until the head of a request has come."""
+    since = 0.0
+    """When it was opened, in the loop's time."""
     _in_head = True
     _head_bytes = 0
     _overdue: asyncio.TimerHandle | None = None
@@ -27,8 +34,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         super().connection_made(_Together(transport))  # type: ignore[arg-type]
-        if self.limit_concurrency is not None and len(self.connections) > 2 * self.limit_concurrency:
-            transport.abort()  # before the process runs out of file descriptors
+        self.since = self.loop.time()
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._make_room()
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -48,7 +56,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""
-        self._in_head = False
+        self._in_head = self.silent = False
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
@@ -76,6 +84,16 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def _make_room(self) -> None:
+        """Close the oldest other connection that has sent no request, if there is one."""
+        silent = [
+            each for each in self.connections if isinstance(each, Connection) and each.silent and each is not self
+        ]
+        if silent:
+            oldest = min(silent, key=lambda each: each.since)
+            oldest.silent = False  # it is gone only after this turn of the loop
+            oldest.transport.abort()
 
     def _idle(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle

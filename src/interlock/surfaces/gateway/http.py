@@ -19,7 +19,7 @@ from interlock.disk import Disk
 from interlock.model.errors import UsageError
 from interlock.surfaces.gateway.http_app import PATH, HttpApp
 from interlock.surfaces.gateway.http_sessions import SESSIONS_MAX
-from interlock.surfaces.http_connection import Connection
+from interlock.surfaces.http_connection import ACCEPTED_MAX, Connection
 
 _TOKEN_BYTES_MAX: Final = 4096
 _TOKEN_CHARS_MIN: Final = 32
@@ -97,7 +97,7 @@ async def serve(app: HttpApp, listening: socket.socket, stop: asyncio.Event, rea
     """Serve until `stop`. `ready` is called once clients can connect."""
     config = uvicorn.Config(
         app, log_level="error", lifespan="off", ws="none", server_header=False, date_header=False, access_log=False,
-        proxy_headers=False, http=Connection, limit_concurrency=CONNECTIONS_MAX,
+        proxy_headers=False, http=Connection, limit_concurrency=CONNECTIONS_MAX, backlog=ACCEPTED_MAX,
         timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=60,
     )  # fmt: skip
     server = _Server(config)

@@ -46,6 +46,7 @@ _STATUS: Final = {
 }
 """The HTTP statuses of errors; others are 200."""
 _READ_ONCE: Final = frozenset((b"host", b"authorization", b"origin", b"content-type", b"last-event-id"))
+_STRANGERS: Final = (401, 403, 421)
 _KEEP_ALIVE_S: Final = 15.0
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (
@@ -107,6 +108,8 @@ class HttpApp:
             more = [
                 (name.replace("_", "-").lower().encode(), value.encode()) for name, value in refused.headers.items()
             ]
+            if refused.status in _STRANGERS:  # its connection takes no room from clients that have the token
+                more.append((b"connection", b"close"))
             await _answer(send, refused.status, json_rpc.error(refused.fault), [_JSON, *more])
 
     def tell_tools_changed(self) -> None:

@@ -23,7 +23,7 @@ from interlock.engine.people.answers import Answering
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.model.result import ProposalResult
-from interlock.surfaces.http_connection import Connection
+from interlock.surfaces.http_connection import ACCEPTED_MAX, Connection
 from interlock.surfaces.web.app import build
 from interlock.surfaces.web.middleware import log
 
@@ -73,6 +73,7 @@ def run(
             access_log=False,
             log_config=None,
             limit_concurrency=CONNECTIONS_MAX,
+            backlog=ACCEPTED_MAX,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         server = _Server(config, lambda: ready(_url(listening)))
