@@ -10,7 +10,7 @@ from layer_world import World, inside
 
 from interlock.workspace import layer_commit
 from interlock.workspace.git_directories import GitDirectories
-from interlock.workspace.git_objects import Objects, UnreadableError, index_entries
+from interlock.workspace.git_objects import Objects, UnreadableError, read_index
 from interlock.workspace.layer_commit import plan_commit
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layer_mounts import LayerMounts
@@ -276,6 +276,12 @@ def test_a_commit_of_an_agent_is_taken_without_a_question(repository):
 
 
 GITHUB = "mkdir -p .github/workflows; echo evil > .github/workflows/ci.yml; "
+FORGE = """python3 -c '
+old, new = (bytes.fromhex(open(name).read().strip()) for name in ("old", "new"))
+data = open(".git/index", "rb").read()
+assert old in data
+open(".git/index", "wb").write(data.replace(old, new))
+'; """
 ONLY_IN_GIT = {
     "commit": GITHUB + "g add .; g commit -qm evil",
     "index": GITHUB + "g add .",
@@ -292,6 +298,11 @@ ONLY_IN_GIT = {
     "a link": "ln -s evil .envrc; g add .; g commit -qm evil; rm .envrc",
     "a name with bytes": "mkdir 'x\303\244\377'; echo evil > 'x\303\244\377/.envrc'; g add .; g commit -qm evil",
     "version 4": GITHUB + "g update-index --index-version 4; g add .",
+    "a link to a remote's branch": GITHUB + "g checkout -qb t; g add .; g commit -qm evil; g update-ref refs/remotes/o/m t;"
+    "g checkout -q main; g branch -qD t; echo ref: refs/remotes/o/m > .git/refs/heads/topic",
+    "an older stash": GITHUB + "g stash -qu; echo 3 > a; g stash -q",
+    "a forged cache of trees": GITHUB + "g add .; g write-tree > new; g reset -q; rm -r .github; g write-tree > old; "
+    + FORGE + "rm old new",
     "a replaced object": "g replace $(g rev-parse main:a) $(echo evil | g hash-object -w --stdin)",
     "reftable": "g refs migrate --ref-format=reftable || echo x > .git/sharedindex.x",
     "a damaged index": "echo x > .git/index",
@@ -344,7 +355,7 @@ def test_damaged_git_data_is_unreadable_and_nothing_else(repository):
         path.write_bytes(good[:at] + random.randbytes(random.randrange(3)) + good[at + random.randrange(3) :])
         with contextlib.suppress(UnreadableError):
             objects = Objects(world.base, (b".git",))
-            index_entries(objects.file((b"index",)), 20)
+            read_index(objects.file((b"index",)), 20)
             for entry in objects.entries(objects.tree_of(tip) or b"").values():
                 objects.read(entry.id)
         path.write_bytes(good)

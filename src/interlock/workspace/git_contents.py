@@ -23,8 +23,8 @@ from interlock.workspace.git_objects import (
     UnreadableError,
     blob_name,
     entry_of,
-    index_entries,
     object_name,
+    read_index,
 )
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel, show
@@ -35,6 +35,7 @@ from interlock.workspace.tree import Workspace
 _KINDS: Final[dict[int, Literal["symlink"]]] = {LINK: "symlink"}
 _OWN_BYTES_MAX: Final = 64 * 1024 * 1024
 _ENTRIES_MAX: Final = 200_000
+_STASH: Final = (b"refs", b"stash")
 _LINKS_MAX: Final = 5
 
 
@@ -119,9 +120,20 @@ def added_files(directory: Rel, changed: Sequence[Difference], below: Workspace,
 
 
 def _added_to_index(name: Rel, before: Objects, after: Objects) -> Iterator[Added]:
-    known = index_entries(before.file(name), before.hash_bytes)
-    for path, stored in index_entries(after.file(name), after.hash_bytes) - known:
+    old, new = read_index(before.file(name), before.hash_bytes), read_index(after.file(name), after.hash_bytes)
+    for path, stored in new.entries - old.entries:
         yield Added(tuple(path.split(b"/")), entry_of(stored))
+    pending = [one for one in new.trees.items() if one not in old.trees.items()]
+    left = _ENTRIES_MAX
+    while pending:
+        here, tree = pending.pop()
+        for one, entry in after.entries(tree).items():
+            path, left = b"/".join(filter(None, (here, one))), left - 1
+            is_known = (path, entry.mode.to_bytes(4, "big") + entry.id) in new.entries
+            if entry.mode == DIRECTORY and new.trees.get(path) != entry.id:
+                pending.append((path, entry.id))
+            if left < 0 or (entry.mode != DIRECTORY and not is_known):
+                raise UnreadableError  # the next commit would have what is not in the index
 
 
 def _changed_references(names: Sequence[Rel], before: Objects, after: Objects) -> Iterator[tuple[Rel, bytes]]:
@@ -132,10 +144,7 @@ def _changed_references(names: Sequence[Rel], before: Objects, after: Objects) -
             known = known or set(_packed(before))
             found = [one for one in _packed(after) if one not in known]
         else:
-            top = name.index(b"refs") if b"refs" in name else len(name) - 1
-            is_reference = name[top] in (b"refs", b"HEAD") and b"logs" not in name[:top]
-            value = _value(after.file(name)) if is_reference else None
-            found = [] if value is None else [(name, value)]
+            found = list(_values(name, before, after))
         for reference, value in found:
             kind = reference[reference.index(b"refs") + 1] if b"refs" in reference[:-1] else b""
             if kind == b"replace":
@@ -144,14 +153,32 @@ def _changed_references(names: Sequence[Rel], before: Objects, after: Objects) -
                 yield reference, value
 
 
+def _values(name: Rel, before: Objects, after: Objects) -> Iterator[tuple[Rel, bytes]]:
+    """The new values in a changed file: of a reference, or of the log of the stash, whose older entries it keeps."""
+    top = name.index(b"refs") if b"refs" in name else len(name) - 1
+    if b"logs" in name[:top]:
+        if name[top:] == _STASH:
+            lines = set((after.file(name) or b"").splitlines()) - set((before.file(name) or b"").splitlines())
+            yield from ((_STASH, object_name(b" ".join(line.split(b" ")[1:2]))) for line in lines)
+    elif name[top] in (b"refs", b"HEAD"):
+        real, value = _resolve(after, name)
+        if value is not None and (real == name or _reference(before, real) != value):
+            yield name, value
+
+
 def _reference(objects: Objects, name: Rel) -> bytes | None:
     """The object that a reference names; None if there is none."""
+    return _resolve(objects, name)[1]
+
+
+def _resolve(objects: Objects, name: Rel) -> tuple[Rel, bytes | None]:
+    """The reference to which a reference leads, and the object that it names."""
     for _ in range(_LINKS_MAX):
         text = objects.file(name)
         if text is None:
-            return dict(_packed(objects)).get(name)
+            return name, dict(_packed(objects)).get(name)
         if not text.startswith(b"ref:"):
-            return _value(text)
+            return name, object_name(text)
         name = tuple(text[4:].strip().split(b"/"))
     raise UnreadableError
 
@@ -159,14 +186,7 @@ def _reference(objects: Objects, name: Rel) -> bytes | None:
 def _packed(objects: Objects) -> list[tuple[Rel, bytes]]:
     lines = (objects.file((b"packed-refs",)) or b"").splitlines()
     pairs = (line.split(b" ", 1) for line in lines if line[:1] not in (b"#", b"^", b""))
-    return [(tuple(pair[1].split(b"/")), value) for pair in pairs if len(pair) == 2 and (value := _value(pair[0]))]
-
-
-def _value(text: bytes | None) -> bytes | None:
-    """The object in the file of a reference; None if it refers to another reference. Raises: UnreadableError."""
-    if text is None or text.startswith(b"ref:"):
-        return None
-    return object_name(text)
+    return [(tuple(pair[1].split(b"/")), value) for pair in pairs if len(pair) == 2 and (value := object_name(pair[0]))]
 
 
 class _Walk:

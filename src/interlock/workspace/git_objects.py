@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from interlock.model.errors import ToolError
@@ -188,16 +189,43 @@ def blob_name(content: bytes, hash_bytes: int) -> bytes:
     return digest.digest()
 
 
-def index_entries(data: bytes | None, hash_bytes: int) -> set[tuple[bytes, bytes]]:
-    """The entries of an index file: the path, and what `entry_of` reads. Raises: UnreadableError."""
+class Index(NamedTuple):
+    """An index file."""
+
+    entries: set[tuple[bytes, bytes]]
+    """The path of each entry, and what `entry_of` reads."""
+    trees: dict[bytes, bytes]
+    """Trees that git takes for its next commit in place of the entries beneath a path."""
+
+
+def read_index(data: bytes | None, hash_bytes: int) -> Index:
+    """Read an index file; None for no file. Raises: UnreadableError."""
+    found = Index(set(), {})
     if data is None:
-        return set()
+        return found
+    at, starts = _HEADER_BYTES, list[int]()
+    for start, path, stored, end in _entries(data, hash_bytes):
+        starts.append(start)
+        found.entries.add((path, stored))
+        at = end
+    for name, body in _extensions(data, at, hash_bytes):
+        if name in (b"link", b"sdir"):
+            raise UnreadableError  # entries are elsewhere: in a shared index, or in directories that have one entry
+        if name == b"TREE":
+            found.trees.update(_cached_trees(body, hash_bytes))
+        elif name == b"IEOT":
+            _check_offsets(body, starts)
+    return found
+
+
+def _entries(data: bytes, hash_bytes: int) -> Iterator[tuple[int, bytes, bytes, int]]:
+    """The offset, path and content (see `entry_of`) of each entry, and the offset after it."""
     if len(data) < _HEADER_BYTES or data[:4] != b"DIRC":
         raise UnreadableError
     version, count = struct.unpack_from(">II", data, 4)
     if version not in _INDEX_VERSIONS:
         raise UnreadableError
-    found, at, path = set(), _HEADER_BYTES, b""
+    at, path = _HEADER_BYTES, b""
     for _ in range(count):
         start, id_at = at, at + _ID_AT
         at = id_at + hash_bytes + 2
@@ -205,34 +233,62 @@ def index_entries(data: bytes | None, hash_bytes: int) -> set[tuple[bytes, bytes
             raise UnreadableError
         if data[at - 2] & _EXTENDED:
             at += 2
+        cut = len(path)
         if version == _WITH_PREFIXES:
             cut, at = _varint(data, at)
-            if cut > len(path):
-                raise UnreadableError
-            end = data.find(b"\0", at)
-            path = path[: len(path) - cut] + data[at:end]
-            at = end + 1
-        else:
-            end = data.find(b"\0", at)
-            path = data[at:end]
-            at = start + ((end - start) // 8 + 1) * 8
-        if end < 0:
+        end = data.find(b"\0", at)
+        if end < 0 or cut > len(path):
             raise UnreadableError
-        found.add((path, data[start + _MODE_AT : start + _MODE_AT + 4] + data[id_at : id_at + hash_bytes]))
-    _check_extensions(data, at, hash_bytes)
-    return found
+        path = path[: len(path) - cut] + data[at:end]
+        at = end + 1 if version == _WITH_PREFIXES else start + ((end - start) // 8 + 1) * 8
+        yield start, path, data[start + _MODE_AT : start + _MODE_AT + 4] + data[id_at : id_at + hash_bytes], at
 
 
-def _check_extensions(data: bytes, at: int, hash_bytes: int) -> None:
-    """Raises: UnreadableError if there are entries elsewhere: in a shared index, or in directories that have one entry."""
+def _extensions(data: bytes, at: int, hash_bytes: int) -> Iterator[tuple[bytes, bytes]]:
     while at + 8 <= len(data) - hash_bytes:
-        if data[at : at + 4] in (b"link", b"sdir"):
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
+        if end > len(data) - hash_bytes:
             raise UnreadableError
-        at += 8 + int.from_bytes(data[at + 4 : at + 8], "big")
+        yield data[at : at + 4], data[at + 8 : end]
+        at = end
+
+
+def _cached_trees(body: bytes, hash_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """The valid trees of a cache, by path: the directory's before those in it."""
+    pending, at = [(b"", 1)], 0
+    while pending:
+        above, left = pending.pop()
+        if not left:
+            continue
+        pending.append((above, left - 1))
+        end, line = body.find(b"\0", at), body.find(b"\n", at)
+        try:
+            entries, inside = map(int, body[end + 1 : line].split(b" "))
+        except ValueError as error:
+            raise UnreadableError from error
+        if not 0 <= end - at < line - at or inside < 0:
+            raise UnreadableError
+        path = b"/".join(filter(None, (above, body[at:end])))
+        at = line + 1
+        if entries >= 0:
+            yield path, body[at : at + hash_bytes]
+            at += hash_bytes
+        pending.append((path, inside))
+
+
+def _check_offsets(body: bytes, starts: Sequence[int]) -> None:
+    """Git may read the entries from the offsets of a table. Raises: UnreadableError if these are other ones."""
+    number = 0
+    for offset, count in struct.iter_unpack(">II", body[4 : len(body) - (len(body) - 4) % 8]):
+        if number >= len(starts) or starts[number] != offset:
+            raise UnreadableError
+        number += count
+    if number != len(starts):
+        raise UnreadableError
 
 
 def entry_of(stored: bytes) -> Entry:
-    """The mode and object of an entry of `index_entries`."""
+    """The mode and object of an entry of `read_index`."""
     return Entry(int.from_bytes(stored[:4], "big"), stored[4:])
 
 
