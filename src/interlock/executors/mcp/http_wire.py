@@ -215,9 +215,12 @@ class EventSplitter:
 
     def __init__(self) -> None:
         """Starts at the beginning of a stream."""
-        self._pending = bytearray()
+        self._line: list[bytes] = []
+        """The parts of a line whose end has not come."""
         self._data: list[bytes] = []
         self._size = 0
+        self._after_return = False
+        """True if the last byte was a carriage return, which ends a line with or without a line feed."""
         self.last_id: str | None = None
         """The event id from which to resume."""
         self.retry_s = 1.0
@@ -225,25 +228,37 @@ class EventSplitter:
 
     def feed(self, part: bytes) -> list[bytes]:
         """Parse more bytes. Returns the data of each event that they complete. Raises: HttpError if an event is too long."""
-        self._pending += part
-        if len(self._pending) + self._size > _LINE_BYTES_MAX:
-            raise HttpError("an event of its stream is too long")
+        if not part:
+            return []
+        ended = part.endswith(b"\r")
+        if self._after_return:
+            part = part.removeprefix(b"\n")
+        self._after_return = ended
+        self._size += len(part)
         found = []
-        *lines, rest = self._pending.replace(b"\r\n", b"\n").split(b"\n")
-        self._pending = bytearray(rest)
-        for line in lines:
-            if not line:
-                if self._data:
-                    found.append(b"\n".join(self._data))
-                self._data, self._size = [], 0
-                continue
-            name, _, value = bytes(line).partition(b":")
-            value = value.removeprefix(b" ")
-            if name == b"data":
-                self._data.append(value)
-                self._size += len(value)
-            elif name == b"id" and b"\0" not in value:
-                self.last_id = value.decode("utf-8", "replace")
-            elif name == b"retry" and value.isdigit():
-                self.retry_s = min(int(value) / 1000, 30.0)
+        first, *more = part.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._line.append(first)
+        for start in more:
+            event = self._take(b"".join(self._line))
+            self._line = [start]
+            if event is not None:
+                found.append(event)
+        if self._size > _LINE_BYTES_MAX:
+            raise HttpError("an event of its stream is too long")
         return found
+
+    def _take(self, line: bytes) -> bytes | None:
+        """Take a line. Returns the data of the event that it ends, if it ends one."""
+        if not line:
+            event = b"\n".join(self._data) if self._data else None
+            self._data, self._size = [], 0
+            return event
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"id" and b"\0" not in value:
+            self.last_id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit():
+            self.retry_s = min(int(value[:9]) / 1000, 30.0)
+        return None
