@@ -68,6 +68,14 @@ def test_an_edit_is_allowed_where_its_text_is_in_the_file_exactly_once(project, 
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_an_edit_of_a_file_that_is_not_utf8_is_refused(project, client):
+    """Most clients would replace all that they cannot decode, wherever it is in the file."""
+    (project.root / "a.py").write_bytes(b"# caf\xe9\nreturn 1\n")
+    decision, reason = decide(project, client, *edits(str(project.root), "return 1", "return 3")[client])
+    assert (decision, "not UTF-8" in reason) == ("deny", True)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_an_edit_without_an_old_text_is_for_a_new_file(project, client):
     """Of a file that is there, a client could insert the text."""
     tool, given = edits(str(project.root), "", "new")[client]

@@ -20,9 +20,18 @@ from interlock.workspace.tree import Workspace
 def check_edit(workspace: Workspace, path: Rel, parameters: dict[str, Any], parts: Sequence[PatchPart]) -> None:
     """Refuse an `fs.edit` that does not fit the present file. `parts` are those of a patch, which replaces whole lines.
 
-    Raises: ToolError `edit_mismatch`, and others if the file cannot be read.
+    Raises: ToolError `edit_mismatch`; `encoding_invalid` for a file that is not UTF-8, and others if it cannot be read.
     """
     text = FileText.decode(read_whole(workspace, path), parameters.get("encoding")).text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ToolError(
+            "path: the file is not UTF-8, and a client would also change the bytes that it cannot decode",
+            code="encoding_invalid",
+            path="$.parameters.path",
+            retryable=False,
+        ) from None
     edits = edits_of(parameters)
     if not parts:
         apply(text, edits)
