@@ -256,6 +256,21 @@ def test_what_its_hooks_do_not_close(world):
     assert world.doors("codex")["shell"] == "open"
 
 
+@pytest.mark.parametrize(("repositories", "is_open"), [((".",), False), ((), True), ((".", "sub"), True)])
+def test_in_which_directories_it_reads_the_projects_hooks(world, repositories, is_open):
+    """In the root of a git repository and below it; documented, and named by doctor. The scope `user` covers the rest."""
+    world.configure(CONFIGURATION.replace('"shell"]\nask', '"shell(true)"]\nask'))
+    (world.root / "sub").mkdir()
+    for name in repositories:
+        subprocess.run(["git", "init", "--quiet", name], cwd=world.root, check=True)
+    world.install("codex", "guard")
+    run(world, ScriptedModel([shell("touch made")]), "--cd", str(world.root / "sub"))
+    assert (world.root / "sub/made").exists() is is_open
+    world.install("codex", "guard", "user")
+    run(world, ScriptedModel([shell("touch again")]), "--cd", str(world.root / "sub"))
+    assert not (world.root / "sub/again").exists()
+
+
 def test_it_is_not_set_up_in_guard_mode_without_the_program(world):
     world.env["PATH"] = "/nowhere"
     with pytest.raises(UsageError) as caught:

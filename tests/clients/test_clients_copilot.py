@@ -57,11 +57,11 @@ def world(copilot, project):
     project.stop_gate()
 
 
-def run(project, model: ScriptedModel, **env: str) -> None:
+def run(project, model: ScriptedModel, *, where: str = ".", **env: str) -> None:
     with model.serving():
         done = subprocess.run(
             ["copilot", "-p", PROMPT, "--output-format", "json", "--allow-all-tools", "--allow-all-paths"],
-            cwd=project.root,
+            cwd=project.root / where,
             env={
                 "PATH": project.env["PATH"],
                 "HOME": project.env["HOME"],
@@ -264,6 +264,21 @@ def test_what_its_hooks_do_not_close(world):
     (world.root.parent / "home/.copilot/config.json").write_text(USER)
     run(world, ScriptedModel([shell("touch ../untrusted")]))
     assert (world.root.parent / "untrusted").exists()
+
+
+@pytest.mark.parametrize(("repositories", "is_open"), [((".",), False), ((), True), ((".", "sub"), True)])
+def test_in_which_directories_it_reads_the_projects_hooks(world, repositories, is_open):
+    """In the root of a git repository and below it; documented, and named by doctor. The scope `user` covers the rest."""
+    world.configure(CONFIGURATION.replace('"shell"]\nask', '"shell(true)"]\nask'))
+    (world.root / "sub").mkdir()
+    for name in repositories:
+        subprocess.run(["git", "init", "--quiet", name], cwd=world.root, check=True)
+    world.install("copilot", "guard")
+    run(world, ScriptedModel([shell("touch made")]), where="sub")
+    assert (world.root / "sub/made").exists() is is_open
+    world.install("copilot", "guard", "user")
+    run(world, ScriptedModel([shell("touch again")]), where="sub")
+    assert not (world.root / "sub/again").exists()
 
 
 def test_when_a_hook_fails(world, failing_hooks):

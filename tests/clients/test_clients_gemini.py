@@ -56,11 +56,11 @@ def world(gemini, project):
     project.stop_gate()
 
 
-def run(project, model: ScriptedModel, code: int = 0) -> None:
+def run(project, model: ScriptedModel, code: int = 0, *, where: str = ".") -> None:
     with model.serving():
         done = subprocess.run(
             ["gemini", "-p", PROMPT, "--output-format", "json", "--approval-mode", "yolo"],
-            cwd=project.root,
+            cwd=project.root / where,
             env={
                 "PATH": project.env["PATH"],
                 "HOME": project.env["HOME"],
@@ -242,6 +242,18 @@ def test_what_its_hooks_do_not_close(world):
     untrusted = ScriptedModel([shell("touch ../untrusted")])
     run(world, untrusted, code=55)  # without a person it does not start there
     assert not untrusted.results
+
+
+def test_in_a_subdirectory_it_does_not_read_the_projects_settings(world):
+    """Documented, and named by install and doctor. The scope `user` covers it."""
+    world.configure(CONFIGURATION.replace('"shell"]\nask', '"shell(true)"]\nask'))
+    (world.root / "sub").mkdir()
+    world.install("gemini", "guard")
+    run(world, ScriptedModel([shell("touch made")]), where="sub")
+    assert (world.root / "sub/made").exists()
+    world.install("gemini", "guard", "user")
+    run(world, ScriptedModel([shell("touch again")]), where="sub")
+    assert not (world.root / "sub/again").exists()
 
 
 def test_when_a_hook_fails(world, failing_hooks):

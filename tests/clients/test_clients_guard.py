@@ -155,6 +155,25 @@ def test_held_commands_are_answered_while_it_waits(claude, project):
     project.check_held_commands(model.results)
 
 
+def test_in_a_subdirectory_it_does_not_read_the_projects_settings(claude, project):
+    """Documented, and named by install and doctor. The scope `user` covers it."""
+    work = project.root / "sub"
+    work.mkdir()
+    home = project.root.parent / "home-of-sub"
+    home.mkdir()
+    project.env["HOME"] = str(home)
+    project.configure(CONFIGURATION.replace('"shell"]\nask', '"shell(true)"]\nask'))
+    project.install("claude-code", "guard")
+    for scope, name, made in (("project", "made", True), ("user", "again", False)):
+        project.install("claude-code", "guard", scope)
+        model = ScriptedModel([shell(f"touch {name}")])
+        with model.serving():
+            begin(claude, project, model, *OWN, work=work).communicate(timeout=300)
+        assert (work / name).exists() is made, model.results
+    assert "in a subdirectory" in project.interlock("doctor", "--json")
+    project.stop_gate()
+
+
 def test_when_a_hook_fails(claude, project, failing_hooks):
     """Nothing runs, but where a hook says what is no JSON: the client is told to block when a hook fails in any other way."""
     project.install("claude-code", "guard")

@@ -245,3 +245,11 @@ def test_a_gateway_is_found_in_each_form_that_settings_have_for_it():
         assert list(find_starts(value)) == [own]
     assert list(find_starts({"command": "gateway", "args": []})) == []
     assert list(find_starts([{"command": "/bin/other", "args": ["serve"]}, "gateway", None])) == []
+
+
+def test_doctor_says_when_a_subdirectory_is_not_covered(place):
+    place.install("guard")
+    (place.root / "sub").mkdir()
+    for start, said in ((place.root, False), (place.root / "sub", True)):
+        facts = {fact.name: fact.status for fact in examine_clients(start, place.env, run=False)}
+        assert facts.get("claude-code: directory") == ("warning" if said else None)

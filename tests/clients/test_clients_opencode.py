@@ -49,7 +49,7 @@ def world(opencode, project):
     project.stop_gate()
 
 
-def run(project, model: ScriptedModel, *arguments: str, name: str = "probe") -> None:
+def run(project, model: ScriptedModel, *arguments: str, name: str = "probe", where: str = ".") -> None:
     """`name` is the model's, by which the program chooses its editor."""
     home = project.root.parent / "home"
     for settings in (home / ".config/opencode", project.root / ".opencode"):
@@ -63,7 +63,7 @@ def run(project, model: ScriptedModel, *arguments: str, name: str = "probe") -> 
         (home / "settings.json").write_text(settings)
         done = subprocess.run(
             ["opencode", "run", "--format", "json", *arguments, PROMPT],
-            cwd=project.root,
+            cwd=project.root / where,
             env={
                 "PATH": project.env["PATH"],
                 "HOME": str(home),
@@ -221,6 +221,17 @@ def test_what_its_plug_in_does_not_close(world):
     world.install("opencode", "guard")
     run(world, ScriptedModel([shell("touch ../pure")]), "--pure")
     assert (world.root.parent / "pure").exists()
+
+
+@pytest.mark.parametrize(("repository", "is_open"), [(".", False), ("sub", True)])
+def test_in_which_directories_it_reads_the_projects_plug_in(world, repository, is_open):
+    """Not in a git repository inside of the project; documented, and named by install and doctor."""
+    world.configure(CONFIGURATION.replace('"shell"]\nask', '"shell(true)"]\nask'))
+    (world.root / "sub").mkdir()
+    subprocess.run(["git", "init", "--quiet", repository], cwd=world.root, check=True)
+    world.install("opencode", "guard")
+    run(world, ScriptedModel([shell("touch made")]), where="sub")
+    assert (world.root / "sub/made").exists() is is_open
 
 
 def test_when_a_hook_fails(world, failing_hooks):

@@ -89,6 +89,7 @@ CLIENT: Final = Client(
             "what it does without local tools (web search, scheduled prompts) is not seen",
         ),
     },
+    not_read_in="a subdirectory",
     probe={
         "session_id": "interlock-doctor",
         "hook_event_name": "PreToolUse",

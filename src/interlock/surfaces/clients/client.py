@@ -69,6 +69,8 @@ class Client(NamedTuple):
     """The protocol of its hooks; None if it has none."""
     open_doors: Mapping[Mode, tuple[str, ...]] = {}
     """What stays open in each mode except for managed settings, in sentences for people. Each has a test."""
+    not_read_in: str = ""
+    """The directories of a project in which it does not read the project's settings when it is started there."""
     probe: Mapping[str, Any] = {}
     """An event before a call of a tool that does not exist. A working hook refuses it."""
     trial: Callable[[Place], list[Tried]] | None = None
@@ -82,7 +84,16 @@ class Client(NamedTuple):
 
     def left_open(self, mode: Mode, scope: Scope) -> tuple[str, ...]:
         """What stays open in this mode and scope."""
-        return () if scope == "managed" else self.open_doors.get(mode, ())
+        if scope == "managed":
+            return ()
+        doors = self.open_doors.get(mode, ())
+        if scope == "user" or not self.not_read_in:
+            return doors
+        user = "; take the scope `user`" if ("guard", "user") in self.scopes and mode == "guard" else ""
+        return (
+            *doors,
+            f"started in {self.not_read_in}, it does not read the project's settings, and works without Interlock{user}",
+        )
 
 
 def home_of(setup: Setup) -> Path:

@@ -120,6 +120,7 @@ CLIENT: Final = Client(
             "its editor is still offered, but the sandbox does not let it write",
         ),
     },
+    not_read_in="a subdirectory that is a git repository of its own, or of a project that is not one",
     probe={
         "session_id": "interlock-doctor",
         "hook_event_name": "PreToolUse",

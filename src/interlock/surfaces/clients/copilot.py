@@ -80,6 +80,7 @@ CLIENT: Final = Client(
             "its own tools are still offered, but the hook refuses them",
         ),
     },
+    not_read_in="a subdirectory that is a git repository of its own, or of a project that is not one",
     probe={
         "hook_event_name": "PreToolUse",
         "session_id": "interlock-doctor",

@@ -73,6 +73,7 @@ CLIENT: Final = Client(
             "its own tools are still offered, but the hook refuses them; its completions (Tab) write without hooks",
         ),
     },
+    not_read_in="a subdirectory",
     probe={
         "hook_event_name": "preToolUse",
         "conversation_id": "interlock-doctor",

@@ -76,6 +76,14 @@ def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) 
             hint=f"interlock install {client.name}",
         )
     for scope, _, record in found:
+        if scope == "project" and client.not_read_in and (root := locate(start, env, Disk()).root) != start.resolve():
+            yield _fact(
+                client,
+                "directory",
+                "warning",
+                f"the facts below are about `{root}`; started in {client.not_read_in}, it works without Interlock",
+                f"start it in `{root}`",
+            )
         yield from _setup(client, scope, record, start, env)
     if run and client.trial is None:
         yield _fact(client, "own tools", "warning", "not tested with the real program: set up from its documentation")

@@ -81,6 +81,7 @@ CLIENT: Final = Client(
             "its skills and sub-agents are still offered; they have only the remaining tools",
         ),
     },
+    not_read_in="a subdirectory",
     probe={
         "session_id": "interlock-doctor",
         "hook_event_name": "BeforeTool",

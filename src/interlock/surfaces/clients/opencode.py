@@ -133,6 +133,7 @@ CLIENT: Final = Client(
             "agents with their own permissions, and settings in the environment (`OPENCODE_PERMISSION`), open its tools again",
         ),
     },
+    not_read_in="a git repository inside of the project",
     probe={
         "name": "before",
         "tool": PROBE,

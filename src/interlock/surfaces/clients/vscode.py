@@ -66,6 +66,7 @@ CLIENT: Final = Client(
             "its own tools are still offered, but the hook refuses them; other extensions work without it",
         ),
     },
+    not_read_in="a subdirectory",
     probe={
         "hookEventName": "PreToolUse",
         "sessionId": "interlock-doctor",
