@@ -188,6 +188,8 @@ def test_its_calls_are_judged_by_what_it_does(world):
         shell("touch by-login", login=True),
         patch("*** Add File:  spaced", "+x"),
         shell("touch plain", login=False, workdir=str(world.root)),
+        shell("apply_patch <<'EOF'\n*** Begin Patch\n*** Add File: .mcp.json\n+{}\n*** End Patch\nEOF"),
+        shell("cd . && applypatch <<'EOF'\n*** Begin Patch\n*** Add File: .mcp.json\n+{}\n*** End Patch\nEOF"),
     ]
     model = ScriptedModel(calls)
     run(world, model)
@@ -196,6 +198,8 @@ def test_its_calls_are_judged_by_what_it_does(world):
     assert "white space" in model.results[2]
     made = {"by-zsh", "by-login", " spaced", "spaced", "plain"} & {path.name for path in world.root.iterdir()}
     assert made == {"plain"}, model.results[3]
+    assert all("use the tool `apply_patch`" in model.results[call] for call in (4, 5))
+    assert not (world.root / ".mcp.json").exists(), "its editor writes no protected file, however it is called"
     run(world, ScriptedModel([shell("touch unseen")]), "--ephemeral")
     assert not (world.root / "unseen").exists(), "it keeps no record"
 

@@ -46,12 +46,25 @@ HARMLESS: Final = frozenset(
 )  # fmt: skip
 
 
+_PATCHES: Final = ("apply_patch", "applypatch")
+
+
+def _shell(given: Mapping[str, Any], cwd: str) -> NativeCall | Verdict:
+    """The call of a command; a refusal for one from which Codex takes a patch, to apply it with its editor."""
+    command = text_of(given, "command")
+    if "*** Begin Patch" in command and any(name in command for name in _PATCHES):
+        return deny(
+            "Codex does not run this command, but applies the patch in it: use the tool `apply_patch`. Nothing was done."
+        )
+    return shell_call(command, cwd)
+
+
 def _patch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
     return patch_call(text_of(given, "command"))
 
 
 NATIVE: Final[Mapping[str, OwnTool]] = {
-    "Bash": OwnTool(lambda given, cwd: shell_call(text_of(given, "command"), cwd)),
+    "Bash": OwnTool(_shell),
     "apply_patch": OwnTool(_patch),
     "view_image": OwnTool(lambda given, _: read_call(text_of(given, "path")), beside("detail")),
 }
