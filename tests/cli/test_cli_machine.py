@@ -127,3 +127,13 @@ def test_doctor_warns_of_other_mcp_servers_and_not_of_the_gateway(cli):
     for text, warned in ((json.dumps(alone), False), (json.dumps(beside), True), ("{", True)):
         path.write_text(text)
         assert (("gaps around Interlock", ".mcp.json") in facts(cli)[1]) is warned
+
+
+def test_nobody_is_told_to_try_clients_that_were_just_tried(cli):
+    (cli.root / ".mcp.json").write_text('{"mcpServers": {"memory": {"command": "x"}}}')
+    for tried in (False, True):
+        facts = doctor.examine(cli.root, cli.env, clients_tried=tried)
+        assert any("--clients" in (fact.hint or "") for fact in facts) is not tried
+        (named,) = [fact for fact in facts if fact.name == ".mcp.json"]
+        assert "`memory` without Interlock" in named.detail
+

@@ -381,7 +381,10 @@ def _notify_problem(notify: Notify | AuditTo) -> str | None:
     if notify.url is not None and not _is_url(notify.url):
         return "kind `webhook` needs `url`, an http or https URL"
     if notify.url is not None and notify.secret_env is None:
-        return "kind `webhook` needs `secret_env`, the name of the environment variable with the signing secret"
+        return (
+            "kind `webhook` needs `secret_env`, the name of the environment variable with the signing secret; for a URL that is"
+            " itself a secret, such as Slack's, `url_env` names the variable with the URL"
+        )
     return None
 
 

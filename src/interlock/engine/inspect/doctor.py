@@ -74,16 +74,26 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     """True if it applies to every machine: a limit of this version."""
 
 
-def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
-    """All facts, by section. Errors become facts; nothing is raised."""
+def examine(start: Path, env: Mapping[str, str], *, clients_tried: bool = False) -> list[Fact]:
+    """All facts, by section. Errors become facts; nothing is raised. With `clients_tried`, nobody is told to try the clients."""
     offered = _offered(env)
     facts = [*_machine(), *_isolation(offered, _overlay(start, env)), *_state(env)]
     try:
         place = locate(start, env, Disk())
     except InterlockError as error:
         status: Status = "warning" if "no `interlock.toml`" in error.message else "problem"
-        return [*facts, _fact("project", "configuration", status, error.message, error.hint), *_doors(None)]
-    return [*facts, *_project(place, env, offered), *_approvers(place, env), *_runs(place), *_doors(place)]
+        return [
+            *facts,
+            _fact("project", "configuration", status, error.message, error.hint),
+            *_doors(None, clients_tried),
+        ]
+    return [
+        *facts,
+        *_project(place, env, offered),
+        *_approvers(place, env),
+        *_runs(place),
+        *_doors(place, clients_tried),
+    ]
 
 
 def attacks(env: Mapping[str, str]) -> list[Row]:
@@ -317,13 +327,14 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _doors(place: Place | None) -> Iterator[Fact]:
+def _doors(place: Place | None, clients_tried: bool) -> Iterator[Fact]:
     """The gaps that no configuration of this version closes, listed so that no one relies on such a protection."""
     section = "gaps around Interlock"
     yield _fact(
         section, "own tools", "warning",
         "an agent's client may have a shell and an editor of its own: Interlock sees their use only if it is set up so",
-        "interlock install CLIENT; `interlock doctor --clients` tries what is open", standing=True,
+        "interlock install CLIENT" + ("" if clients_tried else "; `interlock doctor --clients` tries what is open"),
+        standing=True,
     )  # fmt: skip
     yield _fact(
         section, "terminal", "warning",
@@ -335,7 +346,7 @@ def _doors(place: Place | None) -> Iterator[Fact]:
             if (place.root / name).exists() and not _is_ours(place.root / name):
                 yield _fact(
                     section, name, "warning", f"configures a client that may start {_started(place.root / name)}",
-                    "`interlock doctor --clients` tries which of its tools Interlock does not see",
+                    None if clients_tried else "`interlock doctor --clients` tries which of its tools Interlock does not see",
                 )  # fmt: skip
 
 

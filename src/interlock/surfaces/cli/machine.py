@@ -71,7 +71,10 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
         return 0
     # loaded by name: surfaces do not import each other
     doors = import_module("interlock.surfaces.clients.doors")
-    facts = [*engine.examine(Path(), os.environ), *doors.examine_clients(Path(), os.environ, run=clients)]
+    facts = [
+        *engine.examine(Path(), os.environ, clients_tried=clients),
+        *doors.examine_clients(Path(), os.environ, run=clients),
+    ]
     if clients and not any(fact.section == "clients" for fact in facts):
         out.note("none of the coding agents that Interlock knows is installed or set up here")
     out.emit({"ok": all(f.status != "problem" for f in facts), "facts": facts}, lambda: _facts(out, facts))
