@@ -136,4 +136,3 @@ def test_nobody_is_told_to_try_clients_that_were_just_tried(cli):
         assert any("--clients" in (fact.hint or "") for fact in facts) is not tried
         (named,) = [fact for fact in facts if fact.name == ".mcp.json"]
         assert "`memory` without Interlock" in named.detail
-

@@ -152,7 +152,7 @@ class ToolError(InterlockError):
         path: str | None = None,
         hint: str | None = None,
     ) -> None:
-        """Create a tool failure; `output` is any JSON value worth keeping."""
+        """Create a tool failure; `output` is any JSON value worth keeping. The caller gets message and hint as one text."""
         super().__init__(message, code=code, path=path, hint=hint)
         self.retryable = retryable
         self.unknown_outcome = unknown_outcome

@@ -27,9 +27,15 @@ class ToolFailure(NamedTuple):
 
 
 def read_tool_error(error: ToolError, output_bytes_max: int) -> ToolFailure:
-    """Code, message and output of a tool's failure. An output that cannot be kept is dropped, which the message states."""
+    """Code, message and output of a tool's failure. The message ends with the hint, because a row has no other place for it.
+
+    An output that cannot be kept is dropped, which the message states.
+    """
     code: object = error.code
     message, output = text_of(error), error.output
+    hint: object = error.hint
+    if isinstance(hint, str) and hint:
+        message = f"{message}; {hint.encode('utf-8', 'replace').decode()}"
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         code = ToolError.default_code
     try:
