@@ -44,6 +44,16 @@ def test_the_exit_code_reports_the_outcome_of_the_call(cli, tool, parameters, co
     assert (said.code, word in said.err) == (code, True), said
 
 
+def test_a_background_program_of_a_call_ends_with_it_and_the_command_says_so(bare):
+    (bare.root / "interlock.toml").write_text(
+        '[rules]\nallow = ["proc.start"]\n[grants.agent]\ntools = ["proc.start"]\n'
+    )
+    bare("trust", "--yes")
+    said = bare("call", "proc.start", '{"command": "sleep 1000"}')
+    assert said.code == 0, said
+    assert "the program ended with this call" in said.err
+
+
 def test_an_error_names_the_file(cli):
     assert "nope.txt: there is no such file" in cli("call", "fs.read", '{"path": "nope.txt"}').err
     assert "nope.txt: there is no such file" in cli("run", cli.plan(call("fs.read", path="nope.txt"))).out

@@ -103,4 +103,6 @@ def _print(out: Output, result: CallResult, about: str) -> None:
         out.raw(result.output if isinstance(result.output, str) else out.as_json(result.output))
     for line in host_lines(out, result):
         out.note(line.strip())
+    if result.ok and result.tool == "proc.start":
+        out.note("the program ended with this call: start it in a proposal, whose other actions can use it")
     out.note(f"run {clean(result.run_id)}")
