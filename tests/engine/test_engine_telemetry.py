@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 from engine_world import TOML, binding, call, execute, plan, write
 
-from interlock.engine.record.recorder import SAMPLES_KEPT
 from interlock.engine.record.replay import ReplayedRun
 from interlock.journal import read
+from interlock.journal.sealing import SAMPLES_KEPT
 from interlock.model import events as e
 from interlock.telemetry import Snapshot, diff, expand, report
 

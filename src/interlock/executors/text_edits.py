@@ -9,14 +9,18 @@ LF.
 from __future__ import annotations
 
 import bisect
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from interlock.lazy import lazy_pattern
+from interlock.lazy import lazy, lazy_pattern
 from interlock.model.errors import ToolError
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = lazy("difflib")
 
 LINES_SHOWN_MAX: Final = 50
 _NEAREST: Final = 3

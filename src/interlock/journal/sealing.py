@@ -31,6 +31,9 @@ BATCH_EVENTS_MAX: Final = 1024
 """Maximum number of events in a batch. Readers hold one batch in memory, so this bounds their memory."""
 BATCH_BYTES_MAX: Final = 32 * 1024 * 1024
 """Maximum size of a batch. Readers treat a longer one as damage."""
+SAMPLES_KEPT: Final = 8
+"""The number of machine readings that are remembered as written. An action that runs longer has its first reading written
+again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
 
 _encoder = msgspec.json.Encoder()
 

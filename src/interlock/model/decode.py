@@ -7,7 +7,6 @@ type of action. `interlock.verify` checks that ids are unique and references res
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from math import isfinite
@@ -34,7 +33,17 @@ from interlock.model.proposal import (
     Reversibility,
     ToolCompensation,
 )
-from interlock.model.values import RESERVED, check_value, count_exceeds, parse_json, plain, quoted, step, with_floats
+from interlock.model.values import (
+    RESERVED,
+    check_value,
+    count_exceeds,
+    nearest_name,
+    parse_json,
+    plain,
+    quoted,
+    step,
+    with_floats,
+)
 
 if TYPE_CHECKING:
     from interlock.model import yaml
@@ -364,8 +373,8 @@ def _shape_error(text: str) -> ProposalError:
     if unknown := _UNKNOWN_FIELD.match(message):
         name = unknown[1]
         fields = [f.encode_name for shape in _SHAPES.get(_field(path), ()) for f in msgspec.structs.fields(shape)]
-        near = difflib.get_close_matches(name[:80], fields, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else None
+        near = nearest_name(name[:80], fields)
+        hint = f"did you mean `{near}`?" if near else None
         return ProposalError(f"unknown field {quoted(name)}", path=path + step(name), hint=hint)
     if missing := _MISSING_FIELD.match(message):
         where = path + step(missing[1])

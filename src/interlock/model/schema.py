@@ -10,7 +10,6 @@ Draft 2020-12 unless `$schema` names an older one. Source: https://json-schema.o
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,6 +21,7 @@ from interlock.lazy import lazy_pattern
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.schema_walk import SchemaError, check_structure, defaults, marks
 from interlock.model.text_forms import KEYWORD, Form
+from interlock.model.values import nearest_name
 
 __all__ = ["Schema", "SchemaError", "defaults", "marks"]
 
@@ -174,9 +174,9 @@ def _message(error: jsonschema_rs.ValidationError, known: frozenset[str]) -> str
 def _unexpected(names: list[str], known: frozenset[str]) -> Iterator[str]:
     for name in names[:5]:
         shown = _name(name, known)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = nearest_name(name, known)
         yield ("an unknown property" if shown is None else f"unknown property `{shown}`") + (
-            f" (did you mean `{near[0]}`?)" if near else ""
+            f" (did you mean `{near}`?)" if near else ""
         )
     if len(names) > 5:
         yield f"and {len(names) - 5} more unknown properties"

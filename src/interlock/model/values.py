@@ -10,15 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from math import isfinite
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import jiter
 import msgspec
 
-from interlock.lazy import lazy_pattern
+from interlock.lazy import lazy, lazy_pattern
 from interlock.model.errors import ProposalError
 from interlock.model.limits import INTEGER_MAX, Limits
 from interlock.model.text import starts_foreign, why_not_utf8, without_bom
+
+if TYPE_CHECKING:
+    import difflib
+
+    import jiter
+else:
+    difflib = lazy("difflib")
+    jiter = lazy("jiter")
 
 RESERVED: Final = frozenset(("__entity", "__extn"))
 """Keys that Cedar's JSON form reads as an entity or an extension value, so that an agent could forge one."""
@@ -191,6 +198,12 @@ def count_exceeds(value: Any, most: int) -> bool:
             items = container.values() if container.__class__ is dict else container
             stack.extend(item for item in items if item.__class__ is dict or item.__class__ is list)
     return count > most
+
+
+def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that was probably meant; None if none has a similarity of at least `cutoff` (0 to 1)."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return found[0] if found else None
 
 
 def quoted(name: str) -> str:

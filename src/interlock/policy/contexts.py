@@ -8,16 +8,21 @@ the policies, with file and line.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import SequenceMatcher
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from interlock.lazy import lazy
 from interlock.policy.policies import Policy, Problem, nearest
 from interlock.policy.shapes import UNKNOWN, Field, Fields, Many, Shape, Unknown
 from interlock.policy.uses import BOOL, Use
 from interlock.policy.values import Converter, converter, is_open, present, record
 from interlock.policy.world import COMPENSATE, ActionType
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = lazy("difflib")
 
 _SHARED: Final = {"state", "session"}
 """Records that are the same for every action, so that a key has the same type in all policies."""
@@ -65,7 +70,7 @@ class _Missing(msgspec.Struct, frozen=True):
     def closeness(self) -> float:
         """The similarity of the name to the nearest existing one: highest for the action that was probably meant."""
         there = self.shape.fields if isinstance(self.shape, Fields) else ()
-        return max((SequenceMatcher(None, self.path[-1], name).ratio() for name in there), default=0.0)
+        return max((difflib.SequenceMatcher(None, self.path[-1], name).ratio() for name in there), default=0.0)
 
 
 _Wanted = dict[tuple[str, tuple[str, ...]], dict[Shape | None, tuple[str, str]]]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Final
 
 import msgspec
 
 from interlock.lazy import lazy_pattern
 from interlock.model.canonical import digest
+from interlock.model.values import nearest_name
 from interlock.policy import syntax
 from interlock.policy.source import Statement, too_deep
 
@@ -154,5 +154,5 @@ def _ttl_ms(statement: Statement, text: str) -> int:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` if a known name is similar, else empty."""
-    found = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean `{found[0]}`?" if found else ""
+    found = nearest_name(name, sorted(known))
+    return f"; did you mean `{found}`?" if found is not None else ""

@@ -6,7 +6,6 @@ error in the file.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
@@ -27,7 +26,7 @@ from interlock.model.globs import PathGlob
 from interlock.model.grant import GROUP, OPERATOR
 from interlock.model.hosts import parse_pattern
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
-from interlock.model.values import step
+from interlock.model.values import nearest_name, step
 from interlock.settings.models import problem_of
 from interlock.settings.sections import DURATION, SIZE, AuditTo, McpServer, Notify, Settings, Tools
 
@@ -133,15 +132,15 @@ class _Decoder:
         return section(**values)
 
     def _unknown(self, key: Any, known: Mapping[str, Any], place: Place) -> ConfigurationError:
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+        near = nearest_name(str(key), known)
+        hint = f"did you mean `{near}`?" if near else f"known keys: {', '.join(known)}"
         return self._error("unknown key", (*place, str(key)), hint)
 
     def _tools(self, named: Mapping[str, Any], hint: Any, place: Place) -> Any:
         for key, value in named.items():
             if not isinstance(value, Mapping):
-                near = difflib.get_close_matches(key, ["modules"], n=1)
-                help_ = f"did you mean `{near[0]}`?" if near else 'settings of a tool are a table: [tools."NAME"]'
+                near = nearest_name(key, ["modules"])
+                help_ = f"did you mean `{near}`?" if near else 'settings of a tool are a table: [tools."NAME"]'
                 raise self._error("unknown key", (*place, key), help_)
         return self.value(named, hint, place)
 
@@ -299,8 +298,8 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
             raise error("the name is reserved for the person at the command line", "grants", agent)
         group = agent.removeprefix(GROUP)
         if group != agent and group not in settings.groups:
-            near = difflib.get_close_matches(group, settings.groups, n=1)
-            hint = f"did you mean `{GROUP}{near[0]}`?" if near else "list its agents in [groups]"
+            near = nearest_name(group, settings.groups)
+            hint = f"did you mean `{GROUP}{near}`?" if near else "list its agents in [groups]"
             raise error("there is no such group of agents", "grants", agent, hint=hint)
         checks: list[tuple[Callable[[str], object], tuple[str, ...], Place]] = [
             (PathGlob, grant.paths.read, ("paths", "read")),

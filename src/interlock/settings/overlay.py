@@ -6,7 +6,6 @@ values have no order from loose to tight, or it must not be changed from outside
 
 from __future__ import annotations
 
-import difflib
 import functools
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ import msgspec
 from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import name_covers
+from interlock.model.values import nearest_name
 from interlock.settings.decode import Place, decode_text, fields_of
 from interlock.settings.sections import Settings
 
@@ -157,8 +157,8 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
             if is_foreign(name):
                 continue
             # Ignoring a misspelt variable would silently drop a restriction.
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "unset it, or see `interlock doctor --config`"
+            near = nearest_name(name, known)
+            hint = f"did you mean `{near}`?" if near else "unset it, or see `interlock doctor --config`"
             raise ConfigurationError("the environment variable is not a setting", path=f"environment {name}", hint=hint)
         yield known[name], env[name], f"environment {name}"
 
@@ -180,15 +180,15 @@ def is_foreign(name: str) -> bool:
     own = name.removeprefix(_PREFIX)
     known = [_variable(key).removeprefix(_PREFIX) for key in _known_keys()]
     sections = {key.partition("_")[0] for key in known}
-    return own.partition("_")[0] not in sections and not difflib.get_close_matches(own, known, n=1, cutoff=0.75)
+    return own.partition("_")[0] not in sections and not nearest_name(own, known, cutoff=0.75)
 
 
 def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     known = _known_keys() if flags else ()
     for key, value in flags.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else None
+            near = nearest_name(key, known)
+            hint = f"did you mean `{near}`?" if near else None
             raise ConfigurationError("the flag is not a setting", path=f"flag {key}", hint=hint)
         yield key, ",".join(value) if isinstance(value, list | tuple) else str(value), f"flag {key}"
 

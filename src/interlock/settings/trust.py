@@ -10,18 +10,23 @@ Format version history of trust.json:
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from interlock.disk import Disk
+from interlock.lazy import lazy
 from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import ConfigurationError, IntegrityError, StoreError
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = lazy("difflib")
 
 FILE: Final = "trust.json"
 FORMAT_VERSION: Final = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -12,6 +11,7 @@ from interlock.model.errors import ProposalError
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.schema import Schema
 from interlock.model.tool import Tool, open_schema
+from interlock.model.values import nearest_name
 from interlock.verify.references import References, has_dollar
 
 _NAME: Final = lazy_pattern(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
@@ -54,8 +54,8 @@ class Calls:
     def _look_at(self, name: str, parameters: dict[str, Any], where: str, found: list[Problem]) -> None:
         tool = self._tools.get(name)
         if tool is None:
-            near = difflib.get_close_matches(name, list(self._tools), n=1)
-            hint = f" (did you mean `{near[0]}`?)" if near else ""
+            near = nearest_name(name, list(self._tools))
+            hint = f" (did you mean `{near}`?)" if near else ""
             found.append(Problem("unknown_tool", f"{where}no tool `{name}` is registered{hint}"))
             return
         schema = self._schema(tool)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from interlock.engine.inspect.long_proposals import LongProposal, read_run
 from interlock.journal import read
 from interlock.journal.index import RunRow
 from interlock.journal.private import Originals
@@ -27,9 +26,12 @@ from interlock.model.summary import main_parameter
 
 if TYPE_CHECKING:
     from interlock.detect import redact
+    from interlock.engine.inspect import long_proposals
+    from interlock.engine.inspect.long_proposals import LongProposal
     from interlock.engine.record import connections
 else:
     connections = lazy("interlock.engine.record.connections")
+    long_proposals = lazy("interlock.engine.inspect.long_proposals")
     redact = lazy("interlock.detect.redact")
 
 UNDONE_STATUSES: Final = frozenset({"rolled_back", "compensated", "not_undone"})
@@ -168,30 +170,30 @@ class RunLines:
     def take(self, event: e.Event | e.Unknown | LongProposal) -> Iterable[ActionLine]:
         """The lines that an event completes. In `live` mode, an action gets another line when its proposal is undone."""
         match event:
-            case LongProposal():
-                self._open[event.received.proposal or ""] = event
             case e.ProposalReceived():
                 self.begin(event, Plan(event.document, self._originals))
             case e.ProposalRejected():
                 return [self._refused(event)]
             case e.ProposalFinished():
                 done = self._open.pop(event.proposal or "", None)
-                if isinstance(done, LongProposal):
-                    return self._of_long(done)
-                if done is not None:
+                if isinstance(done, _Open):
                     changed = done.finish(event)
                     return changed if self._live else done.ended()
+                return () if done is None else self._of_long(done)
             case e.Unknown():
                 pass
-            case _ if isinstance(going := self._open.get(event.proposal or ""), _Open):
-                line = going.take(event)
+            case e.Event():
+                going = self._open.get(event.proposal or "")
+                line = going.take(event) if isinstance(going, _Open) else None
                 return [msgspec.structs.replace(line)] if line is not None and self._live else []
+            case _:
+                self._open[event.proposal or ""] = event
         return []
 
     def rest(self) -> Iterator[ActionLine]:
         """The lines of proposals that have not ended: the outcomes so far, and the actions that still wait or run."""
         for proposal in self._open.values():
-            yield from self._of_long(proposal) if isinstance(proposal, LongProposal) else proposal.unfinished()
+            yield from proposal.unfinished() if isinstance(proposal, _Open) else self._of_long(proposal)
 
     def _of_long(self, proposal: LongProposal) -> Iterator[ActionLine]:
         plan = Plan(proposal.received.document, self._originals)
@@ -340,7 +342,7 @@ def about(parameters: Any) -> str:
 def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:
     """The lines of one run. Raises: UsageError `not_found` without a journal; IntegrityError after its intact part."""
     lines = RunLines(run, directory)
-    for event in read_run(directory):
+    for event in long_proposals.read_run(directory):
         yield from lines.take(event)
     yield from lines.rest()
 

@@ -11,20 +11,15 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from interlock.journal import read_batches
 from interlock.journal.reader import KINDS, Batch, Place, decode_event, kind_of
-from interlock.lazy import lazy
+from interlock.journal.sealing import SAMPLES_KEPT
 from interlock.model import events as e
 from interlock.model import typed
-
-if TYPE_CHECKING:
-    from interlock.engine.record import recorder
-else:
-    recorder = lazy("interlock.engine.record.recorder")
 
 WINDOW: Final = 2048
 """Maximum number of actions that are in memory at a time."""
@@ -85,6 +80,11 @@ class LongProposal:
         self._owners = array("l")
 
     @property
+    def proposal(self) -> str | None:
+        """Its id."""
+        return self.received.proposal
+
+    @property
     def mentioned(self) -> Collection[str]:
         """The actions that the journal mentions, in the order of their first events."""
         return self._actions.keys()
@@ -139,7 +139,7 @@ class LongProposal:
         """The events of these numbers with the readings that they refer to, and the proposal's own events, in order."""
         if seqs:
             first = bisect_left(self._samples, seqs[0])
-            samples = self._samples[max(0, first - recorder.SAMPLES_KEPT - 1) : bisect_left(self._samples, seqs[-1])]
+            samples = self._samples[max(0, first - SAMPLES_KEPT - 1) : bisect_left(self._samples, seqs[-1])]
             seqs = sorted((*samples, *seqs))
         own = deque(self._own)
         for event in _read_at(self._directory, self.places, seqs):
@@ -157,7 +157,7 @@ def read_run(directory: Path, wants: Container[str] | None = None) -> Iterator[e
     """
     going: dict[str | None, LongProposal] = {}
     places: list[Place] = []
-    samples: deque[int] = deque(maxlen=recorder.SAMPLES_KEPT + 1)
+    samples: deque[int] = deque(maxlen=SAMPLES_KEPT + 1)
     for batch in read_batches(directory):
         if not places or batch.place.offset - places[-1].offset >= _PLACE_BYTES:
             places.append(batch.place)

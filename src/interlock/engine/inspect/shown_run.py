@@ -164,7 +164,7 @@ class _Ends:
         try:
             for event in read_run(directory, _MARKS):
                 if isinstance(event, LongProposal):
-                    going[event.received.proposal] = event
+                    going[event.proposal] = event
                     self.actions += event.received.action_count
                 elif isinstance(event, e.ProposalReceived):
                     self.actions += event.action_count

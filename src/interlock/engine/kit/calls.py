@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -34,6 +33,7 @@ from interlock.model.grant import OPERATOR
 from interlock.model.proposal import CLIENT_SOURCE, Proposal
 from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import ClientExecutor
+from interlock.model.values import nearest_name
 from interlock.verify.references import References
 
 T = TypeVar("T")
@@ -149,8 +149,8 @@ def _unknown(services: Services, name: str, own: Mapping[str, str], caller: Call
     reached = {found.name for found in reachable(services, caller.agent, caller.session, token)}
     known = sorted(safe for safe, tool in own.items() if tool in reached)
     shown = name[:_NAME_CHARS_SHOWN]
-    near = difflib.get_close_matches(shown, known, n=1)
-    meant = f" (did you mean `{near[0]}`?)" if near else ""
+    near = nearest_name(shown, known)
+    meant = f" (did you mean `{near}`?)" if near else ""
     more = f" and {len(known) - _TOOLS_SHOWN} more" if len(known) > _TOOLS_SHOWN else ""
     there = ", ".join(f"`{each}`" for each in known[:_TOOLS_SHOWN]) + more
     return f"[REJECTED] unknown_tool: there is no tool `{shown}`{meant}. The tools are: {there or 'none'}. Nothing was done."

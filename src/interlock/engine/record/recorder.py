@@ -14,6 +14,7 @@ import msgspec
 from interlock.detect import Redactor
 from interlock.disk import Disk
 from interlock.journal import JournalWriter, MemoryJournal
+from interlock.journal.sealing import SAMPLES_KEPT
 from interlock.model.canonical import canonical, digest_bytes
 from interlock.model.clock import Clock
 from interlock.model.events import APART, Event, Kept, MachineSampled
@@ -22,9 +23,6 @@ from interlock.telemetry import Snapshot
 
 LARGE_BYTES: Final = DEFAULT_LIMITS.inline_value_bytes
 """A value with longer canonical JSON is not in an event: the event has its digest, and the original is next to the journal."""
-SAMPLES_KEPT: Final = 8
-"""The number of machine readings that are remembered as written. An action that runs longer has its first reading written
-again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
 _NOTHING: Final = Kept(digest=digest_bytes("value", b"null"), bytes=4, view=msgspec.Raw(b"null"))
 """The kept value null, such as that of a tool that returned nothing, or of a removed key."""
 

@@ -13,12 +13,12 @@ import msgspec
 
 from interlock.engine.record import rows
 from interlock.engine.record.connections import add_hosts
-from interlock.engine.record.recorder import SAMPLES_KEPT
 from interlock.engine.record.rows import row_of
 from interlock.engine.record.tally import Tally, cost_of
 from interlock.engine.scheduler import Outcome
 from interlock.journal import TornIntent, read
 from interlock.journal.private import Originals
+from interlock.journal.sealing import SAMPLES_KEPT
 from interlock.model import events as e
 from interlock.model import typed
 from interlock.model.decode import proposal_from_builtins, proposal_from_original

@@ -6,13 +6,13 @@ for it (for built-in tools, the first call does). Registering a name again repla
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable
 
 from interlock.model.errors import UsageError
 from interlock.model.schema import Schema, defaults, marks
 from interlock.model.tool import Binding, Function, Mode, Tool, open_schema
+from interlock.model.values import nearest_name
 from interlock.state.rate_limit import TokenBucket
 
 _generations = itertools.count(1)
@@ -127,8 +127,8 @@ class Registry:
 
     def missing(self, name: str | None) -> str:
         """The sentence that there is no such tool, with a suggestion if a similar one exists."""
-        near = difflib.get_close_matches((name or "")[:80], self.by_name, n=1)
-        return f"there is no tool `{name}`" + (f" (did you mean `{near[0]}`?)" if near else "")
+        near = nearest_name((name or "")[:80], self.by_name)
+        return f"there is no tool `{name}`" + (f" (did you mean `{near}`?)" if near else "")
 
     def definitions(self) -> list[Tool]:
         """All definitions, by name."""

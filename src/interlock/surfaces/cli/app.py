@@ -18,14 +18,12 @@ import click
 from interlock._version import __version__
 from interlock.lazy import lazy, lazy_pattern
 from interlock.model.errors import InterlockError, UsageError
-from interlock.model.values import quoted
+from interlock.model.values import nearest_name, quoted
 from interlock.surfaces.cli.output import Output
 
 if TYPE_CHECKING:
-    import difflib
     import traceback
 else:
-    difflib = lazy("difflib")
     traceback = lazy("traceback")
 
 FAILED: Final = 1
@@ -177,8 +175,8 @@ class Group(click.Group):
         """Resolve as click does, and suggest the nearest command for a misspelt one."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
-            near = difflib.get_close_matches(name[:80], self.list_commands(ctx), n=1)
-            ctx.fail(f"there is no command {quoted(name)}" + (f"; did you mean `{near[0]}`?" if near else ""))
+            near = nearest_name(name[:80], self.list_commands(ctx))
+            ctx.fail(f"there is no command {quoted(name)}" + (f"; did you mean `{near}`?" if near else ""))
         return super().resolve_command(ctx, args)
 
 

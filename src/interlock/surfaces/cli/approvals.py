@@ -14,11 +14,10 @@ import msgspec
 from interlock.engine.people.answers import Answering, Approver, AuditRecord, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.identity import Proof, identify, open_desk, require, watch_holds
-from interlock.model.decode import decode_value
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.units import duration_ms
+from interlock.surfaces.cli.answer_words import how_it_continues, standing_terms
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.dialogue import how_it_continues, standing_terms
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.ids import HOLD
 from interlock.surfaces.cli.open_project import at_terminal
@@ -149,6 +148,8 @@ def edit(
     approver: str | None,
 ) -> None:
     """Change a call's parameters and approve the changed call. PATCH is a JSON merge patch, such as '{"path": "b.txt"}'."""
+    from interlock.model.decode import decode_value  # noqa: PLC0415 - start-up
+
     try:
         value = decode_value(patch.encode("utf-8", "surrogateescape"))
     except ProposalError as error:

@@ -261,7 +261,7 @@ def _ask_here(out: Output, opened: Runtime, progress: Progress, *, no_wait: bool
 
 
 def _note_question(out: Output, hold: Hold) -> None:
-    from interlock.surfaces.cli.dialogue import how_to_answer  # noqa: PLC0415 - start-up
+    from interlock.surfaces.cli.answer_words import how_to_answer  # noqa: PLC0415 - start-up
 
     out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}")
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.identity import Proof, identify, open_desk, watch_holds
-from interlock.surfaces.cli.dialogue import Dialogue, how_it_continues
+from interlock.surfaces.cli.answer_words import how_it_continues
+from interlock.surfaces.cli.dialogue import Dialogue
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.key_input import KeyInput
 from interlock.surfaces.cli.output import Output
