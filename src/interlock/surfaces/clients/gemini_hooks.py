@@ -182,7 +182,7 @@ class GeminiHooks:
             "input": tool_input or {},
             "output": response,
             "cwd": given.get("cwd", ""),
-            "server": _server(given.get("mcp_context"), text_of(given, "cwd")),
+            "server": _server(given.get("mcp_context"), optional_text(given, "cwd") or ""),
         }
         event = typed.convert(fields, HookEvent)
         _, inputs = NATIVE.get(event.tool, (None, ()))
