@@ -206,6 +206,8 @@ class Workspace:
     def lstat(self, path: Rel, field: str = "path") -> os.stat_result | None:
         """The lstat of a path whose parents are no links; None if nothing exists. Raises: ToolError."""
         try:
+            if len(path) == 1:  # has no parents, and each change looks at a dozen of these
+                return os.stat(path[0], dir_fd=self.fd, follow_symlinks=False)
             fd = self._beneath.open(self.fd, path, os.O_PATH)
         except FileNotFoundError:
             return None
