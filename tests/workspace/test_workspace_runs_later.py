@@ -1,8 +1,12 @@
 """What a commit holds since another program executes or obeys it later, and what git stores, which is committed as a whole."""
 
 import contextlib
+import os
+import struct
 import subprocess
 import threading
+import tracemalloc
+import zlib
 from random import Random
 
 import pytest
@@ -359,6 +363,52 @@ def test_damaged_git_data_is_unreadable_and_nothing_else(repository):
             for entry in objects.entries(objects.tree_of(tip) or b"").values():
                 objects.read(entry.id)
         path.write_bytes(good)
+
+
+def test_git_data_that_a_program_shortens_meanwhile_is_unreadable(repository):
+    """A program may still be running when its proposal ends. A mapped file would kill the runtime."""
+    git(repository, "gc", "-q")
+    tip = bytes.fromhex(git(repository, "rev-parse", "main").strip())
+    objects = Objects(repository.base, (b".git",))
+    assert objects.read(tip)[0] == b"commit"
+    for path in (repository.root / ".git/objects/pack").glob("*.pack"):
+        path.chmod(0o644)
+        os.truncate(path, 0)
+    with pytest.raises(UnreadableError):
+        objects.read(tip)
+
+
+def test_git_data_takes_little_memory_however_large_it_says_it_is(repository):
+    git_directory = repository.root / ".git"
+    os.truncate(git_directory / "index", 1 << 34)
+    delta = zlib.compress(bytes(30 * 1024 * 1024), 9)
+    pack, wanted = b"\x30" + zlib.compress(b""), b"\x01" * 20
+    starts = [0]
+    for _ in range(20):
+        starts.append(len(pack))
+        pack += b"\x60" + offset_of_a_delta(starts[-1] - starts[-2]) + delta
+    index = b"\xfftOc\0\0\0\2" + struct.pack(">256I", 0, *[1] * 255) + wanted + bytes(4) + struct.pack(">I", starts[-1])
+    (git_directory / "objects/pack/p.idx").write_bytes(index)
+    (git_directory / "objects/pack/p.pack").write_bytes(pack)
+    objects = Objects(repository.base, (b".git",))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableError):
+            objects.file((b"index",))
+        with pytest.raises(UnreadableError):
+            objects.read(wanted)
+        assert tracemalloc.get_traced_memory()[1] < 200 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def offset_of_a_delta(distance):
+    """Source: gitformat-pack(5), "offset encoding"."""
+    found = [distance & 127]
+    while distance := distance >> 7:
+        distance -= 1
+        found.append(128 | (distance & 127))
+    return bytes(reversed(found))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ UnreadableError, because a layer's repository may have been made to look harmles
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import re
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -20,7 +20,11 @@ from interlock.workspace.names import Rel
 from interlock.workspace.tree import Workspace
 
 _OBJECT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Also of all the deltas of an object."""
+_FILE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Of the index, and of other files that are read whole. An index of a million files has about 100 MB."""
 _CHUNK_BYTES: Final = 16 * 1024
+_HEAD_BYTES_MAX: Final = 64  # of an object in a pack: two numbers, and the name of an object
 _CHAIN_MAX: Final = 100  # deltas on deltas; git makes at most 50 by default
 _KINDS: Final = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
 _OFFSET_DELTA, _REFERENCE_DELTA = 6, 7
@@ -46,6 +50,22 @@ class Entry(NamedTuple):
     id: bytes
 
 
+class _Pack:
+    """A file that is read in parts. It is not mapped, because a program that shortens a mapped file kills who reads it."""
+
+    def __init__(self, fd: int) -> None:
+        """Takes over `fd`."""
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
+
+    def part(self, start: int, size: int) -> bytes:
+        """At most so many bytes. Raises: UnreadableError."""
+        try:
+            return os.pread(self._fd, size, start)
+        except (OSError, OverflowError) as error:
+            raise UnreadableError from error
+
+
 class Objects:
     """The objects of one repository, as a tree shows them."""
 
@@ -53,7 +73,8 @@ class Objects:
         """`directory` is the git directory with `objects`."""
         self._tree = tree
         self._directory = directory
-        self._packs: list[tuple[mmap.mmap, mmap.mmap]] | None = None
+        self._packs: list[tuple[_Pack, _Pack]] | None = None
+        """The index and the objects of each pack."""
         self.hash_bytes = 20 if _SHA256.search(self.file((b"config",)) or b"") is None else 32
 
     def file(self, path: Rel) -> bytes | None:
@@ -62,7 +83,9 @@ class Objects:
         if fd is None:
             return None
         with os.fdopen(fd, "rb") as file:
-            return file.read()
+            if os.fstat(fd).st_size > _FILE_BYTES_MAX:
+                raise UnreadableError
+            return file.read(_FILE_BYTES_MAX)
 
     def _open(self, path: Rel) -> int | None:
         try:
@@ -133,52 +156,46 @@ class Objects:
             except ToolError as error:
                 raise UnreadableError from error
             stems = [name[:-4] for name in names if name.endswith(b".idx")]
-            self._packs = [(self._mapped(stem + b".idx"), self._mapped(stem + b".pack")) for stem in stems]
+            self._packs = [(self._pack(stem + b".idx"), self._pack(stem + b".pack")) for stem in stems]
         for index, pack in self._packs:
             offset = _offset_in(index, object_id)
             if offset is not None:
-                try:
-                    return self._unpack(index, pack, offset)
-                except IndexError as error:
-                    raise UnreadableError from error
+                return self._unpack(index, pack, offset)
         raise UnreadableError
 
-    def _mapped(self, name: bytes) -> mmap.mmap:
+    def _pack(self, name: bytes) -> _Pack:
         fd = self._open((b"objects", b"pack", name))
         if fd is None:
             raise UnreadableError
-        try:
-            return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise UnreadableError from error
-        finally:
-            os.close(fd)
+        return _Pack(fd)
 
-    def _unpack(self, index: mmap.mmap, pack: mmap.mmap, offset: int) -> tuple[bytes, bytes]:
+    def _unpack(self, index: _Pack, pack: _Pack, offset: int) -> tuple[bytes, bytes]:
         deltas: list[bytes] = []
+        left = _OBJECT_BYTES_MAX
         while len(deltas) < _CHAIN_MAX:
-            start, at = offset, offset
-            number = (pack[at] >> 4) & 7
-            while pack[at] & 0x80:
-                at += 1
-            at += 1
-            if number in _KINDS:
-                data = _inflate(pack, at)
-                for delta in reversed(deltas):
-                    data = _apply(data, delta)
-                return _KINDS[number], data
-            if number == _OFFSET_DELTA:
-                distance, at = _varint(pack, at)
-                offset = start - distance
-            elif number == _REFERENCE_DELTA:
-                base = _offset_in(index, pack[at : at + self.hash_bytes])
-                at += self.hash_bytes
-                offset = -1 if base is None else base
-            else:
+            head = pack.part(offset, _HEAD_BYTES_MAX)
+            try:
+                number, at = (head[0] >> 4) & 7, _skip_size(head, 0)
+                if number in _KINDS:
+                    data = _inflate(pack, offset + at)
+                    for delta in reversed(deltas):
+                        data = _apply(data, delta)
+                    return _KINDS[number], data
+                if number == _OFFSET_DELTA:
+                    distance, at = _varint(head, at)
+                    base: int | None = offset - distance
+                elif number == _REFERENCE_DELTA:
+                    base = _offset_in(index, head[at : at + self.hash_bytes])
+                    at += self.hash_bytes
+                else:
+                    break
+            except IndexError as error:
+                raise UnreadableError from error
+            if base is None or base < 0 or base == offset:
                 break
-            if offset < 0 or offset == start:
-                break
-            deltas.append(_inflate(pack, at))
+            deltas.append(_inflate(pack, offset + at, left))
+            left -= len(deltas[-1])
+            offset = base
         raise UnreadableError
 
 
@@ -292,7 +309,7 @@ def entry_of(stored: bytes) -> Entry:
     return Entry(int.from_bytes(stored[:4], "big"), stored[4:])
 
 
-def _varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A number in the encoding of offsets in packs, and the position after it."""
     try:
         value = data[at] & 0x7F
@@ -304,43 +321,40 @@ def _varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     return value, at + 1
 
 
-def _offset_in(index: mmap.mmap, object_id: bytes) -> int | None:
+def _offset_in(index: _Pack, object_id: bytes) -> int | None:
     """The offset of an object in the pack with this index (version 2); None if it is not there. Raises: UnreadableError."""
-    size = len(object_id)
-    if index[:8] != b"\xfftOc\0\0\0\2" or len(index) < 8 + 1024:
+    size, names = len(object_id), 8 + 1024
+    head = index.part(0, names)
+    if head[:8] != b"\xfftOc\0\0\0\2" or len(head) < names:
         raise UnreadableError
-    total = int.from_bytes(index[8 + 1020 : 8 + 1024], "big")
-    first = object_id[0]
-    low = int.from_bytes(index[8 + 4 * first - 4 : 8 + 4 * first], "big") if first else 0
-    high = int.from_bytes(index[8 + 4 * first : 12 + 4 * first], "big")
-    names = 8 + 1024
+    upto = struct.unpack(">256I", head[8:])
+    first, total = object_id[0], upto[255]
+    low, high = upto[first - 1] if first else 0, upto[first]
     while low < high:
         middle = (low + high) // 2
-        found = index[names + size * middle : names + size * (middle + 1)]
+        found = index.part(names + size * middle, size)
         if found == object_id:
-            at = names + total * (size + 4) + 4 * middle
-            offset = int.from_bytes(index[at : at + 4], "big")
+            offset = int.from_bytes(index.part(names + total * (size + 4) + 4 * middle, 4), "big")
             if offset & 0x80000000:
-                at = names + total * (size + 8) + 8 * (offset & 0x7FFFFFFF)
-                offset = int.from_bytes(index[at : at + 8], "big")
+                place = names + total * (size + 8) + 8 * (offset & 0x7FFFFFFF)
+                offset = int.from_bytes(index.part(place, 8), "big")
             return offset
         low, high = (middle + 1, high) if found < object_id else (low, middle)
     return None
 
 
-def _inflate(data: bytes | mmap.mmap, at: int = 0) -> bytes:
-    """Decompress what begins at a position. Raises: UnreadableError."""
+def _inflate(data: bytes | _Pack, at: int = 0, most: int = _OBJECT_BYTES_MAX) -> bytes:
+    """Decompress what begins at a position. Raises: UnreadableError, also if it is more than `most`."""
     unpacking, found = zlib.decompressobj(), bytearray()
     try:
-        while not unpacking.eof and at < len(data):
-            found += unpacking.decompress(data[at : at + _CHUNK_BYTES])
-            at += _CHUNK_BYTES
-            if len(found) > _OBJECT_BYTES_MAX:
+        while not unpacking.eof:
+            part = data.part(at, _CHUNK_BYTES) if isinstance(data, _Pack) else data[at : at + _CHUNK_BYTES]
+            found += unpacking.decompress(part)
+            at += len(part)
+            if not part or len(found) > most:
                 raise UnreadableError
     except zlib.error as error:
         raise UnreadableError from error
-    if not unpacking.eof:
-        raise UnreadableError
     return bytes(found)
 
 
