@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from interlock.model.errors import ProposalError
+from interlock.surfaces.clients.gateway_name import find_impostor
 from interlock.surfaces.clients.hooks import GatewayCall, NativeCall, Verdict, placed
 from interlock.surfaces.clients.known import CLIENTS
 
@@ -427,3 +429,18 @@ def test_an_event_of_another_form_is_a_refusal_and_no_bug(client):
                 except (ValueError, ProposalError):
                     continue
                 assert isinstance(found, NativeCall | GatewayCall | Verdict)
+
+
+@pytest.mark.parametrize("made", ["a FIFO", "a huge file", "a link to a device"])
+def test_a_file_of_servers_that_cannot_be_read_is_not_waited_for(tmp_path, made):
+    """The gate reads it for each call of the gateway's tools, for all projects of the user."""
+    path = tmp_path / ".mcp.json"
+    match made:
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a huge file":
+            path.touch()
+            os.truncate(path, 1 << 40)
+        case _:
+            path.symlink_to("/dev/zero")
+    assert find_impostor(CLIENTS["claude-code"], str(tmp_path)) == ".mcp.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from git_world import Git, refused
 
@@ -188,3 +190,31 @@ def test_a_worktree_file_that_leads_where_nothing_can_be_examined_names_no_direc
     (tmp_path / "git" / "commondir").write_text("x" * 300)
     (tmp_path / ".git").write_text(f"gitdir: {tmp_path / 'git'}\n")
     assert outside_places(tmp_path) == []
+
+
+@pytest.mark.parametrize("made", ["a FIFO", "a huge file", "a link to a device", "a directory behind a link"])
+def test_whatever_an_agent_puts_in_the_place_of_git_is_not_waited_for(tmp_path, made):
+    marker = tmp_path / ".git"
+    match made:
+        case "a FIFO":
+            os.mkfifo(marker)
+        case "a huge file":
+            marker.write_text("gitdir: x")
+            os.truncate(marker, 1 << 40)
+        case "a link to a device":
+            marker.symlink_to("/dev/zero")
+        case _:
+            marker.symlink_to(tmp_path)
+    assert outside_places(tmp_path) == []
+
+
+@pytest.mark.parametrize("made", ["a FIFO", "a huge file"])
+def test_an_index_that_an_agent_has_made_is_not_waited_for(above, tmp_path, made):
+    index = tmp_path / ".git/index"
+    index.unlink()
+    if made == "a FIFO":
+        os.mkfifo(index)
+    else:
+        index.touch()
+        os.truncate(index, 1 << 40)
+    assert refused(above.add, paths=["."]).code == "limit_exceeded"

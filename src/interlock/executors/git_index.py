@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from interlock.workspace.tree import refused, write_chunks
 
 LISTING_BYTES: Final = 128 * 1024 * 1024
 """Maximum size of a listing of the whole index: more than a million entries."""
+_INDEX_BYTES_MAX: Final = 2 * LISTING_BYTES
 _EMPTY_BLOBS: Final = (
     b"e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     b"473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
@@ -155,12 +157,19 @@ class IndexCopy:
     def _read(self) -> tuple[bytes, tuple[int, int]] | None:
         """Returns the index's bytes and times (accessed, modified, in ns); None if there is no index yet."""
         try:
-            fd = os.open(b"index", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._repository.git_fd)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO must not wait
+            fd = os.open(b"index", flags, dir_fd=self._repository.git_fd)
         except FileNotFoundError:
             return None
         with refused("path"), os.fdopen(fd, "rb") as file:
             found = os.fstat(fd)
-            return file.read(), (found.st_atime_ns, found.st_mtime_ns)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > _INDEX_BYTES_MAX:
+                raise ToolError(
+                    f"git's index is not a file, or larger than {_INDEX_BYTES_MAX} bytes",
+                    code="limit_exceeded",
+                    retryable=False,
+                )
+            return file.read(_INDEX_BYTES_MAX), (found.st_atime_ns, found.st_mtime_ns)
 
 
 async def entries(repository: Repository, environment: Mapping[str, str]) -> Entries:

@@ -10,6 +10,7 @@ and must be the git directory of the working tree above, or list this worktree a
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from interlock.workspace.names import Rel, parts, refusal
 _NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b"lfs", b"modules", b"worktrees"))
 """Parts of git's directory that no tool writes to, so links there are harmless (hooks are often links)."""
 
+_POINTER_BYTES_MAX: Final = 8192
+"""Of a file that names another place."""
 _REPAIR: Final = (
     "use the directory that contains both as the workspace, repair it (`git worktree repair`), or run git with `exec`"
 )
@@ -115,16 +118,25 @@ def outside_places(root: Path) -> list[Bind]:
 def _linked(marker: Path) -> list[Path]:
     """Returns the existing directories of a linked worktree, read from its `.git` file."""
     try:
-        text = marker.read_bytes()[:8192].decode("utf-8", "surrogateescape")
+        text = os.fsdecode(_read_short(marker))
         if not text.startswith("gitdir: "):
             return []
         git_dir = (marker.parent / text[8:].rstrip("\n")).resolve()
         common = git_dir / "commondir"
-        shared = (git_dir / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else git_dir
+        shared = (git_dir / os.fsdecode(_read_short(common)).strip()).resolve() if common.is_file() else git_dir
         found = [shared] if git_dir.is_relative_to(shared) else [shared, git_dir]
         return [one for one in found if (one / "HEAD").is_file() and one.stat().st_uid == os.geteuid()]
     except (OSError, ValueError):
         return []
+
+
+def _read_short(path: Path) -> bytes:
+    """The beginning of a regular file. An agent may have made it: it can be a FIFO, and of any size. Raises: OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(_POINTER_BYTES_MAX)
 
 
 def _is_inside(workspace: Workspace, absolute: bytes) -> bool:
@@ -148,7 +160,7 @@ def _check_agreed(top: bytes, git_dir: bytes, common: bytes, *, above: bool) -> 
     if os.path.dirname(git_dir) != os.path.join(common, b"worktrees"):  # noqa: PTH118, PTH120 - bytes
         _refuse_place("git's own directory is outside the workspace, and this is not one of its linked worktrees")
     try:
-        named = Path(os.fsdecode(git_dir), "gitdir").read_bytes().strip()
+        named = _read_short(Path(os.fsdecode(git_dir), "gitdir")).strip()
     except OSError:
         named = b""
     if named != own:

@@ -14,6 +14,7 @@ from interlock.disk import Disk
 from interlock.engine.inspect.doctor import Fact
 from interlock.engine.local.location import locate
 from interlock.model.errors import InterlockError
+from interlock.settings.file_bytes import read_bytes
 from interlock.surfaces.clients.client import Client, Scope
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.entries import Entry, has
@@ -130,7 +131,9 @@ def _setup(client: Client, scope: Scope, record: Record, start: Path, env: Mappi
 
 def _is_there(client: Client, path: str, entries: tuple[Entry, ...]) -> bool:
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(Path(path), follow=True)
+        if data is None:
+            return False
         if entries and not entries[0].keys:
             return data == str(entries[0].value).encode()
         return has(read_document(data, Path(path), comments=client.comments), entries)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from interlock.model.errors import UsageError
+from interlock.model.errors import ConfigurationError, UsageError
+from interlock.settings.file_bytes import read_bytes
 from interlock.surfaces.clients.client import Client, starts_gateway
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.gateway_trial import find_starts
@@ -23,14 +24,9 @@ def find_impostor(client: Client, root: str) -> str | None:
     for name in client.server_files:
         path = Path(root, name)
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return name
-        try:
-            document = read_document(data, path, comments=True)
-        except UsageError:  # the client may be able to read it
+            data = read_bytes(path, follow=True)
+            document = {} if data is None else read_document(data, path, comments=True)
+        except (ConfigurationError, UsageError):  # the client may be able to read it
             return name
         if not all(_is_gateway(server, root) for server in _named(document)):
             return name
