@@ -335,7 +335,13 @@ def test_a_layer_waits_for_the_next_timestamp_of_a_file_system_that_stores_few(w
 
 @pytest.mark.parametrize(
     ("stored", "step"),
-    [(1_700_000_000_123_456_789, 1), (1_700_000_001_000_000_000, 10**9), (1_700_000_000_000_000_000, 2 * 10**9)],
+    [
+        (1_700_000_000_123_456_789, 1),
+        (1_700_000_000_123_456_700, 100),
+        (1_700_000_000_123_456_000, 1000),
+        (1_700_000_001_000_000_000, 10**9),
+        (1_700_000_000_000_000_000, 2 * 10**9),
+    ],
 )
 def test_the_steps_of_timestamps_are_known_by_that_of_the_directory(world, monkeypatch, stored, step):
     with monkeypatch.context() as patch:

@@ -59,7 +59,7 @@ else:
 VERSION: Final = 1
 _CLOCK_SLACK_NS: Final = 100_000_000
 """Tolerance when measuring by how much a clock was set back."""
-_STEPS_NS: Final = (2_000_000_000, 1_000_000_000, 10_000_000, 1_000_000, 1)
+_STEPS_NS: Final = (2_000_000_000, 1_000_000_000, 10_000_000, 1_000_000, 1_000, 100, 1)
 """Steps in which file systems store timestamps. A time that is a multiple of one by chance only costs the wait for it."""
 _TICK_SECONDS_MAX: Final = 5
 """How long to wait for the timestamps to move on. Without the wait, files changed just before seem to be edited later."""
