@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from cli_driving import call
 from interlock.disk import Disk
 from interlock.engine.inspect import long_proposals
 from interlock.journal.private import delete_private
+from interlock.model.errors import IntegrityError
 
 ACTIONS = 5_000
 
@@ -125,6 +127,16 @@ def test_the_output_does_not_depend_on_how_much_is_read_at_a_time(cli, monkeypat
     for window in (1, 2, 3, 7):
         monkeypatch.setattr(long_proposals, "WINDOW", window)
         assert answers() == whole
+
+
+def test_a_journal_that_is_shortened_between_the_two_readings_is_an_error(cli, monkeypatch):
+    monkeypatch.setattr(long_proposals, "WINDOW", 2)
+    path = journal(cli, cli.run(*SOME[:8])["run_id"])
+    found = [*long_proposals.read_run(path.parent)]
+    (proposal,) = [one for one in found if isinstance(one, long_proposals.LongProposal)]
+    os.truncate(path, 0)
+    with pytest.raises(IntegrityError, match="shortened"):
+        [*next(proposal.windows(["a", "b"])).events]
 
 
 PEAK = """

@@ -92,7 +92,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_not_waited_for(monkeypatch):
     asyncio.run(main())
 
 
-def test_a_head_of_any_length_is_not_kept(monkeypatch):
+def test_a_head_of_any_length_is_not_kept():
     endless = [b"X-Endless: ", *[b"x" * 4096] * (HEAD_BYTES_MAX // 4096 + 1)]
     assert asyncio.run(answer_to(HEAD % b"/", *endless)).startswith(b"HTTP/1.1 400")
     many = [b"".join(b"X-%d: 1\r\n" % number for number in range(100))] * 20

@@ -20,6 +20,7 @@ from interlock.journal.reader import KINDS, Batch, Place, decode_event, kind_of
 from interlock.journal.sealing import SAMPLES_KEPT
 from interlock.model import events as e
 from interlock.model import typed
+from interlock.model.errors import IntegrityError
 
 WINDOW: Final = 2048
 """Maximum number of actions that are in memory at a time."""
@@ -210,7 +211,13 @@ def _read_at(directory: Path, places: Sequence[Place], seqs: Iterable[int]) -> I
                 place = _place_of(places, seq)
                 if batch is None or batch.seal.last < place.head.seq:
                     rest = read_batches(directory, place)
-            batch = next(one for one in rest if one.seal.last >= seq)
+            batch = next((one for one in rest if one.seal.last >= seq), None)
+            if batch is None:
+                raise IntegrityError(
+                    f"the journal of run `{directory.name}` was shortened while it was read",
+                    code="journal_corrupt",
+                    hint="`interlock runs check RUN` says what is left of it",
+                )
         yield decode_event(batch, seq - batch.seal.first, directory)
 
 

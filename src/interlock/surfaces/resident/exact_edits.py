@@ -16,6 +16,8 @@ from interlock.surfaces.clients.hooks import PatchPart
 from interlock.workspace.names import Rel
 from interlock.workspace.tree import Workspace
 
+_SHOWN_CHARS: Final = 80
+
 
 def check_edit(workspace: Workspace, path: Rel, parameters: dict[str, Any], parts: Sequence[PatchPart]) -> None:
     """Refuse an `fs.edit` that does not fit the present file. `parts` are those of a patch, which replaces whole lines.
@@ -44,10 +46,11 @@ def check_edit(workspace: Workspace, path: Rel, parameters: dict[str, Any], part
         if part.after:
             header = _first(lines, part.after, at)
             if header is None:
-                raise _mismatch(edit.name("old"), f"the line `{part.after[:_SHOWN]}` is not before it")
+                raise _mismatch(edit.name("old"), f"the line `{part.after[:_SHOWN_CHARS]}` is not before it")
             at = header + 1
         old = [same(line) for line in edit.old.split("\n")]
-        places = [place for place in range(len(here) - len(old) + 1) if here[place : place + len(old)] == old]
+        starts = range(len(here) - len(old) + 1)
+        places = [one for one in starts if here[one] == old[0] and here[one : one + len(old)] == old]
         if len(places) != 1:
             raise _mismatch(edit.name("old"), f"its lines occur {len(places)} times")
         if places[0] < at or (part.at_end and places[0] + len(old) != len(lines)):
@@ -73,6 +76,3 @@ def _mismatch(what: str, why: str) -> ToolError:
         path=f"$.parameters.{what}",
         retryable=False,
     )
-
-
-_SHOWN: Final = 80
