@@ -6,7 +6,6 @@ parameters, converts those that need it, and checks that the output is JSON.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import re
@@ -36,7 +35,7 @@ from interlock.model.proposal import Reversibility
 from interlock.model.schema import Schema, marks
 from interlock.model.tool import Binding, CompensationTemplate, Context, Function, Mode, RateLimit, Tool, open_schema
 from interlock.model.units import duration_ms
-from interlock.model.values import step
+from interlock.model.values import nearest_name, step
 
 __all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind", "define", "name_only", "tool"]
 
@@ -251,10 +250,10 @@ def _fields(options: dict[str, Any]) -> dict[str, Any]:
     unknown = fields.keys() - set(Tool.__struct_fields__)
     if unknown or "parameters" in fields:
         option = min(unknown or {"parameters"})
-        near = difflib.get_close_matches(option, _OPTIONS, n=1)
+        near = nearest_name(option, _OPTIONS)
         raise InvalidToolError(
             f"`tool` has no option `{option}`",
-            hint=f"did you mean `{near[0]}`?" if near else f"its options: {', '.join(_OPTIONS)}",
+            hint=f"did you mean `{near}`?" if near else f"its options: {', '.join(_OPTIONS)}",
         )
     return fields
 
